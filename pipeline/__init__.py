@@ -1,0 +1,1 @@
+"""Command lines, and the parts that they bring together: data, training, devices."""

@@ -1,0 +1,1 @@
+"""From text to records on disk, and from records to batches."""

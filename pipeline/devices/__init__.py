@@ -1,0 +1,1 @@
+"""Which accelerators there are, and whether they are the ones asked for."""

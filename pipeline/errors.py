@@ -1,0 +1,17 @@
+"""What a person can put right: one line that names the value, what was expected and the nearest right choice."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The user's input is wrong. Command lines print it as one line on stderr and exit with code 2."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns ``" (did you mean 'x'?)"`` for the closest of ``choices``, or an empty string when none is close."""
+    close = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

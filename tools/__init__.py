@@ -1,0 +1,1 @@
+"""Command lines that inspect, prove and measure; users may live without them."""
