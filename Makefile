@@ -1,0 +1,64 @@
+# Every target makes the environment it needs: .venv holds requirements.txt, and what the target adds to it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python
+
+DATASET   ?= cpython
+OUTPUT    ?= data/$(DATASET)
+TOKENIZER ?=
+WORKERS   ?=
+SOURCE    ?=
+
+.PHONY: help setup setup-dev tokenizer shards quickstart test check lint types format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+setup: $(VENV)/.runtime  ## .venv with what users run
+setup-dev: $(VENV)/.dev  ## .venv with tests, linters and reference implementations too
+
+$(VENV)/.runtime: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "error: $(PYTHON) is not CPython 3.11; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(RUN) || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on the embedded corpus
+	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192
+
+shards: $(VENV)/.runtime  ## shards of DATASET (default cpython) from SOURCE in OUTPUT
+	$(RUN) -m pipeline.shard --gin_file=datasets/$(DATASET).gin --output=$(OUTPUT) \
+	  $(if $(SOURCE),--source=$(SOURCE)) $(if $(WORKERS),--workers=$(WORKERS)) \
+	  $(if $(TOKENIZER),--gin_param=shard.tokenizer=$(TOKENIZER))
+
+quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evaluated ALGPT2, in a few minutes
+	$(RUN) -m tools.quickstart
+
+test: $(VENV)/.dev  ## all tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check: lint types test  ## what CI runs: format, lint, types, tests
+
+format: $(VENV)/.dev  ## rewrite the files as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## ratios against the usual tools, measured in one run
+	$(RUN) -m tools.bench
+
+clean:  ## remove .venv and caches; data/ and runs/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
