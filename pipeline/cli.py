@@ -1,0 +1,58 @@
+"""What every command line shares: flags, exit codes, and quiet libraries."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+
+from absl import flags
+
+from pipeline.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def define_gin_flags() -> None:
+    """Defines ``--gin_file`` and ``--gin_param``, both of which repeat."""
+    flags.DEFINE_multi_string("gin_file", [], "A gin file, looked up as given and then under gin/. Repeats.")
+    flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100. Repeats.")
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, calls ``main`` and exits: 0 done, 1 the work failed, 2 the user's input is wrong."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the C++ log floods stderr with advice about CPU features
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        rest = FLAGS(sys.argv)[1:]
+        if rest:
+            raise UserError(f"{rest[0]!r} is no flag; flags are written --name=value")
+        sys.exit(main() or 0)
+    except (UserError, flags.Error) as error:
+        message = " ".join(str(error).split())
+        if isinstance(error, flags.Error):
+            message = message.removeprefix("FATAL Flags parsing error: ")
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its C++ start-up log, which no setting of TensorFlow 2.21 silences.
+
+    What was written to stderr meanwhile is shown after all when the import fails.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            log.seek(0)
+            os.write(stderr, log.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

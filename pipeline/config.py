@@ -1,0 +1,214 @@
+"""gin: which surfaces can be configured, where files are looked up, and where each value came from.
+
+Every surface is a frozen dataclass in a module that imports neither TensorFlow nor Keras, so that a dry run and a
+mistyped name cost milliseconds. Statements are read with gin's own parser, one by one, so that an error can name the
+file and the line, and so that every value's origin can be printed.
+"""
+
+import copy
+import dataclasses
+import functools
+import importlib.util  # gin reads importlib.util without importing it
+import pathlib
+import re
+import types
+import typing
+from typing import Any, TypeVar
+
+import gin
+from gin import config_parser
+
+from models.config import ALGPT2Config, GPT2Config
+from pipeline.data.settings import ShardConfig
+from pipeline.devices.slices import Slice
+from pipeline.errors import UserError, nearest
+from pipeline.training.optimizers import AdafactorConfig, AdamWConfig, SGDConfig
+from pipeline.training.settings import TrainConfig
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent / "gin"
+SURFACES: dict[str, type] = {
+    "train": TrainConfig,
+    "GPT2": GPT2Config,
+    "ALGPT2": ALGPT2Config,
+    "Adafactor": AdafactorConfig,
+    "AdamW": AdamWConfig,
+    "SGD": SGDConfig,
+    "shard": ShardConfig,
+    "slice": Slice,
+}
+MODELS = {"gpt2": "GPT2", "algpt2": "ALGPT2"}
+OPTIMIZERS = {"adafactor": "Adafactor", "adamw": "AdamW", "sgd": "SGD"}
+
+for _name, _surface in SURFACES.items():
+    gin.external_configurable(_surface, name=_name)
+assert importlib.util
+
+_origins: dict[tuple[str, str], str] = {}
+T = TypeVar("T")
+
+
+def load(files: typing.Sequence[str], parameters: typing.Sequence[str] = ()) -> None:
+    """Replaces the whole configuration by that of ``files``, then of ``parameters`` (``name.parameter=value``).
+
+    Raises:
+      UserError: for a file, a name or a parameter that does not exist, and for a value that cannot be read.
+    """
+    gin.clear_config()
+    _origins.clear()
+    for file in files:
+        _read_file(_find(file, "--gin_file"), ())
+    for parameter in parameters:
+        _read_statements(_quoted(parameter), f"--gin_param={parameter}", ())
+
+
+def get(surface: type[T]) -> T:
+    """Returns the configured instance of ``surface``; UserError lists all values that are required and missing."""
+    name = _name_of(surface)
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, surface))}
+    missing = [
+        f"{name}.{field.name}"
+        for field in fields.values()
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and (name, field.name) not in _origins
+    ]
+    if missing:
+        raise UserError(f"no value for {', '.join(missing)}: set it in a gin file or with --gin_param={missing[0]}=…")
+    hints = _type_hints(surface)
+    values = {field_name: _resolved(name, field_name) for owner, field_name in _origins if owner == name}
+    for field_name, value in values.items():
+        if not _fits(value, hints[field_name]):
+            raise UserError(
+                f"{_origins[name, field_name]}: {name}.{field_name} = {value!r}: expected {_type_name(hints[field_name])}"
+            )
+    try:
+        return surface(**values)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def chosen(kind: dict[str, str], name: str, what: str) -> Any:
+    """Returns the configuration that a name such as ``'algpt2'`` chooses among MODELS or OPTIMIZERS."""
+    if name not in kind:
+        raise UserError(f"{what} = {name!r}: expected one of {', '.join(sorted(kind))}{nearest(name, kind)}")
+    return get(SURFACES[kind[name]])
+
+
+def provenance(*configurations: Any) -> str:
+    """Returns ``name.parameter = value  # origin`` for every field of the configurations, as readable gin text."""
+    blocks = []
+    for configuration in configurations:
+        name = _name_of(type(configuration))
+        rows = [
+            (f"{name}.{key.name} = {getattr(configuration, key.name)!r}", _origins.get((name, key.name), "default"))
+            for key in dataclasses.fields(configuration)
+        ]
+        width = min(60, max(len(row) for row, _ in rows))
+        blocks.append("\n".join(f"{row:<{width}}  # {origin}" for row, origin in rows))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _name_of(surface: type) -> str:
+    return next(name for name, known in SURFACES.items() if known is surface)
+
+
+def _find(file: str, asked_by: str) -> pathlib.Path:
+    """Looks a gin file up as given, then under gin/."""
+    for path in (pathlib.Path(file), ROOT / file):
+        if path.is_file():
+            return path
+    known = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.gin")]
+    raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{nearest(file, known)}")
+
+
+def _read_file(path: pathlib.Path, includers: tuple[pathlib.Path, ...]) -> None:
+    if path in includers:
+        raise UserError(f"{_short(path)}: includes itself through {' → '.join(_short(p) for p in includers)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{_short(path)}: cannot be read as UTF-8 text ({error})") from None
+    _read_statements(text, _short(path), (*includers, path))
+
+
+def _read_statements(text: str, source: str, includers: tuple[pathlib.Path, ...]) -> None:
+    try:
+        for statement in config_parser.ConfigParser(text, gin.config.ParserDelegate()):
+            line = getattr(statement, "location", None)
+            origin = f"{source}:{line.line_num}" if includers and line else source
+            if isinstance(statement, config_parser.IncludeStatement):
+                _read_file(_find(statement.filename, origin), includers)
+            elif isinstance(statement, config_parser.BindingStatement):
+                _bind(statement, origin)
+            elif isinstance(statement, config_parser.ImportStatement):
+                raise UserError(f"{origin}: import is not needed here; every surface is known already")
+    except (SyntaxError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "not a gin statement"
+        line_number = getattr(error, "lineno", None)
+        where = f"{source}:{line_number}" if includers and line_number else source
+        raise UserError(f"{where}: {reason}; expected name.parameter = value") from None
+
+
+def _bind(statement: config_parser.BindingStatement, origin: str) -> None:
+    name, parameter = statement.selector, statement.arg_name
+    if not parameter:  # a macro: NAME = value
+        gin.bind_parameter((name, "gin.macro", "value"), statement.value)
+        return
+    if name not in SURFACES:
+        raise UserError(f"{origin}: nothing is called {name!r}{nearest(name, SURFACES)}; known: {', '.join(SURFACES)}")
+    known = [field.name for field in dataclasses.fields(typing.cast(Any, SURFACES[name]))]
+    if parameter not in known:
+        raise UserError(f"{origin}: {name} has no parameter {parameter!r}{nearest(parameter, known)}")
+    gin.bind_parameter(f"{name}.{parameter}", statement.value)
+    _origins[name, parameter] = origin
+
+
+def _resolved(name: str, parameter: str) -> Any:
+    """Returns the bound value; a macro (``%NAME``) is looked up now, since it may be bound after its use."""
+    try:
+        return copy.deepcopy(gin.query_parameter(f"{name}.{parameter}"))
+    except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{_origins[name, parameter]}: {name}.{parameter}: {reason}") from None
+
+
+def _quoted(parameter: str) -> str:
+    """Lets a shell user write ``train.schedule=cosine``: a bare word that is no gin value becomes a string."""
+    name, equals, value = parameter.partition("=")
+    bare = re.fullmatch(r"[A-Za-z_/.][\w./:\-]*", value.strip())
+    if equals and bare and value.strip() not in ("True", "False", "None"):
+        return f"{name}= {value.strip()!r}"
+    return parameter
+
+
+def _short(path: pathlib.Path) -> str:
+    return str(path.relative_to(ROOT.parent)) if path.is_relative_to(ROOT.parent) else str(path)
+
+
+@functools.cache
+def _type_hints(surface: type) -> dict[str, Any]:
+    return typing.get_type_hints(surface)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    kind = origin or hint
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _type_name(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_type_name(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return {type(None): "None", str: "text", int: "a whole number", float: "a number", bool: "True or False"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )

@@ -1,0 +1,42 @@
+"""Batch arithmetic: global batch = replicas × accumulation × microbatch."""
+
+import dataclasses
+
+from pipeline.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """How one optimizer step's sequences are spread; all figures count sequences except ``tokens_per_step``."""
+
+    global_batch: int
+    replicas: int
+    accumulation: int
+    microbatch: int
+    context: int
+
+    @property
+    def per_replica(self) -> int:
+        return self.accumulation * self.microbatch
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.global_batch * self.context
+
+
+def plan(*, global_batch: int, replicas: int, microbatch: int, context: int) -> BatchPlan:
+    """Returns the plan; UserError names the nearest batches when the global one does not divide."""
+    unit = replicas * microbatch
+    if global_batch % unit == 0:
+        return BatchPlan(global_batch, replicas, global_batch // unit, microbatch, context)
+    below, above = global_batch // unit * unit, -(-global_batch // unit) * unit
+    batches = " or ".join(str(batch) for batch in (below, above) if batch)
+    choice = f"train.global_batch = {batches}"
+    if global_batch % replicas == 0:
+        share = global_batch // replicas
+        fitting = sorted((m for m in range(1, share + 1) if share % m == 0), key=lambda m: (abs(m - microbatch), m))[:2]
+        choice += f", or train.microbatch = {' or '.join(map(str, sorted(fitting)))}"
+    raise UserError(
+        f"train.global_batch = {global_batch} does not divide into {replicas} replicas × microbatch {microbatch}; "
+        f"nearest: {choice}"
+    )

@@ -1,0 +1,66 @@
+"""What a training run is, apart from its model and its optimizer."""
+
+import dataclasses
+from typing import Literal
+
+# A change of these between two starts of one run moves work around and leaves the mathematics alone.
+RESUMABLE_CHANGES = frozenset(
+    {"microbatch", "steps_per_loop", "evaluate_every", "checkpoint_every", "keep_checkpoints", "sample_prompt", "wandb"}
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A run's schedule and batch.
+
+    Attributes:
+      model: ``'gpt2'`` or ``'algpt2'``; its size is bound as ``GPT2.layers`` and so on.
+      optimizer: ``'adafactor'``, ``'adamw'`` or ``'sgd'``; its settings are bound as ``Adafactor.learning_rate`` etc.
+      steps: optimizer steps in all.
+      global_batch: sequences an optimizer step, over all replicas and microbatches.
+      microbatch: sequences that one replica holds at once; accumulation follows from it.
+      schedule: shape of the learning rate: ``'linear'``, ``'cosine'``, ``'constant'`` or ``'inverse_sqrt'``.
+      warmup_steps: steps of linear warm-up to the optimizer's learning rate.
+      final_fraction: what linear and cosine decay end at, as a fraction of the peak.
+      clip_norm: global norm that the mean gradient is clipped to; None leaves it as it is.
+      compute_dtype: ``'bfloat16'`` or ``'float32'``; weights, softmax and loss are float32 in both.
+      seed: of the initial weights, the order of the records and dropout.
+      steps_per_loop: optimizer steps inside one call of the compiled loop; metrics leave the device once a loop.
+      evaluate_every: steps between evaluations of the whole validation part; 0 evaluates at the end only.
+      checkpoint_every: steps between checkpoints; one is always written at the end.
+      keep_checkpoints: how many of the newest checkpoints stay.
+      max_skipped_steps: non-finite steps in a row that stop the run.
+      sample_prompt: text that the sample at the end continues; empty for no sample.
+      wandb: Weights & Biases: ``'auto'`` (online with a key, else offline), ``'offline'`` or ``'off'``.
+    """
+
+    model: str
+    optimizer: str
+    steps: int
+    global_batch: int
+    microbatch: int
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt"] = "linear"
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+    clip_norm: float | None = 1.0
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+    steps_per_loop: int = 100
+    evaluate_every: int = 0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    max_skipped_steps: int = 20
+    sample_prompt: str = ""
+    wandb: Literal["auto", "offline", "off"] = "auto"
+
+    def __post_init__(self):
+        for name in ("steps", "global_batch", "microbatch", "steps_per_loop", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+        for name in ("warmup_steps", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: expected at most steps = {self.steps}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm = {self.clip_norm}: expected a positive number, or None for no clipping")
