@@ -1,0 +1,230 @@
+"""The loop: steps inside one compiled call, then whatever is due - a record, an evaluation, a checkpoint.
+
+It reads from top to bottom in ``Trainer.fit``. The state is the step number and the variables; the data follow from the
+step. So a killed run, started again by the same command, goes on from its newest checkpoint.
+"""
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.training.batch import BatchPlan
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.metrics import MetricsWriter, Progress
+from pipeline.training.settings import TrainConfig
+from pipeline.training.step import compiled_by_xla, make_evaluation_step, make_train_step
+
+METRICS = ("loss", "grad_norm", "skipped")
+
+
+@dataclasses.dataclass
+class Clock:
+    """Wall-clock seconds of a run by what they were spent on."""
+
+    compile: float = 0.0
+    step: float = 0.0
+    input_wait: float = 0.0
+    evaluation: float = 0.0
+    checkpoint: float = 0.0
+
+    @contextmanager
+    def spent_on(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, what, getattr(self, what) + time.perf_counter() - start)
+
+
+class TooManySkippedSteps(RuntimeError):
+    """Gradients were not finite for so many steps in a row that going on is a waste."""
+
+
+class Trainer:
+    """Trains one model on one strategy.
+
+    Args:
+      settings: steps, intervals and clipping.
+      plan: batch arithmetic for the strategy's replicas.
+      model, optimizer: created in the strategy's scope.
+      strategy: a tf.distribute strategy; one replica needs no other than the default one.
+      train_data: step -> distributed dataset whose first element is that step's batch.
+      validation_data: () -> distributed dataset over the whole validation part; None skips evaluation.
+      validation_bytes: UTF-8 bytes of the validation text, for bits a byte.
+      checkpoints: where the state is saved.
+      metrics: where figures are written.
+      flops_per_token: model FLOPs, forward and backward.
+      peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: TrainConfig,
+        plan: BatchPlan,
+        model: Any,
+        optimizer: Any,
+        strategy: tf.distribute.Strategy,
+        train_data: Callable[[int], Any],
+        validation_data: Callable[[], Any] | None,
+        validation_bytes: int,
+        checkpoints: Checkpoints,
+        metrics: MetricsWriter,
+        flops_per_token: float,
+        peak_flops: float | None,
+    ):
+        self._settings, self._plan, self._strategy = settings, plan, strategy
+        self._model, self._optimizer = model, optimizer
+        self._train_data, self._validation_data = train_data, validation_data
+        self._validation_bytes = validation_bytes
+        self._checkpoints, self._metrics = checkpoints, metrics
+        self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
+        self._stop = threading.Event()
+        self._skipped_in_a_row = 0
+        self.clock = Clock()
+        self.record: dict[str, Any] = {}  # newest figures, also kept with each checkpoint
+        step_options = {"all_reduce": _all_reduce(strategy), "compiled": _compiled(strategy)}
+        self._train_step = make_train_step(model, optimizer, plan, clip_norm=settings.clip_norm, **step_options)
+        self._evaluation_step = make_evaluation_step(model, **step_options)
+
+    def fit(self, start_step: int) -> bool:
+        """Trains from ``start_step`` to the last step; returns False when a signal ended the run before that."""
+        settings, step = self._settings, start_step
+        progress = Progress(settings.steps, start_step)
+        with self._stopped_by_signals():
+            if step < settings.steps:
+                with self.clock.spent_on("compile"):
+                    batches = iter(self._train_data(step))
+                    history = self._run_steps(batches, tf.constant(1)).numpy()  # one true step, so that rates are fair
+                step += 1
+                self._after_steps(step, history, progress)
+            while step < settings.steps and not self._stop.is_set():
+                count = self._steps_until_something_is_due(step)
+                seconds = self.clock.step + self.clock.input_wait
+                with self.clock.spent_on("step"):
+                    history = self._run_steps(batches, tf.constant(count)).numpy()
+                waited = float(history[:, -1].sum())
+                self.clock.step, self.clock.input_wait = self.clock.step - waited, self.clock.input_wait + waited
+                seconds = self.clock.step + self.clock.input_wait - seconds
+                step += count
+                self._after_steps(step, history, progress, tokens_per_s=count * self._plan.tokens_per_step / seconds)
+            self._save(step)
+            self._checkpoints.wait()
+        if step < settings.steps:
+            progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
+            return False
+        return True
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores the whole validation part: summed nats, tokens, and what follows from them."""
+        assert self._validation_data is not None
+        nll = tokens = 0.0
+        with self.clock.spent_on("evaluation"):
+            for batch in self._validation_data():
+                batch_nll, batch_tokens = self._run_evaluation(batch)
+                nll, tokens = nll + float(batch_nll), tokens + float(batch_tokens)
+        return {
+            "nats_per_token": nll / tokens,
+            "perplexity": math.exp(min(nll / tokens, 700.0)),
+            "bits_per_byte": nll / math.log(2) / self._validation_bytes,
+            "tokens": tokens,
+        }
+
+    @tf.function
+    def _run_steps(self, batches, count):
+        """Runs ``count`` optimizer steps; returns float32 [count, len(METRICS) + 1], seconds of input wait last."""
+        rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS) + 1])
+        for i in tf.range(count):
+            asked = tf.timestamp()
+            batch = next(batches)
+            waited = tf.cast(tf.timestamp() - asked, tf.float32)
+            result = self._strategy.run(self._train_step, args=(batch,))
+            rows = rows.write(i, tf.stack([*(self._one(result[name]) for name in METRICS), waited]))
+        return rows.stack()
+
+    @tf.function
+    def _run_evaluation(self, batch):
+        return [self._one(value) for value in self._strategy.run(self._evaluation_step, args=(batch,))]
+
+    def _one(self, per_replica):
+        """The value of one replica, for what is equal on all of them."""
+        return self._strategy.experimental_local_results(per_replica)[0]
+
+    def _after_steps(self, step: int, history: Any, progress: Progress, tokens_per_s: float | None = None) -> None:
+        settings, plan = self._settings, self._plan
+        loss, norm = float(history[:, 0].mean()), float(history[:, 1].mean())
+        mfu = tokens_per_s * self._flops_per_token / self._peak_flops if tokens_per_s and self._peak_flops else None
+        self.record = {
+            "step": step,
+            "tokens": step * plan.tokens_per_step,
+            "loss": loss,
+            "learning_rate": float(self._optimizer.learning_rate),
+            "grad_norm": norm,
+            "skipped": int(history[:, 2].sum()),
+            "tokens_per_s": tokens_per_s or self.record.get("tokens_per_s"),
+            "mfu": mfu or self.record.get("mfu"),
+            **{f"seconds.{name}": round(value, 3) for name, value in dataclasses.asdict(self.clock).items()},
+        }
+        if settings.evaluate_every and step % settings.evaluate_every == 0 and self._validation_data:
+            result = self.evaluate()
+            self.record |= {f"validation.{name}": value for name, value in result.items()}
+            progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
+        self._metrics.write(self.record)
+        rate = f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else f"compiled in {self.clock.compile:.0f} s"
+        share = f"  {mfu:.0%} of peak" if mfu else ""
+        progress.show(step, f"loss {loss:.4f}  grad norm {norm:.3f}  {rate}{share}")
+        if step % settings.checkpoint_every == 0 and step < settings.steps:
+            self._save(step)
+        self._refuse_endless_skipping(history[:, 2])
+
+    def _refuse_endless_skipping(self, skipped: Any) -> None:
+        for was_skipped in skipped:
+            self._skipped_in_a_row = self._skipped_in_a_row + 1 if was_skipped else 0
+            if self._skipped_in_a_row >= self._settings.max_skipped_steps:
+                raise TooManySkippedSteps(
+                    f"{self._skipped_in_a_row} steps in a row had gradients that are not finite; no weight has been "
+                    "changed by them. Lower the learning rate or lengthen the warm-up."
+                )
+
+    def _save(self, step: int) -> None:
+        with self.clock.spent_on("checkpoint"):
+            self._checkpoints.save(step, {"seed": self._settings.seed, "record": self.record})
+
+    def _steps_until_something_is_due(self, step: int) -> int:
+        settings = self._settings
+        intervals = [settings.steps_per_loop, settings.checkpoint_every, settings.evaluate_every]
+        return min(settings.steps - step, *(every - step % every for every in intervals if every))
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """SIGTERM and the first SIGINT let the running loop finish and save; a second SIGINT interrupts at once."""
+
+        def stop(number, frame):
+            self._stop.set()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _all_reduce(strategy: tf.distribute.Strategy) -> Callable[[list], list]:
+    if strategy.num_replicas_in_sync == 1:
+        return lambda tensors: tensors
+    return lambda tensors: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+
+def _compiled(strategy: tf.distribute.Strategy) -> Callable:
+    """A TPU compiles the whole replicated step; elsewhere the parts around the all-reduce are compiled."""
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    return (lambda function: function) if on_tpu else compiled_by_xla

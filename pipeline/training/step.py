@@ -1,0 +1,133 @@
+"""The optimizer step: one function for a TPU pod, virtual devices, one device and the ahead-of-time compiler.
+
+Shapes: B sequences of one replica's step, A microbatches of M sequences (B = A·M), T context length.
+
+Each replica adds up float32 gradients of the *summed* token loss over its microbatches; one all-reduce then adds the
+replicas' gradients, losses and token counts; only then is anything divided. So the result does not depend on how a
+global batch is spread over replicas and microbatches, but for float32 rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from models.loss import summed_nll, token_nll
+from pipeline.training.batch import BatchPlan
+
+Tensors = list[tf.Tensor]
+AllReduce = Callable[[Tensors], Tensors]
+Compiled = Callable[[Callable], Callable]
+
+
+def compiled_by_xla(function: Callable) -> Callable:
+    """Compiles ``function`` on its own; for strategies whose all-reduce XLA cannot hold (virtual devices, GPUs)."""
+    return tf.function(function, jit_compile=True)
+
+
+def make_train_step(
+    model: Any,
+    optimizer: Any,
+    plan: BatchPlan,
+    *,
+    clip_norm: float | None,
+    all_reduce: AllReduce,
+    compiled: Compiled = lambda function: function,
+) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Returns ``step(batch) -> metrics``, to be called in a replica context.
+
+    Args:
+      model: from ``models.build``, created in the strategy's scope.
+      optimizer: built on ``model.trainable_variables``; its ``update`` assigns in place.
+      plan: batch arithmetic; ``batch`` holds ``tokens`` int32 [B, T+1] and ``index`` int64 [B] with B = A·M.
+      clip_norm: bound on the global norm of the mean gradient, or None.
+      all_reduce: adds a list of tensors over the replicas, and returns it.
+      compiled: wraps the two halves on either side of the all-reduce.
+
+    Returns:
+      A function whose metrics are float32 scalars, equal on every replica: ``loss`` (nats a token), ``grad_norm``
+      (before clipping) and ``skipped`` (1.0 where a non-finite loss or gradient left all weights untouched).
+    """
+    variables = model.trainable_variables
+
+    def microbatch_gradients(tokens: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            values = [variable.value for variable in variables]
+            tape.watch(values)
+            nll = model_nll(model, tokens, index, plan.context)
+        gradients = tape.gradient(nll, values)
+        return nll, [tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients]
+
+    def accumulate(tokens: tf.Tensor, index: tf.Tensor) -> Tensors:
+        if plan.accumulation == 1:
+            nll, gradients = microbatch_gradients(tokens, index)
+            return [nll, *gradients]
+        tokens = tf.reshape(tokens, [plan.accumulation, plan.microbatch, plan.context + 1])
+        index = tf.reshape(index, [plan.accumulation, plan.microbatch])
+
+        def add_microbatch(i, *sums):
+            nll, gradients = microbatch_gradients(tokens[i], index[i])
+            return i + 1, *(total + part for total, part in zip(sums, [nll, *gradients], strict=True))
+
+        zeros = [tf.zeros([], tf.float32), *(tf.zeros(variable.shape, tf.float32) for variable in variables)]
+        _, *sums = tf.while_loop(
+            lambda i, *_: i < plan.accumulation, add_microbatch, [0, *zeros], maximum_iterations=plan.accumulation
+        )
+        return sums
+
+    def update(*sums: tf.Tensor) -> dict[str, tf.Tensor]:
+        scale = 1.0 / plan.tokens_per_step
+        loss, gradients = sums[0] * scale, [gradient * scale for gradient in sums[1:]]
+        norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients]))
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        if clip_norm is not None:
+            clip = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-30))
+            gradients = [gradient * clip for gradient in gradients]
+
+        def apply():
+            optimizer.update(gradients, variables)
+            return tf.constant(0.0)
+
+        skipped = tf.cond(finite, apply, lambda: tf.constant(1.0))
+        return {"loss": loss, "grad_norm": norm, "skipped": skipped}
+
+    accumulate, update = compiled(accumulate), compiled(update)
+
+    def step(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return update(*all_reduce(accumulate(batch["tokens"], batch["index"])))
+
+    return step
+
+
+def make_evaluation_step(model: Any, *, all_reduce: AllReduce, compiled: Compiled = lambda function: function):
+    """Returns ``step(batch) -> (summed nll, summed weight)``; ``batch`` also holds ``weights`` float32 [B, T]."""
+
+    def score(tokens: tf.Tensor, weights: tf.Tensor) -> Tensors:
+        features = model.features(tokens[:, :-1])
+        nll = token_nll(
+            tf.reshape(features, [-1, features.shape[-1]]),
+            model.table.value,
+            tf.reshape(tokens[:, 1:], [-1]),
+            vocabulary_size=model.config.vocabulary_size,
+        )
+        flat = tf.reshape(weights, [-1])
+        return [tf.reduce_sum(nll * flat), tf.reduce_sum(flat)]
+
+    score = compiled(score)
+    return lambda batch: tuple(all_reduce(score(batch["tokens"], batch["weights"])))
+
+
+def model_nll(model: Any, tokens: tf.Tensor, index: tf.Tensor, context: int) -> tf.Tensor:
+    """Returns the summed negative log-likelihood (nats, float32) of a microbatch ``tokens`` int32 [M, T+1]."""
+    seeds = None
+    if model.config.dropout:
+        seeds = tf.cast(tf.stack([index & 0x7FFFFFFF, index >> 31], axis=-1), tf.int32)
+    features = model.features(tokens[:, :-1], seeds)
+    labels = tf.reshape(tokens[:, 1:], [-1])
+    return summed_nll(
+        tf.reshape(features, [-1, features.shape[-1]]),
+        model.table.value,
+        labels,
+        tf.ones(labels.shape, tf.float32),
+        vocabulary_size=model.config.vocabulary_size,
+    )
