@@ -4,6 +4,7 @@ Light: neither numpy nor TensorFlow, so that a dry run may read it.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -217,8 +218,6 @@ def read_tokenizer(directory: str) -> bytes:
     Raises:
         UserError: it is missing or not the one that the manifest names.
     """
-    import hashlib
-
     manifest, path = load(directory), storage.join(directory, TOKENIZER_FILE)
     try:
         data = storage.read_bytes(path)

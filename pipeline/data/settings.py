@@ -1,0 +1,69 @@
+"""The sharder's settings, bound by gin as ``shard``. Light: standard library only."""
+
+from dataclasses import dataclass
+
+CORPORA = ("cpython", "wikitext", "text", "jsonl", "parquet", "openwebtext")
+DOCUMENTS = ("file", "line", "article")
+PACKINGS = ("contiguous", "lines")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """What a data set is made of; together with the source, everything that its bytes depend on.
+
+    Attributes:
+        corpus: the reader of the source, one of CORPORA.
+        name: what the manifest calls the corpus.
+        tokenizer: 'gpt2', or the path of a tokenizer.json.
+        shards: files of the train part; a multiple of the number of hosts that will read them.
+        evaluation_shards: files of each other part.
+        seed: salts the hash of document ids that orders and splits the corpus.
+        context: tokens a record; every training context has to divide it.
+        packing: 'contiguous' cuts one stream of documents, each followed by end-of-text; 'lines' makes every line of
+            every document a record of its own, padded or truncated.
+        order: 'hash' shuffles the documents by the salted hash of their ids; 'source' keeps the source's order.
+        validation_fraction: share of the documents that the salted hash sends to the validation part; 0 makes none.
+            None where the corpus brings parts of its own.
+        documents: what a document of a text corpus is, one of DOCUMENTS.
+        field: the column or key that holds the text, in Parquet and JSONL.
+        minimum_characters: shorter documents are dropped and counted; 0 drops only empty ones.
+        word_rule: how words are counted for word perplexity: 'whitespace' counts runs of non-white-space,
+            'whitespace+newline' one more for every newline (WikiText's convention).
+    """
+
+    corpus: str
+    name: str
+    tokenizer: str = "gpt2"
+    shards: int = 256
+    evaluation_shards: int = 1
+    seed: int = 0
+    context: int = 1024
+    packing: str = "contiguous"
+    order: str = "hash"
+    validation_fraction: float | None = 0.005
+    documents: str = "file"
+    field: str = "text"
+    minimum_characters: int = 0
+    word_rule: str = "whitespace"
+
+    def __post_init__(self) -> None:
+        for what, value, choices in (
+            ("corpus", self.corpus, CORPORA),
+            ("documents", self.documents, DOCUMENTS),
+            ("packing", self.packing, PACKINGS),
+            ("order", self.order, ("hash", "source")),
+            ("word_rule", self.word_rule, ("whitespace", "whitespace+newline")),
+        ):
+            _require(value in choices, f"{what} = {value!r}: expected one of {', '.join(choices)}")
+        for what, count in (("shards", self.shards), ("evaluation_shards", self.evaluation_shards)):
+            _require(1 <= count <= 99_999, f"{what} = {count}: expected 1 to 99,999")
+        _require(1 <= self.context <= 65_536, f"context = {self.context}: expected 1 to 65,536 tokens")
+        _require(self.minimum_characters >= 0, f"minimum_characters = {self.minimum_characters}: expected 0 or more")
+        fraction = self.validation_fraction
+        if fraction is not None:
+            _require(0 <= fraction < 1, f"validation_fraction = {fraction}: expected at least 0 and below 1")
