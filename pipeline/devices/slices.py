@@ -1,0 +1,242 @@
+"""TPU slices: what a name such as ``pod-128`` promises, before anything is connected.
+
+Light: imports neither TensorFlow nor Keras, so that a dry run knows the batch arithmetic of a pod at once. A slice is a
+file ``gin/slices/NAME.gin``; what every core of a generation has stands in ``GENERATIONS`` and nowhere else.
+"""
+
+import dataclasses
+import glob
+import os
+import pathlib
+import re
+from dataclasses import dataclass
+
+from gin import config_parser
+
+from pipeline.errors import UserError, nearest
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / "gin" / "slices"
+INCLUDED = re.compile(r"slices/(?P<name>[\w.-]+)\.gin")
+VIRTUAL = re.compile(r"virtual-(?P<replicas>\d+)")
+GPU_DEVICE = re.compile(r"/dev/nvidia\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One generation of TPU, by the device that a program sees: a core, or on v4 and v5p a whole chip ("megacore").
+
+    Args:
+        cores_per_chip: Such devices on a chip.
+        hbm_gib: Memory of a device, in GiB, as it is advertised.
+        usable_hbm_gib: What the compiler (libtpu 0.0.52) lets one program have, in GiB.
+        peak_tflops: bfloat16 matrix multiply of a device, in 10**12 FLOP/s.
+        hbm_gbps: Bandwidth to its memory, in 10**9 bytes/s.
+        source: The page that states chip figures.
+    """
+
+    cores_per_chip: int
+    hbm_gib: float
+    usable_hbm_gib: float
+    peak_tflops: float
+    hbm_gbps: float
+    source: str
+
+
+_PAGES = "https://cloud.google.com/tpu/docs/"
+GENERATIONS = {
+    "v2": Generation(
+        cores_per_chip=2, hbm_gib=8, usable_hbm_gib=7.48, peak_tflops=23, hbm_gbps=350, source=_PAGES + "v2"
+    ),
+    "v3": Generation(
+        cores_per_chip=2, hbm_gib=16, usable_hbm_gib=15.48, peak_tflops=61.5, hbm_gbps=450, source=_PAGES + "v3"
+    ),
+    "v4": Generation(
+        cores_per_chip=1, hbm_gib=32, usable_hbm_gib=30.75, peak_tflops=275, hbm_gbps=1200, source=_PAGES + "v4"
+    ),
+    "v5e": Generation(
+        cores_per_chip=1, hbm_gib=16, usable_hbm_gib=15.75, peak_tflops=197, hbm_gbps=819, source=_PAGES + "v5e"
+    ),
+    "v5p": Generation(
+        cores_per_chip=1, hbm_gib=95, usable_hbm_gib=95.0, peak_tflops=459, hbm_gbps=2765, source=_PAGES + "v5p"
+    ),
+    "v6e": Generation(
+        cores_per_chip=1, hbm_gib=32, usable_hbm_gib=31.25, peak_tflops=918, hbm_gbps=1640, source=_PAGES + "v6e"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """A TPU slice as a gin file describes it, and as the machine is held to after connecting.
+
+    Args:
+        name: What ``--tpu`` calls it.
+        generation: A key of GENERATIONS.
+        topology: Chips along each edge, as libtpu writes it: "8x8", "2x2x4".
+        cores: Devices that a program sees, each of which is one replica.
+        hosts: Machines; each reads its own part of the data.
+        hbm_gib_per_core: Memory of one such device, in GiB.
+        address: A Cloud TPU's name, a grpc:// address, "local" on a TPU VM; None = found where the run starts.
+        zone: The Cloud TPU's zone; None = that of the machine.
+        project: The Cloud TPU's project; None = that of the machine.
+
+    Raises:
+        UserError: The generation is unknown, or the figures do not fit each other.
+    """
+
+    name: str
+    generation: str
+    topology: str
+    cores: int
+    hosts: int
+    hbm_gib_per_core: float
+    address: str | None = None
+    zone: str | None = None
+    project: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.generation not in GENERATIONS:
+            hint = nearest(self.generation, GENERATIONS)
+            raise UserError(f"slice.generation={self.generation!r} is none of {', '.join(GENERATIONS)}{hint}")
+        if not re.fullmatch(r"\d+(x\d+){1,2}", self.topology):
+            raise UserError(f"slice.topology={self.topology!r} must be chips along each edge, such as '8x8' or '2x2x4'")
+        expected = self.chips * self.figures.cores_per_chip
+        if self.cores != expected:
+            raise UserError(
+                f"slice {self.name!r}: cores={self.cores}, but {self.topology} chips of {self.generation} have {expected}"
+            )
+        if self.hosts < 1 or self.cores % self.hosts:
+            raise UserError(f"slice {self.name!r}: hosts={self.hosts} does not divide cores={self.cores}")
+
+    @property
+    def chips(self) -> int:
+        """Chips in all."""
+        count = 1
+        for edge in self.topology.split("x"):
+            count *= int(edge)
+        return count
+
+    @property
+    def figures(self) -> Generation:
+        """What each core of the generation has."""
+        return GENERATIONS[self.generation]
+
+    @property
+    def peak_tflops_per_core(self) -> float:
+        """bfloat16 matrix multiply, in 10**12 FLOP/s."""
+        return self.figures.peak_tflops
+
+    @property
+    def hbm_gbps_per_core(self) -> float:
+        """Memory bandwidth, in 10**9 bytes/s."""
+        return self.figures.hbm_gbps
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicePlan:
+    """What is known of the devices before connecting: replicas, hosts, and the slice where ``--tpu`` names one."""
+
+    replicas: int
+    hosts: int
+    slice: Slice | None = None
+
+
+def known() -> list[str]:
+    """Returns the names of all slices that have a file, in natural order."""
+    names = [path.stem for path in FOLDER.glob("*.gin")]
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def is_known(name: str) -> bool:
+    """Whether ``gin/slices/NAME.gin`` exists (``v5litepod-N``, Google's name for ``v5e-N``, counts)."""
+    return _file_of(name).is_file()
+
+
+def find(name: str) -> Slice:
+    """Returns the slice of this name; ``NAME@ADDRESS`` also says where it is.
+
+    Raises:
+        UserError: No such slice (with the nearest name), or its file is wrong.
+    """
+    name, _, address = name.partition("@")
+    if not is_known(name):
+        raise UserError(f"no slice is called {name!r}{nearest(name, known())}; known: {', '.join(known())}")
+    values = _read(_file_of(name))
+    if address:
+        values["address"] = address
+    missing = [f.name for f in dataclasses.fields(Slice) if f.default is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise UserError(f"gin/slices/{_file_of(name).name} sets no slice.{missing[0]}")
+    return Slice(**values)
+
+
+def plan(tpu: str | None) -> DevicePlan:
+    """Returns replicas and hosts of what ``--tpu`` names, without connecting to it.
+
+    Raises:
+        UserError: It names no slice, so that its size can be known only by connecting.
+    """
+    if not tpu:
+        return DevicePlan(replicas=max(1, _gpus()), hosts=1)
+    if match := VIRTUAL.fullmatch(tpu):
+        return DevicePlan(replicas=virtual_replicas(match["replicas"]), hosts=1)
+    if tpu == "local":
+        tpu = os.environ.get("TPU_ACCELERATOR_TYPE", tpu)
+    name = tpu.partition("@")[0]
+    if not is_known(name) and (name == "local" or "://" in name):
+        raise UserError(f"--tpu={tpu}: its cores are known only once connected; name the slice too: --tpu=v3-8@{tpu}")
+    found = find(tpu)
+    return DevicePlan(replicas=found.cores, hosts=found.hosts, slice=found)
+
+
+def virtual_replicas(count: str) -> int:
+    """Returns the N of ``virtual-N``."""
+    if not 1 <= int(count) <= 64:
+        raise UserError(f"--tpu=virtual-{count}: expected 1 to 64 virtual CPU devices")
+    return int(count)
+
+
+def _gpus() -> int:
+    """Counts GPUs without a framework: the device files, or what CUDA_VISIBLE_DEVICES leaves of them."""
+    present = sum(bool(GPU_DEVICE.fullmatch(path)) for path in glob.glob("/dev/nvidia*"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (
+        present if visible is None else min(present, sum(bool(v.strip("- 1")) or v == "1" for v in visible.split(",")))
+    )
+
+
+def _file_of(name: str) -> pathlib.Path:
+    return FOLDER / f"{name.replace('v5litepod-', 'v5e-')}.gin" if re.fullmatch(r"[\w.-]+", name) else FOLDER / "-"
+
+
+def _read(path: pathlib.Path) -> dict:
+    """Reads ``slice.key = literal`` and ``include 'slices/….gin'``, with gin's own parser."""
+    values: dict = {}
+    try:
+        for statement in config_parser.ConfigParser(path.read_text(encoding="utf-8"), config_parser_delegate()):
+            if isinstance(statement, config_parser.IncludeStatement):
+                match = INCLUDED.fullmatch(statement.filename)
+                if not match or not is_known(match["name"]):
+                    raise UserError(f"gin/slices/{path.name} includes {statement.filename!r}, which is no slice")
+                values |= _read(_file_of(match["name"]))
+            elif isinstance(statement, config_parser.BindingStatement) and statement.selector == "slice":
+                values[statement.arg_name] = statement.value
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"gin/slices/{path.name}: {error}") from None
+    unknown = values.keys() - {field.name for field in dataclasses.fields(Slice)}
+    if unknown:
+        raise UserError(f"gin/slices/{path.name} sets slice.{min(unknown)}, which does not exist")
+    return values
+
+
+def config_parser_delegate() -> config_parser.ParserDelegate:
+    """Returns a delegate that refuses references and macros: a slice's figures are plain values."""
+
+    class Literals(config_parser.ParserDelegate):
+        def configurable_reference(self, scoped_configurable_name, evaluate):
+            raise ValueError(f"a slice's value must be a literal, got @{scoped_configurable_name}")
+
+        def macro(self, macro_name):
+            raise ValueError(f"a slice's value must be a literal, got %{macro_name}")
+
+    return Literals()
