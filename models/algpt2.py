@@ -1,0 +1,43 @@
+"""ALGPT2: GPT-2 with ALBERT's economies (Lan et al. 2020): one shared block, and narrow tables with linear layers.
+
+The loss of sentence order is ALBERT's own and has no place in a language model. Letters: B, T, D, E as in gpt2.py.
+"""
+
+import keras
+import tensorflow as tf
+
+from models.config import ALGPT2Config
+from models.gpt2 import GPT2, Normal
+from models.operations import dense
+from models.transformer import apply_shared_block
+
+
+@keras.saving.register_keras_serializable("models")
+class ALGPT2(GPT2):
+    """ALGPT2; its arguments and attributes are those of ``GPT2``, its config an ``ALGPT2Config``."""
+
+    config_class = ALGPT2Config
+    config: ALGPT2Config
+
+    def add_linear_layers(self) -> None:
+        """Creates the linear layers E→D after the tables and D→E before the output table."""
+        self.factorized = self.config.embedding is not None
+        if not self.factorized:
+            return
+        narrow, wide = self.config.table_width, self.config.width
+        self.enter_kernel = self.add_weight(shape=(narrow, wide), initializer=Normal(self.seed, 2), name="enter_kernel")
+        self.enter_bias = self.add_weight(shape=(wide,), initializer="zeros", name="enter_bias")
+        self.leave_kernel = self.add_weight(shape=(wide, narrow), initializer=Normal(self.seed, 3), name="leave_kernel")
+        self.leave_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="leave_bias")
+
+    def enter(self, x_BTE: tf.Tensor) -> tf.Tensor:
+        """Brings embeddings from E to D."""
+        return dense(x_BTE, self.enter_kernel, self.enter_bias) if self.factorized else x_BTE
+
+    def leave(self, x_BTD: tf.Tensor) -> tf.Tensor:
+        """Brings the normalised output from D to E."""
+        return dense(x_BTD, self.leave_kernel, self.leave_bias) if self.factorized else x_BTD
+
+    def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:
+        """Applies the shared block ``layers`` times."""
+        return apply_shared_block(x_BTD, self.blocks[0].tensors(), self.config, seeds_B2)

@@ -1,0 +1,112 @@
+"""Softmax cross entropy over a large vocabulary that never holds all logits, its gradient computed in the same pass.
+
+A real loop goes over chunks of tokens. For each it multiplies features with the table, takes the float32 softmax, and,
+while the chunk's logits are at hand, the gradients of both. So the backward pass is one scaling by the gradient that
+comes in. An unrolled loop with recomputation saves nothing: XLA keeps all chunks alive together.
+
+Letters: N tokens, C tokens of a chunk, E table width, V vocabulary (the table's rows, padding included).
+"""
+
+import tensorflow as tf
+
+from models.operations import float32
+
+CHUNK = 1024
+_NEVER = -1e30  # a logit that no softmax notices, and finite, so that 0 · logit is 0
+
+
+def _chunks(x_NE, labels_N, weights_N, chunk: int):
+    """Pads to whole chunks with weightless tokens; returns ([n, C, E], [n, C], [n, C])."""
+    total = x_NE.shape[0]
+    chunk = min(chunk, total)
+    count = -(-total // chunk)
+    extra = count * chunk - total
+    x = tf.reshape(tf.pad(x_NE, [[0, extra], [0, 0]]), [count, chunk, x_NE.shape[1]])
+    return x, *(tf.reshape(tf.pad(y, [[0, extra]]), [count, chunk]) for y in (labels_N, float32(weights_N)))
+
+
+def _log_softmax_parts(x_CE, table_VE, labels_C, vocabulary_size: int):
+    """Returns (nll [C], exponentials [C, V], their sum [C, 1], hits [C, V]), all float32 but the last, boolean."""
+    logits = tf.matmul(float32(x_CE), float32(table_VE), transpose_b=True)
+    columns = tf.range(table_VE.shape[0])[None, :]
+    logits = tf.where(columns < vocabulary_size, logits, _NEVER)
+    highest = tf.reduce_max(logits, -1, keepdims=True)
+    powers = tf.exp(logits - highest)
+    total = tf.reduce_sum(powers, -1, keepdims=True)
+    hits = columns == labels_C[:, None]
+    # A masked sum, not a gather: it joins the fusion that reads the logits anyway.
+    label_logit = tf.reduce_sum(tf.where(hits, logits, 0.0), -1)
+    return (highest + tf.math.log(total))[:, 0] - label_logit, powers, total, hits
+
+
+def token_nll(
+    x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N: tf.Tensor, *, vocabulary_size: int, chunk: int = CHUNK
+) -> tf.Tensor:
+    """Returns each token's negative log-likelihood, float32 [N] in nats. For evaluation: use it without a gradient.
+
+    Args:
+        x_NE: features, float32 or bfloat16; what multiplies the table.
+        table_VE: float32 token table; rows from ``vocabulary_size`` on are padding and have probability 0.
+        labels_N: int32, below ``vocabulary_size``.
+        vocabulary_size: tokens that exist.
+        chunk: tokens whose logits are held at once, chunk · V · 4 bytes.
+    """
+    table = tf.cast(table_VE, x_NE.dtype)
+    parts = _chunks(x_NE, labels_N, tf.ones_like(labels_N, tf.float32), chunk)
+
+    def score(index, array):
+        x, labels, _ = (tf.gather(part, index) for part in parts)
+        return index + 1, array.write(index, _log_softmax_parts(x, table, labels, vocabulary_size)[0])
+
+    count, width = parts[1].shape
+    array = tf.TensorArray(tf.float32, size=count, element_shape=[width])
+    _, array = tf.while_loop(lambda index, _: index < count, score, (0, array), maximum_iterations=count)
+    return tf.reshape(array.stack(), [-1])[: x_NE.shape[0]]
+
+
+def summed_nll(
+    x_NE: tf.Tensor,
+    table_VE: tf.Tensor,
+    labels_N: tf.Tensor,
+    weights_N: tf.Tensor,
+    *,
+    vocabulary_size: int,
+    chunk: int = CHUNK,
+) -> tf.Tensor:
+    """Returns Σ weight · negative log-likelihood, a float32 scalar in nats, differentiable by features and table.
+
+    Args:
+        x_NE: features, float32 or bfloat16; their gradient has their dtype.
+        table_VE: float32 token table; its gradient is float32, zero in the padding rows.
+        labels_N: int32, below ``vocabulary_size``.
+        weights_N: float32, 0 for tokens that do not count; no gradient.
+        vocabulary_size: tokens that exist; the table's other rows have probability 0.
+        chunk: tokens whose logits are held at once, chunk · V · 4 bytes.
+    """
+
+    @tf.custom_gradient
+    def summed(x_NE, table_VE):
+        parts = _chunks(x_NE, labels_N, weights_N, chunk)
+        count, width = parts[1].shape
+        table = tf.cast(table_VE, x_NE.dtype)  # once for all chunks
+
+        def body(index, loss, array, d_table):
+            x, labels, weights = (tf.gather(part, index) for part in parts)
+            nll, powers, total, hits = _log_softmax_parts(x, table, labels, vocabulary_size)
+            weight = weights[:, None]
+            d_logits = powers * (weight / total) - tf.where(hits, weight, 0.0)
+            d_logits = tf.cast(d_logits, x.dtype)
+            d_table += tf.matmul(float32(d_logits), float32(x), transpose_a=True)
+            return index + 1, loss + tf.reduce_sum(nll * weights), array.write(index, d_logits @ table), d_table
+
+        array = tf.TensorArray(x_NE.dtype, size=count, element_shape=[width, x_NE.shape[1]])
+        start = (0, tf.constant(0.0), array, tf.zeros(table_VE.shape, tf.float32))
+        _, loss, array, d_table = tf.while_loop(lambda index, *_: index < count, body, start, maximum_iterations=count)
+        dx = tf.reshape(array.stack(), [-1, x_NE.shape[1]])[: x_NE.shape[0]]
+
+        def gradient(upstream):
+            return tf.cast(float32(dx) * upstream, dx.dtype), d_table * upstream
+
+        return loss, gradient
+
+    return summed(x_NE, table_VE)

@@ -1,0 +1,123 @@
+"""The small operations of a block, each with the gradient that its backward pass uses.
+
+Written as pairs, not left to automatic differentiation, because the pair decides what is kept between the passes: here
+only inputs that are kept anyway, and two float32 scalars a token. Everything else is computed again inside the fusion
+that needs it, which costs no memory traffic.
+
+Letters: B batch, T context, D width, F any features, N = B·T tokens.
+"""
+
+import tensorflow as tf
+
+LAYER_NORM_EPSILON = 1e-5
+_GELU_A = 0.7978845608028654  # sqrt(2 / pi)
+_GELU_B = 0.044715
+
+
+def float32(x: tf.Tensor) -> tf.Tensor:
+    """Returns ``x`` in float32."""
+    return tf.cast(x, tf.float32)
+
+
+def layer_norm(x_BTD: tf.Tensor, scale_D: tf.Tensor, bias_D: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    """Normalises the last axis in float32 (Ba et al. 2016), epsilon 1e-5.
+
+    Returns:
+        The result in the dtype of ``x_BTD``, and (mean, 1/deviation), float32 [B, T, 1], for the gradient.
+    """
+    x = float32(x_BTD)
+    mean = tf.reduce_mean(x, -1, keepdims=True)
+    # The two-pass variance: the mean of squares minus the squared mean cancels when the mean is large.
+    inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(x - mean), -1, keepdims=True) + LAYER_NORM_EPSILON)
+    return normalized(x_BTD, (mean, inverse), scale_D, bias_D), (mean, inverse)
+
+
+def normalized(
+    x_BTD: tf.Tensor, statistics: tuple[tf.Tensor, tf.Tensor], scale_D: tf.Tensor, bias_D: tf.Tensor
+) -> tf.Tensor:
+    """Returns the layer norm of ``x_BTD`` from statistics already known."""
+    mean, inverse = statistics
+    return tf.cast((float32(x_BTD) - mean) * inverse * scale_D + bias_D, x_BTD.dtype)
+
+
+def layer_norm_gradient(
+    dy_BTD: tf.Tensor, x_BTD: tf.Tensor, statistics: tuple[tf.Tensor, tf.Tensor], scale_D: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns float32 (dx [B, T, D], dscale [D], dbias [D])."""
+    mean, inverse = statistics
+    dy = float32(dy_BTD)
+    unit = (float32(x_BTD) - mean) * inverse
+    scaled = dy * scale_D
+    along = tf.reduce_mean(scaled * unit, -1, keepdims=True)
+    dx = (scaled - tf.reduce_mean(scaled, -1, keepdims=True) - unit * along) * inverse
+    return dx, tf.reduce_sum(dy * unit, [0, 1]), tf.reduce_sum(dy, [0, 1])
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """GELU in its tanh form (Hendrycks & Gimpel 2016), in float32, returned in the dtype of ``x``."""
+    u = float32(x)
+    return tf.cast(0.5 * u * (1.0 + tf.tanh(_GELU_A * (u + _GELU_B * u * u * u))), x.dtype)
+
+
+def gelu_gradient(x: tf.Tensor) -> tf.Tensor:
+    """Returns the derivative of ``gelu`` at ``x``, float32."""
+    u = float32(x)
+    t = tf.tanh(_GELU_A * (u + _GELU_B * u * u * u))
+    return 0.5 * (1.0 + t) + 0.5 * u * (1.0 - t * t) * _GELU_A * (1.0 + 3.0 * _GELU_B * u * u)
+
+
+def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Returns ``x @ kernel + bias`` in the dtype of ``x``; float32 weights are cast here, one layer at a time."""
+    return tf.matmul(x, tf.cast(kernel, x.dtype)) + tf.cast(bias, x.dtype)
+
+
+def dense_gradient(dy: tf.Tensor, x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns (dx in the dtype of ``dy``, float32 dkernel, float32 dbias)."""
+    dx = tf.matmul(dy, tf.cast(kernel, dy.dtype), transpose_b=True)
+    rows = tf.reshape(dy, [-1, dy.shape[-1]])
+    # Operands widened, not the product: a TPU multiplies them as the bfloat16 they are and adds up in float32.
+    dkernel = tf.matmul(float32(tf.reshape(x, [-1, x.shape[-1]])), float32(rows), transpose_a=True)
+    return dx, dkernel, tf.reduce_sum(float32(rows), 0)
+
+
+def keep_mask(seeds_B2: tf.Tensor, site: tf.Tensor | int, index: tf.Tensor, rate: float) -> tf.Tensor:
+    """Dropout's factor, 0 or 1/(1 − rate), as a pure function of example and place: a counter-based hash.
+
+    No generator and no state: the backward pass, another microbatch split or another replica count finds the same
+    values. The mixing step is the 32-bit finalizer of MurmurHash3 (Appleby), applied to the example's key and then to
+    key and place.
+
+    Args:
+        seeds_B2: int32, two words for each example.
+        site: which dropout of the model this is; a scalar int32.
+        index: int32 place inside one example, shape [...] without the batch axis.
+        rate: probability of 0.
+
+    Returns:
+        float32 [B, ...].
+    """
+    key = _mix(seeds_B2[:, 0] + _mix(seeds_B2[:, 1] + _mix(tf.cast(site, tf.int32) + 0x3C6EF372)))
+    key = tf.reshape(key, [-1] + [1] * len(index.shape))
+    bits = _mix(key + index * -1640531527)  # 2³² / golden ratio, odd: neighbours land far apart
+    fraction = tf.bitcast(tf.bitwise.right_shift(tf.bitcast(bits, tf.uint32), tf.constant(8, tf.uint32)), tf.int32)
+    kept = fraction >= int(rate * (1 << 24))
+    return tf.where(kept, 1.0 / (1.0 - rate), 0.0)
+
+
+def _mix(x: tf.Tensor) -> tf.Tensor:
+    def shifted(value: tf.Tensor, places: int) -> tf.Tensor:
+        unsigned = tf.bitwise.right_shift(tf.bitcast(value, tf.uint32), tf.constant(places, tf.uint32))
+        return tf.bitcast(unsigned, tf.int32)  # int32 multiplies everywhere, uint32 does not
+
+    x = tf.bitwise.bitwise_xor(x, shifted(x, 16)) * -2048144789
+    x = tf.bitwise.bitwise_xor(x, shifted(x, 13)) * -1028477387
+    return tf.bitwise.bitwise_xor(x, shifted(x, 16))
+
+
+def dropped(x_BTF: tf.Tensor, seeds_B2: tf.Tensor | None, site: tf.Tensor | int, rate: float) -> tf.Tensor:
+    """Applies dropout to ``x_BTF``; its own gradient when applied to the incoming one. ``None`` seeds: no dropout."""
+    if seeds_B2 is None or rate == 0.0:
+        return x_BTF
+    places = x_BTF.shape[1] * x_BTF.shape[2]
+    index = tf.reshape(tf.range(places, dtype=tf.int32), x_BTF.shape[1:])
+    return tf.cast(float32(x_BTF) * keep_mask(seeds_B2, site, index, rate), x_BTF.dtype)

@@ -1,0 +1,261 @@
+"""The transformer block as a pure function with a hand-written backward pass, and the two ways to stack it.
+
+``block`` returns what its gradient needs beside its output, so ``remat`` is a choice of which of these are kept, and a
+loop over layers can carry them in arrays. GPT-2 strings blocks with weights of their own together (``apply_blocks``);
+ALGPT2 applies one block in a loop that XLA does not unroll (``apply_shared_block``).
+
+Letters: B batch, T context, D width, H heads, K head width, L layers.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaOptimizationBarrier has no public alias
+
+from models.attention import causal_attention, causal_attention_gradient, merge_heads, split_heads
+from models.config import MLP_FACTOR, GPT2Config
+from models.operations import (
+    dense,
+    dense_gradient,
+    dropped,
+    float32,
+    gelu,
+    gelu_gradient,
+    layer_norm,
+    layer_norm_gradient,
+    normalized,
+)
+
+DROPOUT_SITES = 3  # a block's dropouts: attention probabilities, attention branch, MLP branch
+
+
+class BlockWeights(NamedTuple):
+    """One block's weights, float32; kernels are [inputs, outputs], queries, keys and values side by side."""
+
+    attention_norm_scale: Any
+    attention_norm_bias: Any
+    query_key_value_kernel: Any
+    query_key_value_bias: Any
+    attention_output_kernel: Any
+    attention_output_bias: Any
+    mlp_norm_scale: Any
+    mlp_norm_bias: Any
+    mlp_input_kernel: Any
+    mlp_input_bias: Any
+    mlp_output_kernel: Any
+    mlp_output_bias: Any
+
+
+ATTENTION_WEIGHTS = 6  # the first of BlockWeights; the others are the MLP's
+
+
+def block_weight_shapes(width: int) -> BlockWeights:
+    """Returns the shape of each weight of a block of this width."""
+    hidden = MLP_FACTOR * width
+    return BlockWeights(
+        *((width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)),
+        *((width,), (width,), (width, hidden), (hidden,), (hidden, width), (width,)),
+    )
+
+
+class AttentionKept(NamedTuple):
+    """What the gradient of a block's attention half needs beside the block's input."""
+
+    mean: tf.Tensor
+    inverse: tf.Tensor
+    query_key_value: tf.Tensor
+    output: tf.Tensor
+    log: tf.Tensor
+
+
+class MlpKept(NamedTuple):
+    """What the gradient of a block's MLP half needs."""
+
+    middle: tf.Tensor
+    mean: tf.Tensor
+    inverse: tf.Tensor
+    hidden: tf.Tensor
+
+
+def _attention_dropout(config: GPT2Config, seeds_B2, layer):
+    if seeds_B2 is None or not config.dropout:
+        return None
+    return seeds_B2, layer * DROPOUT_SITES, config.dropout, config.heads
+
+
+def _heads(query_key_value: tf.Tensor, heads: int) -> list[tf.Tensor]:
+    return [split_heads(part, heads) for part in tf.split(query_key_value, 3, axis=-1)]
+
+
+def attention_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, AttentionKept]:
+    """Returns x + attention(norm(x)) and what the gradient needs."""
+    normal, (mean, inverse) = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
+    query_key_value = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)
+    q, k, v = _heads(query_key_value, config.heads)
+    output, log = causal_attention(q, k, v, _attention_dropout(config, seeds_B2, layer))
+    output = merge_heads(output)
+    branch = dense(output, weights.attention_output_kernel, weights.attention_output_bias)
+    branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
+    return x_BTD + branch, AttentionKept(mean, inverse, query_key_value, output, log)
+
+
+def attention_half_gradient(dy_BTD, x_BTD, kept: AttentionKept, weights, config, seeds_B2, layer):
+    """Returns dx and the float32 gradients of the half's six weights."""
+    branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
+    d_output, *d_projection = dense_gradient(branch, kept.output, weights.attention_output_kernel)
+    q, k, v = _heads(kept.query_key_value, config.heads)
+    parts = causal_attention_gradient(
+        *(split_heads(d_output, config.heads), q, k, v, split_heads(kept.output, config.heads), kept.log),
+        _attention_dropout(config, seeds_B2, layer),
+    )
+    d_query_key_value = tf.concat([merge_heads(part) for part in parts], -1)
+    statistics = (kept.mean, kept.inverse)
+    normal = normalized(x_BTD, statistics, weights.attention_norm_scale, weights.attention_norm_bias)
+    d_normal, *d_input = dense_gradient(d_query_key_value, normal, weights.query_key_value_kernel)
+    dx, *d_norm = layer_norm_gradient(d_normal, x_BTD, statistics, weights.attention_norm_scale)
+    return tf.cast(float32(dy_BTD) + dx, x_BTD.dtype), [*d_norm, *d_input, *d_projection]
+
+
+def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, MlpKept]:
+    """Returns x + mlp(norm(x)) and what the gradient needs."""
+    normal, (mean, inverse) = layer_norm(x_BTD, weights.mlp_norm_scale, weights.mlp_norm_bias)
+    hidden = dense(normal, weights.mlp_input_kernel, weights.mlp_input_bias)
+    branch = dense(gelu(hidden), weights.mlp_output_kernel, weights.mlp_output_bias)
+    branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
+    return x_BTD + branch, MlpKept(x_BTD, mean, inverse, hidden)
+
+
+def mlp_half_gradient(dy_BTD, kept: MlpKept, weights: BlockWeights, config: GPT2Config, seeds_B2, layer):
+    """Returns dx and the float32 gradients of the half's six weights."""
+    branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
+    d_gelu, *d_output = dense_gradient(branch, gelu(kept.hidden), weights.mlp_output_kernel)
+    d_hidden = tf.cast(float32(d_gelu) * gelu_gradient(kept.hidden), dy_BTD.dtype)
+    statistics = (kept.mean, kept.inverse)
+    normal = normalized(kept.middle, statistics, weights.mlp_norm_scale, weights.mlp_norm_bias)
+    d_normal, *d_input = dense_gradient(d_hidden, normal, weights.mlp_input_kernel)
+    dx, *d_norm = layer_norm_gradient(d_normal, kept.middle, statistics, weights.mlp_norm_scale)
+    return tf.cast(float32(dy_BTD) + dx, dy_BTD.dtype), [*d_norm, *d_input, *d_output]
+
+
+def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+    """Applies one block.
+
+    Returns:
+        The output [B, T, D], and the tensors that ``config.remat`` keeps for ``block_gradient``, beside the input.
+    """
+    middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
+    y, mlp = mlp_half(middle, weights, config, seeds_B2, layer)
+    return y, {"none": (*attention, *mlp), "attention": tuple(mlp), "full": ()}[config.remat]
+
+
+def block_gradient(dy_BTD, x_BTD, kept: tuple[tf.Tensor, ...], weights: BlockWeights, config, seeds_B2, layer):
+    """Returns dx [B, T, D] and the float32 gradients of the twelve weights; computes again what was not kept."""
+    if config.remat != "none":
+        # Without the barrier XLA finds that all this was computed before, and keeps it after all.
+        x_BTD, dy_BTD = _barrier(x_BTD, dy_BTD)
+        middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
+    else:
+        attention = AttentionKept(*kept[: len(AttentionKept._fields)])
+    if config.remat == "full":
+        mlp = mlp_half(middle, weights, config, seeds_B2, layer)[1]
+    else:
+        mlp = MlpKept(*kept[-len(MlpKept._fields) :])
+    d_middle, d_mlp = mlp_half_gradient(dy_BTD, mlp, weights, config, seeds_B2, layer)
+    dx, d_attention = attention_half_gradient(d_middle, x_BTD, attention, weights, config, seeds_B2, layer)
+    return dx, [*d_attention, *d_mlp]
+
+
+def _barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    if tf.executing_eagerly():
+        return list(tensors)  # the op exists inside XLA only, and eager code merges nothing
+    return gen_xla_ops.xla_optimization_barrier(list(tensors))
+
+
+def apply_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer: int) -> tf.Tensor:
+    """Applies one block of GPT-2, with ``block_gradient`` as its gradient."""
+
+    @tf.custom_gradient
+    def apply(x_BTD, *weights):
+        y, kept = block(x_BTD, BlockWeights(*weights), config, seeds_B2, layer)
+
+        def gradient(dy_BTD):
+            dx, d_weights = block_gradient(dy_BTD, x_BTD, kept, BlockWeights(*weights), config, seeds_B2, layer)
+            return [dx, *d_weights]
+
+        return y, gradient
+
+    return apply(x_BTD, *weights)
+
+
+def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2) -> tf.Tensor:
+    """Applies one block ``config.layers`` times, forward and backward by a loop whose program has one block in it.
+
+    The backward loop adds the layers' weight gradients up in float32 as it goes.
+    """
+    layers = config.layers
+
+    @tf.custom_gradient
+    def apply(x_BTD, *weights):
+        weights = BlockWeights(*weights)
+        y, stacks = _forward_loop(x_BTD, weights, config, seeds_B2)
+
+        def gradient(dy_BTD):
+            def backward(step, dy, *sums):
+                layer = layers - 1 - step
+                x, *kept = (tf.gather(stack, layer) for stack in stacks)
+                dx, d_weights = block_gradient(dy, x, tuple(kept), weights, config, seeds_B2, layer)
+                return step + 1, dx, *(total + part for total, part in zip(sums, d_weights, strict=True))
+
+            start = (tf.constant(0), dy_BTD, *(tf.zeros(weight.shape, tf.float32) for weight in weights))
+            return tf.while_loop(lambda step, *_: step < layers, backward, start, maximum_iterations=layers)[1:]
+
+        return y, gradient
+
+    return apply(x_BTD, *weights)
+
+
+def _forward_loop(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2):
+    """Returns the output and, stacked over layers, the blocks' inputs and what they keep."""
+    with tf.Graph().as_default():  # only the shapes and dtypes of what a block keeps
+        described = [tf.zeros(tensor.shape, tensor.dtype) for tensor in (x_BTD, *weights)]
+        seeds = None if seeds_B2 is None else tf.zeros(seeds_B2.shape, tf.int32)
+        kept = [x_BTD, *block(described[0], BlockWeights(*described[1:]), config, seeds, 0)[1]]
+    arrays = [
+        tf.TensorArray(tensor.dtype, size=config.layers, element_shape=tensor.shape) for tensor in kept
+    ]
+
+    def forward(layer, x, *arrays):
+        y, kept = block(x, weights, config, seeds_B2, layer)
+        return layer + 1, y, *(array.write(layer, part) for array, part in zip(arrays, (x, *kept), strict=True))
+
+    start = (tf.constant(0), x_BTD, *arrays)
+    _, y, *arrays = tf.while_loop(
+        lambda layer, *_: layer < config.layers, forward, start, maximum_iterations=config.layers
+    )
+    return y, [array.stack() for array in arrays]
+
+
+class Block(keras.layers.Layer):
+    """Holds one block's weights; ``tensors`` is what the pure functions above take.
+
+    Args:
+        width: D.
+        initializers: one for each of ``BlockWeights``.
+    """
+
+    def __init__(self, width: int, initializers: BlockWeights, *, name: str):
+        super().__init__(name=name, dtype="float32")
+        self.variables_by_name = BlockWeights(
+            *(
+                self.add_weight(shape=shape, initializer=initializer, name=field)
+                for field, shape, initializer in zip(
+                    BlockWeights._fields, block_weight_shapes(width), initializers, strict=True
+                )
+            )
+        )
+        self.built = True
+
+    def tensors(self) -> BlockWeights:
+        """Reads the weights."""
+        return BlockWeights(*(tf.convert_to_tensor(variable) for variable in self.variables_by_name))
