@@ -103,7 +103,7 @@ class Slice:
         expected = self.chips * self.figures.cores_per_chip
         if self.cores != expected:
             raise UserError(
-                f"slice {self.name!r}: cores={self.cores}, but {self.topology} chips of {self.generation} have {expected}"
+                f"slice {self.name!r}: {self.topology} chips of {self.generation} have {expected} cores, not {self.cores}"
             )
         if self.hosts < 1 or self.cores % self.hosts:
             raise UserError(f"slice {self.name!r}: hosts={self.hosts} does not divide cores={self.cores}")
@@ -200,9 +200,9 @@ def _gpus() -> int:
     """Counts GPUs without a framework: the device files, or what CUDA_VISIBLE_DEVICES leaves of them."""
     present = sum(bool(GPU_DEVICE.fullmatch(path)) for path in glob.glob("/dev/nvidia*"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (
-        present if visible is None else min(present, sum(bool(v.strip("- 1")) or v == "1" for v in visible.split(",")))
-    )
+    if visible is None:
+        return present
+    return min(present, sum(device.strip() not in ("", "-1") for device in visible.split(",")))
 
 
 def _file_of(name: str) -> pathlib.Path:
@@ -213,7 +213,7 @@ def _read(path: pathlib.Path) -> dict:
     """Reads ``slice.key = literal`` and ``include 'slices/….gin'``, with gin's own parser."""
     values: dict = {}
     try:
-        for statement in config_parser.ConfigParser(path.read_text(encoding="utf-8"), config_parser_delegate()):
+        for statement in config_parser.ConfigParser(path.read_text(encoding="utf-8"), _Literals()):
             if isinstance(statement, config_parser.IncludeStatement):
                 match = INCLUDED.fullmatch(statement.filename)
                 if not match or not is_known(match["name"]):
@@ -229,14 +229,11 @@ def _read(path: pathlib.Path) -> dict:
     return values
 
 
-def config_parser_delegate() -> config_parser.ParserDelegate:
-    """Returns a delegate that refuses references and macros: a slice's figures are plain values."""
+class _Literals(config_parser.ParserDelegate):
+    """Refuses references and macros: a slice's figures are plain values."""
 
-    class Literals(config_parser.ParserDelegate):
-        def configurable_reference(self, scoped_configurable_name, evaluate):
-            raise ValueError(f"a slice's value must be a literal, got @{scoped_configurable_name}")
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        raise ValueError(f"a slice's value must be a literal, got @{scoped_configurable_name}")
 
-        def macro(self, macro_name):
-            raise ValueError(f"a slice's value must be a literal, got %{macro_name}")
-
-    return Literals()
+    def macro(self, macro_name):
+        raise ValueError(f"a slice's value must be a literal, got %{macro_name}")

@@ -1,0 +1,175 @@
+"""Compares the machine that answered with the slice that was asked for, before the first step runs on a lesser one.
+
+No single source knows everything. On a TPU VM the metadata server, the environment and the PCI bus name the generation;
+for a TPU node the Cloud TPU API does; on Colab, and on any node, the TPU's profiler service says "TPU type: TPU v2".
+Cores and hosts come from the topology that initialisation returns, and memory from the generation.
+"""
+
+import glob
+import os
+import pathlib
+import re
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.devices.slices import GENERATIONS, Slice
+from pipeline.errors import UserError
+
+GOOGLE_VENDOR = "0x1ae0"
+# Device ids on the PCI bus, as JAX's hardware_utils lists them; v2 and v3 share one and differ in the subsystem's.
+PCI_DEVICES = {"0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e"}
+PCI_V2_OR_V3 = "0x0027"
+PCI_SUBSYSTEMS = {"0x004e": "v2", "0x004f": "v3"}
+NAMES = {"v5litepod": "v5e", "v5 lite": "v5e", "v5lite": "v5e", "v6 lite": "v6e", "v6lite": "v6e", "v5": "v5p"}
+PROFILER_PORT = 8466
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What answered: None where no source knew.
+
+    Args:
+        cores: Devices that the program sees.
+        hosts: Machines.
+        generation: A key of GENERATIONS, or whatever other name a source gave.
+        hbm_gib_per_core: Memory of one device, in GiB.
+        source: Who named the generation.
+    """
+
+    cores: int
+    hosts: int
+    generation: str | None = None
+    hbm_gib_per_core: float | None = None
+    source: str = ""
+
+
+def generation_of(text: str) -> str | None:
+    """Returns the generation in an accelerator's name: "v3-128", "v5litepod-16", "TPU v5 lite", "TPU type: TPU v2"."""
+    match = re.search(r"\b(v5litepod|v\d+ ?lite|v\d+[ep]?)\b", text.replace("-", " "), re.IGNORECASE)
+    if not match:
+        return None
+    name = match[1].lower()
+    return NAMES.get(name, name)
+
+
+def check(wanted: Slice, observed: Observed) -> None:
+    """Raises UserError, naming both sides, if what answered is less than the slice, or of another generation."""
+    got_hbm = observed.hbm_gib_per_core
+    asked = f"asked for {wanted.name} ({_size(wanted.generation, wanted.cores, wanted.hosts, wanted.hbm_gib_per_core)})"
+    got = f"got {_size(observed.generation or 'TPU', observed.cores, observed.hosts, got_hbm)}"
+    if observed.generation is not None and observed.generation != wanted.generation:
+        raise UserError(f"{asked}, {got}: another generation")
+    if observed.cores != wanted.cores:
+        raise UserError(f"{asked}, {got}: {'fewer' if observed.cores < wanted.cores else 'more'} cores")
+    if observed.hosts != wanted.hosts:
+        raise UserError(f"{asked}, {got}: {'fewer' if observed.hosts < wanted.hosts else 'more'} hosts")
+    if got_hbm is not None and got_hbm < 0.9 * wanted.hbm_gib_per_core:
+        raise UserError(f"{asked}, {got}: less memory")
+
+
+def _size(generation: str, cores: int, hosts: int, hbm: float | None) -> str:
+    memory = f", {hbm:g} GiB a core" if hbm else ""
+    return f"{generation}, {cores} cores on {hosts} host{'s' if hosts > 1 else ''}{memory}"
+
+
+def observe(resolver: Any, topology: Any, address: str) -> Observed:
+    """Asks every source there is, and returns what the machine is.
+
+    Args:
+        resolver: The TPUClusterResolver that connected.
+        topology: What tf.tpu.experimental.initialize_tpu_system returned.
+        address: "local", a grpc:// address or a Cloud TPU's name.
+    """
+    cores = int(topology.num_tasks * topology.num_tpus_per_task)
+    return combine(cores, int(topology.num_tasks), _claims(resolver, address))
+
+
+def combine(cores: int, hosts: int, claims: Iterable[tuple[str, str]]) -> Observed:
+    """Returns the observation from (source, what it said) pairs; of claims that differ the least generation counts.
+
+    The least, because a slice must be refused if any source says that it is lesser: an environment variable may be
+    left over from another machine, while a chip does not lie upwards.
+    """
+    known = [(generation, source) for source, said in claims if (generation := generation_of(said)) is not None]
+    if not known:
+        return Observed(cores=cores, hosts=hosts)
+    order = list(GENERATIONS)
+    generation, source = min(known, key=lambda claim: order.index(claim[0]) if claim[0] in order else len(order))
+    figures = GENERATIONS.get(generation)
+    return Observed(
+        cores=cores,
+        hosts=hosts,
+        generation=generation,
+        hbm_gib_per_core=figures.hbm_gib if figures else None,
+        source=source,
+    )
+
+
+def _claims(resolver: Any, address: str) -> Iterator[tuple[str, str]]:
+    if address == "local":
+        yield "TPU_ACCELERATOR_TYPE", os.environ.get("TPU_ACCELERATOR_TYPE", "")
+        yield "metadata server", metadata_attribute("accelerator-type")
+        yield "PCI bus", pci_generation() or ""
+    elif address.startswith("grpc://"):
+        yield "profiler", profiler_report(address)
+    else:
+        yield "Cloud TPU API", cloud_accelerator_type(resolver)
+        yield "profiler", profiler_report(resolver.master())
+
+
+def metadata_attribute(name: str) -> str:
+    """Returns an attribute of this VM from Google's metadata server, or an empty string where there is none."""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    url = f"http://{server}/computeMetadata/v1/instance/attributes/{name}"
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=1
+        ) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def pci_generation(bus: str = "/sys/bus/pci/devices") -> str | None:
+    """Returns the generation of the chips on this machine's PCI bus, or None where there are none that we know."""
+    for vendor in sorted(glob.glob(f"{bus}/*/vendor")):
+        folder = pathlib.Path(vendor).parent
+        if _identifier(folder / "vendor") != GOOGLE_VENDOR:
+            continue
+        device = _identifier(folder / "device")
+        if device == PCI_V2_OR_V3:
+            return PCI_SUBSYSTEMS.get(_identifier(folder / "subsystem_device"))
+        if device in PCI_DEVICES:
+            return PCI_DEVICES[device]
+    return None
+
+
+def _identifier(path: pathlib.Path) -> str:
+    try:
+        return path.read_text().strip().lower()
+    except OSError:
+        return ""
+
+
+def cloud_accelerator_type(resolver: Any) -> str:
+    """Returns the acceleratorType that the Cloud TPU API has for this TPU ("v3-8"), or an empty string."""
+    try:  # no public way leads to the API's answer
+        return str(resolver._cloud_tpu_client._get_tpu_property("acceleratorType") or "")
+    except Exception:  # the API's client raises whatever its transport does; the profiler is asked next
+        return ""
+
+
+def profiler_report(address: str) -> str:
+    """Returns what the TPU's profiler service says of itself ("TPU type: TPU v2 ..."), or an empty string.
+
+    It is the only source for Colab's TPUs, which are reached by address and known to no API of the user's project.
+    """
+    from tensorflow.profiler.experimental import client
+
+    host = address.split("://")[-1].split(",")[0].rsplit(":", 1)[0]
+    try:
+        return client.monitor(f"grpc://{host}:{PROFILER_PORT}", duration_ms=100, level=2)
+    except Exception:  # an old runtime has no profiler service; the topology is still compared
+        return ""

@@ -1,0 +1,136 @@
+"""Connects to what ``--tpu`` names and returns the tf.distribute strategy over it.
+
+TensorFlow is imported only after target.py has found something to connect to.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.devices import hardware, target
+from pipeline.devices.slices import DevicePlan, Slice, plan
+from pipeline.errors import UserError
+
+__all__ = ["Connection", "DevicePlan", "connect", "explain", "plan"]
+
+# What TensorFlow and libtpu say, by pattern, and what it means for the user. The first that matches decides.
+MEANINGS = (
+    (r"already in use|lockfile|libtpu_lockfile|held by|Device or resource busy", "is busy: another process uses it"),
+    (
+        r"already (been )?initialized|previously initialized|different incarnation|session.*(was|is) reset",
+        "was initialised by another process; end that one, or restart the TPU, and start again",
+    ),
+    (
+        r"PERMISSION_DENIED|permission|403|Forbidden|insufficient.*scope",
+        "may not be used by this account (no permission)",
+    ),
+    (
+        r"UNHEALTHY|not healthy|state is .?(CREATING|STOPPED|PREEMPTED|TERMINATED)|PREEMPTED",
+        "is not healthy or was preempted",
+    ),
+    (
+        r"NOT_FOUND|404|No TPUs with the specified|was not found|could not be found",
+        "does not exist in this project and zone",
+    ),
+    (r"UNAVAILABLE|failed to connect|DEADLINE_EXCEEDED|timed? ?out|unreachable|Name or service", "is not reachable"),
+    (r"googleapiclient", "cannot be looked up by name: pip install google-api-python-client google-auth"),
+    (
+        r"No OpKernel|not registered|InitializeTPUSystem|No TPU devices|ConfigureDistributedTPU",
+        "is not usable: TensorFlow finds no TPU",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """What training runs on.
+
+    Args:
+        strategy: A tf.distribute.Strategy; the default one for a single device.
+        replicas: Copies of the model, each of which takes its part of the global batch.
+        hosts: Machines that read data.
+        slice: The slice that was asked for and found, if any.
+        kind: "cpu", "gpu", "virtual" or "tpu".
+    """
+
+    strategy: Any
+    replicas: int
+    hosts: int = 1
+    slice: Slice | None = None
+    kind: str
+
+
+def connect(tpu: str | None) -> Connection:
+    """Returns a connection to the devices that ``--tpu`` names; checks a TPU against the slice that was asked for.
+
+    Args:
+        tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name, ``SLICE@ADDRESS``,
+            ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name: that TPU.
+
+    Raises:
+        UserError: It cannot be reached or used, or it is less than the slice promises; one sentence each.
+    """
+    found = target.resolve(tpu)
+    if found.kind == "here":
+        return _connect_here()
+    if found.kind == "virtual":
+        return _connect_virtual(found.replicas)
+    return _connect_tpu(found)
+
+
+def _connect_here() -> Connection:
+    import tensorflow as tf
+
+    gpus = tf.config.list_logical_devices("GPU")
+    if len(gpus) > 1:
+        return Connection(strategy=tf.distribute.MirroredStrategy(), replicas=len(gpus), kind="gpu")
+    return Connection(strategy=tf.distribute.get_strategy(), replicas=1, kind="gpu" if gpus else "cpu")
+
+
+def _connect_virtual(replicas: int) -> Connection:
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    wanted = [tf.config.LogicalDeviceConfiguration()] * replicas
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) != replicas:
+        try:
+            tf.config.set_logical_device_configuration(cpu, wanted)
+        except RuntimeError:
+            raise UserError(
+                f"--tpu=virtual-{replicas}: TensorFlow already runs with "
+                f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; virtual devices must be set before its first op"
+            ) from None
+    devices = [f"CPU:{i}" for i in range(replicas)]
+    return Connection(strategy=tf.distribute.MirroredStrategy(devices), replicas=replicas, kind="virtual")
+
+
+def _connect_tpu(found: target.Target) -> Connection:
+    import tensorflow as tf
+
+    zone, project = (found.slice.zone, found.slice.project) if found.slice else (None, None)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(found.address, zone=zone, project=project)
+        if found.address != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        topology = tf.tpu.experimental.initialize_tpu_system(resolver)
+        observed = hardware.observe(resolver, topology, found.address)
+        if found.slice:
+            hardware.check(found.slice, observed)
+        strategy = tf.distribute.TPUStrategy(resolver)
+    except UserError:
+        raise
+    except Exception as error:
+        raise explain(error, found.address) from error
+    return Connection(
+        strategy=strategy, replicas=strategy.num_replicas_in_sync, hosts=observed.hosts, slice=found.slice, kind="tpu"
+    )
+
+
+def explain(error: Exception, address: str) -> UserError:
+    """Returns, for what TensorFlow raised while connecting, the sentence that tells the user what it means."""
+    text = f"{type(error).__name__}: {error}"
+    for pattern, meaning in MEANINGS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return UserError(f"the TPU {address!r} {meaning}")
+    first_line = str(error).strip().splitlines()[:1] or [""]
+    return UserError(f"the TPU {address!r} cannot be used ({type(error).__name__}: {first_line[0][:200]})")

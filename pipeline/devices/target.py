@@ -1,0 +1,157 @@
+"""Where ``--tpu`` leads, found out before TensorFlow is imported, so that a mistake costs a second and not a minute.
+
+Light: imports neither TensorFlow nor Keras. Every failure is one UserError sentence; nothing here waits longer than
+PROBE_SECONDS for an answer, where TensorFlow's own resolver asks a missing metadata server for minutes.
+"""
+
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pipeline.devices import slices
+from pipeline.errors import UserError, nearest
+
+PROBE_SECONDS = 1.0
+GRPC_PORT = 8470
+METADATA_SERVER = "metadata.google.internal"
+TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+# tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
+# library"), although its own requirements admit them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
+LAST_LIBTPU_FOR = {"2.20": (0, 0, 24)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to connect to.
+
+    Args:
+        kind: "here" (this machine's GPUs or CPU), "virtual" (virtual CPU devices) or "tpu".
+        replicas: For "virtual": how many; otherwise 0, to be found out.
+        address: For "tpu": what TPUClusterResolver takes: "local", a grpc:// address or a Cloud TPU's name.
+        slice: The slice that was asked for, where one was.
+    """
+
+    kind: str
+    replicas: int = 0
+    address: str = ""
+    slice: slices.Slice | None = None
+
+
+def resolve(tpu: str | None) -> Target:
+    """Returns the target that ``--tpu`` names, after every check that needs no TensorFlow.
+
+    Args:
+        tpu: None, ``virtual-8``, a slice's name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's name.
+
+    Raises:
+        UserError: There is nothing there, or the installed wheels would abort.
+    """
+    if not tpu:
+        return Target(kind="here")
+    if match := slices.VIRTUAL.fullmatch(tpu):
+        return Target(kind="virtual", replicas=slices.virtual_replicas(match["replicas"]))
+    found = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
+    if "@" in tpu and found is None:
+        slices.find(tpu)
+    address = (found.address or _address_here(tpu)) if found else tpu
+    check_wheels()
+    if address == "local":
+        _require_attached_tpu(tpu)
+    elif address.startswith("grpc://"):
+        require_reachable(address)
+    else:
+        _require_metadata_server(tpu, address)
+    return Target(kind="tpu", address=address, slice=found)
+
+
+def _address_here(tpu: str) -> str:
+    """Finds a slice's address: the TPU of this VM, or what the environment names (Colab, GKE, a TPU node's VM)."""
+    if tpu_attached():
+        return "local"
+    if colab := os.environ.get("COLAB_TPU_ADDR"):
+        return f"grpc://{colab}"
+    for variable in ("KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS", "TPU_NAME"):
+        if address := os.environ.get(variable):
+            return address
+    raise UserError(
+        f"--tpu={tpu}: no TPU is attached to this machine and no address is known; "
+        f"give one as --tpu={tpu}@ADDRESS, in the slice's gin file or in TPU_NAME"
+    )
+
+
+def tpu_attached() -> bool:
+    """Whether this machine has TPU chips of its own (a TPU VM)."""
+    return any(glob.glob(pattern) for pattern in TPU_DEVICE_FILES)
+
+
+def _require_attached_tpu(tpu: str) -> None:
+    if not tpu_attached():
+        raise UserError(f"--tpu={tpu}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
+    if installed("tensorflow-tpu") is None:
+        raise UserError(
+            f"--tpu={tpu}: the installed TensorFlow has no TPU support; pip install -r requirements-tpu.txt"
+        )
+
+
+def require_reachable(address: str) -> None:
+    """Raises UserError unless something accepts TCP connections at a grpc:// address (every host of a list)."""
+    for part in address.split(","):
+        try:
+            url = urlsplit(part if "://" in part else f"grpc://{part}")
+            host, port = url.hostname, url.port or GRPC_PORT
+        except ValueError:
+            host = None
+        if not host:
+            raise UserError(f"{part!r} is no address; expected grpc://HOST:PORT")
+        try:
+            socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+        except OSError as error:
+            raise UserError(f"the TPU at {part} is not reachable ({error.strerror or error})") from None
+
+
+def _require_metadata_server(tpu: str, name: str) -> None:
+    """A Cloud TPU's name is looked up through the machine's service account, which only a Google Cloud VM has."""
+    server = os.environ.get("GCE_METADATA_IP", METADATA_SERVER)
+    try:
+        socket.create_connection((server, 80), timeout=PROBE_SECONDS).close()
+    except OSError:
+        hint = nearest(name, slices.known())
+        raise UserError(
+            f"--tpu={tpu}: {name!r} is no slice{hint}, and Cloud TPUs cannot be looked up by name from here "
+            f"(no metadata server answers: this is no Google Cloud machine)"
+        ) from None
+
+
+def check_wheels() -> None:
+    """Raises UserError if the installed tensorflow-tpu would abort beside the installed libtpu.
+
+    To be called before TensorFlow is imported: afterwards the process is dead, and no exception says why.
+    """
+    tensorflow, libtpu = installed("tensorflow-tpu"), installed("libtpu")
+    if tensorflow is None:
+        return
+    if libtpu is None:
+        raise UserError(f"tensorflow-tpu {tensorflow} needs libtpu; pip install -r requirements-tpu.txt")
+    last = LAST_LIBTPU_FOR.get(".".join(tensorflow.split(".")[:2]))
+    if last and tuple(int(part) for part in libtpu.split(".")[:3] if part.isdigit()) > last:
+        expected = ".".join(map(str, last))
+        raise UserError(
+            f"tensorflow-tpu {tensorflow} aborts beside libtpu {libtpu}; "
+            f"pip install libtpu=={expected} (requirements-tpu.txt has the set that works)"
+        )
+    if installed("tensorflow") is not None:
+        raise UserError(
+            "tensorflow and tensorflow-tpu are both installed; pip uninstall tensorflow, then reinstall the other"
+        )
+
+
+def installed(package: str) -> str | None:
+    """Returns the version of an installed package, without importing it, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
