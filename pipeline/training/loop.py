@@ -19,7 +19,7 @@ from pipeline.training.batch import BatchPlan
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.metrics import MetricsWriter, Progress
 from pipeline.training.settings import TrainConfig
-from pipeline.training.step import compiled_by_xla, make_evaluation_step, make_train_step
+from pipeline.training.step import make_evaluation_step, make_train_step, strategy_options
 
 METRICS = ("loss", "grad_norm", "skipped")
 
@@ -90,7 +90,7 @@ class Trainer:
         self._skipped_in_a_row = 0
         self.clock = Clock()
         self.record: dict[str, Any] = {}  # newest figures, also kept with each checkpoint
-        step_options = {"all_reduce": _all_reduce(strategy), "compiled": _compiled(strategy)}
+        step_options = strategy_options(strategy)
         self._train_step = make_train_step(model, optimizer, plan, clip_norm=settings.clip_norm, **step_options)
         self._evaluation_step = make_evaluation_step(model, **step_options)
 
@@ -216,15 +216,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _all_reduce(strategy: tf.distribute.Strategy) -> Callable[[list], list]:
-    if strategy.num_replicas_in_sync == 1:
-        return lambda tensors: tensors
-    return lambda tensors: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
-
-
-def _compiled(strategy: tf.distribute.Strategy) -> Callable:
-    """A TPU compiles the whole replicated step; elsewhere the parts around the all-reduce are compiled."""
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    return (lambda function: function) if on_tpu else compiled_by_xla

@@ -25,6 +25,22 @@ def compiled_by_xla(function: Callable) -> Callable:
     return tf.function(function, jit_compile=True)
 
 
+def strategy_options(strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    """Returns the ``all_reduce`` and ``compiled`` arguments of a step that runs under ``strategy``.
+
+    A TPU compiles the whole replicated step, all-reduce included; elsewhere XLA compiles the parts around it.
+    """
+    replicas = strategy.num_replicas_in_sync
+
+    def all_reduce(tensors: Tensors) -> Tensors:
+        if replicas == 1:
+            return tensors
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    return {"all_reduce": all_reduce, "compiled": (lambda function: function) if on_tpu else compiled_by_xla}
+
+
 def make_train_step(
     model: Any,
     optimizer: Any,

@@ -1,0 +1,88 @@
+"""Likelihoods that can be compared: summed over all tokens, normalised three ways, with the protocol beside them.
+
+Letters: N tokens of the text, W windows, B windows a batch, T context length.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.errors import UserError
+from pipeline.training.step import compiled_by_xla, make_evaluation_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+    """Summed negative log-likelihood in nats, and what it is divided by."""
+
+    nats: float
+    tokens: int
+    words: int
+    utf8_bytes: int
+
+    def figures(self) -> dict[str, float]:
+        """Returns nats a token, token and word perplexity, and bits a byte; scaled before exponentiating."""
+        return {
+            "nats_per_token": self.nats / self.tokens,
+            "token_perplexity": _exp(self.nats / self.tokens),
+            "word_perplexity": _exp(self.nats / max(self.words, 1)),
+            "bits_per_byte": self.nats / math.log(2) / self.utf8_bytes,
+            "tokens": self.tokens,
+            "words": self.words,
+            "utf8_bytes": self.utf8_bytes,
+        }
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """Cuts a token stream into windows in which every token but the first is scored exactly once.
+
+    Window w reads tokens w·stride … w·stride + T. The first scores all its labels, the others their last ``stride``,
+    so that all but the first ``T`` labels have at least T - stride tokens before them. The end is padded.
+
+    Args:
+      tokens: ids [N], N ≥ 2.
+      context: T.
+      stride: between the starts of windows, 1 … T; T means windows that do not overlap.
+      batch: B; the last batch is filled up with windows of weight 0, so that shapes stay static.
+
+    Yields:
+      ``tokens`` int32 [B, T+1] and ``weights`` float32 [B, T], 1 where the label tokens[:, 1:] is scored.
+
+    Raises:
+      UserError: a stride outside 1 … T, or fewer than two tokens.
+    """
+    if not 1 <= stride <= context:
+        raise UserError(f"--stride={stride}: expected 1 to {context}, the model's context")
+    labels = len(tokens) - 1
+    if labels < 1:
+        raise UserError(f"the text has {len(tokens)} token(s); expected at least 2")
+    count = 1 + max(0, math.ceil((labels - context) / stride))
+    for first in range(0, count, batch):
+        starts_B1 = (first + np.arange(batch))[:, None] * stride
+        places = starts_B1 + np.arange(context + 1)[None]
+        rank_BT = starts_B1 + np.arange(context)[None]  # which label of the stream each one is
+        scored_before_B1 = np.where(starts_B1 == 0, 0, starts_B1 + context - stride)
+        weights = (rank_BT >= scored_before_B1) & (rank_BT < labels) & (starts_B1 < count * stride)
+        yield {
+            "tokens": tokens[np.minimum(places, labels)].astype(np.int32),
+            "weights": weights.astype(np.float32),
+        }
+
+
+def scorer(model: Any):
+    """Returns a function batch -> (summed nats, tokens scored) on this machine's first device, compiled by XLA."""
+    step = tf.function(make_evaluation_step(model, all_reduce=lambda sums: sums, compiled=compiled_by_xla))
+
+    def score(batch: dict[str, Any]) -> tuple[float, float]:
+        nats, tokens = step({name: tf.convert_to_tensor(batch[name]) for name in ("tokens", "weights")})
+        return float(nats), float(tokens)
+
+    return score

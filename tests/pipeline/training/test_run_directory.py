@@ -1,0 +1,54 @@
+"""A run directory belongs to one run: it is claimed once, and another run is refused with the values that differ."""
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.training.run_directory import RunDirectory
+
+IDENTITY = {"train": {"steps": 10, "microbatch": 4}, "model": {"kind": "GPT2Config", "width": 64}}
+
+
+def changed(section, key, value):
+    return {**IDENTITY, section: {**IDENTITY[section], key: value}}
+
+
+def test_claimed_once_and_recognised_again(tmp_path):
+    directory = RunDirectory(str(tmp_path / "new" / "run"))
+    assert directory.claim(IDENTITY, frozenset()) is False
+    assert directory.claim(IDENTITY, frozenset()) is True
+
+
+def test_another_model_is_refused_with_both_values(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    directory.claim(IDENTITY, frozenset())
+    with pytest.raises(UserError, match="model.width is 64 there and 128 here"):
+        directory.claim(changed("model", "width", 128), frozenset())
+    assert directory.read_json("run.json") == IDENTITY
+
+
+def test_what_only_moves_work_may_change(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    directory.claim(IDENTITY, frozenset({"microbatch"}))
+    assert directory.claim(changed("train", "microbatch", 8), frozenset({"microbatch"})) is True
+
+
+def test_foreign_files_are_not_trained_over(tmp_path):
+    (tmp_path / "thesis.txt").write_text("three years of work")
+    with pytest.raises(UserError, match="new or empty"):
+        RunDirectory(str(tmp_path)).claim(IDENTITY, frozenset())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_document_is_named(tmp_path):
+    (tmp_path / "run.json").write_text('{"train": ')
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        RunDirectory(str(tmp_path)).claim(IDENTITY, frozenset())
+
+
+def test_a_write_that_fails_leaves_the_old_document(tmp_path, monkeypatch):
+    directory = RunDirectory(str(tmp_path))
+    directory.write("config.gin", "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        directory.write("config.gin", "new")
+    assert (tmp_path / "config.gin").read_text() == "old"

@@ -1,0 +1,52 @@
+"""Benchmarks: ratios against the usual tools, measured in one run on this machine.
+
+    python -m tools.bench [--only=shard,read,step] [--json=FILE]
+"""
+
+import importlib
+import json
+import os
+import platform
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.errors import UserError, nearest
+
+FLAGS = flags.FLAGS
+BENCHMARKS = ("shard", "read", "step")  # tools/benchmarks/NAME.py, each with run() -> {figure: number}
+
+
+def machine() -> str:
+    """Returns one line that says what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+            model = next(line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"
+
+
+def main() -> None:
+    wanted = FLAGS.only or BENCHMARKS
+    for name in wanted:
+        if name not in BENCHMARKS:
+            raise UserError(f"--only={name}: expected one of {', '.join(BENCHMARKS)}{nearest(name, BENCHMARKS)}")
+    if FLAGS.json and not os.path.isdir(os.path.dirname(os.path.abspath(FLAGS.json))):
+        raise UserError(f"--json={FLAGS.json}: its folder does not exist")
+    print(f"machine: {machine()}")
+    results: dict[str, object] = {"machine": machine()}
+    for name in wanted:
+        print(f"\n{name}")
+        results[name] = importlib.import_module(f"tools.benchmarks.{name}").run()
+    if FLAGS.json:
+        with open(FLAGS.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("only", None, "Some of: " + ", ".join(BENCHMARKS))
+    flags.DEFINE_string("json", None, "Write the figures to this file too.")
+    cli.run(main)
