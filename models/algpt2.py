@@ -3,6 +3,8 @@
 The loss of sentence order is ALBERT's own and has no place in a language model. Letters: B, T, D, E as in gpt2.py.
 """
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -41,3 +43,13 @@ class ALGPT2(GPT2):
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:
         """Applies the shared block ``layers`` times."""
         return apply_shared_block(x_BTD, self.blocks[0].tensors(), self.config, seeds_B2)
+
+    def over_blocks(self, body: Callable, *carry: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """As in GPT-2, by a loop whose program has one block in it."""
+        weights = self.blocks[0].tensors()
+        _, *carry = tf.while_loop(
+            lambda layer, *_: layer < self.config.layers,
+            lambda layer, *carry: (layer + 1, *body(layer, weights, *carry)),
+            (tf.constant(0), *carry),
+        )
+        return tuple(carry)

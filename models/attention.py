@@ -45,7 +45,9 @@ def _strip_mask(dropout, start: int, queries: int, keys: int, length: int) -> tf
     return keep_mask(seeds_B2, site, row * length + tf.range(keys, dtype=tf.int32), rate)
 
 
-def causal_attention(q_BHTK: tf.Tensor, k_BHTK: tf.Tensor, v_BHTK: tf.Tensor, dropout=None) -> tuple[tf.Tensor, tf.Tensor]:
+def causal_attention(
+    q_BHTK: tf.Tensor, k_BHTK: tf.Tensor, v_BHTK: tf.Tensor, dropout=None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Attends from every position to itself and those before it.
 
     Args:
@@ -80,7 +82,7 @@ def causal_attention_gradient(
     log_BHT1: tf.Tensor,
     dropout=None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns (dq, dk, dv), each [B, H, T, K] in the compute dtype, from what ``causal_attention`` was given and gave."""
+    """Returns (dq, dk, dv), [B, H, T, K] in the compute dtype, from what ``causal_attention`` took and gave."""
     length, dtype = q_BHTK.shape[2], q_BHTK.dtype
     scale = q_BHTK.shape[3] ** -0.5
     # Σ_s p·dp of every query, without the probabilities: it is do·o, with or without dropout.

@@ -3,6 +3,7 @@
 Letters: B batch, T context, D width, E table width, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -59,12 +60,18 @@ class GPT2(keras.Model):
     config_class: type[GPT2Config] = GPT2Config
 
     def __init__(
-        self, config: GPT2Config, *, compute_dtype: str = "float32", name: str | None = None, seed: int = 0, **kwargs: Any
+        self,
+        config: GPT2Config,
+        *,
+        compute_dtype: str = "float32",
+        name: str | None = None,
+        seed: int = 0,
+        **kwargs: Any,
     ):
         if compute_dtype not in COMPUTE_DTYPES:
             raise ValueError(f"compute_dtype={compute_dtype!r}: expected one of {', '.join(COMPUTE_DTYPES)}")
         rows, width = config.padded_vocabulary, config.table_width
-        super().__init__(name=name or type(self).__name__.lower(), dtype="float32", **kwargs)
+        super().__init__(name=name or type(self).__name__.lower(), dtype="float32")
         self.config, self.seed = config, seed
         self.activation_dtype = tf.as_dtype(compute_dtype)
         self.table = self.add_weight(
@@ -112,6 +119,12 @@ class GPT2(keras.Model):
         for layer, block in enumerate(self.blocks):
             x_BTD = apply_block(x_BTD, block.tensors(), self.config, seeds_B2, layer)
         return x_BTD
+
+    def over_blocks(self, body: Callable, *carry: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Returns the carry after ``carry = body(layer, weights, *carry)`` for every layer, without gradients."""
+        for layer, block in enumerate(self.blocks):
+            carry = body(layer, block.tensors(), *carry)
+        return carry
 
     def finish(self, x_BTD: tf.Tensor) -> tf.Tensor:
         """Returns the last block's output, normalised and brought to the table's width."""

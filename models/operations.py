@@ -14,12 +14,17 @@ _GELU_A = 0.7978845608028654  # sqrt(2 / pi)
 _GELU_B = 0.044715
 
 
+Statistics = tuple[tf.Tensor, tf.Tensor]  # mean and 1/deviation of each token
+
+
 def float32(x: tf.Tensor) -> tf.Tensor:
     """Returns ``x`` in float32."""
     return tf.cast(x, tf.float32)
 
 
-def layer_norm(x_BTD: tf.Tensor, scale_D: tf.Tensor, bias_D: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+def layer_norm(
+    x_BTD: tf.Tensor, scale_D: tf.Tensor, bias_D: tf.Tensor
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
     """Normalises the last axis in float32 (Ba et al. 2016), epsilon 1e-5.
 
     Returns:
@@ -32,16 +37,14 @@ def layer_norm(x_BTD: tf.Tensor, scale_D: tf.Tensor, bias_D: tf.Tensor) -> tuple
     return normalized(x_BTD, (mean, inverse), scale_D, bias_D), (mean, inverse)
 
 
-def normalized(
-    x_BTD: tf.Tensor, statistics: tuple[tf.Tensor, tf.Tensor], scale_D: tf.Tensor, bias_D: tf.Tensor
-) -> tf.Tensor:
+def normalized(x_BTD: tf.Tensor, statistics: Statistics, scale_D: tf.Tensor, bias_D: tf.Tensor) -> tf.Tensor:
     """Returns the layer norm of ``x_BTD`` from statistics already known."""
     mean, inverse = statistics
     return tf.cast((float32(x_BTD) - mean) * inverse * scale_D + bias_D, x_BTD.dtype)
 
 
 def layer_norm_gradient(
-    dy_BTD: tf.Tensor, x_BTD: tf.Tensor, statistics: tuple[tf.Tensor, tf.Tensor], scale_D: tf.Tensor
+    dy_BTD: tf.Tensor, x_BTD: tf.Tensor, statistics: Statistics, scale_D: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns float32 (dx [B, T, D], dscale [D], dbias [D])."""
     mean, inverse = statistics

@@ -88,7 +88,9 @@ def _heads(query_key_value: tf.Tensor, heads: int) -> list[tf.Tensor]:
     return [split_heads(part, heads) for part in tf.split(query_key_value, 3, axis=-1)]
 
 
-def attention_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, AttentionKept]:
+def attention_half(
+    x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer
+) -> tuple[tf.Tensor, AttentionKept]:
     """Returns x + attention(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
     query_key_value = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)
@@ -221,9 +223,7 @@ def _forward_loop(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2):
         described = [tf.zeros(tensor.shape, tensor.dtype) for tensor in (x_BTD, *weights)]
         seeds = None if seeds_B2 is None else tf.zeros(seeds_B2.shape, tf.int32)
         kept = [x_BTD, *block(described[0], BlockWeights(*described[1:]), config, seeds, 0)[1]]
-    arrays = [
-        tf.TensorArray(tensor.dtype, size=config.layers, element_shape=tensor.shape) for tensor in kept
-    ]
+    arrays = [tf.TensorArray(tensor.dtype, size=config.layers, element_shape=tensor.shape) for tensor in kept]
 
     def forward(layer, x, *arrays):
         y, kept = block(x, weights, config, seeds_B2, layer)

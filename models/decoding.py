@@ -1,0 +1,184 @@
+"""Text generation: one pass over the prompts, then a compiled loop over a key/value cache.
+
+Prompts of different lengths share a batch: after the first pass each row is shifted so that all prompts end at the same
+place, and from there every row writes to the same column of the cache. A row's own positions start at its first token,
+so a row does not depend on its neighbours.
+
+Letters: B batch, P width of the prompts, S = P + new tokens, H heads, K head width, D width, V vocabulary, L layers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice has no public alias
+
+from models.attention import causal_attention, merge_heads, split_heads
+from models.operations import dense, float32, layer_norm
+from models.sampling import NEVER, Sampling, choose
+from models.transformer import BlockWeights, mlp_half
+
+PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are ever compiled
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    end_of_text: int,
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+) -> list[list[int]]:
+    """Continues each prompt until it ends its text or ``max_new_tokens`` are made.
+
+    Args:
+        model: from ``models.build``.
+        prompts: token ids, at least one in each.
+        max_new_tokens: at least 1; the longest prompt and these fit the model's context.
+        end_of_text: the token that ends a row; it is not returned.
+        sampling: how tokens are chosen.
+        seed: the same seed, prompts and settings give the same tokens.
+
+    Returns:
+        The new tokens of each row, without the prompt.
+
+    Raises:
+        ValueError: no prompt, an empty one, an id outside the vocabulary, or more tokens than the context holds.
+    """
+    _check(model.config, prompts, max_new_tokens)
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    width = min(-(-int(lengths.max()) // PROMPT_STEP) * PROMPT_STEP, model.config.context - max_new_tokens)
+    tokens = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    made, counts = _compiled(model, max_new_tokens, sampling)(
+        tf.constant(tokens), tf.constant(lengths), tf.constant(end_of_text), tf.constant(seed, tf.int32)
+    )
+    return [row[:count].tolist() for row, count in zip(made.numpy(), counts.numpy(), strict=True)]
+
+
+def _check(config, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
+    if not prompts or any(not len(prompt) for prompt in prompts):
+        raise ValueError("an empty prompt: give at least one token, for example the end of text")
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + max_new_tokens > config.context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of "
+            f"{config.context}; at most {max(config.context - longest, 0)} new tokens fit"
+        )
+    for prompt in prompts:
+        for token in prompt:
+            if not 0 <= token < config.known_vocabulary:
+                raise ValueError(f"token {token} in a prompt: expected 0 to {config.known_vocabulary - 1}")
+
+
+def _compiled(model: Any, max_new_tokens: int, sampling: Sampling):
+    """Returns the compiled generator, made once for each model and setting."""
+    programs = model.__dict__.setdefault("_decoding_programs", {})
+    key = (max_new_tokens, sampling)
+    if key not in programs:
+        programs[key] = tf.function(
+            lambda *arguments: _generate(model, max_new_tokens, sampling, *arguments), jit_compile=True
+        )
+    return programs[key]
+
+
+def _generate(model, max_new_tokens: int, sampling: Sampling, tokens_BP, lengths_B, end_of_text, seed):
+    """Returns new tokens int32 [B, max_new_tokens] and how many of each row count, int32 [B]."""
+    batch, width = tokens_BP.shape
+    shift_B = width - lengths_B
+    keys, values, logits_BV = _prefill(model, tokens_BP, lengths_B, max_new_tokens)
+    seen_BV = _seen(tokens_BP, lengths_B, model.config.known_vocabulary)
+
+    def step_body(step, made, finished_B, counts_B, logits_BV, seen_BV, keys, values):
+        token_B = choose(logits_BV, seen_BV, sampling, tf.stack([seed, step]))
+        finished_B |= token_B == end_of_text
+        made = tf.tensor_scatter_nd_update(made, [[step]], token_B[None])
+        counts_B += tf.cast(~finished_B, tf.int32)
+        if sampling.repetition_penalty != 1.0:
+            seen_BV |= tf.range(seen_BV.shape[1])[None] == token_B[:, None]
+        logits_BV, keys, values = _advance(model, token_B, width + step, shift_B, keys, values)
+        return step + 1, made, finished_B, counts_B, logits_BV, seen_BV, keys, values
+
+    start = (tf.constant(0), tf.zeros([max_new_tokens, batch], tf.int32), tf.zeros([batch], tf.bool))
+    _, made, _, counts_B, *_ = tf.while_loop(
+        lambda step, made, finished_B, *_: (step < max_new_tokens) & ~tf.reduce_all(finished_B),
+        step_body,
+        (*start, tf.zeros([batch], tf.int32), logits_BV, seen_BV, keys, values),
+    )
+    return tf.transpose(made), counts_B
+
+
+def _seen(tokens_BP, lengths_B, vocabulary: int):
+    """Marks the tokens of each prompt, bool [B, V]."""
+    batch, width = tokens_BP.shape
+    inside = tf.range(width)[None] < lengths_B[:, None]
+    rows = tf.repeat(tf.range(batch)[:, None], width, 1)
+    places = tf.stack([rows, tf.where(inside, tokens_BP, tokens_BP[:, :1])], -1)
+    marks = tf.tensor_scatter_nd_update(tf.zeros([batch, vocabulary], tf.int32), places, tf.ones_like(tokens_BP))
+    return marks > 0
+
+
+def _prefill(model, tokens_BP, lengths_B, new_tokens: int):
+    """Runs the prompts through the model at once.
+
+    Returns:
+        Keys and values [L, B, H, S, K], each row shifted to end its prompt at column P, and the logits [B, V] after
+        each prompt's last token.
+    """
+    config, (batch, width) = model.config, tokens_BP.shape
+    # What this puts before a row's first token is masked in every later step.
+    columns_BP = tf.maximum(tf.range(width)[None] - (width - lengths_B)[:, None], 0)
+    shape = (config.layers, batch, config.heads, width + new_tokens, config.head_width)
+
+    def layer_body(layer, weights: BlockWeights, x, keys, values):
+        q, k, v = _query_key_value(x, weights, config)
+        x += dense(merge_heads(causal_attention(q, k, v)[0]), *_output(weights))
+        k, v = (tf.gather(tf.transpose(y, [0, 2, 1, 3]), columns_BP, batch_dims=1) for y in (k, v))
+        keys = _write(keys, tf.transpose(k, [0, 2, 1, 3]), layer, 0)
+        values = _write(values, tf.transpose(v, [0, 2, 1, 3]), layer, 0)
+        return mlp_half(x, weights, config, None, layer)[0], keys, values
+
+    empty = tf.zeros(shape, model.activation_dtype)
+    x, keys, values = model.over_blocks(layer_body, model.embed(tokens_BP, tf.range(width)), empty, empty)
+    last_B1D = tf.gather(x, lengths_B - 1, batch_dims=1)[:, None]
+    return keys, values, model.logits(model.finish(last_B1D))[:, 0]
+
+
+def _advance(model, token_B, column, shift_B, keys, values):
+    """Takes one token a row, at ``column`` of the cache; returns the next logits [B, V] and the cache."""
+    config = model.config
+    columns = tf.range(keys.shape[3])[None]
+    visible = ((columns >= shift_B[:, None]) & (columns <= column))[:, None, None]  # [B, 1, 1, S]
+
+    def layer_body(layer, weights: BlockWeights, x, keys, values):
+        q, k, v = _query_key_value(x, weights, config)
+        keys, values = _write(keys, k, layer, column), _write(values, v, layer, column)
+        scores = tf.matmul(float32(q), float32(keys[layer]), transpose_b=True) * config.head_width**-0.5
+        weighted = tf.cast(tf.nn.softmax(tf.where(visible, scores, NEVER)), v.dtype) @ values[layer]
+        x += dense(merge_heads(weighted), *_output(weights))
+        return mlp_half(x, weights, config, None, layer)[0], keys, values
+
+    # A finished row runs on until all are finished; its position must stay inside the table.
+    position_B1 = tf.minimum(column - shift_B, config.context - 1)[:, None]
+    x, keys, values = model.over_blocks(layer_body, model.embed(token_B[:, None], position_B1), keys, values)
+    return model.logits(model.finish(x))[:, 0], keys, values
+
+
+def _query_key_value(x, weights: BlockWeights, config) -> list[tf.Tensor]:
+    normal, _ = layer_norm(x, weights.attention_norm_scale, weights.attention_norm_bias)
+    joined = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)
+    return [split_heads(part, config.heads) for part in tf.split(joined, 3, axis=-1)]
+
+
+def _output(weights: BlockWeights):
+    return weights.attention_output_kernel, weights.attention_output_bias
+
+
+def _write(cache, update_BHTK, layer, column):
+    """Puts keys or values of T tokens into the cache at (layer, column), in place under XLA."""
+    return gen_xla_ops.xla_dynamic_update_slice(cache, update_BHTK[None], tf.stack([layer, 0, 0, column, 0]))

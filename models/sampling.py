@@ -1,0 +1,88 @@
+"""How the next token is chosen from its logits: greedy, or drawn under temperature, top-k, top-p and repetition penalty.
+
+Letters: B batch, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+NEVER = -1e30  # a logit that is never drawn, and finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        temperature: divides the logits; 0 takes the likeliest token (greedy), and the rest does not matter.
+        top_k: only the k likeliest tokens; 0 is no limit. Tokens that tie with the k-th stay.
+        top_p: only the fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020); 1 is no limit.
+        repetition_penalty: logits of tokens already in the row are divided by it where positive and multiplied where
+            negative (Keskar et al. 2019); 1 is none.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature}: expected 0 (greedy) or more")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k}: expected 0 (no limit) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: expected more than 0 and at most 1 (no limit)")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty}: expected more than 0; 1 is none")
+
+
+def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
+    """Returns one token a row, int32 [B].
+
+    Args:
+        logits_BV: float32 logits of the next token.
+        seen_BV: bool, tokens already in the row.
+        sampling: how to choose.
+        seed_2: int32, two words; the same ones give the same draw.
+    """
+    penalty = sampling.repetition_penalty
+    if penalty != 1.0:
+        punished = tf.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+        logits_BV = tf.where(seen_BV, punished, logits_BV)
+    if sampling.temperature == 0:
+        return tf.argmax(logits_BV, -1, output_type=tf.int32)
+    logits_BV /= sampling.temperature
+    if sampling.top_k:
+        logits_BV = _keep_highest(logits_BV, tf.ones_like(logits_BV), float(min(sampling.top_k, logits_BV.shape[1])))
+    if sampling.top_p < 1:
+        logits_BV = _keep_highest(logits_BV, tf.nn.softmax(logits_BV), sampling.top_p)
+    # Gumbel's trick: the argmax of logits plus this noise is a draw from their softmax.
+    uniform = tf.random.stateless_uniform(logits_BV.shape, seed_2, minval=1e-20, alg="philox")
+    return tf.argmax(logits_BV - tf.math.log(-tf.math.log(uniform)), -1, output_type=tf.int32)
+
+
+def _keep_highest(logits_BV, weights_BV, enough: float) -> tf.Tensor:
+    """Keeps the fewest highest logits whose weights add up to ``enough``; the others become −1e30.
+
+    Bisects for the threshold over the 32 bits of an ordered integer instead of sorting the vocabulary: each pass is one
+    masked sum, and the result is exact.
+    """
+    bits = tf.bitcast(logits_BV, tf.int32)
+    order = tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7FFFFFFF), bits)  # integers in the floats' order
+
+    def halve(step, low, high):  # order >= low is enough, order >= high is not
+        # (low + high) / 2, rounded up, without overflow
+        middle = tf.bitwise.right_shift(low, 1) + tf.bitwise.right_shift(high, 1)
+        middle += tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(low, 1), tf.bitwise.bitwise_and(high, 1))
+        fits = tf.reduce_sum(tf.where(order >= middle, weights_BV, 0.0), -1, keepdims=True) >= enough
+        return step + 1, tf.where(fits, middle, low), tf.where(fits, high, middle)
+
+    low = tf.reduce_min(order, -1, keepdims=True)  # rounding may leave even the whole sum a little under top_p
+    high = tf.reduce_max(order, -1, keepdims=True) + 1
+    _, low, _ = tf.while_loop(lambda step, *_: step < 33, halve, (tf.constant(0), low, high))
+    return tf.where(order >= low, logits_BV, NEVER)
