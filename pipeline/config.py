@@ -168,8 +168,8 @@ def _resolved(name: str, parameter: str) -> Any:
     try:
         return copy.deepcopy(gin.query_parameter(f"{name}.{parameter}"))
     except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{_origins[name, parameter]}: {name}.{parameter}: {reason}") from None
+        raw = gin.query_parameter(f"{name}.{parameter}")
+        raise UserError(f"{_origins[name, parameter]}: {name}.{parameter} = {raw}: it has no value") from error
 
 
 def _quoted(parameter: str) -> str:

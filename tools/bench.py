@@ -1,6 +1,6 @@
 """Benchmarks: ratios against the usual tools, measured in one run on this machine.
 
-    python -m tools.bench [--only=shard,read,step] [--json=FILE]
+python -m tools.bench [--only=shard,read,step] [--json=FILE]
 """
 
 import importlib

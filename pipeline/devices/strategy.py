@@ -101,7 +101,9 @@ def _connect_virtual(replicas: int) -> Connection:
                 f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; virtual devices must be set before its first op"
             ) from None
     devices = [f"CPU:{i}" for i in range(replicas)]
-    return Connection(strategy=tf.distribute.MirroredStrategy(devices), replicas=replicas, kind="virtual")
+    # Not the default collectives: TensorFlow keeps one group a device, so that a second strategy in a process would fail.
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    return Connection(strategy=strategy, replicas=replicas, kind="virtual")
 
 
 def _connect_tpu(found: target.Target) -> Connection:

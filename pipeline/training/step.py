@@ -16,13 +16,14 @@ from models.loss import summed_nll, token_nll
 from pipeline.training.batch import BatchPlan
 
 Tensors = list[tf.Tensor]
+Batch = dict[str, tf.Tensor]
 AllReduce = Callable[[Tensors], Tensors]
 Compiled = Callable[[Callable], Callable]
 
 
 def compiled_by_xla(function: Callable) -> Callable:
     """Compiles ``function`` on its own; for strategies whose all-reduce XLA cannot hold (virtual devices, GPUs)."""
-    return tf.function(function, jit_compile=True)
+    return tf.function(function, jit_compile=True, autograph=False)
 
 
 def strategy_options(strategy: tf.distribute.Strategy) -> dict[str, Any]:
@@ -49,13 +50,14 @@ def make_train_step(
     clip_norm: float | None,
     all_reduce: AllReduce,
     compiled: Compiled = lambda function: function,
-) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+) -> Callable[[Batch], dict[str, tf.Tensor]]:
     """Returns ``step(batch) -> metrics``, to be called in a replica context.
 
     Args:
       model: from ``models.build``, created in the strategy's scope.
       optimizer: built on ``model.trainable_variables``; its ``update`` assigns in place.
-      plan: batch arithmetic; ``batch`` holds ``tokens`` int32 [B, T+1] and ``index`` int64 [B] with B = A·M.
+      plan: batch arithmetic; ``batch`` holds ``tokens`` int32 [B, T+1] and ``index`` int64 [B] with B = A·M, and
+        ``weights`` float32 [B, T] where some labels do not count.
       clip_norm: bound on the global norm of the mean gradient, or None.
       all_reduce: adds a list of tensors over the replicas, and returns it.
       compiled: wraps the two halves on either side of the all-reduce.
@@ -66,34 +68,35 @@ def make_train_step(
     """
     variables = model.trainable_variables
 
-    def microbatch_gradients(tokens: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
+    def sums_of(microbatch: Batch) -> Tensors:
+        """Returns summed nats, summed weights and the gradient of each variable, all float32."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             values = [variable.value for variable in variables]
             tape.watch(values)
-            nll = model_nll(model, tokens, index, plan.context)
+            nll, weight = model_nll(model, microbatch)
         gradients = tape.gradient(nll, values)
-        return nll, [tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients]
+        return [nll, weight, *(tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients)]
 
-    def accumulate(tokens: tf.Tensor, index: tf.Tensor) -> Tensors:
+    def accumulate(batch: Batch) -> Tensors:
         if plan.accumulation == 1:
-            nll, gradients = microbatch_gradients(tokens, index)
-            return [nll, *gradients]
-        tokens = tf.reshape(tokens, [plan.accumulation, plan.microbatch, plan.context + 1])
-        index = tf.reshape(index, [plan.accumulation, plan.microbatch])
+            return sums_of(batch)
+        batch = {
+            name: tf.reshape(part, [plan.accumulation, plan.microbatch, *part.shape[1:]])
+            for name, part in batch.items()
+        }
 
         def add_microbatch(i, *sums):
-            nll, gradients = microbatch_gradients(tokens[i], index[i])
-            return i + 1, *(total + part for total, part in zip(sums, [nll, *gradients], strict=True))
+            parts = sums_of({name: part[i] for name, part in batch.items()})
+            return i + 1, *(total + part for total, part in zip(sums, parts, strict=True))
 
-        zeros = [tf.zeros([], tf.float32), *(tf.zeros(variable.shape, tf.float32) for variable in variables)]
+        zeros = [tf.zeros(shape, tf.float32) for shape in ([], [], *(variable.shape for variable in variables))]
         _, *sums = tf.while_loop(
             lambda i, *_: i < plan.accumulation, add_microbatch, [0, *zeros], maximum_iterations=plan.accumulation
         )
         return sums
 
-    def update(*sums: tf.Tensor) -> dict[str, tf.Tensor]:
-        scale = 1.0 / plan.tokens_per_step
-        loss, gradients = sums[0] * scale, [gradient * scale for gradient in sums[1:]]
+    def update(nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor) -> dict[str, tf.Tensor]:
+        loss, gradients = nll / weight, [gradient / weight for gradient in sums]
         norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients]))
         finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         if clip_norm is not None:
@@ -109,8 +112,9 @@ def make_train_step(
 
     accumulate, update = compiled(accumulate), compiled(update)
 
-    def step(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return update(*all_reduce(accumulate(batch["tokens"], batch["index"])))
+    @tf.autograph.experimental.do_not_convert  # nothing to convert, and the loop around it is converted
+    def step(batch: Batch) -> dict[str, tf.Tensor]:
+        return update(*all_reduce(accumulate(batch)))
 
     return step
 
@@ -130,20 +134,28 @@ def make_evaluation_step(model: Any, *, all_reduce: AllReduce, compiled: Compile
         return [tf.reduce_sum(nll * flat), tf.reduce_sum(flat)]
 
     score = compiled(score)
-    return lambda batch: tuple(all_reduce(score(batch["tokens"], batch["weights"])))
+
+    @tf.autograph.experimental.do_not_convert
+    def step(batch: Batch) -> Tensors:
+        return all_reduce(score(batch["tokens"], batch["weights"]))
+
+    return step
 
 
-def model_nll(model: Any, tokens: tf.Tensor, index: tf.Tensor, context: int) -> tf.Tensor:
-    """Returns the summed negative log-likelihood (nats, float32) of a microbatch ``tokens`` int32 [M, T+1]."""
+def model_nll(model: Any, microbatch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the summed negative log-likelihood (nats) and the summed weights of a microbatch, float32 scalars."""
+    tokens, index = microbatch["tokens"], microbatch["index"]
     seeds = None
     if model.config.dropout:
         seeds = tf.cast(tf.stack([index & 0x7FFFFFFF, index >> 31], axis=-1), tf.int32)
     features = model.features(tokens[:, :-1], seeds)
     labels = tf.reshape(tokens[:, 1:], [-1])
-    return summed_nll(
+    weights = tf.reshape(microbatch["weights"], [-1]) if "weights" in microbatch else tf.ones(labels.shape, tf.float32)
+    nll = summed_nll(
         tf.reshape(features, [-1, features.shape[-1]]),
         model.table.value,
         labels,
-        tf.ones(labels.shape, tf.float32),
+        weights,
         vocabulary_size=model.config.vocabulary_size,
     )
+    return nll, tf.reduce_sum(weights)
