@@ -66,7 +66,8 @@ class Part:
 
     tokens counts the whole stream, end-of-text tokens included. ``tail`` is its end that fills no record; its first
     token is the last of the last record (contiguous packing), so tokens = records · context + len(tail). In packing
-    'lines', ``truncated_tokens`` counts what was cut from lines longer than a record.
+    'lines' every record stands alone: tokens = records · (context + 1), of which ``padding_tokens`` fill up short
+    lines; ``truncated_tokens`` counts what was cut from long ones.
     """
 
     documents: int
@@ -78,6 +79,7 @@ class Part:
     word_rule: str
     dropped: Mapping[str, int] = field(default_factory=dict)
     truncated_tokens: int = 0
+    padding_tokens: int = 0
     shards: tuple[Shard, ...]
 
 

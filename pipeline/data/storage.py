@@ -3,9 +3,27 @@
 Light until a ``gs://`` path comes: google-cloud-storage is imported on first use.
 """
 
+import contextlib
+import errno
 import os
+import shutil
 import tempfile
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from pipeline.errors import UserError
+
+PARTIAL = ".partial-"  # names of files that are being written begin so, and nobody takes them for data
+
+
+class UnavailableError(UserError):
+    """A disk or a bucket cannot take or give what it should; finished work is kept for the next try."""
+
+
+def _gcs() -> Any:
+    from pipeline.data import gcs
+
+    return gcs
 
 
 def is_remote(path: str) -> bool:
@@ -20,15 +38,38 @@ def join(directory: str, name: str) -> str:
 
 def size(path: str) -> int | None:
     """Bytes of a file, or None where there is no file."""
+    if is_remote(path):
+        return _gcs().size(path)
     try:
-        return os.stat(path).st_size
+        return os.stat(path).st_size if os.path.isfile(path) else None
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
+def list_files(directory: str) -> list[tuple[str, int]] | None:
+    """Lists (path, bytes) of all files under a directory, in no particular order; None where there is no directory."""
+    if is_remote(directory):
+        return _gcs().list_files(directory)
+    if not os.path.isdir(directory):
+        return None
+    found = []
+    for folder, _, names in os.walk(directory, onerror=_raise):
+        paths = [os.path.join(folder, name) for name in names]
+        found += [(path, os.stat(path).st_size) for path in paths if os.path.isfile(path)]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def open_read(path: str) -> BinaryIO:
-    """Opens a file for reading bytes."""
-    return open(path, "rb")
+    """Opens a file for reading bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _gcs().open_read(path) if is_remote(path) else open(path, "rb")
 
 
 def read_bytes(path: str) -> bytes:
@@ -37,8 +78,34 @@ def read_bytes(path: str) -> bytes:
     Raises:
         FileNotFoundError: there is none.
     """
-    with open_read(path) as file:
+    if is_remote(path):
+        return _gcs().read_bytes(path)
+    with open(path, "rb") as file:
         return file.read()
+
+
+def file_crc32c(path: str) -> int:
+    """The crc32c of a local file, read once in bounded memory."""
+    import google_crc32c
+
+    crc = 0
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            crc = google_crc32c.extend(crc, data)
+    return crc
+
+
+@contextlib.contextmanager
+def enough_space(directory: str) -> Iterator[None]:
+    """Turns a full disk into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UnavailableError(
+            f"no space left in {directory}: free some and repeat the command; finished work is kept"
+        ) from error
 
 
 def sync_directory(directory: str) -> None:
@@ -50,17 +117,59 @@ def sync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    """Writes a small file by one atomic operation, replacing what was there."""
-    directory = os.path.dirname(path) or "."
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=".partial-", delete=False) as file:
+@contextlib.contextmanager
+def partial_file(directory: str) -> Iterator[Any]:
+    """Opens a temporary file beside its destination; it is deleted unless it was renamed or linked meanwhile."""
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=PARTIAL, delete=False) as file:
+        os.chmod(file.name, 0o644)
         try:
-            file.write(data)
+            yield file
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file.name)
+
+
+def publish(local: str, path: str, crc32c: int) -> None:
+    """Commits a finished, synced local file under ``path`` by one atomic operation; the local name goes away.
+
+    Raises:
+        UserError: other bytes stand there already. The same bytes are success.
+    """
+    if is_remote(path):
+        _gcs().upload(local, path, crc32c)
+    elif os.path.exists(path):
+        if os.path.getsize(path) != os.path.getsize(local) or file_crc32c(path) != crc32c:
+            raise UserError(f"{path} exists and holds other bytes: remove it or choose another --output")
+    else:
+        _move(local, path)
+        sync_directory(os.path.dirname(path) or ".")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(local)
+
+
+def _move(local: str, path: str) -> None:
+    try:
+        os.rename(local, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with partial_file(os.path.dirname(path) or ".") as file:  # from another disk
+            with open(local, "rb") as source:
+                shutil.copyfileobj(source, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    sync_directory(directory)
+            os.rename(file.name, path)
+
+
+def publish_bytes(data: bytes, path: str) -> None:
+    """Commits a small file by one atomic operation, as ``publish`` does."""
+    import google_crc32c
+
+    if is_remote(path):
+        _gcs().upload_bytes(data, path)
+        return
+    with partial_file(os.path.dirname(path) or ".") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        publish(file.name, path, google_crc32c.value(data))

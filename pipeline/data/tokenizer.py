@@ -25,6 +25,7 @@ GPT2_SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
+NEVER_JOINED = "0123456789.,;:!?()-\u3001\u3002\uff0c"  # after a letter, these begin a piece of GPT-2's pattern
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -122,16 +123,16 @@ def _end_of_text(name: str, special: dict[str, int]) -> int:
 def split_point(text: str, limit: int) -> int:
     """Returns the last place in text[:limit] at which GPT-2's pattern surely ends one piece and begins the next.
 
-    Every alternative of the pattern that holds something else than white space ends with it, so a letter or digit
-    followed by a space or newline is always an end; a letter followed by an ASCII digit is too (no alternative holds
-    both). Encoding the two sides apart gives the ids of the whole.
+    Every alternative of the pattern that holds something else than white space ends with it, so white space after a
+    letter or digit begins a piece; no alternative holds a letter and then a digit or a punctuation mark. Encoding the
+    two sides apart gives the ids of the whole.
 
     Returns:
         An index in 1 … limit, or 0 where there is none.
     """
     for place in range(min(limit, len(text) - 1), 0, -1):
         after = text[place]
-        if (after in " \n" and text[place - 1].isalnum()) or (after in "0123456789" and text[place - 1].isalpha()):
+        if (after in " \n" and text[place - 1].isalnum()) or (after in NEVER_JOINED and text[place - 1].isalpha()):
             return place
     return 0
 

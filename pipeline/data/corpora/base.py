@@ -1,0 +1,180 @@
+"""What a corpus reader is: it lists a source, cuts it into units of work and streams the documents of each."""
+
+import codecs
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from pipeline.data.settings import ShardConfig
+
+UNIT_BYTES = 32 << 20  # of text, about: large enough to keep an engine busy, small enough to be done again
+PIECE_BYTES = 4 << 20  # a longer document is streamed in pieces of this size and never held whole
+PARTS = ("train", "validation", "test")
+
+
+class Readable(Protocol):
+    """Anything with ``read``."""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns up to ``size`` bytes, and b"" only at the end."""
+
+
+class Document(NamedTuple):
+    """A document; the text of one longer than PIECE_BYTES is an iterator of pieces, which may raise DropError."""
+
+    id: str
+    text: str | Iterator[str]
+    part: str | None = None  # None: the salted hash of the id decides
+
+
+class Dropped(NamedTuple):
+    """A document that is left out, and why."""
+
+    id: str
+    reason: str
+    part: str | None = None
+
+
+class DropError(Exception):
+    """Raised while a long document streams: the document is left out, with this reason."""
+
+
+class Input(NamedTuple):
+    """A file, or the range of it whose lines begin in [start, end), that a worker opens by itself."""
+
+    path: str
+    name: str
+    start: int = 0
+    end: int | None = None
+    part: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """The work of one journal entry: inputs to open, or blobs that the coordinator has read from a stream.
+
+    ``size`` counts the bytes that the unit takes of the corpus's ``total_bytes``.
+    """
+
+    index: int
+    size: int
+    inputs: tuple[Input, ...] = ()
+    blobs: tuple[tuple[str, bytes], ...] = ()
+
+
+class Corpus(ABC):
+    """A source, listed.
+
+    Attributes:
+        total_bytes: bytes of the source, for progress.
+        text_bytes: bytes of text expected in it, for the disk check; an estimate where it is compressed.
+        listing: digest of the names and sizes of the source's files, to tell another source at once.
+        notes: what a user of the data set has to know.
+        own_parts: whether every document brings its part.
+    """
+
+    own_parts = False
+
+    def __init__(self, config: ShardConfig, files: Iterable[tuple[str, int]], expansion: float = 1.0):
+        listed = list(files)
+        self.config = config
+        self.notes: tuple[str, ...] = ()
+        self.total_bytes = sum(size for _, size in listed)
+        self.text_bytes = int(self.total_bytes * expansion)
+        self.listing = hashlib.sha256(repr(listed).encode()).hexdigest()
+
+    @abstractmethod
+    def units(self) -> Iterator[Unit]:
+        """Yields the units in the source's order; the same source gives the same units."""
+
+    @abstractmethod
+    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        """Streams the documents of a unit in order; runs in a worker."""
+
+    def finish(self, documents: int) -> None:  # noqa: B027  (most corpora have nothing to compare with)
+        """Compares totals, dropped documents included, with what the published corpus has; UserError if they differ."""
+
+    def document(self, identity: str, text: str, part: str | None = None) -> Document | Dropped:
+        """Applies the rules by which documents are dropped."""
+        if not text or text.isspace():
+            return Dropped(identity, "empty", part)
+        if "\0" in text:
+            return Dropped(identity, "NUL", part)
+        if len(text) < self.config.minimum_characters:
+            return Dropped(identity, f"under {self.config.minimum_characters} characters", part)
+        return Document(identity, text, part)
+
+    def from_bytes(self, identity: str, raw: bytes, part: str | None = None) -> Document | Dropped:
+        """Decodes UTF-8 (a byte order mark is removed), then applies the rules."""
+        try:
+            return self.document(identity, raw.decode().removeprefix("\ufeff"), part)
+        except UnicodeDecodeError:
+            return Dropped(identity, "undecodable", part)
+
+    def from_stream(
+        self, identity: str, stream: Readable, size: int | None, part: str | None = None
+    ) -> Document | Dropped:
+        """Reads ``size`` bytes (None: all) as one document, in pieces where that is long."""
+        head = stream.read(PIECE_BYTES if size is None else min(size, PIECE_BYTES))
+        if size == len(head) or (size is None and len(head) < PIECE_BYTES):
+            return self.from_bytes(identity, head, part)
+        return self.from_long(identity, head, stream, part, None if size is None else size - len(head))
+
+    def from_long(
+        self, identity: str, head: bytes, stream: Readable, part: str | None = None, rest: int | None = None
+    ) -> Document:
+        """A document whose first bytes are ``head`` and whose others (``rest`` of them, or all) are in the stream."""
+        return Document(identity, _pieces(head, stream, rest), part)
+
+
+def _pieces(head: bytes, stream: Readable, rest: int | None) -> Iterator[str]:
+    """Decodes a long document piece by piece; raises DropError where it turns out to be no text."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    raw = head
+    try:
+        while raw:
+            text = decoder.decode(raw)
+            if "\0" in text:
+                raise DropError("NUL")
+            yield text
+            raw = stream.read(PIECE_BYTES if rest is None else min(rest, PIECE_BYTES))
+            rest = None if rest is None else rest - len(raw)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise DropError("undecodable") from error
+
+
+def grouped(inputs: Sequence[tuple[Input, int]], unit_bytes: int = UNIT_BYTES) -> Iterator[Unit]:
+    """Groups (input, bytes) into units of about ``unit_bytes``, keeping their order."""
+    group: list[Input] = []
+    size = index = 0
+    for item, item_bytes in inputs:
+        if group and size + item_bytes > unit_bytes:
+            yield Unit(index=index, size=size, inputs=tuple(group))
+            group, size, index = [], 0, index + 1
+        group.append(item)
+        size += item_bytes
+    if group:
+        yield Unit(index=index, size=size, inputs=tuple(group))
+
+
+def part_of_name(name: str) -> str | None:
+    """The part that a file's name states ('wiki.valid.raw' → 'validation'), or None."""
+    words = name.lower().replace("-", ".").replace("_", ".").replace("/", ".").split(".")
+    for part, spellings in zip(PARTS, (("train",), ("validation", "valid", "val", "dev"), ("test",)), strict=True):
+        if any(word in spellings for word in words):
+            return part
+    return None
+
+
+def train_texts(corpus: Corpus) -> Iterator[str]:
+    """Yields the texts that are not known to be evaluation text, for training a tokenizer; long ones in pieces."""
+    for unit in corpus.units():
+        for item in corpus.documents(unit):
+            if isinstance(item, Document) and item.part in (None, "train"):
+                if isinstance(item.text, str):
+                    yield item.text
+                else:
+                    yield from item.text

@@ -1,0 +1,130 @@
+"""Worker processes that do idempotent units, and nothing that a killed parent or child could leave half-done.
+
+Smaller than the standard library's pools and different in three ways: tasks are drawn only when a worker is free (they
+may carry megabytes), a worker that dies ends the run with a sentence, and workers die with their parent.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import connection
+from typing import Any, Generic, TypeVar
+
+from pipeline.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+_FORK = multiprocessing.get_context("fork")  # workers inherit what the parent has loaded; it runs no threads
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker ended without a word, most often killed for want of memory."""
+
+
+class Pool(Generic[Task, Result]):
+    """Runs ``make()`` once in every worker; the function it returns then does the tasks.
+
+    A context manager: on leaving it, however that comes about, all workers are gone.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Task], Result]], workers: int):
+        self._make, self._count = make, workers
+        self._workers: dict[connection.Connection, Any] = {}
+
+    def __enter__(self) -> "Pool[Task, Result]":
+        for _ in range(self._count):
+            ours, theirs = _FORK.Pipe()
+            process = _FORK.Process(target=_work, args=(self._make, theirs, ours), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers[ours] = process
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe, process in self._workers.items():
+            pipe.close()
+            process.terminate()
+        for process in self._workers.values():
+            process.join()
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
+        """Yields (task, result) in the order of completion.
+
+        Raises:
+            WorkerDiedError: a worker was killed.
+            Exception: whatever a task raised; UserError as itself, anything else as RuntimeError with its traceback.
+        """
+        waiting, idle = iter(tasks), list(self._workers)
+        busy: dict[connection.Connection, Task] = {}
+        upcoming = next(waiting, None)  # drawn ahead, so that no worker waits for the source
+        while upcoming is not None or busy:
+            while idle and upcoming is not None:
+                pipe = idle.pop()
+                self._send(pipe, upcoming)
+                busy[pipe] = upcoming
+                upcoming = next(waiting, None)
+            ready = set(connection.wait(list(busy)))
+            for pipe in [pipe for pipe in busy if pipe in ready]:
+                task = busy.pop(pipe)
+                yield task, self._receive(pipe)
+                idle.append(pipe)
+
+    def _send(self, pipe: connection.Connection, task: Task) -> None:
+        try:
+            pipe.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            self._died(pipe)
+
+    def _receive(self, pipe: connection.Connection) -> Result:
+        try:
+            failure, result = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._died(pipe)
+        if failure:
+            raise failure
+        return result
+
+    def _died(self, pipe: connection.Connection) -> Any:
+        process = self._workers[pipe]
+        process.join(5)
+        code = process.exitcode
+        how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
+        raise WorkerDiedError(
+            f"a worker ended {how}" + (": is there memory enough?" if code == -signal.SIGKILL else "")
+        ) from None
+
+
+def _die_with_parent() -> None:
+    sentinel = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if sentinel is not None:
+            connection.wait([sentinel.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(
+    make: Callable[[], Callable[[Any], Any]], pipe: connection.Connection, parents: connection.Connection
+) -> None:
+    parents.close()  # or the pipe would never end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with_parent()
+    do: Callable[[Any], Any] | None = None
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            do = do or make()
+            pipe.send((None, do(task)))
+        except (UserError, OSError) as error:
+            pipe.send((error, None))
+        except Exception as error:
+            pipe.send((RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}"), None))

@@ -1,0 +1,167 @@
+"""Run files: the tokens of one unit, sorted. They are the journal too: a unit is finished when its file has its name.
+
+A run file holds segments, each the documents of one part in the stream's order, as far as one buffer reached: the runs
+of an external merge sort. A segment is its tokens (uint16), an index entry a document (DOCUMENT, in the same order) and
+a table that says where each of the 256 buckets, the ranges of the keys' top byte, begins. A JSON footer describes the
+segments and counts what was read. Merging needs no more than the index entries of one bucket in memory.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+BUCKETS = 256
+DOCUMENT = np.dtype([("key", "<u8"), ("content", "<u8"), ("end", "<u8")])  # end: tokens of the segment up to its own
+MAGIC = b"gpt2run1"
+_TABLE_BYTES = 2 * (BUCKETS + 1) * 8
+
+
+class Segment(NamedTuple):
+    """Where the parts of a segment stand in its file, in bytes; ``tokens`` and ``documents`` count."""
+
+    path: str
+    part: str
+    tokens_at: int
+    tokens: int
+    index_at: int
+    documents: int
+
+    @property
+    def table_at(self) -> int:
+        """Byte at which the bucket table begins."""
+        return self.index_at + self.documents * DOCUMENT.itemsize
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What was read of one part. ``digest`` adds up a hash of every document, so that order does not matter."""
+
+    documents: int = 0
+    tokens: int = 0
+    utf8_bytes: int = 0
+    words: int = 0
+    truncated_tokens: int = 0
+    padding_tokens: int = 0
+    digest: int = 0
+    dropped: dict[str, int] | None = None
+
+    def add(self, other: "Counts") -> None:
+        """Adds another unit's counts."""
+        self.documents += other.documents
+        self.tokens += other.tokens
+        self.utf8_bytes += other.utf8_bytes
+        self.words += other.words
+        self.truncated_tokens += other.truncated_tokens
+        self.padding_tokens += other.padding_tokens
+        self.digest = (self.digest + other.digest) % (1 << 128)
+        for reason, count in (other.dropped or {}).items():
+            self.drop(reason, count)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Counts documents that were left out."""
+        self.dropped = self.dropped or {}
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+
+class RunWriter:
+    """Writes segments one after the other; ``finish`` makes the file complete (the caller renames it)."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._segments: list[dict[str, Any]] = []
+        self._opened_at = 0
+
+    def begin(self) -> None:
+        """Opens a segment, to which ``append`` adds tokens until ``end`` or ``cancel``."""
+        self._opened_at = self._file.tell()
+
+    def append(self, tokens: Sequence[np.ndarray]) -> None:
+        """Adds uint16 tokens to the open segment."""
+        self._file.writelines(tokens)  # type: ignore[arg-type]
+
+    def cancel(self) -> None:
+        """Forgets the open segment."""
+        self._file.seek(self._opened_at)
+        self._file.truncate()
+
+    def end(self, part: str, keys: np.ndarray, contents: np.ndarray, lengths: np.ndarray) -> None:
+        """Closes the open segment, whose documents have these keys (sorted, or all zero), contents and lengths."""
+        index = np.empty(len(keys), DOCUMENT)
+        index["key"], index["content"], index["end"] = keys, contents, np.cumsum(lengths)
+        index_at = self._file.tell()
+        starts = np.searchsorted(keys >> np.uint64(56), np.arange(BUCKETS + 1, dtype=np.uint64))
+        tokens = np.concatenate([[0], index["end"]])[starts]
+        self._file.write(index.tobytes())
+        self._file.write(np.stack([starts, tokens]).astype("<u8").tobytes())
+        self._segments.append(
+            {"part": part, "tokens_at": self._opened_at, "tokens": int(index["end"][-1]), "index_at": index_at}
+            | {"documents": len(keys)}
+        )
+
+    def finish(self, counts: dict[str, Counts], extra: dict[str, Any]) -> None:
+        """Writes the footer and makes the file durable."""
+        footer = {"segments": self._segments, "counts": {part: asdict(count) for part, count in counts.items()}} | extra
+        data = json.dumps(footer).encode()
+        self._file.write(data + len(data).to_bytes(8, "little") + MAGIC)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def read_footer(path: str) -> tuple[list[Segment], dict[str, Counts], dict[str, Any]]:
+    """Returns the segments, the counts by part and what else ``finish`` was given.
+
+    Raises:
+        ValueError: the file is no complete run file.
+    """
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 16))
+        trailer = file.read(16)
+        if trailer[8:] != MAGIC:
+            raise ValueError(f"{path} is no complete run file")
+        file.seek(end - 16 - int.from_bytes(trailer[:8], "little"))
+        footer = json.loads(file.read()[:-16])
+    segments = [Segment(path=path, **segment) for segment in footer.pop("segments")]
+    counts = {part: Counts(**count) for part, count in footer.pop("counts").items()}
+    return segments, counts, footer
+
+
+def read_table(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (first document, first token) of every bucket of a segment, each int64 [BUCKETS + 1]."""
+    with open(segment.path, "rb", buffering=0) as file:
+        data = os.pread(file.fileno(), _TABLE_BYTES, segment.table_at)
+    table = np.frombuffer(data, "<u8").astype(np.int64).reshape(2, -1)
+    return table[0], table[1]
+
+
+def read_index(segment: Segment, bucket: int | None) -> tuple[np.ndarray, int]:
+    """Returns a bucket's index entries (None: all) and the token of the segment at which the first one begins."""
+    with open(segment.path, "rb", buffering=0) as file:
+        first, last = 0, segment.documents
+        if bucket is not None:
+            pair = os.pread(file.fileno(), 16, segment.table_at + 8 * bucket)
+            first, last = (int(value) for value in np.frombuffer(pair, "<u8"))
+        if first == last:
+            return np.empty(0, DOCUMENT), 0
+        before = min(first, 1)  # the entry before the first tells where that begins
+        place = segment.index_at + (first - before) * DOCUMENT.itemsize
+        data = os.pread(file.fileno(), (last - first + before) * DOCUMENT.itemsize, place)
+    entries = np.frombuffer(data, DOCUMENT)
+    return entries[before:], int(entries["end"][0]) if before else 0
+
+
+def read_tokens(segment: Segment, start: int, stop: int) -> np.ndarray:
+    """Returns tokens [start, stop) of a segment, uint16."""
+    with open(segment.path, "rb", buffering=0) as file:
+        wanted = 2 * (stop - start)
+        data = os.pread(file.fileno(), wanted, segment.tokens_at + 2 * start)
+        while len(data) < wanted:  # Linux reads at most 2 GiB at a time
+            more = os.pread(file.fileno(), wanted - len(data), segment.tokens_at + 2 * start + len(data))
+            if not more:
+                raise OSError(f"{segment.path} ended before token {stop} of a segment of {segment.tokens}")
+            data += more
+    return np.frombuffer(data, "<u2")

@@ -1,0 +1,367 @@
+"""From a source to a committed data set: every unit at most once, every shard whole, the manifest last.
+
+Three stages: (a) each unit of the source becomes a run file (encode.py); (b) the run files' tables give every document
+its place in the stream (stream.py); (c) each shard is cut from the stream (cut.py). Workers do (a) and (c) unit by unit;
+the journal knows which are finished. The bytes of the shards are a function of corpus, tokenizer and settings alone.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.data import manifest as manifests
+from pipeline.data import records, storage
+from pipeline.data.corpora import open_corpus
+from pipeline.data.corpora.base import PARTS, Corpus, Unit
+from pipeline.data.cut import Cut, blocks, shard_name, write_shard
+from pipeline.data.encode import UnitEncoder
+from pipeline.data.journal import Journal, difference
+from pipeline.data.manifest import Manifest
+from pipeline.data.pool import Pool
+from pipeline.data.progress import Progress, duration
+from pipeline.data.runs import Counts, Segment
+from pipeline.data.settings import ShardConfig
+from pipeline.data.stream import Stream
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.tokenizer import load as load_tokenizer
+from pipeline.errors import UserError
+
+WORK_BYTES = 0.7  # of temporary disk a byte of text: two bytes a token, at three bytes of text a token, and the index
+MAXIMUM_SHARED = 4 << 20  # evaluation documents whose text is compared with the train part's
+
+
+@dataclass(frozen=True)
+class Block:
+    """The work of one shard."""
+
+    part: str
+    shard: int
+    shards: int
+    first: int
+    count: int
+
+    @property
+    def file(self) -> str:
+        """Its name in the output."""
+        return shard_name(self.part, self.shard, self.shards)
+
+
+class Sharder:
+    """One data set on its way. ``run`` does everything."""
+
+    def __init__(self, config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None):
+        """Looks at everything and writes nothing.
+
+        Raises:
+            UserError: the tokenizer, the source or the output is not what it should be.
+        """
+        self._config, self._output, self._workers = config, output.rstrip("/") or output, workers
+        if workers < 1:
+            raise UserError(f"--workers={workers}: expected 1 or more")
+        self._tokenizer: Tokenizer = load_tokenizer(config.tokenizer)
+        self._corpus: Corpus = open_corpus(config, source)
+        self._cut = Cut(context=config.context, packing=config.packing)
+        self._settings = dataclasses.asdict(config) | {"tokenizer": self._tokenizer.fingerprint}
+        self._plan = self._settings | {"listing": self._corpus.listing, "format_version": manifests.FORMAT_VERSION}
+        self._work_dir = work_dir or _default_work_dir(self._output)
+
+    def finished(self) -> Manifest | None:
+        """Returns the manifest of a data set that this very command has finished before.
+
+        Raises:
+            UserError: the output holds another data set, or files that are none of ours.
+        """
+        try:
+            found = manifests.load(self._output)
+        except UserError:
+            if storage.size(storage.join(self._output, manifests.FILE_NAME)) is not None:
+                raise
+            self._refuse_strangers()
+            return None
+        here = {**found.settings, "listing": found.corpus.listing, "format_version": found.format_version}
+        if unlike := difference(here, self._plan):
+            raise UserError(f"{self._output} already holds a data set of {found.corpus.name}, with {unlike}")
+        found.check_files(self._output)
+        return found
+
+    def _refuse_strangers(self) -> None:
+        """Refuses a local output with files that are no unfinished work of this pipeline."""
+        if storage.is_remote(self._output) or os.path.isdir(self._work_dir) or not os.path.exists(self._output):
+            return
+        if not os.path.isdir(self._output):
+            raise UserError(f"--output={self._output} is a file, not a directory")
+        if names := sorted(os.listdir(self._output)):
+            raise UserError(
+                f"--output={self._output} holds files, such as {names[0]!r}, but no data set: choose another"
+            )
+
+    def run(self) -> Manifest:
+        """Does what is still to be done and commits the manifest.
+
+        Raises:
+            UserError: the source is broken, the disk is full, there is too little text.
+        """
+        _check_disk(self._work_dir, self._output, self._corpus.text_bytes)
+        if storage.is_remote(self._output):
+            storage.check_writable(self._output)
+        journal = Journal(self._work_dir, self._plan)
+        try:
+            self._encode(journal)
+            manifest = self._write(journal)
+        except storage.UnavailableError:
+            journal.close()
+            raise
+        except UserError:
+            journal.remove()  # the same command would fail again: leave nothing half-written
+            raise
+        except BaseException:
+            journal.close()
+            raise
+        journal.remove()
+        return manifest
+
+    def _encode(self, journal: Journal) -> None:
+        """Stage (a): makes the run file of every unit that has none yet."""
+        done = sum(extra["size"] for _, _, extra in journal.units())
+        progress = Progress("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
+        todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
+        with Pool(self._encode_unit_in(journal), self._workers) as pool:
+            for unit, _ in pool.run(todo):
+                progress.add(unit.size)
+        progress.finish()
+
+    def _encode_unit_in(self, journal: Journal) -> Callable[[], Callable[[Unit], None]]:
+        def make() -> Callable[[Unit], None]:
+            os.environ["RAYON_NUM_THREADS"] = "1"  # one core a worker; read when the engine is first used
+
+            def encode(unit: Unit) -> None:
+                with journal.unit_file(unit.index) as file:
+                    UnitEncoder(self._config, self._tokenizer, file).run(self._corpus, unit)
+
+            return encode
+
+        return make
+
+    def _write(self, journal: Journal) -> Manifest:
+        """Stages (b) and (c), then the tokenizer and the manifest."""
+        counts: dict[str, Counts] = {}
+        segments: dict[str, list[Segment]] = {}
+        for unit_segments, unit_counts, _ in journal.units():
+            for segment in unit_segments:
+                segments.setdefault(segment.part, []).append(segment)
+            for part, count in unit_counts.items():
+                counts.setdefault(part, Counts()).add(count)
+        self._check_counts(counts)
+        streams = {part: Stream(segments[part], self._config.order) for part in PARTS if part in segments}
+        notes = self._corpus.notes + _shared_documents(streams)
+        work = self._blocks(streams)
+        shards = self._write_shards(journal, streams, work)
+        manifest = self._manifest(streams, counts, work, shards, notes)
+        storage.publish_bytes(self._tokenizer.data, storage.join(self._output, manifests.TOKENIZER_FILE))
+        storage.publish_bytes(manifest.dumps().encode(), storage.join(self._output, manifests.FILE_NAME))
+        return manifest
+
+    def _check_counts(self, counts: Mapping[str, Counts]) -> None:
+        dropped = sum(sum((count.dropped or {}).values()) for count in counts.values())
+        documents = sum(count.documents for count in counts.values())
+        if not documents:
+            reasons = ", ".join(
+                f"{reason}: {n}" for count in counts.values() for reason, n in (count.dropped or {}).items()
+            )
+            raise UserError(f"the source holds no document: {dropped} were dropped ({reasons or 'there are none'})")
+        self._corpus.finish(documents + dropped)
+
+    def _blocks(self, streams: Mapping[str, Stream]) -> list[Block]:
+        work = []
+        for part, stream in streams.items():
+            count = self._cut.records(stream.tokens)
+            shards = self._config.shards if part == "train" else min(self._config.evaluation_shards, count)
+            if part == "train" and shards > count:
+                raise UserError(
+                    f"shard.shards = {shards} is more than the train part's {count} records of {self._config.context} "
+                    f"tokens: take at most {count}"
+                    if count
+                    else f"the train part's {stream.tokens} tokens do not fill one record of {self._config.context + 1}"
+                )
+            work += [Block(part, s, shards, *block) for s, block in enumerate(blocks(count, shards) if shards else [])]
+        if "train" not in streams:
+            raise UserError("the split left no document for the train part: lower shard.validation_fraction")
+        return work
+
+    def _write_shards(
+        self, journal: Journal, streams: Mapping[str, Stream], work: list[Block]
+    ) -> dict[str, manifests.Shard]:
+        """Stage (c): commits every shard that is not there yet."""
+        if not storage.is_remote(self._output):
+            os.makedirs(self._output, exist_ok=True)
+        size = records.record_bytes(self._config.context)
+        shards = {block.file: self._committed(journal, block) for block in work}
+        todo = [block for block in work if shards[block.file] is None]
+        total = sum(block.count for block in work) * size
+        progress = Progress("writing", total, "MB", 1e6, total - sum(block.count for block in todo) * size)
+        with Pool(lambda: lambda block: self._write_shard(journal, streams[block.part], block), self._workers) as pool:
+            for block, shard in pool.run(todo):
+                journal.note(block.file, dataclasses.asdict(shard))
+                shards[block.file] = shard
+                progress.add(shard.bytes)
+        progress.finish()
+        return {file: shard for file, shard in shards.items() if shard is not None}
+
+    def _committed(self, journal: Journal, block: Block) -> manifests.Shard | None:
+        """Returns a shard that an earlier run has committed."""
+        noted = journal.noted(block.file)
+        if noted and storage.size(storage.join(self._output, block.file)) == noted["bytes"]:
+            return manifests.Shard(**noted)
+        return None
+
+    def _write_shard(self, journal: Journal, stream: Stream, block: Block) -> manifests.Shard:
+        with storage.enough_space(journal.folder), storage.partial_file(journal.folder) as file:
+            crc = write_shard(file, stream, self._cut, block.first, block.count)
+            file.flush()
+            os.fsync(file.fileno())
+            size = os.path.getsize(file.name)
+            if (
+                size != block.count * records.record_bytes(self._config.context)
+                or storage.file_crc32c(file.name) != crc
+            ):
+                raise OSError(f"{file.name} does not hold what was written to it: is the disk sound?")
+            storage.publish(file.name, storage.join(self._output, block.file), crc)
+        return manifests.Shard(file=block.file, records=block.count, bytes=size, crc32c=f"{crc:08x}")
+
+    def _manifest(
+        self,
+        streams: Mapping[str, Stream],
+        counts: Mapping[str, Counts],
+        work: list[Block],
+        shards: Mapping[str, manifests.Shard],
+        notes: tuple[str, ...],
+    ) -> Manifest:
+        parts = {}
+        for part, stream in streams.items():
+            count = counts[part]
+            if count.tokens != stream.tokens:
+                raise RuntimeError(f"{part}: {count.tokens} tokens were read, but {stream.tokens} are in the stream")
+            parts[part] = manifests.Part(
+                documents=count.documents,
+                tokens=count.tokens,
+                records=self._cut.records(stream.tokens),
+                tail=tuple(self._cut.tail(stream)),
+                utf8_bytes=count.utf8_bytes,
+                words=count.words,
+                word_rule=self._config.word_rule,
+                dropped=dict(sorted((count.dropped or {}).items())),
+                truncated_tokens=count.truncated_tokens,
+                padding_tokens=count.padding_tokens,
+                shards=tuple(shards[block.file] for block in work if block.part == part),
+            )
+        digest = sum(count.digest for count in counts.values()) % (1 << 128)
+        return Manifest(
+            corpus=manifests.Corpus(
+                name=self._config.name,
+                fingerprint=f"{digest:032x}",
+                listing=self._corpus.listing,
+                seed=self._config.seed,
+                order=self._config.order,
+                notes=notes,
+            ),
+            tokenizer=manifests.Tokenizer(
+                name=self._tokenizer.name,
+                fingerprint=self._tokenizer.fingerprint,
+                vocabulary_size=self._tokenizer.vocabulary_size,
+                end_of_text=self._tokenizer.end_of_text,
+            ),
+            record=manifests.Record(
+                context=self._config.context,
+                bytes=records.record_bytes(self._config.context),
+                packing=self._config.packing,
+            ),
+            settings=self._settings,
+            parts=parts,
+        )
+
+
+def _default_work_dir(output: str) -> str:
+    """Inside a local output; for a remote one a folder under the temporary directory that its name determines."""
+    if not storage.is_remote(output):
+        return os.path.join(output, ".unfinished")
+    name = output.removeprefix("gs://").replace("/", "-")
+    return os.path.join(tempfile.gettempdir(), f"unfinished-{name}")
+
+
+def _check_disk(work_dir: str, output: str, text_bytes: int) -> None:
+    """Compares the disk that the run will take with what is free, and says both.
+
+    Raises:
+        UnavailableError: there is not enough.
+    """
+    existing = os.path.abspath(work_dir)
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    needed = int(WORK_BYTES * text_bytes) * (1 if storage.is_remote(output) else 2)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise storage.UnavailableError(
+            f"no space: about {needed / 1e9:,.1f} GB are needed in {existing}, but {free / 1e9:,.1f} GB are free; "
+            "--work_dir takes another disk"
+        )
+    if needed > 1e9:
+        print(f"about {needed / 1e9:,.1f} GB of disk will be used, {free / 1e9:,.1f} GB are free", file=sys.stderr)
+
+
+def _shared_documents(streams: Mapping[str, Stream]) -> tuple[str, ...]:
+    """Notes how many evaluation documents have the very text of a train document. Ids are never in two parts."""
+    notes = []
+    for part in PARTS[1:]:
+        if part not in streams or "train" not in streams:
+            continue
+        held_out = np.unique(np.concatenate(list(streams[part].contents())))
+        if len(held_out) > MAXIMUM_SHARED:
+            notes.append(f"{part} has too many documents to compare their text with the train part's")
+            continue
+        seen = np.zeros(len(held_out), bool)
+        for contents in streams["train"].contents():
+            seen |= np.isin(held_out, contents)
+        if seen.any():
+            notes.append(f"{int(seen.sum())} of {len(held_out)} texts of {part} are in the train part too")
+    return tuple(notes)
+
+
+def summary(manifest: Manifest, seconds: float | None = None) -> str:
+    """Returns what was made, a line a part, as the command line prints it."""
+    text = []
+    for name, part in manifest.parts.items():
+        dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in part.dropped.items())
+        text.append(
+            f"{name}: {part.documents:,} documents{dropped}, {part.utf8_bytes:,} bytes, {part.tokens:,} tokens in "
+            f"{part.records:,} records and a tail of {len(part.tail):,}, {len(part.shards)} shards"
+        )
+    if seconds is not None:
+        total = sum(part.utf8_bytes for part in manifest.parts.values())
+        text.append(f"{total / 1e6:,.1f} MB of text in {duration(seconds)}: {total / 1e6 / seconds:,.1f} MB/s")
+    return "\n".join(text)
+
+
+def shard(config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None) -> Manifest:
+    """Makes a data set, or finds it made, and says so on stdout.
+
+    Raises:
+        UserError: see Sharder.
+    """
+    began = time.monotonic()
+    sharder = Sharder(config, source, output, workers, work_dir)
+    if manifest := sharder.finished():
+        print(f"{output} already holds this data set; nothing to do\n{summary(manifest)}")
+        return manifest
+    manifest = sharder.run()
+    for note in manifest.corpus.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{summary(manifest, time.monotonic() - began)}\nwrote {output}")
+    return manifest

@@ -1,0 +1,45 @@
+"""Trains a byte-level BPE vocabulary on a corpus and writes it as a tokenizer.json.
+
+    python -m pipeline.tokenizer --gin_file=datasets/cpython.gin --size=8192 --output=data/tokenizers/cpython-8192.json
+
+The same corpus and size give the same bytes.
+"""
+
+import itertools
+import os
+
+from absl import flags
+
+from pipeline import cli, config
+from pipeline.data.settings import ShardConfig
+from pipeline.errors import UserError
+
+FLAGS = flags.FLAGS
+cli.define_gin_flags()
+flags.DEFINE_string("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
+flags.DEFINE_string("output", None, "The tokenizer.json to write.")
+flags.DEFINE_integer("size", 8192, "Entries of the vocabulary, end-of-text included.")
+flags.DEFINE_integer("documents", 200_000, "Documents to train on at most, from the beginning of the corpus.")
+
+
+def main() -> None:
+    """Trains as the flags say; a file that is there already and the same is success."""
+    if not FLAGS.output:
+        raise UserError("--output is missing: name the tokenizer.json to write")
+    config.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
+    settings = config.get(ShardConfig)
+
+    from pipeline.data import storage, tokenizer
+    from pipeline.data.corpora import open_corpus
+    from pipeline.data.corpora.base import train_texts
+
+    texts = itertools.islice(train_texts(open_corpus(settings, FLAGS.source)), FLAGS.documents)
+    name = os.path.basename(FLAGS.output).removesuffix(".json")
+    trained = tokenizer.train(texts, FLAGS.size, name)
+    os.makedirs(os.path.dirname(os.path.abspath(FLAGS.output)), exist_ok=True)
+    storage.publish_bytes(trained.data, FLAGS.output)
+    print(f"wrote {FLAGS.output}: {trained.vocabulary_size:,} entries, end of text is {trained.end_of_text}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
