@@ -10,6 +10,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WANDB_MODE", "offline")
 VIRTUAL_DEVICES = 4
+pytest_plugins = ("tests.gcs_fixture",)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
