@@ -46,6 +46,16 @@ class Optimizer(keras.optimizers.Optimizer):
             self._iterations = keras.Variable(0, name="iteration", dtype="int32", trainable=False, aggregation="none")
         self._slots: dict[str, dict[str, keras.Variable]] = {}
 
+    def _var_key(self, variable: Any) -> str:
+        """Keras variables go by path, so that one without a value (a preflight's) has its slots too."""
+        return variable.path if isinstance(variable, keras.Variable) else self._paths[super()._var_key(variable)]
+
+    @property
+    def _paths(self) -> dict[str, str]:
+        """Paths by the identity of the tf.Variable, which is what Keras's own ``apply`` passes on."""
+        identity = super()._var_key
+        return {identity(variable): variable.path for variable in self._trainable_variables}
+
     def _scheduled_rate(self) -> tf.Tensor:
         step = tf.cast(tf.convert_to_tensor(self._iterations), tf.float32)
         return self.config.learning_rate * self.schedule(step, tf.math)
