@@ -97,7 +97,7 @@ class Trainer:
     def fit(self, start_step: int) -> bool:
         """Trains from ``start_step`` to the last step; returns False when a signal ended the run before that."""
         settings, step = self._settings, start_step
-        progress = Progress(settings.steps, start_step)
+        progress = Progress(settings.steps)
         with self._stopped_by_signals():
             if step < settings.steps:
                 with self.clock.spent_on("compile"):

@@ -58,7 +58,7 @@ class MetricsWriter:
         self._events.close()
         if self._wandb:
             self._wandb.summary.update(summary or {})
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
 
     def _kept(self, resume_step: int) -> list[str]:
         if not tf.io.gfile.exists(self._path):
@@ -110,19 +110,25 @@ def _netrc_has_wandb() -> bool:
 
 
 class Progress:
-    """One line of progress: rewritten in place on a terminal, a plain line elsewhere; time left from the rate so far."""
+    """One line of progress: rewritten in place on a terminal, a plain line elsewhere.
 
-    def __init__(self, total: int, done: int = 0, stream: TextIO | None = None):
+    The time left follows from the rate since the first line, so that compiling does not count.
+    """
+
+    def __init__(self, total: int, stream: TextIO | None = None):
         self._stream = stream or sys.stdout
-        self._total, self._done_at_start, self._start = total, done, time.monotonic()
+        self._total, self._first = total, (0, 0.0)
         self._tty = self._stream.isatty()
         self._open = False
 
     def show(self, done: int, text: str) -> None:
         """Shows ``text`` with the share done and the time left."""
-        elapsed, steps = time.monotonic() - self._start, done - self._done_at_start
-        left = f"{_clock(elapsed / steps * (self._total - done))} left" if steps else ""
-        line = f"step {done:,}/{self._total:,}  {text}  {left}"
+        now = time.monotonic()
+        first_done, first_time = self._first = self._first if self._first[1] else (done, now)
+        left = ""
+        if done > first_done:
+            left = f"  {_clock((now - first_time) / (done - first_done) * (self._total - done))} left"
+        line = f"step {done:,}/{self._total:,}  {text}{left}"
         self._stream.write(f"\r\x1b[2K{line}" if self._tty else f"{line}\n")
         self._stream.flush()
         self._open = self._tty

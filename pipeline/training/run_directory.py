@@ -30,12 +30,16 @@ class RunDirectory:
     def exists(self, name: str) -> bool:
         return gfile.exists(self.join(name))
 
-    def read_json(self, name: str) -> Any:
-        """Returns a JSON document of the run; UserError when this is no run directory or it is damaged."""
+    def read_text(self, name: str) -> str:
+        """Returns a text file of the run; UserError when this is no run directory."""
         if not self.exists(name):
             raise UserError(f"{self.path}: no {name} there; expected the run directory of pipeline.train")
+        return gfile.GFile(self.join(name)).read()
+
+    def read_json(self, name: str) -> Any:
+        """Returns a JSON document of the run; UserError when this is no run directory or it is damaged."""
         try:
-            return json.loads(gfile.GFile(self.join(name)).read())
+            return json.loads(self.read_text(name))
         except ValueError:
             raise UserError(f"{self.join(name)}: damaged, it is no JSON") from None
 

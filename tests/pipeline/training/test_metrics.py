@@ -50,6 +50,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(("stream", "rewritten"), [(Terminal(), True), (io.StringIO(), False)])
 def test_progress_is_rewritten_on_a_terminal_and_plain_elsewhere(stream, rewritten):
     progress = Progress(100, stream=stream)
+    progress.show(1, "compiled")
     progress.show(50, "loss 3.0")
     progress.note("saved")
     text = stream.getvalue()

@@ -1,0 +1,56 @@
+"""Scores a trained model on shards or on a text: the part of evaluate.py that needs TensorFlow."""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.data import inputs, manifest
+from pipeline.errors import UserError
+from pipeline.trained import Trained
+from pipeline.training.evaluation import Likelihood, scorer, windows
+
+
+def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[Likelihood, dict[str, Any]]:
+    """Scores a whole part in windows that do not overlap; returns the likelihood and its protocol.
+
+    Raises:
+      UserError: no such data set or part, or one of another tokenizer.
+    """
+    data = manifest.load(directory)
+    data.check(
+        tokenizer_fingerprint=run.tokenizer.fingerprint,
+        end_of_text=run.tokenizer.end_of_text,
+        context=run.model.config.context,
+    )
+    described = data.part(part)
+    dataset = inputs.evaluation_dataset(
+        directory, data, part, global_batch=batch, context=run.model.config.context, replicas=1
+    )
+    nats, tokens = _sum(run, dataset)
+    protocol = {
+        "data": directory,
+        "part": part,
+        "corpus": f"{data.corpus.name} {data.corpus.fingerprint}",
+        "packing": data.record.packing,
+        "stride": run.model.config.context,
+        "first_token": "of the part: not scored",
+        "words": described.word_rule,
+    }
+    return Likelihood(nats, tokens, described.words, described.utf8_bytes), protocol
+
+
+def score_text(run: Trained, text: str, *, stride: int, batch: int) -> Likelihood:
+    """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are."""
+    tokens = np.array([run.tokenizer.end_of_text, *run.tokenizer.encode(text)])
+    nats, scored = _sum(run, windows(tokens, context=run.model.config.context, stride=stride, batch=batch))
+    return Likelihood(nats, scored, len(text.split()) + text.count("\n"), len(text.encode()))
+
+
+def _sum(run: Trained, batches: Any) -> tuple[float, int]:
+    score, nats, tokens = scorer(run.model), 0.0, 0.0
+    for batch in batches:
+        batch_nats, batch_tokens = score(batch)
+        nats, tokens = nats + batch_nats, tokens + batch_tokens
+    if not tokens:
+        raise UserError("there is no token to score; expected a text of at least one token")
+    return nats, round(tokens)

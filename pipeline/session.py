@@ -1,0 +1,181 @@
+"""Brings data, training and devices together for one training run: the part of train.py that needs TensorFlow."""
+
+import dataclasses
+import json
+from typing import Any
+
+import models
+from models.decoding import Sampling, generate
+from pipeline import config
+from pipeline.data import inputs
+from pipeline.data.manifest import Manifest, read_tokenizer
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.devices import matmul_peak
+from pipeline.devices.strategy import Connection
+from pipeline.training.batch import BatchPlan
+from pipeline.training.checkpoints import Checkpoints, state_of
+from pipeline.training.loop import Trainer
+from pipeline.training.metrics import MetricsWriter
+from pipeline.training.run_directory import RunDirectory, as_json
+from pipeline.training.schedules import Schedule
+from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
+
+SAMPLE_TOKENS = 100
+
+
+@dataclasses.dataclass(kw_only=True)
+class Session:
+    """One run: its configurations, its data and its devices.
+
+    Attributes:
+      model_config: with the vocabulary's size, from the manifest where gin leaves it open.
+      plan: batch arithmetic for the connection's replicas.
+    """
+
+    settings: TrainConfig
+    model_config: Any
+    optimizer_config: Any
+    plan: BatchPlan
+    manifest: Manifest
+    data: str
+    connection: Connection
+    directory: RunDirectory
+
+    def run(self) -> int:
+        """Trains to the last step, evaluates and writes ``summary.json``; returns the exit code."""
+        settings, directory = self.settings, self.directory
+        tokenizer = Tokenizer(self.manifest.tokenizer.name, read_tokenizer(self.data))
+        started_before = directory.claim(self.identity(), RESUMABLE_CHANGES)
+        if directory.exists("summary.json"):
+            print(f"{directory.path} is done: {settings.steps:,} steps; its results are in summary.json")
+            return 0
+        directory.write("config.gin", config.provenance(settings, self.model_config, self.optimizer_config))
+        directory.write("tokenizer.json", tokenizer.data.decode())
+        with self.connection.strategy.scope():
+            model = models.build(self.model_config, compute_dtype=settings.compute_dtype, seed=settings.seed)
+            optimizer = self.optimizer_config.build(schedule_of(settings))
+            optimizer.build(model.trainable_variables)
+        checkpoints = Checkpoints(
+            directory.join("checkpoints"), state_of(model, optimizer), keep_last=settings.keep_checkpoints
+        )
+        restored = checkpoints.restore_newest()
+        start = restored.step if restored else 0
+        print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")
+        metrics = MetricsWriter(directory, self.identity(), wandb_mode=settings.wandb, resume_step=start)
+        trainer = self.trainer(model, optimizer, checkpoints, metrics)
+        if restored:
+            trainer.record = restored.metadata["record"]
+        finished = trainer.fit(start)
+        summary = None
+        if finished:
+            summary = self.summary(trainer)
+            if settings.sample_prompt:
+                summary["sample"] = sample(model, tokenizer, settings.sample_prompt)
+                directory.write("samples.txt", summary["sample"] + "\n")
+                metrics.text("sample", summary["sample"], settings.steps)
+            directory.write_json("summary.json", summary)  # last: it says that the run is done
+            print(json.dumps(summary, indent=2, ensure_ascii=False))
+        metrics.close(summary)
+        return 0
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Returns what makes this run this run and no other."""
+        return {
+            "train": dataclasses.asdict(self.settings),
+            "model": as_json(self.model_config),
+            "optimizer": as_json(self.optimizer_config),
+            "data": {
+                "corpus": self.manifest.corpus.fingerprint,
+                "tokenizer": self.manifest.tokenizer.fingerprint,
+                "end_of_text": self.manifest.tokenizer.end_of_text,
+                "shards": len(self.manifest.part("train").shards),
+            },
+        }
+
+    def trainer(self, model: Any, optimizer: Any, checkpoints: Checkpoints, metrics: MetricsWriter) -> Trainer:
+        """Returns the trainer, with the data of this run behind it."""
+        settings, plan, strategy = self.settings, self.plan, self.connection.strategy
+        shared = {"context": plan.context, "replicas": plan.replicas}
+
+        def train_data(step: int) -> Any:
+            return strategy.distribute_datasets_from_function(
+                lambda host: inputs.train_dataset(
+                    self.data,
+                    self.manifest,
+                    seed=settings.seed,
+                    global_batch=plan.global_batch,
+                    start_step=step,
+                    input_context=host,
+                    **shared,
+                )
+            )
+
+        def validation_data() -> Any:
+            return strategy.distribute_datasets_from_function(
+                lambda host: inputs.evaluation_dataset(
+                    self.data,
+                    self.manifest,
+                    global_batch=plan.replicas * plan.microbatch,
+                    input_context=host,
+                    **shared,
+                )
+            )
+
+        validation = self.manifest.parts.get("validation")
+        return Trainer(
+            settings=settings,
+            plan=plan,
+            model=model,
+            optimizer=optimizer,
+            strategy=strategy,
+            train_data=train_data,
+            validation_data=validation_data if validation else None,
+            validation_bytes=validation.utf8_bytes if validation else 0,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            flops_per_token=self.model_config.flops_per_token(plan.context),
+            peak_flops=self.peak_flops(),
+        )
+
+    def peak_flops(self) -> float:
+        """Returns what all devices could do: a slice's stated peak, or a matrix multiply measured here."""
+        if self.connection.slice:
+            return self.connection.slice.cores * self.connection.slice.peak_tflops_per_core * 1e12
+        return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else 1)
+
+    def summary(self, trainer: Trainer) -> dict[str, Any]:
+        """Returns the run's closing figures."""
+        record = trainer.record
+        return {
+            "parameters": self.model_config.parameters(),
+            "steps": record["step"],
+            "tokens_seen": record["tokens"],
+            "train": {
+                "nats_per_token": record["loss"],
+                "tokens_per_second": record["tokens_per_s"],
+                "share_of_matmul_peak": record["mfu"],
+            },
+            "validation": trainer.evaluate() if "validation" in self.manifest.parts else {},
+            "seconds": {name: round(value, 1) for name, value in dataclasses.asdict(trainer.clock).items()},
+        }
+
+
+def schedule_of(settings: TrainConfig) -> Schedule:
+    """Returns the learning rate's schedule."""
+    return Schedule(
+        kind=settings.schedule,
+        steps=settings.steps,
+        warmup_steps=settings.warmup_steps,
+        final_fraction=settings.final_fraction,
+    )
+
+
+def sample(model: Any, tokenizer: Tokenizer, prompt: str) -> str:
+    """Returns the prompt and how the model goes on, at temperature 0.8 from its 40 likeliest tokens."""
+    ids = tokenizer.encode(prompt)[: model.config.context // 2]
+    length = min(SAMPLE_TOKENS, model.config.context - len(ids))
+    sampling = Sampling(temperature=0.8, top_k=40)
+    (made,) = generate(
+        model, [ids], max_new_tokens=length, end_of_text=tokenizer.end_of_text, sampling=sampling, seed=0
+    )
+    return prompt + tokenizer.decode(made)

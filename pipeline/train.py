@@ -1,0 +1,92 @@
+"""Train a language model from shards, or say what such a run would be.
+
+python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://… [--dry_run]
+"""
+
+import dataclasses
+
+from absl import flags
+
+from pipeline import cli, config
+from pipeline.data import manifest
+from pipeline.devices import slices
+from pipeline.errors import UserError
+from pipeline.training import batch
+from pipeline.training.settings import TrainConfig
+
+FLAGS = flags.FLAGS
+
+
+def main() -> int:
+    config.load(FLAGS.gin_file or _no_gin_file(), FLAGS.gin_param)
+    settings = config.get(TrainConfig)
+    model = config.chosen(config.MODELS, settings.model, "train.model")
+    optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    devices = slices.plan(FLAGS.tpu)
+    plan = batch.plan(
+        global_batch=settings.global_batch,
+        replicas=devices.replicas,
+        microbatch=settings.microbatch,
+        context=model.context,
+    )
+    if FLAGS.dry_run:
+        print(config.provenance(settings, model, optimizer))
+        print(_arithmetic(settings, model, plan, devices.hosts))
+        return 0
+    for flag in ("data", "run_dir"):
+        if not getattr(FLAGS, flag):
+            raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
+    return _train(settings, model, optimizer, plan)
+
+
+def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan) -> int:
+    data = manifest.load(FLAGS.data)
+    data.check(vocabulary_size=model.vocabulary_size, context=plan.context)
+    model = dataclasses.replace(model, vocabulary_size=data.tokenizer.vocabulary_size)
+    cli.import_tensorflow()
+    from pipeline.devices import strategy
+
+    connection = strategy.connect(FLAGS.tpu)
+    from pipeline.session import Session  # imports TensorFlow's users, none of which may start it before the connection
+    from pipeline.training.run_directory import RunDirectory
+
+    return Session(
+        settings=settings,
+        model_config=model,
+        optimizer_config=optimizer,
+        plan=plan,
+        manifest=data,
+        data=FLAGS.data,
+        connection=connection,
+        directory=RunDirectory(FLAGS.run_dir),
+    ).run()
+
+
+def _no_gin_file() -> list[str]:
+    raise UserError("--gin_file is missing; expected a run such as algpt2.gin, gpt2.gin or quickstart.gin")
+
+
+def _arithmetic(settings: TrainConfig, model, plan: batch.BatchPlan, hosts: int) -> str:
+    vocabulary = model.vocabulary_size or 50_257
+    sized = dataclasses.replace(model, vocabulary_size=vocabulary)
+    origin = "" if model.vocabulary_size else " (a GPT-2 vocabulary; the data's manifest decides)"
+    rows = {
+        "parameters": f"{sized.parameters():,} with {vocabulary:,} tokens{origin}",
+        "replicas": f"{plan.replicas:,} on {hosts:,} host{'s' if hosts > 1 else ''}",
+        "global batch": f"{plan.global_batch:,} sequences of {plan.context:,} tokens",
+        "": f"= {plan.replicas} replicas × {plan.accumulation} accumulation × {plan.microbatch} microbatch",
+        "tokens a step": f"{plan.tokens_per_step:,}",
+        "steps": f"{settings.steps:,}",
+        "tokens in all": f"{settings.steps * plan.tokens_per_step:,}",
+        "model FLOPs a step": f"{sized.flops_per_token(plan.context) * plan.tokens_per_step:.3e}",
+    }
+    return "\n".join(f"{name:<19} {value}" for name, value in rows.items())
+
+
+if __name__ == "__main__":
+    cli.define_gin_flags()
+    flags.DEFINE_string("tpu", None, "A slice (pod-128, v3-8), local, virtual-N, a TPU name or grpc:// address.")
+    flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
+    flags.DEFINE_string("run_dir", None, "Where the run keeps its results, local or gs://.")
+    flags.DEFINE_bool("dry_run", False, "Print the configuration and the batch arithmetic, and stop.")
+    cli.run(main)

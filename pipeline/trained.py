@@ -1,0 +1,37 @@
+"""A run's model as it stands in its newest checkpoint, for evaluation, generation and export."""
+
+import dataclasses
+from typing import Any
+
+import models
+from models.config import ALGPT2Config, GPT2Config
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.training.checkpoints import restore_weights
+from pipeline.training.run_directory import RunDirectory
+
+MODEL_CONFIGS = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with its weights, its tokenizer, and the step that the weights are of."""
+
+    model: Any
+    tokenizer: Tokenizer
+    step: int
+    identity: dict[str, dict[str, Any]]
+
+
+def load(run_dir: str, *, compute_dtype: str = "float32") -> Trained:
+    """Builds the model of a run directory and restores its weights.
+
+    Raises:
+      UserError: no run there, or none of its checkpoints is whole.
+    """
+    directory = RunDirectory(run_dir)
+    identity = directory.read_json("run.json")
+    settings = dict(identity["model"])
+    model = models.build(MODEL_CONFIGS[settings.pop("kind")](**settings), compute_dtype=compute_dtype)
+    restored = restore_weights(directory.join("checkpoints"), model)
+    tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())
+    return Trained(model, tokenizer, restored.step, identity)

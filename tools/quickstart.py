@@ -1,0 +1,107 @@
+"""The whole path in a few minutes: corpus, tokenizer, shards, a trained ALGPT2, and what it is worth.
+
+    make quickstart
+
+Ends with the model's loss beside two baselines on the same text: a model that knows only how often each token occurs,
+and bz2. Run again, it says that it is done; killed, it goes on.
+"""
+
+import bz2
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from pipeline import cli
+from pipeline.data import manifest, records, tokenizer
+
+TOKENIZER = "data/tokenizers/cpython-8192.json"
+DATA = "data/quickstart"
+RUN = "runs/quickstart"
+COMMANDS = (
+    ("pipeline.tokenizer", f"--output={TOKENIZER}", "--size=8192"),
+    (
+        "pipeline.shard",
+        "--gin_file=datasets/cpython.gin",
+        f"--gin_param=shard.tokenizer={TOKENIZER}",
+        f"--output={DATA}",
+    ),
+    ("pipeline.train", "--gin_file=quickstart.gin", "--tpu=virtual-2", f"--data={DATA}", f"--run_dir={RUN}"),
+)
+
+
+def unigram_nats_per_token(counts: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the loss on ``labels`` of the training frequencies ``counts`` [V], each raised by one."""
+    probabilities = (counts + 1) / (counts.sum() + len(counts))
+    return float(-np.log(probabilities[labels]).mean())
+
+
+def baselines() -> dict[str, float]:
+    """Returns the figures of the unigram model and of bz2 on the validation part of ``DATA``."""
+    data = manifest.load(DATA)
+    train, validation = data.part("train"), data.part("validation")
+    counts = np.bincount(_stream(data, train), minlength=data.tokenizer.vocabulary_size)
+    tokens = _stream(data, validation)
+    nats = unigram_nats_per_token(counts, tokens[1:])
+    text = tokenizer.load(f"{DATA}/{manifest.TOKENIZER_FILE}").decode(tokens[tokens != data.tokenizer.end_of_text])
+    compressed = bz2.compress(text.encode(), compresslevel=9)
+    return {
+        "unigram_nats_per_token": nats,
+        "unigram_bits_per_byte": nats * (len(tokens) - 1) / math.log(2) / validation.utf8_bytes,
+        "bz2_bits_per_byte": 8 * len(compressed) / len(text.encode()),
+    }
+
+
+def _stream(data: manifest.Manifest, part: manifest.Part) -> np.ndarray:
+    """Returns a part's whole token stream [tokens]."""
+    pieces = [_tokens(shard.file, data.record.context) for shard in part.shards]
+    return np.concatenate([*pieces, np.asarray(part.tail, np.uint16)]).astype(np.int64)
+
+
+def _tokens(file: str, context: int) -> np.ndarray:
+    return records.decode(np.fromfile(f"{DATA}/{file}", np.uint8), context)[:, :-1].ravel()
+
+
+def table(summary: dict) -> str:
+    """Returns the closing table."""
+    train, validation, baseline = summary["train"], summary["validation"], summary["baseline"]
+    better = 1 - validation["nats_per_token"] / baseline["unigram_nats_per_token"]
+    rows = [
+        ("parameters", f"{summary['parameters']:,}"),
+        ("tokens seen", f"{summary['tokens_seen']:,} in {summary['steps']:,} steps"),
+        ("train loss", f"{train['nats_per_token']:.3f} nats a token"),
+        ("validation loss", f"{validation['nats_per_token']:.3f} nats a token"),
+        ("  unigram model", f"{baseline['unigram_nats_per_token']:.3f} nats a token (ours is {better:.0%} lower)"),
+        ("validation", f"{validation['bits_per_byte']:.3f} bits a byte"),
+        ("  unigram model", f"{baseline['unigram_bits_per_byte']:.3f} bits a byte"),
+        ("  bz2", f"{baseline['bz2_bits_per_byte']:.3f} bits a byte"),
+        ("speed", f"{train['tokens_per_second']:,.0f} tokens a second"),
+        ("share of peak", f"{train['share_of_matmul_peak']:.0%} of this machine's float32 matrix multiply"),
+    ]
+    return "\n".join(f"  {name:<17} {value}" for name, value in rows)
+
+
+def main() -> int:
+    for command in COMMANDS:
+        print(f"\n$ python -m {' '.join(command)}", flush=True)
+        code = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+        if code:
+            return code
+    path = pathlib.Path(RUN, "summary.json")
+    if not path.exists():  # the run was stopped by a signal, and said so
+        return 0
+    summary = json.loads(path.read_text())
+    if "baseline" not in summary:
+        summary["baseline"] = baselines()
+        temporary = path.with_suffix(".partial")
+        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        temporary.replace(path)
+    print(f"\n{table(summary)}\n\nsample:\n{summary['sample']}\n\nrun directory: {RUN}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
