@@ -1,7 +1,7 @@
 """The journal: a folder that holds each finished unit as one committed file, so that a killed run goes on from there.
 
 ``plan.json`` says which data set the folder belongs to; a run file (unit-00012.run) or a note (train-00003.json) stands
-under its name only when it is whole. POSIX record locks keep a second run out; the kernel drops them when a process dies.
+under its name only when it is whole. A POSIX record lock keeps a second run out; the kernel drops it with the process.
 """
 
 import contextlib

@@ -15,6 +15,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines
+
+
 class Progress:
     """Shows how much of ``total`` is done, how fast and how long it will still take.
 
@@ -25,8 +28,6 @@ class Progress:
         scale: amount that makes one unit.
         done: amount that was done before (by a run that was interrupted); it does not count for the rate.
     """
-
-    EVERY = {True: 0.2, False: 10.0}  # seconds between lines, on a terminal and elsewhere
 
     def __init__(
         self, label: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, file: TextIO = sys.stderr
@@ -40,7 +41,7 @@ class Progress:
         """Counts more work as done, and shows it if the last time is long enough ago."""
         self._done += amount
         now = time.monotonic()
-        if now - self._shown >= self.EVERY[self._terminal]:
+        if now - self._shown >= (SECONDS_ON_TERMINAL if self._terminal else SECONDS_ELSEWHERE):
             self._shown = now
             self._show(now)
 

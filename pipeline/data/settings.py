@@ -63,7 +63,8 @@ class ShardConfig:
         for what, count in (("shards", self.shards), ("evaluation_shards", self.evaluation_shards)):
             _require(1 <= count <= 99_999, f"{what} = {count}: expected 1 to 99,999")
         _require(1 <= self.context <= 65_536, f"context = {self.context}: expected 1 to 65,536 tokens")
-        _require(self.minimum_characters >= 0, f"minimum_characters = {self.minimum_characters}: expected 0 or more")
+        least = self.minimum_characters
+        _require(0 <= least <= 1_000_000, f"minimum_characters = {least}: expected 0 to 1,000,000")
         fraction = self.validation_fraction
         if fraction is not None:
             _require(0 <= fraction < 1, f"validation_fraction = {fraction}: expected at least 0 and below 1")

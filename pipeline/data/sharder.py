@@ -1,24 +1,21 @@
 """From a source to a committed data set: every unit at most once, every shard whole, the manifest last.
 
 Three stages: (a) each unit of the source becomes a run file (encode.py); (b) the run files' tables give every document
-its place in the stream (stream.py); (c) each shard is cut from the stream (cut.py). Workers do (a) and (c) unit by unit;
+its place in the stream (stream.py); (c) each shard is cut from the stream (cut.py). Workers do (a) and (c) by units;
 the journal knows which are finished. The bytes of the shards are a function of corpus, tokenizer and settings alone.
 """
 
 import dataclasses
 import os
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from pipeline.data import manifest as manifests
 from pipeline.data import records, storage
+from pipeline.data.assemble import assemble, settings, summary
 from pipeline.data.corpora import open_corpus
 from pipeline.data.corpora.base import PARTS, Corpus, Unit
 from pipeline.data.cut import Cut, blocks, shard_name, write_shard
@@ -26,16 +23,15 @@ from pipeline.data.encode import UnitEncoder
 from pipeline.data.journal import Journal, difference
 from pipeline.data.manifest import Manifest
 from pipeline.data.pool import Pool
-from pipeline.data.progress import Progress, duration
+from pipeline.data.progress import Progress
 from pipeline.data.runs import Counts, Segment
 from pipeline.data.settings import ShardConfig
-from pipeline.data.stream import Stream
+from pipeline.data.stream import Stream, shared_texts
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.errors import UserError
 
 WORK_BYTES = 0.7  # of temporary disk a byte of text: two bytes a token, at three bytes of text a token, and the index
-MAXIMUM_SHARED = 4 << 20  # evaluation documents whose text is compared with the train part's
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,10 @@ class Sharder:
         self._tokenizer: Tokenizer = load_tokenizer(config.tokenizer)
         self._corpus: Corpus = open_corpus(config, source)
         self._cut = Cut(context=config.context, packing=config.packing)
-        self._settings = dataclasses.asdict(config) | {"tokenizer": self._tokenizer.fingerprint}
-        self._plan = self._settings | {"listing": self._corpus.listing, "format_version": manifests.FORMAT_VERSION}
+        self._plan = settings(config, self._tokenizer) | {
+            "listing": self._corpus.listing,
+            "format_version": manifests.FORMAT_VERSION,
+        }
         self._work_dir = work_dir or _default_work_dir(self._output)
 
     def finished(self) -> Manifest | None:
@@ -109,7 +107,8 @@ class Sharder:
         Raises:
             UserError: the source is broken, the disk is full, there is too little text.
         """
-        _check_disk(self._work_dir, self._output, self._corpus.text_bytes)
+        both = 1 if storage.is_remote(self._output) else 2  # the output stands beside the work
+        storage.check_space(self._work_dir, int(WORK_BYTES * self._corpus.text_bytes) * both)
         if storage.is_remote(self._output):
             storage.check_writable(self._output)
         journal = Journal(self._work_dir, self._plan)
@@ -161,10 +160,13 @@ class Sharder:
                 counts.setdefault(part, Counts()).add(count)
         self._check_counts(counts)
         streams = {part: Stream(segments[part], self._config.order) for part in PARTS if part in segments}
-        notes = self._corpus.notes + _shared_documents(streams)
+        notes = self._corpus.notes + shared_texts(streams)
         work = self._blocks(streams)
         shards = self._write_shards(journal, streams, work)
-        manifest = self._manifest(streams, counts, work, shards, notes)
+        for part, stream in streams.items():
+            if counts[part].tokens != stream.tokens:
+                raise RuntimeError(f"{part}: {counts[part].tokens} tokens read, but {stream.tokens} in the stream")
+        manifest = assemble(self._config, self._tokenizer, self._corpus.listing, notes, streams, counts, shards)
         storage.publish_bytes(self._tokenizer.data, storage.join(self._output, manifests.TOKENIZER_FILE))
         storage.publish_bytes(manifest.dumps().encode(), storage.join(self._output, manifests.FILE_NAME))
         return manifest
@@ -198,8 +200,8 @@ class Sharder:
 
     def _write_shards(
         self, journal: Journal, streams: Mapping[str, Stream], work: list[Block]
-    ) -> dict[str, manifests.Shard]:
-        """Stage (c): commits every shard that is not there yet."""
+    ) -> dict[str, list[manifests.Shard]]:
+        """Stage (c): commits every shard that is not there yet; returns all, by part."""
         if not storage.is_remote(self._output):
             os.makedirs(self._output, exist_ok=True)
         size = records.record_bytes(self._config.context)
@@ -207,13 +209,20 @@ class Sharder:
         todo = [block for block in work if shards[block.file] is None]
         total = sum(block.count for block in work) * size
         progress = Progress("writing", total, "MB", 1e6, total - sum(block.count for block in todo) * size)
-        with Pool(lambda: lambda block: self._write_shard(journal, streams[block.part], block), self._workers) as pool:
+
+        def make() -> Callable[[Block], manifests.Shard]:
+            return lambda block: self._write_shard(journal, streams[block.part], block)
+
+        with Pool(make, self._workers) as pool:
             for block, shard in pool.run(todo):
                 journal.note(block.file, dataclasses.asdict(shard))
                 shards[block.file] = shard
                 progress.add(shard.bytes)
         progress.finish()
-        return {file: shard for file, shard in shards.items() if shard is not None}
+        by_part: dict[str, list[manifests.Shard]] = {part: [] for part in streams}
+        for block in work:
+            by_part[block.part].append(shards[block.file])  # type: ignore[arg-type]
+        return by_part
 
     def _committed(self, journal: Journal, block: Block) -> manifests.Shard | None:
         """Returns a shard that an earlier run has committed."""
@@ -236,57 +245,6 @@ class Sharder:
             storage.publish(file.name, storage.join(self._output, block.file), crc)
         return manifests.Shard(file=block.file, records=block.count, bytes=size, crc32c=f"{crc:08x}")
 
-    def _manifest(
-        self,
-        streams: Mapping[str, Stream],
-        counts: Mapping[str, Counts],
-        work: list[Block],
-        shards: Mapping[str, manifests.Shard],
-        notes: tuple[str, ...],
-    ) -> Manifest:
-        parts = {}
-        for part, stream in streams.items():
-            count = counts[part]
-            if count.tokens != stream.tokens:
-                raise RuntimeError(f"{part}: {count.tokens} tokens were read, but {stream.tokens} are in the stream")
-            parts[part] = manifests.Part(
-                documents=count.documents,
-                tokens=count.tokens,
-                records=self._cut.records(stream.tokens),
-                tail=tuple(self._cut.tail(stream)),
-                utf8_bytes=count.utf8_bytes,
-                words=count.words,
-                word_rule=self._config.word_rule,
-                dropped=dict(sorted((count.dropped or {}).items())),
-                truncated_tokens=count.truncated_tokens,
-                padding_tokens=count.padding_tokens,
-                shards=tuple(shards[block.file] for block in work if block.part == part),
-            )
-        digest = sum(count.digest for count in counts.values()) % (1 << 128)
-        return Manifest(
-            corpus=manifests.Corpus(
-                name=self._config.name,
-                fingerprint=f"{digest:032x}",
-                listing=self._corpus.listing,
-                seed=self._config.seed,
-                order=self._config.order,
-                notes=notes,
-            ),
-            tokenizer=manifests.Tokenizer(
-                name=self._tokenizer.name,
-                fingerprint=self._tokenizer.fingerprint,
-                vocabulary_size=self._tokenizer.vocabulary_size,
-                end_of_text=self._tokenizer.end_of_text,
-            ),
-            record=manifests.Record(
-                context=self._config.context,
-                bytes=records.record_bytes(self._config.context),
-                packing=self._config.packing,
-            ),
-            settings=self._settings,
-            parts=parts,
-        )
-
 
 def _default_work_dir(output: str) -> str:
     """Inside a local output; for a remote one a folder under the temporary directory that its name determines."""
@@ -294,59 +252,6 @@ def _default_work_dir(output: str) -> str:
         return os.path.join(output, ".unfinished")
     name = output.removeprefix("gs://").replace("/", "-")
     return os.path.join(tempfile.gettempdir(), f"unfinished-{name}")
-
-
-def _check_disk(work_dir: str, output: str, text_bytes: int) -> None:
-    """Compares the disk that the run will take with what is free, and says both.
-
-    Raises:
-        UnavailableError: there is not enough.
-    """
-    existing = os.path.abspath(work_dir)
-    while not os.path.isdir(existing):
-        existing = os.path.dirname(existing)
-    needed = int(WORK_BYTES * text_bytes) * (1 if storage.is_remote(output) else 2)
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise storage.UnavailableError(
-            f"no space: about {needed / 1e9:,.1f} GB are needed in {existing}, but {free / 1e9:,.1f} GB are free; "
-            "--work_dir takes another disk"
-        )
-    if needed > 1e9:
-        print(f"about {needed / 1e9:,.1f} GB of disk will be used, {free / 1e9:,.1f} GB are free", file=sys.stderr)
-
-
-def _shared_documents(streams: Mapping[str, Stream]) -> tuple[str, ...]:
-    """Notes how many evaluation documents have the very text of a train document. Ids are never in two parts."""
-    notes = []
-    for part in PARTS[1:]:
-        if part not in streams or "train" not in streams:
-            continue
-        held_out = np.unique(np.concatenate(list(streams[part].contents())))
-        if len(held_out) > MAXIMUM_SHARED:
-            notes.append(f"{part} has too many documents to compare their text with the train part's")
-            continue
-        seen = np.zeros(len(held_out), bool)
-        for contents in streams["train"].contents():
-            seen |= np.isin(held_out, contents)
-        if seen.any():
-            notes.append(f"{int(seen.sum())} of {len(held_out)} texts of {part} are in the train part too")
-    return tuple(notes)
-
-
-def summary(manifest: Manifest, seconds: float | None = None) -> str:
-    """Returns what was made, a line a part, as the command line prints it."""
-    text = []
-    for name, part in manifest.parts.items():
-        dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in part.dropped.items())
-        text.append(
-            f"{name}: {part.documents:,} documents{dropped}, {part.utf8_bytes:,} bytes, {part.tokens:,} tokens in "
-            f"{part.records:,} records and a tail of {len(part.tail):,}, {len(part.shards)} shards"
-        )
-    if seconds is not None:
-        total = sum(part.utf8_bytes for part in manifest.parts.values())
-        text.append(f"{total / 1e6:,.1f} MB of text in {duration(seconds)}: {total / 1e6 / seconds:,.1f} MB/s")
-    return "\n".join(text)
 
 
 def shard(config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None) -> Manifest:
@@ -357,11 +262,12 @@ def shard(config: ShardConfig, source: str | None, output: str, workers: int, wo
     """
     began = time.monotonic()
     sharder = Sharder(config, source, output, workers, work_dir)
-    if manifest := sharder.finished():
+    manifest = sharder.finished()
+    if manifest:
         print(f"{output} already holds this data set; nothing to do\n{summary(manifest)}")
-        return manifest
-    manifest = sharder.run()
+    else:
+        manifest = sharder.run()
+        print(f"{summary(manifest, time.monotonic() - began)}\nwrote {output}")
     for note in manifest.corpus.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{summary(manifest, time.monotonic() - began)}\nwrote {output}")
     return manifest

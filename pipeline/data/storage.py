@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -63,6 +64,11 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def check_writable(directory: str) -> None:
+    """Refuses a bucket that does not exist or that cannot be written to, before any work is done."""
+    _gcs().check_writable(directory)
+
+
 def open_read(path: str) -> BinaryIO:
     """Opens a file for reading bytes.
 
@@ -93,6 +99,23 @@ def file_crc32c(path: str) -> int:
         while data := file.read(1 << 20):
             crc = google_crc32c.extend(crc, data)
     return crc
+
+
+def check_space(directory: str, needed: int) -> None:
+    """Compares the bytes that will be written with what is free, and tells a user of more than a gigabyte both.
+
+    Raises:
+        UnavailableError: there is not enough.
+    """
+    existing = os.path.abspath(directory)
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    free = shutil.disk_usage(existing).free
+    stated = f"about {needed / 1e9:,.1f} GB are needed in {existing}, {free / 1e9:,.1f} GB are free"
+    if needed > free:
+        raise UnavailableError(f"no space: {stated}; --work_dir takes another disk")
+    if needed > 1e9:
+        print(stated, file=sys.stderr)
 
 
 @contextlib.contextmanager

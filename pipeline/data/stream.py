@@ -1,6 +1,6 @@
 """The token stream of a part, merged from run files: any range of it in memory that its length does not change."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from pipeline.data import runs
 from pipeline.data.runs import Segment
 
 CHUNK_TOKENS = 1 << 20
+MAXIMUM_COMPARED = 4 << 20  # evaluation documents whose text is compared with the train part's
 
 
 class Stream:
@@ -94,3 +95,24 @@ class Stream:
             tokens, low = pieces[owner]
             slices.append(tokens[begin - low : begin - low + length])
         return np.concatenate(slices)
+
+
+def shared_texts(streams: Mapping[str, Stream]) -> tuple[str, ...]:
+    """Notes how many texts of the evaluation parts are in the train part too.
+
+    A document's id puts it in one part only; this finds equal texts under different ids, by checksum and length.
+    """
+    notes = []
+    for part in streams:
+        if part == "train" or "train" not in streams:
+            continue
+        held_out = np.unique(np.concatenate(list(streams[part].contents())))
+        if len(held_out) > MAXIMUM_COMPARED:
+            notes.append(f"{part} has too many documents to compare their text with the train part's")
+            continue
+        seen = np.zeros(len(held_out), bool)
+        for contents in streams["train"].contents():
+            seen |= np.isin(held_out, contents)
+        if seen.any():
+            notes.append(f"{int(seen.sum())} of {len(held_out)} texts of {part} are in the train part too")
+    return tuple(notes)

@@ -146,8 +146,9 @@ def _pieces(head: bytes, stream: Readable, rest: int | None) -> Iterator[str]:
         raise DropError("undecodable") from error
 
 
-def grouped(inputs: Sequence[tuple[Input, int]], unit_bytes: int = UNIT_BYTES) -> Iterator[Unit]:
-    """Groups (input, bytes) into units of about ``unit_bytes``, keeping their order."""
+def grouped(inputs: Sequence[tuple[Input, int]], unit_bytes: int | None = None) -> Iterator[Unit]:
+    """Groups (input, bytes) into units of about ``unit_bytes`` (None: UNIT_BYTES), keeping their order."""
+    unit_bytes = UNIT_BYTES if unit_bytes is None else unit_bytes
     group: list[Input] = []
     size = index = 0
     for item, item_bytes in inputs:

@@ -95,11 +95,11 @@ def open_text(path: str, start: int = 0) -> BinaryIO:
     raw = storage.open_read(path)
     kind = suffix(path)
     if kind == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
     if kind == ".bz2":
-        return io.BufferedReader(bz2.BZ2File(raw), 1 << 20)  # type: ignore[arg-type]
+        return io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
     if kind == ".xz":
-        return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)  # type: ignore[arg-type]
+        return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
     if kind == ".zst":
         return io.BufferedReader(_ZstandardReader(raw), 1 << 20)
     if start:
