@@ -143,6 +143,8 @@ def explained(path: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first sentence or line of a message, without the request that the library puts in front of it."""
-    message = re.sub(r"^\d{3} [A-Z]+ https?://\S+: ", "", str(error))
+    """The first sentence or line of what the service or the library says."""
+    message = str(error)
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # no reply, or none in JSON
+        message = error.response.json()["error"]["message"]  # type: ignore[attr-defined]
     return re.split(r"\n|\. ", message)[0].rstrip(".")
