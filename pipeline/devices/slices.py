@@ -57,10 +57,10 @@ GENERATIONS = {
         cores_per_chip=1, hbm_gib=16, usable_hbm_gib=15.75, peak_tflops=197, hbm_gbps=819, source=_PAGES + "v5e"
     ),
     "v5p": Generation(
-        cores_per_chip=1, hbm_gib=95, usable_hbm_gib=95.0, peak_tflops=459, hbm_gbps=2765, source=_PAGES + "v5p"
+        cores_per_chip=1, hbm_gib=95, usable_hbm_gib=95.73, peak_tflops=459, hbm_gbps=2765, source=_PAGES + "v5p"
     ),
     "v6e": Generation(
-        cores_per_chip=1, hbm_gib=32, usable_hbm_gib=31.25, peak_tflops=918, hbm_gbps=1640, source=_PAGES + "v6e"
+        cores_per_chip=1, hbm_gib=32, usable_hbm_gib=31.24, peak_tflops=918, hbm_gbps=1640, source=_PAGES + "v6e"
     ),
 }
 
@@ -103,7 +103,7 @@ class Slice:
         expected = self.chips * self.figures.cores_per_chip
         if self.cores != expected:
             raise UserError(
-                f"slice {self.name!r}: {self.topology} chips of {self.generation} have {expected} cores, not {self.cores}"
+                f"{self.name}: {self.topology} chips of {self.generation} have {expected} cores, not {self.cores}"
             )
         if self.hosts < 1 or self.cores % self.hosts:
             raise UserError(f"slice {self.name!r}: hosts={self.hosts} does not divide cores={self.cores}")

@@ -64,8 +64,8 @@ def connect(tpu: str | None) -> Connection:
     """Returns a connection to the devices that ``--tpu`` names; checks a TPU against the slice that was asked for.
 
     Args:
-        tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name, ``SLICE@ADDRESS``,
-            ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name: that TPU.
+        tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name,
+            ``SLICE@ADDRESS``, ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name: that TPU.
 
     Raises:
         UserError: It cannot be reached or used, or it is less than the slice promises; one sentence each.
@@ -98,7 +98,7 @@ def _connect_virtual(replicas: int) -> Connection:
         except RuntimeError:
             raise UserError(
                 f"--tpu=virtual-{replicas}: TensorFlow already runs with "
-                f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; virtual devices must be set before its first op"
+                f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; virtual ones must be set before its first op"
             ) from None
     devices = [f"CPU:{i}" for i in range(replicas)]
     # Not the default collectives: TensorFlow keeps one group a device, so that a second strategy in a process would fail.

@@ -1,0 +1,167 @@
+"""Compile the very step that would run, for the very slice, with the real TPU compiler; no TPU is needed.
+
+    python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 [--search] [--json=FILE]
+
+Prints whether it fits, where the memory goes, FLOPs, HBM traffic and a bound of the step's time. Exit code 1 when it
+does not fit. Needs requirements-preflight.txt (jax and libtpu), about a minute a program, and no TPU.
+"""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import flags
+
+from pipeline import cli, config
+from pipeline.devices import compiler, slices
+from pipeline.errors import UserError
+from pipeline.training import batch
+from pipeline.training.settings import TrainConfig
+from tools.preflight_figures import Figures, figures, gib, report
+
+FLAGS = flags.FLAGS
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GPT2_VOCABULARY = 50_257
+
+
+def main() -> int:
+    if not FLAGS.gin_file:
+        raise UserError("--gin_file is missing; expected a run such as algpt2.gin or gpt2.gin")
+    if not FLAGS.tpu:
+        raise UserError("--tpu is missing; expected a slice such as pod-128 or v3-8")
+    config.load(FLAGS.gin_file, FLAGS.gin_param)
+    settings = config.get(TrainConfig)
+    model = with_vocabulary(config.chosen(config.MODELS, settings.model, "train.model"))
+    optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    piece = slices.find(FLAGS.tpu)
+    compiler.require_compiler()
+    if FLAGS.search:
+        return search(settings, model, optimizer, piece)
+    start = time.monotonic()
+    keep = pathlib.Path(FLAGS.program) if FLAGS.program else None
+    found = check(settings, model, optimizer, piece, keep_text=keep)
+    print(report(found, title_of(model, optimizer, settings), piece))
+    answer = found.as_json()
+    if FLAGS.evaluation and found.fits:
+        scored = evaluation(settings, model, optimizer, piece)
+        answer["evaluation"] = dataclasses.asdict(scored)
+        print(f"evaluation        {'fits' if scored.fits else 'does NOT fit'}: {gib(scored.peak_bytes)} GiB")
+        answer["fits"] = found.fits and scored.fits
+    print(f"took              {time.monotonic() - start:.0f} s")
+    write_json(answer)
+    return 0 if answer["fits"] else 1
+
+
+def with_vocabulary(model: Any) -> Any:
+    """Returns the model's config with GPT-2's vocabulary where the data's manifest would decide."""
+    return model if model.vocabulary_size else dataclasses.replace(model, vocabulary_size=GPT2_VOCABULARY)
+
+
+def title_of(model: Any, optimizer: Any, settings: TrainConfig) -> str:
+    """Says in a line what is checked."""
+    return (
+        f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
+        f"{model.parameters():,} parameters; {settings.optimizer}, {settings.compute_dtype}, remat {model.remat}"
+    )
+
+
+def check(
+    settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, *, keep_text: pathlib.Path | None = None
+) -> Figures:
+    """Lowers and compiles the training step; returns its figures."""
+    plan = batch.plan(
+        global_batch=settings.global_batch, replicas=piece.cores, microbatch=settings.microbatch, context=model.context
+    )
+    hlo, sizes = lower("train", settings, model, optimizer, plan)
+    compiled = compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text)
+    return figures(compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece)
+
+
+def evaluation(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice) -> compiler.Compiled:
+    """Lowers and compiles the evaluation step; returns what the compiler says."""
+    plan = batch.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
+    hlo, _ = lower("evaluation", settings, model, optimizer, plan)
+    return compiler.compile_for(hlo, piece, plan.replicas)
+
+
+def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: batch.BatchPlan) -> tuple[bytes, dict]:
+    """Runs tools.lowering in a process of its own; returns the HLO and the bytes of weights and slots."""
+    job = {
+        "step": step,
+        "train": dataclasses.asdict(settings),
+        "model": {"kind": type(model).__name__, "settings": dataclasses.asdict(model)},
+        "optimizer": {"kind": type(optimizer).__name__, "settings": dataclasses.asdict(optimizer)},
+        "plan": dataclasses.asdict(plan),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        asked, output = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "step.hlo")
+        asked.write_text(json.dumps(job))
+        command = [sys.executable, "-m", "tools.lowering", str(asked), str(output)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode or not output.is_file():
+            raise RuntimeError(f"the step could not be lowered: {done.stderr.strip()[-3000:]}")
+        return output.read_bytes(), json.loads(pathlib.Path(f"{output}.json").read_text())
+
+
+def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice) -> int:
+    """Finds the largest microbatch that fits, with and without rematerialisation, and recommends the faster plan."""
+    if settings.global_batch % piece.cores:
+        batch.plan(global_batch=settings.global_batch, replicas=piece.cores, microbatch=1, context=model.context)
+    share = settings.global_batch // piece.cores
+    best: list[tuple[str, Figures]] = []
+    for remat in ("none", "full"):
+        variant = dataclasses.replace(model, remat=remat)
+        found = largest_that_fits(
+            settings, variant, optimizer, piece, [m for m in range(1, share + 1) if share % m == 0]
+        )
+        if found is None:
+            print(f"remat {remat:<10} does not fit at any microbatch")
+            continue
+        print(
+            f"remat {remat:<10} microbatch {found.microbatch} × accumulation {found.accumulation}: "
+            f"{gib(found.peak_bytes_per_core)} GiB, {1e3 * (found.estimate_seconds or 0):.1f} ms a step"
+        )
+        best.append((remat, found))
+    if not best:
+        write_json({"fits": False})
+        return 1
+    remat, chosen = min(best, key=lambda row: row[1].estimate_seconds or float("inf"))
+    name = config.MODELS[settings.model]
+    print(f"recommended       --gin_param={name}.remat=\"'{remat}'\" --gin_param=train.microbatch={chosen.microbatch}")
+    write_json({**chosen.as_json(), "remat": remat, "tried": {name: found.as_json() for name, found in best}})
+    return 0
+
+
+def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Slice, sizes: list[int]) -> Figures | None:
+    """Bisects the microbatches that divide a core's share: what fits at one size fits at every smaller one."""
+    low, high, best = 0, len(sizes) - 1, None
+    middle = high  # the largest first: for most runs it fits, and nothing else need be compiled
+    while low <= high:
+        found = check(dataclasses.replace(settings, microbatch=sizes[middle]), model, optimizer, piece)
+        if found.fits:
+            best, low = found, middle + 1
+        else:
+            high = middle - 1
+        middle = (low + high) // 2
+    return best
+
+
+def write_json(answer: dict[str, Any]) -> None:
+    """Writes the figures where ``--json`` says."""
+    if FLAGS.json:
+        pathlib.Path(FLAGS.json).write_text(json.dumps(answer, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.define_gin_flags()
+    flags.DEFINE_string("tpu", None, "The slice to compile for, such as pod-128 or v3-8.")
+    flags.DEFINE_string("json", None, "Also write the figures here.")
+    flags.DEFINE_string("program", None, "Also write the compiled program's text (HLO) here.")
+    flags.DEFINE_bool("search", False, "Find the largest microbatch that fits, with and without rematerialisation.")
+    flags.DEFINE_bool("evaluation", True, "Compile the evaluation step too.")
+    cli.run(main)
