@@ -13,8 +13,8 @@ import tensorflow as tf
 from pipeline.data import checksums, order, rows, storage
 from pipeline.data.manifest import Manifest
 
-BLOCK_ROWS = 4096  # of all slots together: about 8.5 MB
-LONGEST_BLOCK = 64  # rows of one slot
+BLOCK_ROWS = 4096  # of all slots together, about 8.5 MB, where a slot can give as many as this asks for
+SHORTEST, LONGEST = 64, 512  # rows of one slot: fewer at once cost more to handle than to read
 REMOTE_READERS = 16  # slots read at the same time on gs://, where a request takes tens of milliseconds
 
 
@@ -33,7 +33,7 @@ class EndlessOrder:
         self._host, self._hosts = host, hosts
         self._remote = storage.is_remote(directory)
         self._slots = self._order.slots // hosts  # Q
-        self._block = max(1, min(BLOCK_ROWS // self._slots, LONGEST_BLOCK, self._order.rows_a_pass))  # K
+        self._block = min(max(SHORTEST, min(BLOCK_ROWS // self._slots, LONGEST)), self._order.rows_a_pass)  # K
         self._files = tf.constant([storage.join(directory, shard.file) for shard in self._part.shards])
         self._shard_records = tf.constant(self._order.shard_records, tf.int64)
 
@@ -50,10 +50,10 @@ class EndlessOrder:
             deterministic=True if self._remote else None,
         ).batch(self._slots, drop_remainder=True)
 
-        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-        if verify:
-            blocks = blocks.enumerate().map(lambda turn, block: self._sound(first, turn, *block), **parallel)
-        return blocks.map(self._in_order, **parallel)
+        def in_order(turn, block):
+            return self._in_order(*(self._sound(first, turn, *block) if verify else block))
+
+        return blocks.enumerate().map(in_order, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def _sound(self, first: int, turn: tf.Tensor, rows_QKR: tf.Tensor, *rest: tf.Tensor):
         """Passes a block on, or raises with the place of its first damaged record."""

@@ -238,11 +238,11 @@ def test_a_damaged_head_is_found_at_the_first_visit_and_named(tmp_path, evaluate
 def test_a_flipped_bit_of_a_token_is_found_by_sampling(tmp_path):
     data = write_data(tmp_path, shards=2, count=1000)
     size, head = records.record_bytes(CONTEXT), records.tokens_offset(CONTEXT)
-    for row in range(0, 500, 2):  # 250 records: missed with probability (63/64)**250 = 2 %, and never with this seed
+    for row in range(0, 500, 2):
         flip(data, 0, row * size + head + row % 30, 1 << row % 8)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a record is damaged"):
-        train(data, steps=100, batch=10)
-    assert len(train(data, steps=100, batch=10, verify=False)) == 100
+        train(data, steps=1000, batch=10)  # visits each of the 250 ten times: missed with (255/256)**2500 = 6e-5
+    assert len(train(data, steps=1000, batch=10, verify=False)) == 1000
 
 
 def test_a_truncated_shard_ends_the_run(tmp_path):

@@ -1,0 +1,1 @@
+"""One module a benchmark, each with run() -> figures; tools/bench.py runs them."""
