@@ -4,6 +4,7 @@ Memory is bounded by BATCH_CHARACTERS of text and SEGMENT_TOKENS of tokens, howe
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
@@ -71,6 +72,7 @@ class UnitEncoder:
         Raises:
             EngineMismatchError: on a sample of the unit's documents, the bulk engine differs from the oracle.
         """
+        began, before = time.perf_counter(), dict(corpus.seconds)
         for item in corpus.documents(unit):
             key, split = salted_hash(self._config.seed, item.id)
             part = item.part or ("validation" if split < self._validation_below else "train")
@@ -87,7 +89,9 @@ class UnitEncoder:
                 self._encode_long(item, part, key)
         self._encode_batch()
         self._flush()
-        self._writer.finish(self._counts, {"size": unit.size})
+        seconds = {what: total - before[what] for what, total in corpus.seconds.items()}
+        seconds["all"] = time.perf_counter() - began
+        self._writer.finish(self._counts, {"size": unit.size, "seconds": seconds})
         return self._counts
 
     def _count(self, part: str) -> Counts:

@@ -136,6 +136,11 @@ class Sharder:
             for unit, _ in pool.run(todo):
                 progress.add(unit.size)
         progress.finish()
+        spent = [extra["seconds"] for _, _, extra in journal.units()]
+        decompressing = sum(seconds["decompressing"] for seconds in spent)
+        if decompressing:
+            share = decompressing / sum(seconds["all"] for seconds in spent)
+            print(f"decompression took {100 * share:.0f} % of the tokenizing workers' time")
 
     def _encode_unit_in(self, journal: Journal) -> Callable[[], Callable[[Unit], None]]:
         def make() -> Callable[[Unit], None]:

@@ -34,4 +34,14 @@ def _open(config: ShardConfig, source: str | None) -> Corpus:
         from pipeline.data.corpora.text import Text
 
         return Text(config, source)
-    raise UserError(f"corpus {config.corpus!r} has no reader yet")
+    if config.corpus == "jsonl":
+        from pipeline.data.corpora.jsonl import JSONLines
+
+        return JSONLines(config, source)
+    if config.corpus == "parquet":
+        from pipeline.data.corpora.parquet import Parquet
+
+        return Parquet(config, source)
+    from pipeline.data.corpora.openwebtext import OpenWebText
+
+    return OpenWebText(config, source)

@@ -73,6 +73,7 @@ class Corpus(ABC):
         listing: digest of the names and sizes of the source's files, to tell another source at once.
         notes: what a user of the data set has to know.
         own_parts: whether every document brings its part.
+        seconds: time spent so far, by what a reader chooses to measure.
     """
 
     own_parts = False
@@ -81,6 +82,7 @@ class Corpus(ABC):
         listed = list(files)
         self.config = config
         self.notes: tuple[str, ...] = ()
+        self.seconds = {"decompressing": 0.0}
         self.total_bytes = sum(size for _, size in listed)
         self.text_bytes = int(self.total_bytes * expansion)
         self.listing = hashlib.sha256(repr(listed).encode()).hexdigest()

@@ -12,6 +12,7 @@ import io
 import lzma
 import os
 import re
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -90,10 +91,9 @@ def _find(source: str, endings: Sequence[str]) -> list[File]:
     return sorted(found, key=lambda file: file.name)
 
 
-def open_text(path: str, start: int = 0) -> BinaryIO:
-    """Opens a file for reading, decompressed by its name; ``start`` seeks, in files that are not compressed."""
-    raw = storage.open_read(path)
-    kind = suffix(path)
+def decompress(raw: BinaryIO, name: str) -> BinaryIO:
+    """Returns the stream decompressed as its name says, or itself."""
+    kind = suffix(name)
     if kind == ".gz":
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
     if kind == ".bz2":
@@ -102,9 +102,15 @@ def open_text(path: str, start: int = 0) -> BinaryIO:
         return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
     if kind == ".zst":
         return io.BufferedReader(_ZstandardReader(raw), 1 << 20)
+    return raw
+
+
+def open_text(path: str, start: int = 0) -> BinaryIO:
+    """Opens a file for reading, decompressed by its name; ``start`` seeks, in files that are not compressed."""
+    raw = storage.open_read(path)
     if start:
         raw.seek(start)
-    return raw
+    return decompress(raw, path)
 
 
 class _ZstandardReader(io.RawIOBase):
@@ -142,10 +148,8 @@ class _ZstandardReader(io.RawIOBase):
 def reading(name: str) -> Iterator[None]:
     """Turns the many ways in which a file can be truncated, corrupt or unreadable into one line that names it."""
     broken: tuple[type[BaseException], ...] = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
-    with contextlib.suppress(ImportError):
-        import zstandard
-
-        broken += (zstandard.ZstdError,)
+    if "zstandard" in sys.modules:  # only a reader that has opened such a file can raise its error
+        broken += (sys.modules["zstandard"].ZstdError,)
     try:
         yield
     except broken as error:
@@ -154,3 +158,7 @@ def reading(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
     except FileNotFoundError as error:
         raise UserError(f"{name} vanished while it was read") from error
+    except OSError as error:
+        if error.errno is None:  # how bz2 says that its data are no such data
+            raise UserError(f"{name} is truncated or corrupt: {error}") from error
+        raise

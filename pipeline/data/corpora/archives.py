@@ -1,0 +1,112 @@
+"""Tar archives as streams: members are read one after the other, none is unpacked, and their names are only ids.
+
+The library's tarfile reads the headers; walking from one to the next is our own, because tarfile's own walk takes half
+as long as the decompression of small text files does.
+"""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from pipeline.errors import UserError
+
+BLOCK = tarfile.BLOCKSIZE
+LARGEST_NAME = 1 << 20  # bytes of an extended header; more is no name but damage
+
+
+class Member(NamedTuple):
+    """A regular file of an archive; its bytes are the next ``size`` that the stream gives, through ``read``."""
+
+    name: str
+    size: int
+    stream: "MemberStream"
+
+
+class MemberStream:
+    """The bytes of one member."""
+
+    def __init__(self, archive: BinaryIO, name: str, size: int, where: str):
+        self._archive, self._left, self._name, self._where = archive, size, name, where
+
+    def read(self, size: int = -1) -> bytes:
+        """Returns up to ``size`` bytes (all without one), and b"" at the member's end.
+
+        Raises:
+            UserError: the archive ends before the member does.
+        """
+        wanted = self._left if size < 0 else min(size, self._left)
+        data = self._archive.read(wanted)
+        if len(data) < wanted:
+            raise UserError(f"{self._where} is truncated in member {self._name!r}")
+        self._left -= wanted
+        return data
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether unpacking a member of this name could leave the directory. We never unpack; users want to know."""
+    return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/")
+
+
+def members(archive: BinaryIO, where: str) -> Iterator[Member]:
+    """Yields the regular files of a tar stream in order; what is left unread of one is skipped.
+
+    Args:
+        archive: a stream, which need not seek.
+        where: names the archive in errors.
+
+    Raises:
+        UserError: a header is damaged, or the archive ends before its end marker.
+    """
+    extended: dict[str, str] = {}
+    last = "its beginning"
+    while True:
+        header = archive.read(BLOCK)
+        if len(header) < BLOCK:
+            raise UserError(f"{where} is truncated after {last}")
+        if not header.strip(b"\0"):
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise UserError(f"{where} is corrupt or no tar archive, after {last}: {error}") from error
+        if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            data = _exactly(archive, info.size, f"{where} is truncated after {last}")
+            if info.type == tarfile.XHDTYPE:
+                extended.update(_pax(data, where))
+            elif info.type == tarfile.GNUTYPE_LONGNAME:
+                extended["path"] = os.fsdecode(data.rstrip(b"\0"))
+            continue
+        name, size = extended.get("path", info.name), int(extended.get("size", info.size))
+        extended = {}
+        last = f"member {name!r}"
+        stream = MemberStream(archive, name, size if info.isreg() or info.type == tarfile.CONTTYPE else 0, where)
+        if info.isreg():
+            yield Member(name, size, stream)
+        while stream.read(1 << 20):
+            pass
+        archive.read(-size % BLOCK if info.isreg() else 0)
+
+
+def _exactly(archive: BinaryIO, size: int, complaint: str) -> bytes:
+    data = archive.read(size) if size <= LARGEST_NAME else b""
+    if len(data) < size:
+        raise UserError(complaint)
+    archive.read(-size % BLOCK)
+    return data
+
+
+def _pax(data: bytes, where: str) -> dict[str, str]:
+    """Reads the records '<length> <key>=<value>\\n' of an extended header."""
+    found = {}
+    while data:
+        try:
+            length, _, _ = data.partition(b" ")
+            record, data = data[: int(length)], data[int(length) :]
+            key, _, value = record[len(length) + 1 : -1].partition(b"=")
+        except ValueError as error:
+            raise UserError(f"{where} is corrupt: an extended header is unreadable") from error
+        found[key.decode("utf-8", "replace")] = os.fsdecode(value)
+        if not record:
+            raise UserError(f"{where} is corrupt: an extended header is empty")
+    return found

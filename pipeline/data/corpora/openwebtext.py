@@ -1,0 +1,146 @@
+"""OpenWebText, in each shape in which it is published: one .txt a document, in tar.xz archives, in a tar.
+
+The source is ``openwebtext.tar.xz``, a directory of its inner archives (``urlsf_subset00-1_data.xz``), or a mirror's
+plain tars of them. The outer archive is one stream, which the coordinator reads; it hands the inner archives, still
+compressed, to the workers. Source: Gokaslan and Cohen 2019, OpenWebText Corpus.
+"""
+
+import hashlib
+import io
+import time
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from pipeline.data import storage
+from pipeline.data.corpora.archives import Member, is_unsafe, members
+from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
+from pipeline.data.corpora.sources import File, decompress, find, open_text, reading
+from pipeline.data.settings import ShardConfig
+from pipeline.errors import UserError
+
+EXPANSION = 3.1  # bytes of text a byte of the archives
+UNIT_BYTES = 10 << 20  # of compressed archives, about 32 MB of text
+
+
+class Published(NamedTuple):
+    """What the published corpus has, documents that are empty or NUL included."""
+
+    documents: int = 8_013_769
+    archives: int = 20_610
+    sha256: str = "9fe39d154c5bc67da8c359415372b79510eb1e2edb0d035fe4f7fc3a732b9336"
+    least_bytes: int = 12_800_000_000
+
+
+class OpenWebText(Corpus):
+    """Documents are the members of the inner archives; their ids are archive and member, so order is stable."""
+
+    published = Published()
+
+    def __init__(self, config: ShardConfig, source: str | None):
+        self._files = find(source, (".tar", ".tar.xz", "_data.xz", ".xz"), config.name)
+        super().__init__(config, [(file.name, file.size) for file in self._files], EXPANSION)
+        self._outer = [file for file in self._files if file.name.endswith((".tar", ".tar.xz"))]
+        if self._outer and len(self._outer) < len(self._files):
+            raise UserError(f"--source={source} mixes outer archives (*.tar, *.tar.xz) with inner ones (*.xz)")
+        whole = self.total_bytes >= self.published.least_bytes
+        self._is_published = whole and (not self._outer or len(self._outer) in (1, 21))
+        self._archives = 0 if self._outer else len(self._files)
+
+    def units(self) -> Iterator[Unit]:
+        if self._outer:
+            return self._from_outer()
+        inputs = [(Input(file.path, file.name), file.size) for file in self._files]
+        return grouped(inputs, unit_bytes=UNIT_BYTES)
+
+    def _from_outer(self) -> Iterator[Unit]:
+        blobs: list[tuple[str, bytes]] = []
+        size = index = self._archives = 0
+        for file in self._outer:
+            for member in self._inner_archives(file):
+                blobs.append((member.name, member.stream.read()))
+                size += len(blobs[-1][1])
+                if size >= UNIT_BYTES:
+                    yield Unit(index=index, size=size, blobs=tuple(blobs))
+                    blobs, size, index = [], 0, index + 1
+        if blobs:
+            yield Unit(index=index, size=size, blobs=tuple(blobs))
+
+    def _inner_archives(self, file: File) -> Iterator[Member]:
+        """Reads an outer archive, and compares its sha256 where it is the published one."""
+        found = 0
+        with reading(file.path), storage.open_read(file.path) as opened:
+            raw = _Hashed(opened) if self._is_published and len(self._outer) == 1 else opened
+            for member in members(decompress(raw, file.path), file.path):  # type: ignore[arg-type]
+                if member.name.endswith(".xz"):
+                    found += 1
+                    yield member
+                elif member.size:
+                    raise UserError(f"{file.path}: member {member.name!r} is no inner archive (*.xz)")
+            if isinstance(raw, _Hashed) and (digest := raw.hexdigest()) != self.published.sha256:
+                raise UserError(f"{file.path} has sha256 {digest}, but the published one has {self.published.sha256}")
+        if not found:
+            raise UserError(f"{file.path} holds no inner archive (*.xz)")
+        self._archives += found
+
+    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        for name, data in unit.blobs:
+            with reading(f"inner archive {name!r}"):
+                yield from self._members(name, decompress(io.BytesIO(data), name))
+        for item in unit.inputs:
+            with reading(item.path), open_text(item.path) as opened:
+                yield from self._members(item.name, opened)
+
+    def _members(self, archive: str, opened: BinaryIO) -> Iterator[Document | Dropped]:
+        place = archive.rpartition("/")[2]
+        for member in members(_Timed(opened, self.seconds), archive):  # type: ignore[arg-type]
+            identity = f"{place}/{member.name}"
+            if is_unsafe(member.name):
+                yield Dropped(identity, "unsafe member name")
+            elif member.name.endswith(".txt"):
+                yield self.from_stream(identity, member.stream, member.size)
+            else:
+                yield Dropped(identity, "not .txt")
+
+    def finish(self, documents: int) -> None:
+        if not self._is_published:
+            return
+        for what, found, expected in (
+            ("inner archives", self._archives, self.published.archives),
+            ("documents", documents, self.published.documents),
+        ):
+            if found != expected:
+                raise UserError(f"the source has {found:,} {what}, but the published OpenWebText has {expected:,}")
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that takes the sha256 of what passes through."""
+
+    def __init__(self, raw: BinaryIO):
+        self._raw, self._sha256 = raw, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        self._sha256.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        """Reads what is left and returns the digest of all."""
+        while self.read(1 << 20):
+            pass
+        return self._sha256.hexdigest()
+
+
+class _Timed:
+    """A stream that adds up the seconds spent in its decompression."""
+
+    def __init__(self, stream: BinaryIO, seconds: dict[str, float]):
+        self._stream, self._seconds = stream, seconds
+
+    def read(self, size: int) -> bytes:
+        began = time.perf_counter()
+        data = self._stream.read(size)
+        self._seconds["decompressing"] += time.perf_counter() - began
+        return data

@@ -1,0 +1,101 @@
+"""Parquet files: a row a document, its text in one column, read row group by row group."""
+
+import bisect
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.data import storage
+from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
+from pipeline.data.corpora.sources import File, find
+from pipeline.data.corpora.text import part_of_file
+from pipeline.data.settings import ShardConfig
+from pipeline.errors import UserError, nearest
+
+ROWS = 256  # rows that are in memory at a time
+LARGEST_ROW = 64 << 20  # bytes: a value is held whole, so longer ones are dropped and counted
+
+
+class Parquet(Corpus):
+    """*.parquet of a directory, or the files that a path or a glob names.
+
+    An input's range counts rows, not bytes, and begins with a row group.
+    """
+
+    def __init__(self, config: ShardConfig, source: str | None):
+        files = find(source, (".parquet",), config.name)
+        self._inputs: list[tuple[Input, int]] = []
+        text_bytes = 0
+        for file in files:
+            for item, size in self._row_groups(config, file):
+                self._inputs.append((item, size))
+                text_bytes += size
+        super().__init__(config, [(file.name, file.size) for file in files])
+        self.own_parts = config.validation_fraction is None
+        self.total_bytes = self.text_bytes = text_bytes
+
+    @staticmethod
+    def _row_groups(config: ShardConfig, file: File) -> Iterator[tuple[Input, int]]:
+        part = part_of_file(config, file)
+        with _opened(file.path) as table:
+            names = table.schema_arrow.names
+            if config.field not in names:
+                near = nearest(config.field, names)
+                raise UserError(f"{file.path} has no column {config.field!r}; it has {', '.join(names)}{near}")
+            kind = str(table.schema_arrow.field(config.field).type)
+            if kind not in ("string", "large_string", "string_view"):
+                raise UserError(f"{file.path}: column {config.field!r} holds {kind}, not text")
+            column = table.metadata.schema.names.index(config.field)
+            row = 0
+            for group in range(table.metadata.num_row_groups):
+                described = table.metadata.row_group(group)
+                rows, size = described.num_rows, described.column(column).total_uncompressed_size
+                if rows:
+                    yield Input(file.path, file.name, row, row + rows, part), size
+                row += rows
+
+    def units(self) -> Iterator[Unit]:
+        return grouped(self._inputs)
+
+    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        import pyarrow as pa
+
+        for item in unit.inputs:
+            with _opened(item.path) as table:
+                try:
+                    yield from self._rows(table, item)
+                except (pa.ArrowException, OSError) as error:
+                    reason = str(error).splitlines()[0]
+                    raise UserError(f"{item.path} is corrupt near row {item.start}: {reason}") from error
+
+    def _rows(self, table: Any, item: Input) -> Iterator[Document | Dropped]:
+        starts = [0]
+        for group in range(table.metadata.num_row_groups):
+            starts.append(starts[-1] + table.metadata.row_group(group).num_rows)
+        row, group = item.start, bisect.bisect_right(starts, item.start) - 1
+        batches = table.iter_batches(ROWS, row_groups=[group], columns=[self.config.field], use_threads=False)
+        for batch in batches:
+            for value in batch.column(0).cast("large_binary"):
+                raw = value.as_py()
+                identity = f"{item.name}#{row}"
+                if raw is None:
+                    yield Dropped(identity, "empty", item.part)
+                elif len(raw) > LARGEST_ROW:
+                    yield Dropped(identity, f"a row over {LARGEST_ROW >> 20} MiB", item.part)
+                else:
+                    yield self.from_bytes(identity, raw, item.part)
+                row += 1
+
+
+def _opened(path: str) -> Any:
+    """Opens a Parquet file; UserError where it is none."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise UserError("Parquet sources need the package pyarrow: pip install -r requirements.txt") from error
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    try:
+        return pq.ParquetFile(storage.open_read(path), pre_buffer=False, buffer_size=1 << 20)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is truncated or no Parquet file: {str(error).splitlines()[0]}") from error
