@@ -24,9 +24,9 @@ class Figures:
         hardware_flops: Matrix-multiply FLOPs that the compiled program makes.
         dense_flops_ratio: Its FLOPs outside attention over 6·N·tokens: 1 when nothing is forgotten or done twice.
         hbm_traffic_bytes: Between HBM and a core in a step, loops counted as often as they run.
-        all_reduce_bytes: What a core gives to the all-reduce.
+        all_reduce_bytes: What a core gives to the all-reduce: one float32 gradient of every weight.
         compute_seconds, traffic_seconds: The two sides of the roofline.
-        estimate_seconds: The compiler's own estimate, corrected for loops, but never below the roofline.
+        estimate_seconds: The compiler's own estimate, corrected for loops, or else the roofline.
         estimate_source: "compiler", or "roofline" where the compiler's figure was not to be believed.
         tokens_per_second, mfu: Of the whole slice; share of peak by model FLOPs.
         hours, tokens: Of the whole schedule.
@@ -94,7 +94,7 @@ def figures(
         if compiled.fits
         else None,
         hbm_traffic_bytes=compiled.traffic_bytes,
-        all_reduce_bytes=compiled.collective_bytes,
+        all_reduce_bytes=float(sizes["weights"]) if plan.replicas > 1 else 0.0,
         compute_seconds=compute,
         traffic_seconds=traffic,
         estimate_seconds=seconds if compiled.fits else None,
@@ -163,34 +163,31 @@ def report(found: Figures, title: str, piece: Slice) -> str:
 
 def plan_text(found: Figures) -> str:
     """Says how the global batch is made up."""
+    parts = {"replicas": found.replicas, "accumulation": found.accumulation, "microbatch": found.microbatch}
     total = found.replicas * found.accumulation * found.microbatch
-    return f"{total} sequences = {found.replicas} replicas × {found.accumulation} accumulation × {found.microbatch} microbatch"
+    return f"{total} sequences = {' × '.join(f'{count} {name}' for name, count in parts.items())}"
 
 
 def _time_lines(found: Figures, piece: Slice) -> list[str]:
     assert found.estimate_seconds and found.tokens_per_second and found.mfu and found.hours and found.dense_flops_ratio
     compiled = found.compiled
-    return [
-        f"FLOPs a core      model {found.model_flops / 1e12:.3f}·10¹², hardware {found.hardware_flops / 1e12:.3f}·10¹²; "
-        f"outside attention {found.dense_flops_ratio:.3f} of 6·N·tokens",
+    source = f"the {found.estimate_source}'s"
+    if found.estimate_source == "compiler":
+        source += f", from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with every loop's body counted once"
+    lines = [
+        f"FLOPs a core      model {found.model_flops:.3e}, hardware {found.hardware_flops:.3e}; "
+        f"outside attention {found.dense_flops_ratio:.3f} of 6·N·tokens (what is above 1 is computed twice)",
         f"HBM traffic       {found.hbm_traffic_bytes / 1e9:.1f} GB a core and step "
         f"(the compiler says {compiled.compiler_traffic_bytes / 1e9:.1f}, counting every loop's body once)",
         f"all-reduce        {found.all_reduce_bytes / 1e9:.3f} GB a core and step",
         f"roofline          {max(found.compute_seconds, found.traffic_seconds) * 1e3:.1f} ms: arithmetic "
         f"{found.compute_seconds * 1e3:.1f} ms at {piece.peak_tflops_per_core:g} TFLOP/s, memory "
-        f"{found.traffic_seconds * 1e3:.1f} ms at {piece.hbm_gbps_per_core:g} GB/s; assumes that both overlap fully and "
-        "that the all-reduce and the input cost nothing more",
-        f"estimate          {found.estimate_seconds * 1e3:.1f} ms a step (the {found.estimate_source}'s"
-        + (
-            f", from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with loops counted once)"
-            if found.estimate_source == "compiler"
-            else ")"
-        ),
+        f"{found.traffic_seconds * 1e3:.1f} ms at {piece.hbm_gbps_per_core:g} GB/s; assumes that both overlap fully "
+        "and that the all-reduce and the input cost nothing more",
+        f"estimate          {found.estimate_seconds * 1e3:.1f} ms a step ({source})",
         f"rate              {found.tokens_per_second:,.0f} tokens/s, {100 * found.mfu:.1f} % of the slice's peak",
         f"schedule          {found.tokens:,} tokens in {found.hours:.1f} hours",
-        *(
-            [f"doubt             {compiled.unknown_loops} loops of unknown length are counted once"]
-            if compiled.unknown_loops
-            else []
-        ),
     ]
+    if compiled.unknown_loops:
+        lines.append(f"doubt             {compiled.unknown_loops} loops of unknown length are counted once")
+    return lines

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 CACHE = pathlib.Path(
     os.environ.get("PREFLIGHT_CACHE", pathlib.Path(__file__).resolve().parents[2] / "build" / "preflight")
 )
-RESULT_VERSION = 3  # of the figures that are kept; another version is compiled again
+RESULT_VERSION = 4  # of the figures that are kept; another version is compiled again
 MEGACORE = {"v4", "v5p"}  # a chip's two cores act as one device
 GIB = 2**30
 
@@ -49,7 +49,6 @@ class Compiled:
         flops: Matrix-multiply FLOPs, loops counted as often as they run.
         attention_flops: Those of batched multiplications, which are attention's; part of ``flops``.
         traffic_bytes: Between HBM and the core, loops counted likewise.
-        collective_bytes: What a core gives to all-reduces.
         compiler_seconds: The compiler's ``optimal_seconds``, corrected for loops; None where it is not to be believed.
         compiler_flops, compiler_traffic_bytes, compiler_optimal_seconds: As the compiler prints them.
         once_traffic_bytes: Our own count with loops counted once, to be compared with the compiler's.
@@ -67,7 +66,6 @@ class Compiled:
     flops: float = 0.0
     attention_flops: float = 0.0
     traffic_bytes: float = 0.0
-    collective_bytes: float = 0.0
     compiler_seconds: float | None = None
     compiler_flops: float = 0.0
     compiler_traffic_bytes: float = 0.0
@@ -160,9 +158,13 @@ def _chips_per_host(piece: Slice) -> list[int]:
 
 
 def _environment(piece: Slice) -> dict[str, str]:
-    """Keeps libtpu from asking the metadata server who this machine is; it would ask for minutes."""
+    """Keeps libtpu from asking the metadata server who this machine is; it would ask for minutes.
+
+    Several preflights may run at once: libtpu's lock guards chips, of which there are none here.
+    """
     return {
         **os.environ,
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v3-8" if piece.generation in ("v2", "v3") else "v4-8",

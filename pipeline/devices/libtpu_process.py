@@ -103,7 +103,6 @@ def measure(compiled: Any, text: str) -> dict[str, Any]:
         "flops": all_trips.matmul_flops,
         "attention_flops": all_trips.batched_flops,
         "traffic_bytes": traffic,
-        "collective_bytes": all_trips.collective_bytes,
         "compiler_seconds": seconds,
         "compiler_flops": cost["flops"],
         "compiler_traffic_bytes": cost["bytes accessed"],

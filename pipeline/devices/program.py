@@ -27,7 +27,6 @@ FREE = {
     *("optimization-barrier", "iota", "partition-id", "replica-id", "copy-done", "async-done", "all-reduce-done"),
 }
 SLICES = {"dynamic-slice", "slice", "gather"}
-COLLECTIVES = {"all-reduce", "all-reduce-start", "all-gather", "reduce-scatter", "collective-permute"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,6 @@ class Totals:
         batched_flops: Those of batched multiplications alone, which in a transformer are attention's.
         hbm_bytes: Read from and written to HBM.
         cycles: The compiler's own estimates added up.
-        collective_bytes: Payload of all-reduces and the like, once each.
         unknown_loops: Loops whose trip count the compiler did not state; counted once.
     """
 
@@ -110,7 +108,6 @@ class Totals:
     batched_flops: float = 0.0
     hbm_bytes: float = 0.0
     cycles: float = 0.0
-    collective_bytes: float = 0.0
     unknown_loops: int = 0
 
 
@@ -245,7 +242,6 @@ def total(program: Program, unroll: bool = True) -> Totals:
             totals.batched_flops += flops if _is_batched(inner) else 0.0
         totals.hbm_bytes += times * hbm_bytes(program, computation, instruction)
         totals.cycles += times * instruction.estimated_cycles
-        totals.collective_bytes += times * collective_bytes(program, computation, instruction)
         if instruction.opcode == "while" and trip_count(program, computation, instruction) is None:
             totals.unknown_loops += 1
     return totals
@@ -307,17 +303,6 @@ def _convolution(computation: Computation, instruction: Instruction) -> float:
     dilation = [int(size) for size in settings.get("lhs_dilate", "").split("x") if size] or [1] * len(sizes)
     positions = _product(max(1.0, size / dilate) for size, dilate in zip(sizes, dilation, strict=True))
     return 2.0 * _product(instruction.arrays[0].dimensions) * depth * positions
-
-
-def collective_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
-    """Returns the bytes that each core gives to a collective."""
-    return float(
-        sum(
-            sum(array.bytes for array in inner.arrays)
-            for _, inner in _inside(program, computation, instruction)
-            if inner.opcode in COLLECTIVES
-        )
-    )
 
 
 def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:

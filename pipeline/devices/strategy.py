@@ -32,7 +32,7 @@ MEANINGS = (
         r"NOT_FOUND|404|No TPUs with the specified|was not found|could not be found",
         "does not exist in this project and zone",
     ),
-    (r"UNAVAILABLE|failed to connect|DEADLINE_EXCEEDED|timed? ?out|unreachable|Name or service", "is not reachable"),
+    (r"UNAVAILABLE|failed to connect|DEADLINE_?EXCEEDED|timed? ?out|unreachable|Name or service", "is not reachable"),
     (r"googleapiclient", "cannot be looked up by name: pip install google-api-python-client google-auth"),
     (
         r"No OpKernel|not registered|InitializeTPUSystem|No TPU devices|ConfigureDistributedTPU",
@@ -98,10 +98,10 @@ def _connect_virtual(replicas: int) -> Connection:
         except RuntimeError:
             raise UserError(
                 f"--tpu=virtual-{replicas}: TensorFlow already runs with "
-                f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; virtual ones must be set before its first op"
+                f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; set virtual ones before its first op"
             ) from None
     devices = [f"CPU:{i}" for i in range(replicas)]
-    # Not the default collectives: TensorFlow keeps one group a device, so that a second strategy in a process would fail.
+    # Not the default collectives: TensorFlow keeps one group a device, so a second strategy in a process would fail.
     strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
     return Connection(strategy=strategy, replicas=replicas, kind="virtual")
 

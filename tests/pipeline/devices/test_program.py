@@ -1,0 +1,104 @@
+"""Costs read off a compiled program's text: loops count as often as they run, slices cost what they move."""
+
+import pytest
+
+from pipeline.devices import program
+
+# What the TPU compiler prints, cut to what matters: a loop of 7 trips around one matrix multiplication, a batched
+# multiplication outside it, a slice of a stack inside a fusion, and one array that lives on the core (S(1)).
+TEXT = """HloModule step, is_scheduled=true
+
+%fused_product (a: bf16[128,256], b: bf16[256,512]) -> f32[128,512] {
+  %a = bf16[128,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[256,512]{1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %convolution.1 = f32[128,512]{1,0:T(8,128)} convolution(%a, %b), dim_labels=bf_io->bf
+}
+
+%fused_slice (stack: f32[10,128,512], i: s32[]) -> f32[128,512] {
+  %stack = f32[10,128,512]{2,1,0:T(8,128)} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %dynamic-slice.1 = f32[1,128,512]{2,1,0:T(8,128)} dynamic-slice(%stack, %i, %zero, %zero)
+  ROOT %bitcast.1 = f32[128,512]{1,0:T(8,128)} bitcast(%dynamic-slice.1)
+}
+
+%condition (state: (s32[], bf16[128,256], bf16[256,512])) -> pred[] {
+  %state.1 = (s32[], bf16[128,256]{1,0}, bf16[256,512]{1,0}) parameter(0)
+  %counter.1 = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[] constant(7)
+  ROOT %compare = pred[] compare(%counter.1, %limit), direction=LT
+}
+
+%body (state: (s32[], bf16[128,256], bf16[256,512])) -> (s32[], bf16[128,256], bf16[256,512]) {
+  %state.2 = (s32[], bf16[128,256]{1,0}, bf16[256,512]{1,0}) parameter(0)
+  %counter.2 = s32[] get-tuple-element(%state.2), index=0
+  %left = bf16[128,256]{1,0} get-tuple-element(%state.2), index=1
+  %right = bf16[256,512]{1,0} get-tuple-element(%state.2), index=2
+  %product = f32[128,512]{1,0:S(1)} fusion(%left, %right), calls=%fused_product, config={"estimated_cycles":"1000"}
+  %one = s32[] constant(1)
+  %next = s32[] add(%counter.2, %one)
+  ROOT %tuple.2 = (s32[], bf16[128,256]{1,0}, bf16[256,512]{1,0}) tuple(%next, %left, %right)
+}
+
+ENTRY %main (x: bf16[128,256], y: bf16[256,512], z: f32[10,128,512], q: bf16[4,12,64,256]) -> f32[128,512] {
+  %x = bf16[128,256]{1,0} parameter(0)
+  %y = bf16[256,512]{1,0} parameter(1)
+  %z = f32[10,128,512]{2,1,0} parameter(2)
+  %q = bf16[4,12,64,256]{3,2,1,0} parameter(3)
+  %start = s32[] constant(0)
+  %init = (s32[], bf16[128,256]{1,0}, bf16[256,512]{1,0}) tuple(%start, %x, %y)
+  %while.1 = (s32[], bf16[128,256]{1,0}, bf16[256,512]{1,0}) while(%init), condition=%condition, body=%body
+  %scores = f32[4,12,256,256]{3,2,1,0} convolution(%q, %q), WINDOW, config={"estimated_cycles":"500"}
+  ROOT %fusion.9 = f32[128,512]{1,0} fusion(%z, %start), calls=%fused_slice, config={"estimated_cycles":"10"}
+}
+""".replace("WINDOW", "window={size=4x12 stride=3x11 lhs_dilate=4x12}, dim_labels=01fb_01io->01bf")
+PRODUCT = 2 * 128 * 256 * 512
+SCORES = 2 * 4 * 12 * 256 * 256 * 64
+
+
+@pytest.fixture
+def parsed():
+    return program.parse(TEXT)
+
+
+def test_a_loop_counts_as_often_as_it_runs(parsed):
+    assert program.total(parsed).matmul_flops == 7 * PRODUCT + SCORES
+    assert program.total(parsed).cycles == 7 * 1000 + 500 + 10
+
+
+def test_counted_once_as_the_compiler_does(parsed):
+    assert program.total(parsed, unroll=False).matmul_flops == PRODUCT + SCORES
+    assert program.total(parsed, unroll=False).cycles == 1000 + 500 + 10
+
+
+def test_batched_multiplications_are_told_apart(parsed):
+    assert program.total(parsed).batched_flops == SCORES
+
+
+def test_traffic_counts_hbm_only_and_slices_by_their_size(parsed):
+    inputs = 2 * (128 * 256 + 256 * 512)  # the product stays on the core
+    scores = 2 * 2 * 4 * 12 * 64 * 256 + 4 * 4 * 12 * 256 * 256
+    piece = 4 * 128 * 512  # one of the stack's ten layers, read and written
+    counter = 4 + 4 + 4
+    assert program.total(parsed).hbm_bytes == pytest.approx(7 * (inputs + counter) + scores + 2 * piece + 4, abs=64)
+
+
+def test_a_trip_count_that_the_compiler_states_is_taken():
+    stated = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"11"}}')
+    assert program.total(program.parse(stated)).matmul_flops == 11 * PRODUCT + SCORES
+
+
+@pytest.mark.parametrize(
+    "change", [("direction=LT", "direction=NE"), ("%start = s32[] constant(0)", "%start = s32[] constant(3)")]
+)
+def test_a_loop_that_cannot_be_counted_is_reported(change):
+    totals = program.total(program.parse(TEXT.replace(*change)))
+    assert totals.unknown_loops == 1
+    assert totals.matmul_flops == PRODUCT + SCORES
+
+
+def test_costliest_and_largest_name_their_ops(parsed):
+    top = program.costliest(parsed, program.hbm_bytes, 1)
+    assert top[0][1] == "scores"
+    size, shape, op = program.largest(parsed, 1)[0]
+    assert (size, shape, op) == (4 * 4 * 12 * 256 * 256, "f32[4,12,256,256]", "scores")

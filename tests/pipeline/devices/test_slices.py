@@ -1,0 +1,131 @@
+"""Slices: their files agree with the generations' figures and with libtpu; mistakes are answered in one sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.devices import slices
+from pipeline.errors import UserError
+
+
+@pytest.mark.parametrize("name", slices.known())
+def test_every_file_describes_a_slice(name):
+    found = slices.find(name)
+    assert found.name == name
+    assert found.hbm_gib_per_core == found.figures.hbm_gib
+    assert found.cores % found.hosts == 0
+    assert found.cores == found.chips * found.figures.cores_per_chip
+    assert found.figures.usable_hbm_gib < 1.01 * found.hbm_gib_per_core
+
+
+def test_the_pod_of_the_study():
+    pod = slices.find("pod-128")
+    assert (pod.generation, pod.topology, pod.cores, pod.hosts, pod.chips) == ("v3", "8x8", 128, 16, 64)
+    assert pod.peak_tflops_per_core * 2 == 123
+    assert pod.hbm_gbps_per_core * 2 == 900
+
+
+def test_libtpu_knows_every_topology_and_its_devices_and_hosts():
+    """The compiler itself is asked, in one process; half a second for all of them."""
+    pytest.importorskip("libtpu")
+    from pipeline.devices import compiler
+
+    wanted = []
+    for name in slices.known():
+        piece = slices.find(name)
+        options = {"chips_per_host_bounds": compiler._chips_per_host(piece)}
+        if piece.generation in compiler.MEGACORE:
+            options["chip_config_name"] = "megacore"
+        wanted.append((compiler.topology_name(piece), options, piece.cores, piece.hosts))
+    code = """
+import json, sys
+from jax.experimental import topologies
+for name, options, cores, hosts in json.loads(sys.argv[1]):
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+    found = len(devices), len({device.process_index for device in devices})
+    assert found == (cores, hosts), (name, found, cores, hosts)
+print("all agree")
+"""
+    environment = compiler._environment(slices.find("v3-8"))
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(wanted)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "all agree" in done.stdout, done.stderr[-2000:]
+
+
+def test_googles_name_for_v5e():
+    assert slices.find("v5litepod-16") == slices.find("v5e-16")
+
+
+def test_an_address_may_follow_the_name():
+    assert slices.find("pod-128@grpc://10.0.0.2:8470").address == "grpc://10.0.0.2:8470"
+    assert slices.plan("pod-128@my-tpu").replicas == 128
+
+
+@pytest.mark.parametrize(
+    ("tpu", "replicas", "hosts"), [(None, 1, 1), ("virtual-8", 8, 1), ("pod-128", 128, 16), ("v4-32", 16, 4)]
+)
+def test_plan_knows_the_batch_arithmetic(tpu, replicas, hosts, monkeypatch):
+    monkeypatch.setattr(slices, "_gpus", lambda: 0)
+    found = slices.plan(tpu)
+    assert (found.replicas, found.hosts) == (replicas, hosts)
+
+
+def test_a_tpu_vm_says_what_it_is(monkeypatch):
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v3-8")
+    assert slices.plan("local").replicas == 8
+
+
+@pytest.mark.parametrize(
+    ("tpu", "message"),
+    [
+        ("pod-129", r"no slice is called 'pod-129' \(did you mean 'pod-128'\?\)"),
+        ("../v3-8", "no slice is called '../v3-8'"),
+        ("grpc://10.0.0.2:8470", r"known only once connected; name the slice too: --tpu=v3-8@grpc://10.0.0.2:8470"),
+        ("local", "known only once connected"),
+        ("virtual-0", "expected 1 to 64 virtual CPU devices"),
+        ("virtual-1000", "expected 1 to 64 virtual CPU devices"),
+    ],
+)
+def test_what_plan_cannot_know(tpu, message, monkeypatch):
+    monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+    with pytest.raises(UserError, match=message):
+        slices.plan(tpu)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slice.name = 'x'", "sets no slice.generation"),
+        ("slice.colour = 'red'", "sets slice.colour, which does not exist"),
+        ("slice.name = @x", "must be a literal"),
+        ("slice.name = ", "bad.gin"),
+        ("include 'slices/none.gin'", "includes 'slices/none.gin', which is no slice"),
+        (
+            "include 'slices/v3-8.gin'\nslice.generation = 'v33'",
+            r"slice.generation='v33' is none of .*did you mean 'v3'",
+        ),
+        ("include 'slices/v3-8.gin'\nslice.cores = 4", "2x2 chips of v3 have 8 cores, not 4"),
+        ("include 'slices/v3-8.gin'\nslice.hosts = 3", "hosts=3 does not divide cores=8"),
+        ("include 'slices/v3-8.gin'\nslice.topology = 'big'", "slice.topology='big' must be chips along each edge"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(text, message, tmp_path, monkeypatch):
+    for name in ("v3-8",):
+        (tmp_path / f"{name}.gin").write_text((slices.FOLDER / f"{name}.gin").read_text())
+    (tmp_path / "bad.gin").write_text(text + "\n")
+    monkeypatch.setattr(slices, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match=message):
+        slices.find("bad")
+
+
+def test_gpus_are_counted_without_a_framework(monkeypatch):
+    monkeypatch.setattr(slices.glob, "glob", lambda pattern: ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl"])
+    for visible, count in ((None, 2), ("", 0), ("-1", 0), ("1", 1), ("0,1", 2), ("0,1,2", 2)):
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert slices._gpus() == count

@@ -1,0 +1,137 @@
+"""Where --tpu leads: every failure is one sentence and quick, before TensorFlow is imported."""
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.devices import target
+from pipeline.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _no_tpu(monkeypatch):
+    monkeypatch.setattr(target, "tpu_attached", lambda: False)
+    for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def listening():
+    """An address on loopback at which something accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed():
+    """A port at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return f"127.0.0.1:{port}"
+
+
+def pretend_installed(monkeypatch, **versions):
+    monkeypatch.setattr(target, "installed", lambda package: versions.get(package.replace("-", "_")))
+
+
+def test_here_and_virtual():
+    assert target.resolve(None).kind == "here"
+    assert target.resolve("") == target.resolve(None)
+    assert target.resolve("virtual-8") == target.Target(kind="virtual", replicas=8)
+
+
+def test_a_slice_without_an_address_is_refused_at_once():
+    start = time.monotonic()
+    with pytest.raises(UserError, match="--tpu=pod-128: no TPU is attached to this machine and no address is known"):
+        target.resolve("pod-128")
+    assert time.monotonic() - start < 1
+
+
+def test_the_environment_names_an_address(monkeypatch, listening):
+    monkeypatch.setenv("TPU_NAME", f"grpc://{listening}")
+    found = target.resolve("v3-8")
+    assert (found.address, found.slice.name) == (f"grpc://{listening}", "v3-8")
+    monkeypatch.delenv("TPU_NAME")
+    monkeypatch.setenv("COLAB_TPU_ADDR", listening)
+    assert target.resolve("v2-8").address == f"grpc://{listening}"
+
+
+def test_an_address_behind_the_slice(listening):
+    assert target.resolve(f"pod-128@grpc://{listening}").slice.cores == 128
+
+
+def test_a_tpu_vm(monkeypatch):
+    monkeypatch.setattr(target, "tpu_attached", lambda: True)
+    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
+    assert target.resolve("v3-8").address == "local"
+    assert target.resolve("local").slice is None
+    pretend_installed(monkeypatch, tensorflow="2.21.0")
+    with pytest.raises(UserError, match=r"has no TPU support; pip install -r requirements-tpu.txt"):
+        target.resolve("local")
+
+
+def test_nothing_listens(closed):
+    with pytest.raises(UserError, match=f"the TPU at grpc://{closed} is not reachable"):
+        target.resolve(f"grpc://{closed}")
+
+
+@pytest.mark.parametrize("address", ["grpc://", "grpc://:8470", "grpc://host:port"])
+def test_no_address_at_all(address):
+    with pytest.raises(UserError, match="is no address; expected grpc://HOST:PORT"):
+        target.resolve(address)
+
+
+def test_local_without_a_tpu():
+    with pytest.raises(UserError, match="this machine has no TPU chips"):
+        target.resolve("local")
+
+
+def test_a_name_that_cannot_be_looked_up(monkeypatch, closed):
+    monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1")  # port 80 of loopback: nothing there
+    with pytest.raises(
+        UserError, match=r"'pod-12' is no slice \(did you mean 'pod-128'\?\).*no metadata server answers"
+    ):
+        target.resolve("pod-12")
+
+
+def test_an_unknown_slice_before_an_address():
+    with pytest.raises(UserError, match="no slice is called 'v3-9'"):
+        target.resolve("v3-9@grpc://10.0.0.2:8470")
+
+
+@pytest.mark.parametrize("libtpu", ["0.0.32.1", "0.0.40", "0.0.52"])
+def test_wheels_that_would_abort_are_named_before_the_import(monkeypatch, libtpu):
+    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu=libtpu)
+    with pytest.raises(
+        UserError, match=f"tensorflow-tpu 2.20.0 aborts beside libtpu {libtpu}; pip install libtpu==0.0.24"
+    ):
+        target.check_wheels()
+
+
+@pytest.mark.parametrize("libtpu", ["0.0.21", "0.0.24"])
+def test_wheels_that_work(monkeypatch, libtpu):
+    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu=libtpu)
+    target.check_wheels()
+
+
+def test_other_sets_of_wheels(monkeypatch):
+    pretend_installed(monkeypatch, tensorflow="2.21.0", libtpu="0.0.52")
+    target.check_wheels()  # the preflight's environment
+    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0")
+    with pytest.raises(UserError, match="needs libtpu"):
+        target.check_wheels()
+    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", tensorflow="2.20.0", libtpu="0.0.24")
+    with pytest.raises(UserError, match="both installed"):
+        target.check_wheels()
+
+
+def test_no_framework_is_imported():
+    code = (
+        "import sys, pipeline.devices.target, pipeline.devices.strategy, pipeline.devices.hardware\n"
+        "print([m for m in ('tensorflow', 'keras', 'jax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
