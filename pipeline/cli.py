@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkerLostError, WorkFailedError
 
 FLAGS = flags.FLAGS
 
@@ -19,7 +19,10 @@ def define_gin_flags() -> None:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags, calls ``main`` and exits: 0 done, 1 the work failed, 2 the user's input is wrong."""
+    """Parses the flags, calls ``main`` and exits.
+
+    0 done, 1 the work failed, 2 the user's input is wrong, 75 (EX_TEMPFAIL) a worker went away: start it again.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the C++ log floods stderr with advice about CPU features
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
@@ -33,6 +36,12 @@ def run(main: Callable[[], int | None]) -> None:
             message = message.removeprefix("FATAL Flags parsing error: ")
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+    except WorkFailedError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)
+    except WorkerLostError as error:
+        print(f"lost: {error}; the same command goes on from the newest checkpoint", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -11,6 +11,14 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class WorkFailedError(Exception):
+    """The work failed for a reason that the message tells whole: one line on stderr, no traceback, exit code 1."""
+
+
+class WorkerLostError(Exception):
+    """A machine of the run went away. Command lines exit with code 75 (EX_TEMPFAIL): start the same command again."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest of ``choices``, or an empty string when none is close."""
     close = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.5)

@@ -14,8 +14,10 @@ from pipeline.devices import matmul_peak
 from pipeline.devices.strategy import Connection
 from pipeline.training.batch import BatchPlan
 from pipeline.training.checkpoints import Checkpoints, state_of
+from pipeline.training.incidents import IncidentLog
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import MetricsWriter
+from pipeline.training.preemption import restartable
 from pipeline.training.run_directory import RunDirectory, as_json
 from pipeline.training.schedules import Schedule
 from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
@@ -56,16 +58,21 @@ class Session:
             optimizer = self.optimizer_config.build(schedule_of(settings))
             optimizer.build(model.trainable_variables)
         checkpoints = Checkpoints(
-            directory.join("checkpoints"), state_of(model, optimizer), keep_last=settings.keep_checkpoints
+            directory.join("checkpoints"),
+            state_of(model, optimizer),
+            reference={"seed": settings.seed, "data": self.identity()["data"]},
+            keep_last=settings.keep_checkpoints,
+            keep_every=settings.keep_every,
         )
         restored = checkpoints.restore_newest()
         start = restored.step if restored else 0
         print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")
         metrics = MetricsWriter(directory, self.identity(), wandb_mode=settings.wandb, resume_step=start)
-        trainer = self.trainer(model, optimizer, checkpoints, metrics)
+        trainer = self.trainer(model, optimizer, checkpoints, metrics, IncidentLog(directory, start))
         if restored:
             trainer.record = restored.metadata["record"]
-        finished = trainer.fit(start)
+        with restartable():
+            finished = trainer.fit(start)
         summary = None
         if finished:
             summary = self.summary(trainer)
@@ -92,10 +99,12 @@ class Session:
             },
         }
 
-    def trainer(self, model: Any, optimizer: Any, checkpoints: Checkpoints, metrics: MetricsWriter) -> Trainer:
+    def trainer(
+        self, model: Any, optimizer: Any, checkpoints: Checkpoints, metrics: MetricsWriter, incident_log: IncidentLog
+    ) -> Trainer:
         """Returns the trainer, with the data of this run behind it."""
         settings, plan, strategy = self.settings, self.plan, self.connection.strategy
-        shared = {"context": plan.context, "replicas": plan.replicas}
+        shared: dict[str, Any] = {"context": plan.context, "replicas": plan.replicas}
 
         def train_data(step: int) -> Any:
             return strategy.distribute_datasets_from_function(
@@ -133,6 +142,7 @@ class Session:
             validation_bytes=validation.utf8_bytes if validation else 0,
             checkpoints=checkpoints,
             metrics=metrics,
+            incident_log=incident_log,
             flops_per_token=self.model_config.flops_per_token(plan.context),
             peak_flops=self.peak_flops(),
         )

@@ -8,7 +8,7 @@ import dataclasses
 from absl import flags
 
 from pipeline import cli, config
-from pipeline.data import manifest
+from pipeline.data import manifest, order
 from pipeline.devices import slices
 from pipeline.errors import UserError
 from pipeline.training import batch
@@ -36,12 +36,15 @@ def main() -> int:
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
-    return _train(settings, model, optimizer, plan)
+    return _train(settings, model, optimizer, plan, devices.hosts)
 
 
-def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan) -> int:
+def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, hosts: int) -> int:
     data = manifest.load(FLAGS.data)
     data.check(vocabulary_size=model.vocabulary_size, context=plan.context)
+    order.check_split(
+        data, "train", hosts=hosts, replicas=plan.replicas, global_batch=plan.global_batch, context=plan.context
+    )
     model = dataclasses.replace(model, vocabulary_size=data.tokenizer.vocabulary_size)
     cli.import_tensorflow()
     from pipeline.devices import strategy

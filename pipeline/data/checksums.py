@@ -62,7 +62,8 @@ def checksum_matches(records_RB: tf.Tensor, context: int) -> tf.Tensor:
 
 def _exclusive_or(x_PR: tf.Tensor) -> tf.Tensor:
     """Returns the exclusive or over the first axis, [R]. TensorFlow has no such reduction: halve powers of two."""
-    total, begin, length = None, 0, x_PR.shape[0]
+    begin, length = 0, x_PR.shape[0]
+    total = tf.zeros_like(x_PR[:1])
     while begin < length:
         width = 1 << (length - begin).bit_length() - 1
         part_PR = x_PR[begin : begin + width]
@@ -70,7 +71,7 @@ def _exclusive_or(x_PR: tf.Tensor) -> tf.Tensor:
         while width > 1:
             width //= 2
             part_PR = tf.bitwise.bitwise_xor(part_PR[:width], part_PR[width:])
-        total = part_PR if total is None else tf.bitwise.bitwise_xor(total, part_PR)
+        total = tf.bitwise.bitwise_xor(total, part_PR)
     return total[0]
 
 

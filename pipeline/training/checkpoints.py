@@ -45,6 +45,7 @@ class Checkpoints:
     Args:
       directory: of all checkpoints of a run, local or ``gs://``; made when the first is written.
       variables: name -> variable; mirrored ones of any number of replicas, or plain ones.
+      reference: JSON values that every commit carries: the seed, and what the data are.
       keep_last: how many of the newest checkpoints stay.
       keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.
       writes: whether this process writes; of several workers, one does.
@@ -55,11 +56,13 @@ class Checkpoints:
         directory: str,
         variables: Mapping[str, tf.Variable],
         *,
+        reference: Mapping[str, Any] | None = None,
         keep_last: int = 3,
         keep_every: int = 0,
         writes: bool = True,
     ):
         self._directory, self._variables = directory.rstrip("/"), dict(variables)
+        self._reference = dict(reference or {})
         self._keep_last, self._keep_every, self._writes = keep_last, keep_every, writes
         self._host: dict[str, tf.Variable] = {}
         self._thread: threading.Thread | None = None
@@ -73,7 +76,7 @@ class Checkpoints:
 
         Args:
           step: optimizer steps done.
-          metadata: JSON values: the seed, the manifest's reference, figures. Kept in the commit.
+          metadata: JSON values, kept in the commit beside the reference.
 
         Raises:
           Exception: whatever the writing of the checkpoint before this one raised.
@@ -82,7 +85,7 @@ class Checkpoints:
             return
         start = time.perf_counter()
         self.wait()
-        metadata = json.loads(json.dumps(metadata))
+        metadata = json.loads(json.dumps({**self._reference, **metadata}))
         values = {name: variable.numpy() for name, variable in self._variables.items()}
         self._thread = threading.Thread(target=self._write_or_keep_error, args=(step, metadata, values))
         self._thread.start()

@@ -15,6 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipeline.errors import WorkFailedError
+from pipeline.training import incidents
 from pipeline.training.batch import BatchPlan
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.metrics import MetricsWriter, Progress
@@ -43,8 +45,8 @@ class Clock:
             setattr(self, what, getattr(self, what) + time.perf_counter() - start)
 
 
-class TooManySkippedSteps(RuntimeError):
-    """Gradients were not finite for so many steps in a row that going on is a waste."""
+class TooManySkippedStepsError(WorkFailedError):
+    """Updates were skipped for so many steps in a row that going on is a waste."""
 
 
 class Trainer:
@@ -60,6 +62,7 @@ class Trainer:
       validation_bytes: UTF-8 bytes of the validation text, for bits a byte.
       checkpoints: where the state is saved.
       metrics: where figures are written.
+      incident_log: where skipped updates are written down.
       flops_per_token: model FLOPs, forward and backward.
       peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
     """
@@ -77,6 +80,7 @@ class Trainer:
         validation_bytes: int,
         checkpoints: Checkpoints,
         metrics: MetricsWriter,
+        incident_log: incidents.IncidentLog,
         flops_per_token: float,
         peak_flops: float | None,
     ):
@@ -84,14 +88,22 @@ class Trainer:
         self._model, self._optimizer = model, optimizer
         self._train_data, self._validation_data = train_data, validation_data
         self._validation_bytes = validation_bytes
-        self._checkpoints, self._metrics = checkpoints, metrics
+        self._checkpoints, self._metrics, self._incidents = checkpoints, metrics, incident_log
+        self._paths = [variable.path for variable in model.trainable_variables]
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._stop = threading.Event()
         self._skipped_in_a_row = 0
         self.clock = Clock()
         self.record: dict[str, Any] = {}  # newest figures, also kept with each checkpoint
         step_options = strategy_options(strategy)
-        self._train_step = make_train_step(model, optimizer, plan, clip_norm=settings.clip_norm, **step_options)
+        self._train_step = make_train_step(
+            model,
+            optimizer,
+            plan,
+            clip_norm=settings.clip_norm,
+            skip_loss_above=settings.skip_loss_above,
+            **step_options,
+        )
         self._evaluation_step = make_evaluation_step(model, **step_options)
 
     def fit(self, start_step: int) -> bool:
@@ -123,13 +135,15 @@ class Trainer:
         return True
 
     def evaluate(self) -> dict[str, float]:
-        """Scores the whole validation part: summed nats, tokens, and what follows from them."""
+        """Scores the whole validation part: summed nats, tokens, and what follows from them; a signal cuts it short."""
         assert self._validation_data is not None
         nll = tokens = 0.0
         with self.clock.spent_on("evaluation"):
             for batch in self._validation_data():
                 batch_nll, batch_tokens = self._run_evaluation(batch)
                 nll, tokens = nll + float(batch_nll), tokens + float(batch_tokens)
+                if self._stop.is_set():
+                    break
         return {
             "nats_per_token": nll / tokens,
             "perplexity": math.exp(min(nll / tokens, 700.0)),
@@ -139,14 +153,17 @@ class Trainer:
 
     @tf.function
     def _run_steps(self, batches, count):
-        """Runs ``count`` optimizer steps; returns float32 [count, len(METRICS) + 1], seconds of input wait last."""
-        rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS) + 1])
+        """Runs ``count`` optimizer steps; returns float32 [count, columns]: METRICS, each variable's gradient norm,
+        and the seconds of input wait last.
+        """
+        rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS) + len(self._paths) + 1])
         for i in tf.range(count):
             asked = tf.timestamp()
             batch = next(batches)
             waited = tf.cast(tf.timestamp() - asked, tf.float32)
             result = self._strategy.run(self._train_step, args=(batch,))
-            rows = rows.write(i, tf.stack([*(self._one(result[name]) for name in METRICS), waited]))
+            scalars = tf.stack([self._one(result[name]) for name in METRICS])
+            rows = rows.write(i, tf.concat([scalars, self._one(result["gradient_norms"]), [waited]], axis=0))
         return rows.stack()
 
     @tf.function
@@ -174,28 +191,43 @@ class Trainer:
         }
         if settings.evaluate_every and step % settings.evaluate_every == 0 and self._validation_data:
             result = self.evaluate()
-            self.record |= {f"validation.{name}": value for name, value in result.items()}
-            progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
+            if not self._stop.is_set():  # or it is of a part of the data only
+                self.record |= {f"validation.{name}": value for name, value in result.items()}
+                progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
         self._metrics.write(self.record)
         rate = f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else f"compiled in {self.clock.compile:.0f} s"
         share = f"  {mfu:.0%} of peak" if mfu else ""
         progress.show(step, f"loss {loss:.4f}  grad norm {norm:.3f}  {rate}{share}")
+        self._record_incidents(step - len(history), history, progress)
         if step % settings.checkpoint_every == 0 and step < settings.steps:
             self._save(step)
-        self._refuse_endless_skipping(history[:, 2])
 
-    def _refuse_endless_skipping(self, skipped: Any) -> None:
-        for was_skipped in skipped:
-            self._skipped_in_a_row = self._skipped_in_a_row + 1 if was_skipped else 0
+    def _record_incidents(self, before: int, history: Any, progress: Progress) -> None:
+        """Writes skipped updates down; too many in a row end the run. ``before`` counts the steps before these."""
+        for step, row in enumerate(history, start=before + 1):
+            skipped = bool(row[METRICS.index("skipped")])
+            self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+            if not skipped:
+                continue
+            incident = self._incidents.write(
+                step=step,
+                global_batch=self._plan.global_batch,
+                loss=float(row[METRICS.index("loss")]),
+                grad_norm=float(row[METRICS.index("grad_norm")]),
+                threshold=self._settings.skip_loss_above,
+                gradient_norms=incidents.named_norms(self._paths, row[len(METRICS) : -1]),
+            )
+            progress.note(f"step {step:,}: update skipped, {incident['reason']}; see {incidents.FILE_NAME}")
             if self._skipped_in_a_row >= self._settings.max_skipped_steps:
-                raise TooManySkippedSteps(
-                    f"{self._skipped_in_a_row} steps in a row had gradients that are not finite; no weight has been "
-                    "changed by them. Lower the learning rate or lengthen the warm-up."
+                raise TooManySkippedStepsError(
+                    f"{self._skipped_in_a_row} updates in a row were skipped, to step {step:,} ({incident['reason']}); "
+                    "no weight has been changed by them. Lower the learning rate or lengthen the warm-up; "
+                    "python -m tools.replay shows the records"
                 )
 
     def _save(self, step: int) -> None:
         with self.clock.spent_on("checkpoint"):
-            self._checkpoints.save(step, {"seed": self._settings.seed, "record": self.record})
+            self._checkpoints.save(step, {"record": self.record})
 
     def _steps_until_something_is_due(self, step: int) -> int:
         settings = self._settings

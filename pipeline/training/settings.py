@@ -5,7 +5,17 @@ from typing import Literal
 
 # A change of these between two starts of one run moves work around and leaves the mathematics alone.
 RESUMABLE_CHANGES = frozenset(
-    {"microbatch", "steps_per_loop", "evaluate_every", "checkpoint_every", "keep_checkpoints", "sample_prompt", "wandb"}
+    {
+        "microbatch",
+        "steps_per_loop",
+        "evaluate_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "max_skipped_steps",
+        "sample_prompt",
+        "wandb",
+    }
 )
 
 
@@ -29,7 +39,10 @@ class TrainConfig:
       evaluate_every: steps between evaluations of the whole validation part; 0 evaluates at the end only.
       checkpoint_every: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest checkpoints stay.
-      max_skipped_steps: non-finite steps in a row that stop the run.
+      keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.
+      skip_loss_above: nats a token; the update of a batch with a higher loss is skipped, like one that is not finite,
+        and written to incidents.jsonl. None skips only what is not finite.
+      max_skipped_steps: skipped steps in a row that stop the run.
       sample_prompt: text that the sample at the end continues; empty for no sample.
       wandb: Weights & Biases: ``'auto'`` (online with a key, else offline), ``'offline'`` or ``'off'``.
     """
@@ -49,6 +62,8 @@ class TrainConfig:
     evaluate_every: int = 0
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    keep_every: int = 0
+    skip_loss_above: float | None = None
     max_skipped_steps: int = 20
     sample_prompt: str = ""
     wandb: Literal["auto", "offline", "off"] = "auto"
@@ -57,10 +72,12 @@ class TrainConfig:
         for name in ("steps", "global_batch", "microbatch", "steps_per_loop", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
-        for name in ("warmup_steps", "evaluate_every"):
+        for name in ("warmup_steps", "evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected at most steps = {self.steps}")
+        if self.skip_loss_above is not None and self.skip_loss_above <= 0:
+            raise ValueError(f"skip_loss_above = {self.skip_loss_above}: expected a positive number, or None for none")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm = {self.clip_norm}: expected a positive number, or None for no clipping")

@@ -48,6 +48,7 @@ def make_train_step(
     plan: BatchPlan,
     *,
     clip_norm: float | None,
+    skip_loss_above: float | None = None,
     all_reduce: AllReduce,
     compiled: Compiled = lambda function: function,
 ) -> Callable[[Batch], dict[str, tf.Tensor]]:
@@ -59,12 +60,14 @@ def make_train_step(
       plan: batch arithmetic; ``batch`` holds ``tokens`` int32 [B, T+1] and ``index`` int64 [B] with B = A·M, and
         ``weights`` float32 [B, T] where some labels do not count.
       clip_norm: bound on the global norm of the mean gradient, or None.
+      skip_loss_above: nats a token; a higher loss leaves all weights untouched. None sets no bound.
       all_reduce: adds a list of tensors over the replicas, and returns it.
       compiled: wraps the two halves on either side of the all-reduce.
 
     Returns:
-      A function whose metrics are float32 scalars, equal on every replica: ``loss`` (nats a token), ``grad_norm``
-      (before clipping) and ``skipped`` (1.0 where a non-finite loss or gradient left all weights untouched).
+      A function whose metrics are float32, equal on every replica: the scalars ``loss`` (nats a token), ``grad_norm``
+      (before clipping) and ``skipped`` (1.0 where the loss, or a gradient that is not finite, left all weights
+      untouched), and ``gradient_norms`` [number of trainable variables], before clipping too.
     """
     variables = model.trainable_variables
 
@@ -97,8 +100,11 @@ def make_train_step(
 
     def update(nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor) -> dict[str, tf.Tensor]:
         loss, gradients = nll / weight, [gradient / weight for gradient in sums]
-        norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients]))
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
+        norm = tf.sqrt(tf.add_n(squares))
+        usable = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        if skip_loss_above is not None:
+            usable &= loss <= skip_loss_above
         if clip_norm is not None:
             clip = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-30))
             gradients = [gradient * clip for gradient in gradients]
@@ -107,8 +113,8 @@ def make_train_step(
             optimizer.update(gradients, variables)
             return tf.constant(0.0)
 
-        skipped = tf.cond(finite, apply, lambda: tf.constant(1.0))
-        return {"loss": loss, "grad_norm": norm, "skipped": skipped}
+        skipped = tf.cond(usable, apply, lambda: tf.constant(1.0))
+        return {"loss": loss, "grad_norm": norm, "skipped": skipped, "gradient_norms": tf.sqrt(tf.stack(squares))}
 
     accumulate, update = compiled(accumulate), compiled(update)
 
