@@ -56,7 +56,7 @@ def test_the_machine_that_was_asked_for_passes():
         (
             "v3-8",
             seen(8, 1, PROFILER_V2),
-            r"asked for v3-8 \(v3, 8 cores on 1 host, 16 GiB a core\), got v2, 8 cores on 1 host, 8 GiB a core: another",
+            r"asked for v3-8 \(v3, 8 cores on 1 host, 16 GiB a core\), got v2, 8 cores on 1 host, 8 GiB a core: an",
         ),
         ("v3-8", seen(8, 1, "v3-8", PROFILER_V2), "got v2"),  # a variable may be stale; the chip is believed
         ("v3-128", seen(32, 4, "v3-32"), "got v3, 32 cores on 4 hosts, 16 GiB a core: fewer cores"),
