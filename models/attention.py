@@ -1,105 +1,117 @@
-"""Causal attention in tiles, with a hand-written gradient that keeps one float32 a query instead of T probabilities.
+"""Causal attention in strips, with a hand-written gradient that keeps one float32 a query instead of T probabilities.
 
-The T×T square is cut into strips of ``TILE`` queries. A strip meets the keys up to its own last query only, so the part
-that the causal mask empties is never computed. The backward pass computes the probabilities again from the logarithm of
-each softmax's denominator, as FlashAttention does (Dao et al. 2022).
+The T×T square is cut into strips. A strip of queries meets the keys up to its own last query only, a strip of keys the
+queries from its own first key on, so most of what the causal mask empties is never computed. The backward pass computes
+the probabilities again from the logarithm of each softmax's denominator, as FlashAttention does (Dao et al. 2022).
 
-Letters: B batch, H heads, T context, Q queries of a strip, S keys of a strip, K head width.
+Time is the last axis everywhere: the fused projection then leaves the matrix unit in the layout in which scores and
+their gradients read it, without a transposed copy, and 64 features of a head do not leave half of the lanes empty.
+
+Letters: B batch, H heads, K head width, T context, Q queries of a strip, S keys of a strip.
 """
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from models.operations import float32, keep_mask
+from models.operations import barrier, float32, keep_mask
 
-TILE = 256  # queries a strip; the diagonal's waste against the number of small products
-
-
-def split_heads(x_BTD: tf.Tensor, heads: int) -> tf.Tensor:
-    """[B, T, D] → [B, H, T, K]."""
-    _, length, width = x_BTD.shape
-    return tf.transpose(tf.reshape(x_BTD, [-1, length, heads, width // heads]), [0, 2, 1, 3])
+STRIP = 256  # queries or keys of a strip: the waste at the diagonal against the number of products
+MASKED = -1e30
 
 
-def merge_heads(x_BHTK: tf.Tensor) -> tf.Tensor:
-    """[B, H, T, K] → [B, T, D]."""
-    _, heads, length, head_width = x_BHTK.shape
-    return tf.reshape(tf.transpose(x_BHTK, [0, 2, 1, 3]), [-1, length, heads * head_width])
+class Dropout(NamedTuple):
+    """Dropout of the probabilities: int32 seeds [B, 2], which dropout of the model this is, and the probability."""
+
+    seeds: tf.Tensor
+    site: tf.Tensor | int
+    rate: float
 
 
 def _strips(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + TILE, length)) for start in range(0, length, TILE)]
+    return [(start, min(start + STRIP, length)) for start in range(0, length, STRIP)]
 
 
-def _scores(q_BHQK: tf.Tensor, k_BHSK: tf.Tensor, start: int) -> tf.Tensor:
-    """Returns float32 scaled scores [B, H, Q, S] of queries ``start``…, keys after the query at −1e30."""
-    queries, keys, head_width = q_BHQK.shape[2], k_BHSK.shape[2], q_BHQK.shape[3]
-    scores = tf.matmul(float32(q_BHQK), float32(k_BHSK), transpose_b=True) * head_width**-0.5
-    allowed = tf.range(keys)[None, :] <= start + tf.range(queries)[:, None]
-    return tf.where(allowed, scores, -1e30)
+def _scores(q_BHKQ: tf.Tensor, k_BHKS: tf.Tensor, first_query: int, first_key: int) -> tf.Tensor:
+    """Returns float32 scaled scores [B, H, Q, S]; keys after the query have −1e30."""
+    head_width, queries, keys = q_BHKQ.shape[2], q_BHKQ.shape[3], k_BHKS.shape[3]
+    scores = tf.einsum("bhkq,bhks->bhqs", float32(q_BHKQ), float32(k_BHKS)) * head_width**-0.5
+    allowed = first_key + tf.range(keys)[None, :] <= first_query + tf.range(queries)[:, None]
+    return tf.where(allowed, scores, MASKED)
 
 
-def _strip_mask(dropout, start: int, queries: int, keys: int, length: int) -> tf.Tensor:
-    """Dropout's factors [B, H, Q, S]; a place's number does not depend on the strips."""
-    seeds_B2, site, rate, heads = dropout
-    row = tf.range(heads, dtype=tf.int32)[:, None, None] * length + (start + tf.range(queries, dtype=tf.int32))[:, None]
-    return keep_mask(seeds_B2, site, row * length + tf.range(keys, dtype=tf.int32), rate)
+def _strip_mask(dropout: Dropout, shape_BHQS, first_query: int, first_key: int, length: int) -> tf.Tensor:
+    """Returns dropout's factors [B, H, Q, S]; a place's number does not depend on the strips."""
+    _, heads, queries, keys = shape_BHQS
+    head = tf.range(heads, dtype=tf.int32)[:, None, None]
+    query = first_query + tf.range(queries, dtype=tf.int32)[:, None]
+    key = first_key + tf.range(keys, dtype=tf.int32)
+    return keep_mask(dropout.seeds, dropout.site, (head * length + query) * length + key, dropout.rate)
 
 
 def causal_attention(
-    q_BHTK: tf.Tensor, k_BHTK: tf.Tensor, v_BHTK: tf.Tensor, dropout=None
+    q_BHKT: tf.Tensor, k_BHKT: tf.Tensor, v_BHKT: tf.Tensor, dropout: Dropout | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Attends from every position to itself and those before it.
+    """Attends from every position to itself and those before it; softmax in float32.
 
     Args:
-        q_BHTK, k_BHTK, v_BHTK: queries, keys, values in the compute dtype.
-        dropout: None, or (seeds_B2, site, rate, heads) for dropout of the probabilities.
+        q_BHKT, k_BHKT, v_BHKT: queries, keys, values in the compute dtype.
+        dropout: of the probabilities, or None.
 
     Returns:
-        The output [B, H, T, K] in the compute dtype, and the logarithm of each softmax's denominator, float32
-        [B, H, T, 1].
+        The output [B, H, K, T] in the compute dtype, and the logarithm of each softmax's denominator, float32
+        [B, H, T].
     """
-    length = q_BHTK.shape[2]
+    length, dtype = q_BHKT.shape[3], q_BHKT.dtype
     outputs, logs = [], []
     for start, end in _strips(length):
-        scores = _scores(q_BHTK[:, :, start:end], k_BHTK[:, :, :end], start)
-        highest = tf.reduce_max(scores, -1, keepdims=True)
-        weights = tf.exp(scores - highest)
-        total = tf.reduce_sum(weights, -1, keepdims=True)
+        q, k, v = q_BHKT[..., start:end], k_BHKT[..., :end], v_BHKT[..., :end]
+        highest = tf.reduce_max(_scores(q, k, start, 0), -1, keepdims=True)
+        if dtype == tf.bfloat16:
+            # A second product costs a TPU less than the scores' float32 way to memory and back.
+            q, highest = barrier(q, highest)
+        weights = tf.exp(_scores(q, k, start, 0) - highest)
+        total = tf.reduce_sum(weights, -1)
         if dropout is not None:
-            weights *= _strip_mask(dropout, start, end - start, end, length)
-        weighted = tf.matmul(tf.cast(weights, v_BHTK.dtype), v_BHTK[:, :, :end])
-        outputs.append(tf.cast(float32(weighted) / total, v_BHTK.dtype))  # K divisions a query, not S
-        logs.append(highest + tf.math.log(total))
-    return tf.concat(outputs, 2), tf.concat(logs, 2)
+            weights *= _strip_mask(dropout, weights.shape, start, 0, length)
+        weighted = tf.einsum("bhqs,bhks->bhkq", tf.cast(weights, dtype), v)
+        outputs.append(tf.cast(float32(weighted) / total[:, :, None], dtype))  # K divisions a query, not S
+        logs.append(highest[..., 0] + tf.math.log(total))
+    return tf.concat(outputs, 3), tf.concat(logs, 2)
 
 
 def causal_attention_gradient(
-    do_BHTK: tf.Tensor,
-    q_BHTK: tf.Tensor,
-    k_BHTK: tf.Tensor,
-    v_BHTK: tf.Tensor,
-    o_BHTK: tf.Tensor,
-    log_BHT1: tf.Tensor,
-    dropout=None,
+    do_BHKT: tf.Tensor,
+    q_BHKT: tf.Tensor,
+    k_BHKT: tf.Tensor,
+    v_BHKT: tf.Tensor,
+    o_BHKT: tf.Tensor,
+    log_BHT: tf.Tensor,
+    dropout: Dropout | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns (dq, dk, dv), [B, H, T, K] in the compute dtype, from what ``causal_attention`` took and gave."""
-    length, dtype = q_BHTK.shape[2], q_BHTK.dtype
-    scale = q_BHTK.shape[3] ** -0.5
+    """Returns (dq, dk, dv), [B, H, K, T] in the compute dtype, from what ``causal_attention`` took and gave.
+
+    Goes by strips of keys: a strip's dk and dv are complete in one product each, and only dq is added up.
+    """
+    length, dtype = q_BHKT.shape[3], q_BHKT.dtype
+    scale = q_BHKT.shape[2] ** -0.5
     # Σ_s p·dp of every query, without the probabilities: it is do·o, with or without dropout.
-    shift_BHT1 = tf.reduce_sum(float32(do_BHTK) * float32(o_BHTK), -1, keepdims=True)
+    shift_BHT = tf.reduce_sum(float32(do_BHKT) * float32(o_BHKT), 2)
     dq, dk, dv = [], [], []
     for start, end in _strips(length):
-        q, k, v = q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTK[:, :, :end]
-        do = do_BHTK[:, :, start:end]
-        p = tf.exp(_scores(q, k, start) - log_BHT1[:, :, start:end])
-        dp = tf.matmul(float32(do), float32(v), transpose_b=True)
+        k, v = k_BHKT[..., start:end], v_BHKT[..., start:end]
+        q, do = q_BHKT[..., start:], do_BHKT[..., start:]
+        p = tf.exp(_scores(q, k, start, start) - log_BHT[:, :, start:, None])
+        dp = tf.einsum("bhkq,bhks->bhqs", float32(do), float32(v))
+        if dtype == tf.bfloat16:
+            (p,) = barrier(tf.cast(p, dtype))  # or XLA keeps the float32 form for the two that read it
         kept = p
         if dropout is not None:
-            mask = _strip_mask(dropout, start, end - start, end, length)
-            kept, dp = p * mask, dp * mask
-        ds = tf.cast(p * (dp - shift_BHT1[:, :, start:end]) * scale, dtype)
-        dq.append(tf.matmul(ds, k))
-        beyond = [[0, 0], [0, 0], [0, length - end], [0, 0]]
-        dk.append(tf.pad(float32(tf.matmul(ds, q, transpose_a=True)), beyond))
-        dv.append(tf.pad(float32(tf.matmul(tf.cast(kept, dtype), do, transpose_a=True)), beyond))
-    return tf.concat(dq, 2), tf.cast(tf.add_n(dk), dtype), tf.cast(tf.add_n(dv), dtype)
+            mask = _strip_mask(dropout, p.shape, start, start, length)
+            kept, dp = tf.cast(float32(p) * mask, dtype), dp * mask
+        ds = tf.cast(float32(p) * (dp - shift_BHT[:, :, start:, None]) * scale, dtype)
+        dk.append(tf.einsum("bhqs,bhkq->bhks", ds, q))
+        dv.append(tf.einsum("bhqs,bhkq->bhks", kept, do))
+        before = [[0, 0], [0, 0], [0, 0], [start, 0]]
+        dq.append(tf.pad(float32(tf.einsum("bhqs,bhks->bhkq", ds, k)), before))
+    return tf.cast(tf.add_n(dq), dtype), tf.concat(dk, 3), tf.concat(dv, 3)

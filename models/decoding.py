@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice has no public alias
 
-from models.attention import causal_attention, merge_heads, split_heads
-from models.operations import dense, float32, layer_norm
-from models.sampling import NEVER, Sampling, choose
-from models.transformer import BlockWeights, mlp_half
+from models.attention import causal_attention
+from models.operations import float32, layer_norm
+from models.sampling import DEFAULT, NEVER, Sampling, choose
+from models.transformer import BlockWeights, attention_output, mlp_half, query_key_value
 
 PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are ever compiled
 
@@ -28,7 +28,7 @@ def generate(
     *,
     max_new_tokens: int,
     end_of_text: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = DEFAULT,
     seed: int = 0,
 ) -> list[list[int]]:
     """Continues each prompt until it ends its text or ``max_new_tokens`` are made.
@@ -127,20 +127,20 @@ def _prefill(model, tokens_BP, lengths_B, new_tokens: int):
     """Runs the prompts through the model at once.
 
     Returns:
-        Keys and values [L, B, H, S, K], each row shifted to end its prompt at column P, and the logits [B, V] after
+        Keys and values [L, B, H, K, S], each row shifted to end its prompt at column P, and the logits [B, V] after
         each prompt's last token.
     """
     config, (batch, width) = model.config, tokens_BP.shape
     # What this puts before a row's first token is masked in every later step.
     columns_BP = tf.maximum(tf.range(width)[None] - (width - lengths_B)[:, None], 0)
-    shape = (config.layers, batch, config.heads, width + new_tokens, config.head_width)
+    shape = (config.layers, batch, config.heads, config.head_width, width + new_tokens)
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
-        q, k, v = _query_key_value(x, weights, config)
-        x += dense(merge_heads(causal_attention(q, k, v)[0]), *_output(weights))
-        k, v = (tf.gather(tf.transpose(y, [0, 2, 1, 3]), columns_BP, batch_dims=1) for y in (k, v))
-        keys = _write(keys, tf.transpose(k, [0, 2, 1, 3]), layer, 0)
-        values = _write(values, tf.transpose(v, [0, 2, 1, 3]), layer, 0)
+        q, k, v = _projected(x, weights, config)
+        x += attention_output(_merged(causal_attention(q, k, v)[0]), weights)
+        k, v = (tf.gather(tf.transpose(y, [0, 3, 1, 2]), columns_BP, batch_dims=1) for y in (k, v))
+        keys = _write(keys, tf.transpose(k, [0, 2, 3, 1]), layer, 0)
+        values = _write(values, tf.transpose(v, [0, 2, 3, 1]), layer, 0)
         return mlp_half(x, weights, config, None, layer)[0], keys, values
 
     empty = tf.zeros(shape, model.activation_dtype)
@@ -152,15 +152,15 @@ def _prefill(model, tokens_BP, lengths_B, new_tokens: int):
 def _advance(model, token_B, column, shift_B, keys, values):
     """Takes one token a row, at ``column`` of the cache; returns the next logits [B, V] and the cache."""
     config = model.config
-    columns = tf.range(keys.shape[3])[None]
+    columns = tf.range(keys.shape[4])[None]
     visible = ((columns >= shift_B[:, None]) & (columns <= column))[:, None, None]  # [B, 1, 1, S]
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
-        q, k, v = _query_key_value(x, weights, config)
+        q, k, v = _projected(x, weights, config)
         keys, values = _write(keys, k, layer, column), _write(values, v, layer, column)
-        scores = tf.matmul(float32(q), float32(keys[layer]), transpose_b=True) * config.head_width**-0.5
-        weighted = tf.cast(tf.nn.softmax(tf.where(visible, scores, NEVER)), v.dtype) @ values[layer]
-        x += dense(merge_heads(weighted), *_output(weights))
+        scores = tf.einsum("bhkq,bhks->bhqs", float32(q), float32(keys[layer])) * config.head_width**-0.5
+        seen = tf.cast(tf.nn.softmax(tf.where(visible, scores, NEVER)), v.dtype)
+        x += attention_output(_merged(tf.einsum("bhqs,bhks->bhkq", seen, values[layer])), weights)
         return mlp_half(x, weights, config, None, layer)[0], keys, values
 
     # A finished row runs on until all are finished; its position must stay inside the table.
@@ -169,16 +169,17 @@ def _advance(model, token_B, column, shift_B, keys, values):
     return model.logits(model.finish(x))[:, 0], keys, values
 
 
-def _query_key_value(x, weights: BlockWeights, config) -> list[tf.Tensor]:
-    normal, _ = layer_norm(x, weights.attention_norm_scale, weights.attention_norm_bias)
-    joined = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)
-    return [split_heads(part, config.heads) for part in tf.split(joined, 3, axis=-1)]
+def _projected(x_BTD, weights: BlockWeights, config) -> list[tf.Tensor]:
+    """Returns queries, keys and values, each [B, H, K, T]."""
+    normal, _ = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
+    return query_key_value(normal, weights, config.heads)
 
 
-def _output(weights: BlockWeights):
-    return weights.attention_output_kernel, weights.attention_output_bias
+def _merged(output_BHKT):
+    _, heads, head_width, length = output_BHKT.shape
+    return tf.reshape(output_BHKT, [-1, heads * head_width, length])
 
 
-def _write(cache, update_BHTK, layer, column):
+def _write(cache, update_BHKT, layer, column):
     """Puts keys or values of T tokens into the cache at (layer, column), in place under XLA."""
-    return gen_xla_ops.xla_dynamic_update_slice(cache, update_BHTK[None], tf.stack([layer, 0, 0, column, 0]))
+    return gen_xla_ops.xla_dynamic_update_slice(cache, update_BHKT[None], tf.stack([layer, 0, 0, 0, column]))

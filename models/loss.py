@@ -9,7 +9,7 @@ Letters: N tokens, C tokens of a chunk, E table width, V vocabulary (the table's
 
 import tensorflow as tf
 
-from models.operations import float32
+from models.operations import barrier, float32
 
 CHUNK = 1024
 _NEVER = -1e30  # a logit that no softmax notices, and finite, so that 0 · logit is 0
@@ -25,16 +25,23 @@ def _chunks(x_NE, labels_N, weights_N, chunk: int):
     return x, *(tf.reshape(tf.pad(y, [[0, extra]]), [count, chunk]) for y in (labels_N, float32(weights_N)))
 
 
-def _log_softmax_parts(x_CE, table_VE, labels_C, vocabulary_size: int):
-    """Returns (nll [C], exponentials [C, V], their sum [C, 1], hits [C, V]), all float32 but the last, boolean."""
-    logits = tf.matmul(float32(x_CE), float32(table_VE), transpose_b=True)
+def _softmax(x_CE, table_VE, labels_C, vocabulary_size: int):
+    """Returns nll [C], exponentials [C, V], their sums [C, 1], all float32, and hits [C, V], true at the labels."""
     columns = tf.range(table_VE.shape[0])[None, :]
-    logits = tf.where(columns < vocabulary_size, logits, _NEVER)
-    highest = tf.reduce_max(logits, -1, keepdims=True)
+
+    def logits_of(x_CE):
+        logits = tf.matmul(float32(x_CE), float32(table_VE), transpose_b=True)
+        return tf.where(columns < vocabulary_size, logits, _NEVER)
+
+    highest = tf.reduce_max(logits_of(x_CE), -1, keepdims=True)
+    if x_CE.dtype == tf.bfloat16:
+        # A second product costs a TPU no more time than the float32 logits' way to memory and back, and less traffic.
+        x_CE, highest = barrier(x_CE, highest)
+    logits = logits_of(x_CE)
     powers = tf.exp(logits - highest)
     total = tf.reduce_sum(powers, -1, keepdims=True)
     hits = columns == labels_C[:, None]
-    # A masked sum, not a gather: it joins the fusion that reads the logits anyway.
+    # A masked sum, not a gather: it joins the fusion that has the logits at hand.
     label_logit = tf.reduce_sum(tf.where(hits, logits, 0.0), -1)
     return (highest + tf.math.log(total))[:, 0] - label_logit, powers, total, hits
 
@@ -56,7 +63,7 @@ def token_nll(
 
     def score(index, array):
         x, labels, _ = (tf.gather(part, index) for part in parts)
-        return index + 1, array.write(index, _log_softmax_parts(x, table, labels, vocabulary_size)[0])
+        return index + 1, array.write(index, _softmax(x, table, labels, vocabulary_size)[0])
 
     count, width = parts[1].shape
     array = tf.TensorArray(tf.float32, size=count, element_shape=[width])
@@ -92,12 +99,15 @@ def summed_nll(
 
         def body(index, loss, array, d_table):
             x, labels, weights = (tf.gather(part, index) for part in parts)
-            nll, powers, total, hits = _log_softmax_parts(x, table, labels, vocabulary_size)
-            weight = weights[:, None]
-            d_logits = powers * (weight / total) - tf.where(hits, weight, 0.0)
-            d_logits = tf.cast(d_logits, x.dtype)
-            d_table += tf.matmul(float32(d_logits), float32(x), transpose_a=True)
-            return index + 1, loss + tf.reduce_sum(nll * weights), array.write(index, d_logits @ table), d_table
+            nll, powers, total, hits = _softmax(x, table, labels, vocabulary_size)
+            if x.dtype == tf.bfloat16:
+                powers, total = barrier(tf.cast(powers, x.dtype), total)  # kept once, in half the bytes
+            # Softmax minus one-hot, times the denominator, which the narrow operands of both products carry instead.
+            d_logits = tf.cast(float32(powers) - tf.where(hits, total, 0.0), x.dtype)
+            share = weights[:, None] / total
+            d_table += tf.matmul(float32(d_logits), float32(tf.cast(float32(x) * share, x.dtype)), transpose_a=True)
+            dx = tf.cast(float32(d_logits @ table) * share, x.dtype)
+            return index + 1, loss + tf.reduce_sum(nll * weights), array.write(index, dx), d_table
 
         array = tf.TensorArray(x_NE.dtype, size=count, element_shape=[width, x_NE.shape[1]])
         start = (0, tf.constant(0.0), array, tf.zeros(table_VE.shape, tf.float32))

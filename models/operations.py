@@ -8,6 +8,7 @@ Letters: B batch, T context, D width, F any features, N = B·T tokens.
 """
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaOptimizationBarrier has no public alias
 
 LAYER_NORM_EPSILON = 1e-5
 _GELU_A = 0.7978845608028654  # sqrt(2 / pi)
@@ -20,6 +21,13 @@ Statistics = tuple[tf.Tensor, tf.Tensor]  # mean and 1/deviation of each token
 def float32(x: tf.Tensor) -> tf.Tensor:
     """Returns ``x`` in float32."""
     return tf.cast(x, tf.float32)
+
+
+def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the tensors, and keeps XLA from finding that what follows was computed before (and keeping it)."""
+    if tf.executing_eagerly():
+        return list(tensors)  # the op exists inside XLA only, and eager code merges nothing
+    return gen_xla_ops.xla_optimization_barrier(list(tensors))
 
 
 def layer_norm(

@@ -1,4 +1,4 @@
-"""How the next token is chosen from its logits: greedy, or drawn under temperature, top-k, top-p and repetition penalty.
+"""How the next token is chosen: the likeliest, or a draw under temperature, top-k, top-p and repetition penalty.
 
 Letters: B batch, V vocabulary.
 """
@@ -39,6 +39,9 @@ class Sampling:
             raise ValueError(f"top_p={self.top_p}: expected more than 0 and at most 1 (no limit)")
         if self.repetition_penalty <= 0:
             raise ValueError(f"repetition_penalty={self.repetition_penalty}: expected more than 0; 1 is none")
+
+
+DEFAULT = Sampling()
 
 
 def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaOptimizationBarrier has no public alias
 
-from models.attention import causal_attention, causal_attention_gradient, merge_heads, split_heads
+from models.attention import Dropout, causal_attention, causal_attention_gradient
 from models.config import MLP_FACTOR, GPT2Config
 from models.operations import (
+    barrier,
     dense,
     dense_gradient,
     dropped,
@@ -64,7 +64,9 @@ class AttentionKept(NamedTuple):
 
     mean: tf.Tensor
     inverse: tf.Tensor
-    query_key_value: tf.Tensor
+    q: tf.Tensor
+    k: tf.Tensor
+    v: tf.Tensor
     output: tf.Tensor
     log: tf.Tensor
 
@@ -81,11 +83,42 @@ class MlpKept(NamedTuple):
 def _attention_dropout(config: GPT2Config, seeds_B2, layer):
     if seeds_B2 is None or not config.dropout:
         return None
-    return seeds_B2, layer * DROPOUT_SITES, config.dropout, config.heads
+    return Dropout(seeds_B2, layer * DROPOUT_SITES, config.dropout)
 
 
-def _heads(query_key_value: tf.Tensor, heads: int) -> list[tf.Tensor]:
-    return [split_heads(part, heads) for part in tf.split(query_key_value, 3, axis=-1)]
+def query_key_value(normal_BTD: tf.Tensor, weights: BlockWeights, heads: int) -> list[tf.Tensor]:
+    """Returns queries, keys and values, each [B, H, K, T]: time last, as attention reads them."""
+    dtype = normal_BTD.dtype
+    kernels = tf.split(weights.query_key_value_kernel, 3, axis=1)
+    biases = tf.split(weights.query_key_value_bias, 3)
+    # Three products: cutting one product's result apart costs a copy of it.
+    return [
+        _heads(tf.einsum("btd,de->bet", normal_BTD, tf.cast(kernel, dtype)) + tf.cast(bias, dtype)[:, None], heads)
+        for kernel, bias in zip(kernels, biases, strict=True)
+    ]
+
+
+def query_key_value_gradient(parts_BHKT, normal_BTD, weights: BlockWeights):
+    """Returns the gradients of ``normal_BTD`` and, in float32, of the fused kernel and bias."""
+    dtype, (_, length, width) = normal_BTD.dtype, normal_BTD.shape
+    d_parts = [tf.reshape(part, [-1, width, length]) for part in parts_BHKT]
+    kernels = tf.split(weights.query_key_value_kernel, 3, axis=1)
+    d_normals = [tf.einsum("bet,de->btd", part, tf.cast(k, dtype)) for part, k in zip(d_parts, kernels, strict=True)]
+    d_kernel = tf.concat([tf.einsum("btd,bet->de", float32(normal_BTD), float32(part)) for part in d_parts], 1)
+    d_bias = tf.concat([tf.reduce_sum(float32(part), [0, 2]) for part in d_parts], 0)
+    return tf.add_n([float32(part) for part in d_normals]), d_kernel, d_bias
+
+
+def _heads(features_BDT: tf.Tensor, heads: int) -> tf.Tensor:
+    _, width, length = features_BDT.shape
+    return tf.reshape(features_BDT, [-1, heads, width // heads, length])
+
+
+def attention_output(output_BDT: tf.Tensor, weights: BlockWeights) -> tf.Tensor:
+    """Returns the projection [B, T, D] of the attention's output, time last, to the residual stream."""
+    dtype = output_BDT.dtype
+    kernel, bias = (tf.cast(w, dtype) for w in (weights.attention_output_kernel, weights.attention_output_bias))
+    return tf.einsum("bdt,de->bte", output_BDT, kernel) + bias
 
 
 def attention_half(
@@ -93,30 +126,33 @@ def attention_half(
 ) -> tuple[tf.Tensor, AttentionKept]:
     """Returns x + attention(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
-    query_key_value = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)
-    q, k, v = _heads(query_key_value, config.heads)
+    q, k, v = query_key_value(normal, weights, config.heads)
     output, log = causal_attention(q, k, v, _attention_dropout(config, seeds_B2, layer))
-    output = merge_heads(output)
-    branch = dense(output, weights.attention_output_kernel, weights.attention_output_bias)
+    output = tf.reshape(output, [-1, config.width, x_BTD.shape[1]])
+    branch = attention_output(output, weights)
     branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
-    return x_BTD + branch, AttentionKept(mean, inverse, query_key_value, output, log)
+    return x_BTD + branch, AttentionKept(mean, inverse, q, k, v, output, log)
 
 
 def attention_half_gradient(dy_BTD, x_BTD, kept: AttentionKept, weights, config, seeds_B2, layer):
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
-    d_output, *d_projection = dense_gradient(branch, kept.output, weights.attention_output_kernel)
-    q, k, v = _heads(kept.query_key_value, config.heads)
-    parts = causal_attention_gradient(
-        *(split_heads(d_output, config.heads), q, k, v, split_heads(kept.output, config.heads), kept.log),
-        _attention_dropout(config, seeds_B2, layer),
-    )
-    d_query_key_value = tf.concat([merge_heads(part) for part in parts], -1)
+    d_output, *d_projection = _output_gradient(branch, kept.output, weights, config)
+    output = _heads(kept.output, config.heads)
+    dropout = _attention_dropout(config, seeds_B2, layer)
+    parts = causal_attention_gradient(d_output, kept.q, kept.k, kept.v, output, kept.log, dropout)
     statistics = (kept.mean, kept.inverse)
     normal = normalized(x_BTD, statistics, weights.attention_norm_scale, weights.attention_norm_bias)
-    d_normal, *d_input = dense_gradient(d_query_key_value, normal, weights.query_key_value_kernel)
+    d_normal, *d_input = query_key_value_gradient(parts, normal, weights)
     dx, *d_norm = layer_norm_gradient(d_normal, x_BTD, statistics, weights.attention_norm_scale)
     return tf.cast(float32(dy_BTD) + dx, x_BTD.dtype), [*d_norm, *d_input, *d_projection]
+
+
+def _output_gradient(dy_BTD, output_BDT, weights: BlockWeights, config: GPT2Config):
+    """Returns the gradients of the attention's output, [B, H, K, T], and of its projection's weights."""
+    d_output = tf.einsum("bte,de->bdt", dy_BTD, tf.cast(weights.attention_output_kernel, dy_BTD.dtype))
+    d_kernel = tf.einsum("bdt,bte->de", float32(output_BDT), float32(dy_BTD))
+    return _heads(d_output, config.heads), d_kernel, tf.reduce_sum(float32(dy_BTD), [0, 1])
 
 
 def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, MlpKept]:
@@ -155,7 +191,7 @@ def block_gradient(dy_BTD, x_BTD, kept: tuple[tf.Tensor, ...], weights: BlockWei
     """Returns dx [B, T, D] and the float32 gradients of the twelve weights; computes again what was not kept."""
     if config.remat != "none":
         # Without the barrier XLA finds that all this was computed before, and keeps it after all.
-        x_BTD, dy_BTD = _barrier(x_BTD, dy_BTD)
+        x_BTD, dy_BTD = barrier(x_BTD, dy_BTD)
         middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
     else:
         attention = AttentionKept(*kept[: len(AttentionKept._fields)])
@@ -166,12 +202,6 @@ def block_gradient(dy_BTD, x_BTD, kept: tuple[tf.Tensor, ...], weights: BlockWei
     d_middle, d_mlp = mlp_half_gradient(dy_BTD, mlp, weights, config, seeds_B2, layer)
     dx, d_attention = attention_half_gradient(d_middle, x_BTD, attention, weights, config, seeds_B2, layer)
     return dx, [*d_attention, *d_mlp]
-
-
-def _barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
-    if tf.executing_eagerly():
-        return list(tensors)  # the op exists inside XLA only, and eager code merges nothing
-    return gen_xla_ops.xla_optimization_barrier(list(tensors))
 
 
 def apply_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer: int) -> tf.Tensor:
