@@ -20,6 +20,7 @@ class Connection(server.RequestHandler):
     """One connection: CONNECT and TLS, the log and the faults."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every reply waits for an acknowledgement
     emulator: Emulator
     encrypted = False
 
@@ -74,9 +75,9 @@ class Connection(server.RequestHandler):
             for fault in faults.values():
                 fault.hits += 1
         if "cut_upload" in faults:
-            self._keep_half(seen, self.rfile.read(expected // 2))
+            self._keep_half(seen, self._read_body(expected // 2))
             return self._abort()
-        body = server._read_raw_data(self) or b""
+        body = self._read_body(expected)
         if "kept_half" in faults:
             kept = self._keep_half(seen, body[: expected // 2])
             return self._send(seen, 308, {"Range": f"bytes=0-{kept - 1}"}, b"")
@@ -92,6 +93,20 @@ class Connection(server.RequestHandler):
         if "no_reply" in faults:
             return self._abort()
         self._send(seen, status, reply_headers, content, faults.get("slow"), cut="cut_reply" in faults)
+
+    def _read_body(self, count: int) -> bytes:
+        """Reads ``count`` bytes of the body; of one in chunks, which TensorFlow sends, to the end of a chunk."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":  # it overrides Content-Length (RFC 9112)
+            return self.rfile.read(count)
+        body = bytearray()
+        whole = count == int(self.headers.get("Content-Length") or 0)
+        while whole or len(body) < count:
+            size = int(self.rfile.readline(), 16)
+            body += self.rfile.read(size)
+            self.rfile.readline()
+            if size == 0:
+                break
+        return bytes(body)
 
     def _keep_half(self, seen: Seen, body: bytes) -> int:
         """Keeps whole multiples of 256 KiB of a chunk that is cut, as the service does; returns how much there is."""
@@ -117,13 +132,15 @@ class Connection(server.RequestHandler):
         phrase = "Resume Incomplete" if status == 308 else http.HTTPStatus(status).phrase
         lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         head = "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""]).encode()
-        middle = len(head) + len(content) // 2 if content else len(head) // 2
-        self.wfile.write((head + content)[:middle])
+        reply, middle = head + content, len(head) + len(content) // 2 if content else len(head) // 2
         if cut:
+            self.wfile.write(reply[:middle])
             return self._abort()
         if slow:
+            self.wfile.write(reply[:middle])
             time.sleep(slow.value)
-        self.wfile.write((head + content)[middle:])
+            reply = reply[middle:]
+        self.wfile.write(reply)
 
     def _abort(self) -> None:
         self.close_connection = True

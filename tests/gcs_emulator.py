@@ -17,7 +17,7 @@ import threading
 import urllib.parse
 from typing import Any
 
-from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 
 FAULTS = ("status", "cut_reply", "no_reply", "cut_upload", "kept_half", "slow", "wrong_crc32c", "damaged")
@@ -108,6 +108,8 @@ class Emulator:
             "CURL_CA_BUNDLE": str(self.folder / "ca.pem"),
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "test",
             "STORAGE_EMULATOR_HOST": f"http://{self.address}",
+            "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "10000",  # TensorFlow's; a second otherwise
+            "GCS_STAT_CACHE_MAX_AGE": "0",  # TensorFlow's; a test may change an object behind its back
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
 
@@ -134,6 +136,17 @@ class Emulator:
         """Every object that is visible, by name."""
         with self.lock:
             return {name: self.store.get_file(bucket, name) for name in self.store.objects.get(bucket, {})}
+
+    def put(self, name: str, data: bytes) -> None:
+        """Replaces an object of the bucket ``corpus``, or makes it."""
+        with self.lock:
+            resource = objects._make_object_resource("", "corpus", name, "", str(len(data)))
+            self.store.create_file("corpus", name, data, objects._checksums(data, resource))
+
+    def delete(self, name: str) -> None:
+        """Deletes an object of the bucket ``corpus``."""
+        with self.lock:
+            self.store.delete_file("corpus", name)
 
     def seen(self, verb: str = "", path: str = "") -> list[Seen]:
         """The requests of a verb whose decoded path (with uploadType) matches."""
