@@ -7,7 +7,6 @@ file and the line, and so that every value's origin can be printed.
 
 import copy
 import dataclasses
-import functools
 import importlib.util  # gin reads importlib.util without importing it
 import pathlib
 import re
@@ -74,7 +73,7 @@ def get(surface: type[T]) -> T:
     ]
     if missing:
         raise UserError(f"no value for {', '.join(missing)}: set it in a gin file or with --gin_param={missing[0]}=…")
-    hints = _type_hints(surface)
+    hints = typing.get_type_hints(surface)
     values = {field_name: _resolved(name, field_name) for owner, field_name in _origins if owner == name}
     for field_name, value in values.items():
         if not _fits(value, hints[field_name]):
@@ -183,11 +182,6 @@ def _quoted(parameter: str) -> str:
 
 def _short(path: pathlib.Path) -> str:
     return str(path.relative_to(ROOT.parent)) if path.is_relative_to(ROOT.parent) else str(path)
-
-
-@functools.cache
-def _type_hints(surface: type) -> dict[str, Any]:
-    return typing.get_type_hints(surface)
 
 
 def _fits(value: Any, hint: Any) -> bool:

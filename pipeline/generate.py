@@ -1,6 +1,6 @@
 """Continue a prompt with a trained model.
 
-    python -m pipeline.generate --run_dir=… --prompt='…' [--max_tokens=100] [--temperature=0.8] [--top_k=40] [--top_p=1]
+python -m pipeline.generate --run_dir=… --prompt='…' [--max_tokens=100] [--temperature=0.8] [--top_k=40] [--top_p=1]
 """
 
 from absl import flags
