@@ -30,11 +30,13 @@ def assemble(
 ) -> Manifest:
     """Returns the manifest of a data set whose shards are committed."""
     cut = Cut(context=config.context, packing=config.packing)
-    digest = sum(count.digest for count in counts.values()) % (1 << 128)
+    total = Counts()
+    for count in counts.values():
+        total.add(count)
     return Manifest(
         corpus=manifests.Corpus(
             name=config.name,
-            fingerprint=f"{digest:032x}",
+            fingerprint="".join(f"{word:016x}" for word in total.fingerprint),
             listing=listing,
             seed=config.seed,
             order=config.order,
@@ -65,7 +67,7 @@ def _part(
         utf8_bytes=counts.utf8_bytes,
         words=counts.words,
         word_rule=config.word_rule,
-        dropped=dict(sorted((counts.dropped or {}).items())),
+        dropped=dict(sorted(counts.dropped.items())),
         truncated_tokens=counts.truncated_tokens,
         padding_tokens=counts.padding_tokens,
         shards=tuple(shards),

@@ -5,14 +5,14 @@ Memory is bounded by BATCH_CHARACTERS of text and SEGMENT_TOKENS of tokens, howe
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
 
-from pipeline.data.corpora.base import PIECE_BYTES, Corpus, Document, DropError, Dropped, Unit
+from pipeline.data.corpora.base import PARTS, PIECE_BYTES, Corpus, Document, DropError, Dropped, Unit
 from pipeline.data.runs import Counts, RunWriter
 from pipeline.data.settings import ShardConfig
 from pipeline.data.tokenizer import Tokenizer, split_point
@@ -20,7 +20,7 @@ from pipeline.data.tokenizer import Tokenizer, split_point
 BATCH_CHARACTERS = 2 << 20
 SEGMENT_TOKENS = 8 << 20
 WHOLE_CHARACTERS = 16 << 20  # the longest text that a tokenizer which cannot be split is given
-SAMPLE_CHARACTERS = 16 << 10  # of every unit, encoded by the oracle as well
+SAMPLE_CHARACTERS = 4 << 10  # of every unit, encoded by the oracle as well
 
 
 class EngineMismatchError(RuntimeError):
@@ -28,26 +28,47 @@ class EngineMismatchError(RuntimeError):
 
 
 class Encoded(NamedTuple):
-    """A tokenized document that waits in the buffer."""
+    """Tokenized documents that wait in the buffer: document d has tokens[ends[d - 1]:ends[d]]."""
 
-    part: str
-    key: int
-    content: int
-    tokens: np.ndarray
+    parts: np.ndarray  # uint8 [documents], indices of PARTS
+    names: np.ndarray  # uint64 [documents, 2]
+    contents: np.ndarray  # uint64 [documents]
+    tokens: np.ndarray  # uint16
+    ends: np.ndarray  # int64 [documents]
 
 
-def salted_hash(seed: int, identity: str) -> tuple[int, int]:
-    """Two independent 64-bit hashes of a document's id: the first orders the corpus, the second splits it."""
-    salt = (seed % (1 << 64)).to_bytes(8, "little")
-    digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16, salt=salt).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+def name_hash(identity: str) -> bytes:
+    """128 bits of a document's id."""
+    return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """MurmurHash3's 64-bit finalizer: a bijection whose every output bit depends on every input bit."""
+    for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        values = (values ^ values >> np.uint64(33)) * np.uint64(multiplier)
+    return values ^ values >> np.uint64(33)
+
+
+def salted(names: np.ndarray, seed: int) -> np.ndarray:
+    """Two independent salted hashes of each document, uint64 [documents, 2]: one orders the corpus, one splits it."""
+    salt = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+    return _mixed(names ^ np.frombuffer(salt, "<u8"))
+
+
+def fingerprint(names: np.ndarray, contents: np.ndarray) -> list[int]:
+    """Two 64-bit sums over documents, the same in whatever order and groups they come."""
+    mixed = _mixed(names + _mixed(contents)[:, None])
+    return [int(total) for total in mixed.sum(axis=0, dtype=np.uint64)]
 
 
 def count_words(raw: bytes, word_rule: str, after_space: bool = True) -> int:
     """Counts the words that begin in UTF-8 text: runs without ASCII white space, and by the other rule newlines too."""
-    data = np.frombuffer(raw, np.uint8)
-    space = (data == 32) | ((data - np.uint8(9)) < 5)
-    words = int(np.count_nonzero(space[:-1] > space[1:])) + int(bool(raw) and after_space and not space[0])
+    words, data = 0, np.frombuffer(raw, np.uint8)
+    for start in range(0, len(data), 1 << 17):  # within the processor's cache
+        piece = data[start : start + (1 << 17)]
+        space = (piece == 32) | ((piece - np.uint8(9)) < 5)
+        words += int(np.count_nonzero(space[:-1] > space[1:])) + int(after_space and not space[0])
+        after_space = bool(space[-1])
     return words + (raw.count(b"\n") if word_rule == "whitespace+newline" else 0)
 
 
@@ -58,13 +79,13 @@ class UnitEncoder:
         self._config, self._tokenizer = config, tokenizer
         self._writer = RunWriter(file)
         self._counts: dict[str, Counts] = {}
-        self._batch: list[tuple[Document, str, int]] = []  # document, part, key
+        self._batch: list[Document] = []
         self._batch_characters = 0
         self._buffer: list[Encoded] = []
         self._buffered = 0
         self._to_sample = SAMPLE_CHARACTERS
-        fraction = config.validation_fraction or 0.0
-        self._validation_below = int(fraction * (1 << 64))
+        self._validation_below = np.uint64(int((config.validation_fraction or 0.0) * (1 << 64)))
+        self._end_of_text = np.array([tokenizer.end_of_text], np.uint16)
 
     def run(self, corpus: Corpus, unit: Unit) -> dict[str, Counts]:
         """Reads, encodes and writes the unit; returns its counts by part.
@@ -74,19 +95,17 @@ class UnitEncoder:
         """
         began, before = time.perf_counter(), dict(corpus.seconds)
         for item in corpus.documents(unit):
-            key, split = salted_hash(self._config.seed, item.id)
-            part = item.part or ("validation" if split < self._validation_below else "train")
             if isinstance(item, Dropped):
-                self._count(part).drop(item.reason)
+                self._count(PARTS[int(self._parts([item])[0])]).drop(item.reason)
             elif isinstance(item.text, str) and len(item.text) <= PIECE_BYTES:
-                self._batch.append((item, part, key))
+                self._batch.append(item)
                 self._batch_characters += len(item.text)
                 if self._batch_characters >= BATCH_CHARACTERS:
                     self._encode_batch()
             else:
                 self._encode_batch()
                 self._flush()  # in the source's order, what came before goes first
-                self._encode_long(item, part, key)
+                self._encode_long(item)
         self._encode_batch()
         self._flush()
         seconds = {what: total - before[what] for what, total in corpus.seconds.items()}
@@ -97,39 +116,42 @@ class UnitEncoder:
     def _count(self, part: str) -> Counts:
         return self._counts.setdefault(part, Counts())
 
-    def _account(self, part: str, identity: str, content: int, tokens: int) -> None:
-        """Counts a document; the digest is that of its id and content."""
-        count = self._count(part)
-        count.documents += 1
-        count.tokens += tokens
-        told = f"{part}\0{identity}\0{content}".encode("utf-8", "surrogateescape")
-        digest = int.from_bytes(hashlib.blake2b(told, digest_size=16).digest(), "little")
-        count.digest = (count.digest + digest) % (1 << 128)
+    @staticmethod
+    def _names(items: Sequence[Document | Dropped]) -> np.ndarray:
+        return np.frombuffer(b"".join([name_hash(item.id) for item in items]), "<u8").reshape(-1, 2)
+
+    def _parts(self, items: Sequence[Document | Dropped], names: np.ndarray | None = None) -> np.ndarray:
+        """The part of each document, as index of PARTS: its own, or where the salted hash of its id sends it."""
+        if items[0].part is not None:
+            return np.array([PARTS.index(item.part or "train") for item in items], np.uint8)
+        names = self._names(items) if names is None else names
+        return (salted(names, self._config.seed)[:, 1] < self._validation_below).astype(np.uint8)
 
     def _encode_batch(self) -> None:
         if not self._batch:
             return
-        texts = [document.text for document, _, _ in self._batch]
-        raws = [text.encode() for text in texts]  # type: ignore[union-attr]
-        for part in {part for _, part, _ in self._batch}:
-            mine = [raw for raw, (_, its_part, _) in zip(raws, self._batch, strict=True) if its_part == part]
-            joined = b"\n".join(mine)
-            self._count(part).utf8_bytes += len(joined) - (len(mine) - 1)
-            words = count_words(joined, self._config.word_rule)
-            self._count(part).words += words - ("newline" in self._config.word_rule) * (len(mine) - 1)
-        pack = self._lines if self._config.packing == "lines" else self._contiguous
-        packed = pack(texts, [part for _, part, _ in self._batch])  # type: ignore[arg-type]
-        for (document, part, key), raw, tokens in zip(self._batch, raws, packed, strict=True):
-            if not len(tokens):
-                self._count(part).drop("empty")
-                continue
-            content = google_crc32c.value(raw) << 32 | len(raw) & 0xFFFFFFFF
-            self._account(part, document.id, content, len(tokens))
-            self._buffer.append(Encoded(part, key, content, tokens))
-            self._buffered += len(tokens)
+        texts: list[str] = [document.text for document in self._batch]  # type: ignore[misc]
+        raws = [text.encode() for text in texts]
+        names = self._names(self._batch)
+        parts = self._parts(self._batch, names)
+        for part in np.unique(parts):
+            self._count_text(PARTS[part], [raws[i] for i in np.flatnonzero(parts == part).tolist()])
+        crc32c = google_crc32c.value
+        contents = np.array([crc32c(raw) << 32 | len(raw) & 0xFFFFFFFF for raw in raws], np.uint64)
+        tokens, ends = self._lines(texts, parts) if self._config.packing == "lines" else self._contiguous(texts)
+        self._buffer.append(Encoded(parts, names, contents, tokens, ends))
+        self._buffered += len(tokens)
         self._batch, self._batch_characters = [], 0
         if self._buffered >= SEGMENT_TOKENS:
             self._flush()
+
+    def _count_text(self, part: str, raws: list[bytes]) -> None:
+        """Counts the bytes and words of documents, all at once."""
+        joined, count = b"\n".join(raws), self._count(part)
+        between = len(raws) - 1  # newlines that are not theirs
+        count.utf8_bytes += len(joined) - between
+        count.words += count_words(joined, self._config.word_rule)
+        count.words -= between if self._config.word_rule == "whitespace+newline" else 0
 
     def _engine(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Encodes in bulk, and on the unit's first texts compares with the oracle."""
@@ -149,54 +171,65 @@ class UnitEncoder:
                 )
         return ids, offsets
 
-    def _contiguous(self, texts: list[str], parts: list[str]) -> list[np.ndarray]:
-        """Returns each text's ids and an end-of-text, as views of one uint16 array."""
+    def _contiguous(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids of all texts, still without end-of-text, and where each ends."""
         ids, offsets = self._engine(texts)
-        ends = offsets[1:] + np.arange(1, len(offsets))
-        tokens = np.empty(len(ids) + len(texts), np.uint16)
-        is_text = np.ones(len(tokens), bool)
-        is_text[ends - 1] = False
-        tokens[is_text] = ids
-        tokens[ends - 1] = self._tokenizer.end_of_text
-        places = [0, *ends.tolist()]
-        return [tokens[start:stop] for start, stop in pairwise(places)]
+        return ids.astype(np.uint16), offsets[1:]
 
-    def _lines(self, texts: list[str], parts: list[str]) -> list[np.ndarray]:
-        """Returns for each text one row of context + 1 ids a line that is not blank, padded or truncated."""
-        width, end = self._config.context + 1, self._tokenizer.end_of_text
+    def _lines(self, texts: list[str], parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a row of context + 1 ids for each line that is not blank, padded or cut off, and each text's end."""
+        width = self._config.context + 1
         lines_of = [[line for line in text.splitlines() if line and not line.isspace()] for text in texts]
         ids, offsets = self._engine([line for lines in lines_of for line in lines])
-        rows = np.full((len(offsets) - 1, width), end, np.uint16)
+        rows = np.full((len(offsets) - 1, width), self._end_of_text, np.uint16)
         for row, (start, stop) in zip(rows, pairwise(offsets), strict=True):
             row[: stop - start] = ids[start:stop][:width]
-        packed, first = [], 0
-        for lines, part in zip(lines_of, parts, strict=True):
-            lengths = np.diff(offsets[first : first + len(lines) + 1]) + 1
-            self._count(part).truncated_tokens += int(np.maximum(lengths - width, 0).sum())
-            self._count(part).padding_tokens += int(np.maximum(width - lengths, 0).sum())
-            packed.append(rows[first : first + len(lines)].reshape(-1))
-            first += len(lines)
-        return packed
+        lengths = np.diff(offsets) + 1
+        part_of_line = np.repeat(parts, [len(lines) for lines in lines_of])
+        for part in np.unique(part_of_line):
+            mine, count = lengths[part_of_line == part], self._count(PARTS[part])
+            count.truncated_tokens += int(np.maximum(mine - width, 0).sum())
+            count.padding_tokens += int(np.maximum(width - mine, 0).sum())
+        return rows.reshape(-1), np.cumsum([len(lines) * width for lines in lines_of])
 
     def _flush(self) -> None:
         """Writes the buffer as one sorted segment a part."""
-        for part in sorted({document.part for document in self._buffer}):
-            documents = [document for document in self._buffer if document.part == part]
-            if self._config.order == "hash":
-                documents.sort(key=lambda document: document.key)  # stable: equal ids keep the source's order
-            self._writer.begin()
-            self._writer.append([document.tokens for document in documents])
-            self._end(part, documents, np.array([len(document.tokens) for document in documents]))
+        if not self._buffer:
+            return
+        parts, names, contents, tokens = (
+            np.concatenate(column) for column in list(zip(*self._buffer, strict=True))[:4]
+        )
+        ends = np.cumsum(np.concatenate([np.diff(batch.ends, prepend=0) for batch in self._buffer]))
         self._buffer, self._buffered = [], 0
+        keys = (
+            salted(names, self._config.seed)[:, 0] if self._config.order == "hash" else np.zeros(len(names), np.uint64)
+        )
+        last = [self._end_of_text] if self._config.packing == "contiguous" else []
+        for part in np.unique(parts):
+            chosen = np.flatnonzero(parts == part)
+            chosen = chosen[np.argsort(keys[chosen], kind="stable")]  # equal ids keep the source's order
+            starts = (ends[chosen - 1] * (chosen > 0)).tolist()
+            pieces = []
+            for start, stop in zip(starts, ends[chosen].tolist(), strict=True):
+                pieces += [tokens[start:stop], *last]
+            self._writer.begin()
+            self._writer.append(np.concatenate(pieces))
+            lengths = ends[chosen] - np.array(starts) + len(last)
+            self._end(PARTS[part], keys[chosen], names[chosen], contents[chosen], lengths)
 
-    def _end(self, part: str, documents: list[Encoded], lengths: np.ndarray) -> None:
-        by_hash = self._config.order == "hash"
-        keys = np.array([document.key if by_hash else 0 for document in documents], np.uint64)
-        contents = np.array([document.content for document in documents], np.uint64)
+    def _end(self, part: str, keys: np.ndarray, names: np.ndarray, contents: np.ndarray, lengths: np.ndarray) -> None:
+        """Closes the segment of these documents, and counts them."""
+        count = self._count(part)
+        count.documents += len(keys)
+        count.tokens += int(lengths.sum())
+        count.add_fingerprint(fingerprint(names, contents))
         self._writer.end(part, keys, contents, lengths)
 
-    def _encode_long(self, document: Document, part: str, key: int) -> None:
+    def _encode_long(self, document: Document) -> None:
         """Streams a long document into a segment of its own."""
+        names = self._names([document])
+        parts = self._parts([document], names)
+        part = PARTS[parts[0]]
         pieces = iter([document.text]) if isinstance(document.text, str) else document.text
         crc = size = tokens = words = 0
         before = (self._count(part).truncated_tokens, self._count(part).padding_tokens)
@@ -208,11 +241,8 @@ class UnitEncoder:
                 crc, size = google_crc32c.extend(crc, raw), size + len(raw)
                 words += count_words(raw, self._config.word_rule, after_space)
                 after_space = raw[-1] in b" \t\n\v\f\r"
-                if self._config.packing == "lines":
-                    (packed,) = self._lines([text], [part])
-                else:
-                    packed = self._engine([text])[0].astype(np.uint16)
-                self._writer.append([packed])
+                packed, _ = self._lines([text], parts) if self._config.packing == "lines" else self._contiguous([text])
+                self._writer.append(packed)
                 tokens += len(packed)
         except DropError as reason:
             self._writer.cancel()
@@ -220,13 +250,13 @@ class UnitEncoder:
             self._count(part).drop(str(reason))
             return
         if self._config.packing == "contiguous":
-            self._writer.append([np.array([self._tokenizer.end_of_text], np.uint16)])
+            self._writer.append(self._end_of_text)
             tokens += 1
-        content = crc << 32 | size & 0xFFFFFFFF
         self._count(part).utf8_bytes += size
         self._count(part).words += words
-        self._account(part, document.id, content, tokens)
-        self._end(part, [Encoded(part, key, content, np.empty(0, np.uint16))], np.array([tokens]))
+        keys = salted(names, self._config.seed)[:, 0] * np.uint64(self._config.order == "hash")
+        contents = np.array([crc << 32 | size & 0xFFFFFFFF], np.uint64)
+        self._end(part, keys, names, contents, np.array([tokens]))
 
     def _pieces(self, texts: Iterator[str]) -> Iterator[str]:
         """Cuts a long text where it may be encoded apart."""

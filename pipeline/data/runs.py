@@ -6,10 +6,12 @@ a table that says where each of the 256 buckets, the ranges of the keys' top byt
 segments and counts what was read. Merging needs no more than the index entries of one bucket in memory.
 """
 
+import functools
 import json
 import os
+import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -38,7 +40,7 @@ class Segment(NamedTuple):
 
 @dataclass(kw_only=True)
 class Counts:
-    """What was read of one part. ``digest`` adds up a hash of every document, so that order does not matter."""
+    """What was read of one part. ``fingerprint`` adds up two hashes of every document, so that no order matters."""
 
     documents: int = 0
     tokens: int = 0
@@ -46,8 +48,8 @@ class Counts:
     words: int = 0
     truncated_tokens: int = 0
     padding_tokens: int = 0
-    digest: int = 0
-    dropped: dict[str, int] | None = None
+    fingerprint: list[int] = field(default_factory=lambda: [0, 0])
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: "Counts") -> None:
         """Adds another unit's counts."""
@@ -57,13 +59,16 @@ class Counts:
         self.words += other.words
         self.truncated_tokens += other.truncated_tokens
         self.padding_tokens += other.padding_tokens
-        self.digest = (self.digest + other.digest) % (1 << 128)
-        for reason, count in (other.dropped or {}).items():
+        self.add_fingerprint(other.fingerprint)
+        for reason, count in other.dropped.items():
             self.drop(reason, count)
+
+    def add_fingerprint(self, other: Sequence[int]) -> None:
+        """Adds the fingerprint of more documents."""
+        self.fingerprint = [(mine + theirs) % (1 << 64) for mine, theirs in zip(self.fingerprint, other, strict=True)]
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts documents that were left out."""
-        self.dropped = self.dropped or {}
         self.dropped[reason] = self.dropped.get(reason, 0) + count
 
 
@@ -79,9 +84,9 @@ class RunWriter:
         """Opens a segment, to which ``append`` adds tokens until ``end`` or ``cancel``."""
         self._opened_at = self._file.tell()
 
-    def append(self, tokens: Sequence[np.ndarray]) -> None:
+    def append(self, tokens: np.ndarray) -> None:
         """Adds uint16 tokens to the open segment."""
-        self._file.writelines(tokens)  # type: ignore[arg-type]
+        self._file.write(np.ascontiguousarray(tokens, "<u2").data)
 
     def cancel(self) -> None:
         """Forgets the open segment."""
@@ -132,36 +137,35 @@ def read_footer(path: str) -> tuple[list[Segment], dict[str, Counts], dict[str, 
 
 def read_table(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
     """Returns (first document, first token) of every bucket of a segment, each int64 [BUCKETS + 1]."""
-    with open(segment.path, "rb", buffering=0) as file:
-        data = os.pread(file.fileno(), _TABLE_BYTES, segment.table_at)
+    data = os.pread(_opened(segment.path).fileno(), _TABLE_BYTES, segment.table_at)
     table = np.frombuffer(data, "<u8").astype(np.int64).reshape(2, -1)
     return table[0], table[1]
 
 
 def read_index(segment: Segment, bucket: int | None) -> tuple[np.ndarray, int]:
     """Returns a bucket's index entries (None: all) and the token of the segment at which the first one begins."""
-    with open(segment.path, "rb", buffering=0) as file:
-        first, last = 0, segment.documents
-        if bucket is not None:
-            pair = os.pread(file.fileno(), 16, segment.table_at + 8 * bucket)
-            first, last = (int(value) for value in np.frombuffer(pair, "<u8"))
-        if first == last:
-            return np.empty(0, DOCUMENT), 0
-        before = min(first, 1)  # the entry before the first tells where that begins
-        place = segment.index_at + (first - before) * DOCUMENT.itemsize
-        data = os.pread(file.fileno(), (last - first + before) * DOCUMENT.itemsize, place)
-    entries = np.frombuffer(data, DOCUMENT)
+    file = _opened(segment.path).fileno()
+    first, last = 0, segment.documents
+    if bucket is not None:
+        first, last = struct.unpack("<QQ", os.pread(file, 16, segment.table_at + 8 * bucket))
+    if first == last:
+        return np.empty(0, DOCUMENT), 0
+    before = min(first, 1)  # the entry before the first tells where that begins
+    place = segment.index_at + (first - before) * DOCUMENT.itemsize
+    entries = np.frombuffer(os.pread(file, (last - first + before) * DOCUMENT.itemsize, place), DOCUMENT)
     return entries[before:], int(entries["end"][0]) if before else 0
 
 
 def read_tokens(segment: Segment, start: int, stop: int) -> np.ndarray:
     """Returns tokens [start, stop) of a segment, uint16."""
-    with open(segment.path, "rb", buffering=0) as file:
-        wanted = 2 * (stop - start)
-        data = os.pread(file.fileno(), wanted, segment.tokens_at + 2 * start)
-        while len(data) < wanted:  # Linux reads at most 2 GiB at a time
-            more = os.pread(file.fileno(), wanted - len(data), segment.tokens_at + 2 * start + len(data))
-            if not more:
-                raise OSError(f"{segment.path} ended before token {stop} of a segment of {segment.tokens}")
-            data += more
+    file, wanted = _opened(segment.path).fileno(), 2 * (stop - start)
+    data = os.pread(file, wanted, segment.tokens_at + 2 * start)
+    if len(data) < wanted:
+        raise OSError(f"{segment.path} ended before token {stop} of a segment of {segment.tokens}")
     return np.frombuffer(data, "<u2")
+
+
+@functools.lru_cache(maxsize=256)
+def _opened(path: str) -> BinaryIO:
+    """Opens a run file for reads at any place; the least recently used is closed when there are too many."""
+    return open(path, "rb", buffering=0)

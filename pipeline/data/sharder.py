@@ -131,6 +131,7 @@ class Sharder:
         """Stage (a): makes the run file of every unit that has none yet."""
         done = sum(extra["size"] for _, _, extra in journal.units())
         progress = Progress("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
+        self._tokenizer.warm_up()
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
         with Pool(self._encode_unit_in(journal), self._workers) as pool:
             for unit, _ in pool.run(todo):
@@ -177,12 +178,10 @@ class Sharder:
         return manifest
 
     def _check_counts(self, counts: Mapping[str, Counts]) -> None:
-        dropped = sum(sum((count.dropped or {}).values()) for count in counts.values())
+        dropped = sum(sum(count.dropped.values()) for count in counts.values())
         documents = sum(count.documents for count in counts.values())
         if not documents:
-            reasons = ", ".join(
-                f"{reason}: {n}" for count in counts.values() for reason, n in (count.dropped or {}).items()
-            )
+            reasons = ", ".join(f"{reason}: {n}" for count in counts.values() for reason, n in count.dropped.items())
             raise UserError(f"the source holds no document: {dropped} were dropped ({reasons or 'there are none'})")
         self._corpus.finish(documents + dropped)
 

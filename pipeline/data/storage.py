@@ -143,7 +143,7 @@ def sync_directory(directory: str) -> None:
 @contextlib.contextmanager
 def partial_file(directory: str) -> Iterator[Any]:
     """Opens a temporary file beside its destination; it is deleted unless it was renamed or linked meanwhile."""
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=PARTIAL, delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=PARTIAL, delete=False, buffering=1 << 20) as file:
         os.chmod(file.name, 0o644)
         try:
             yield file

@@ -85,6 +85,10 @@ class Tokenizer:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"tokenizer {self.name}: the bulk engine cannot load it ({error})") from error
 
+    def warm_up(self) -> None:
+        """Loads both engines, so that processes forked from this one need not. No thread is started yet."""
+        _ = self.oracle, self._engine
+
     def encode(self, text: str) -> list[int]:
         """Encodes one text with the oracle; no end-of-text is added."""
         return self.oracle.encode(text, add_special_tokens=False).ids

@@ -47,8 +47,15 @@ def documents_of(folder):
 
 
 def key_of(identity, seed):
-    digest = hashlib.blake2b(identity.encode(), digest_size=16, salt=seed.to_bytes(8, "little")).digest()
-    return int.from_bytes(digest[:8], "little")
+    """The salted hash of an id, in plain arithmetic."""
+    name, salt = (
+        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest()[:8], "little")
+        for text in (identity, str(seed))
+    )
+    key = name ^ salt
+    for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        key = (key ^ key >> 33) * multiplier % (1 << 64)
+    return key ^ key >> 33
 
 
 def slow_sharder(documents, small, directory, part, shards, context, overlap=1):
