@@ -86,10 +86,15 @@ def _arithmetic(settings: TrainConfig, model, plan: batch.BatchPlan, hosts: int)
     return "\n".join(f"{name:<19} {value}" for name, value in rows.items())
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the command line, for whoever runs ``main``."""
     cli.define_gin_flags()
     flags.DEFINE_string("tpu", None, "A slice (pod-128, v3-8), local, virtual-N, a TPU name or grpc:// address.")
     flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
     flags.DEFINE_string("run_dir", None, "Where the run keeps its results, local or gs://.")
     flags.DEFINE_bool("dry_run", False, "Print the configuration and the batch arithmetic, and stop.")
+
+
+if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -65,7 +65,12 @@ def train(model_config, optimizer_config, devices, accumulation, clip_norm=0.05,
             table = model.table
             clean = table.numpy()
             table.assign(np.full(table.shape, np.nan, np.float32))
-        history.append({name: float(value) for name, value in run(tf.constant(tokens_of(number))).items()})
+        metrics = run(tf.constant(tokens_of(number)))
+        assert metrics["gradient_norms"].shape == [len(model.trainable_variables)]
+        assert np.allclose(
+            np.linalg.norm(metrics.pop("gradient_norms")), metrics["grad_norm"], equal_nan=True, rtol=1e-5
+        )
+        history.append({name: float(value) for name, value in metrics.items()})
         if number in poison:
             table.assign(clean)
     return history, {variable.path: variable.numpy() for variable in model.trainable_variables}

@@ -1,0 +1,72 @@
+"""A small committed data set of real text, and the flags of a run small enough to be started many times."""
+
+import pydoc_data.topics
+
+import numpy as np
+import pytest
+
+from pipeline.data import manifest as manifests
+from pipeline.data import records
+from pipeline.data.tokenizer import train as train_tokenizer
+
+CONTEXT, SHARDS = 64, 4
+RUN = (
+    "--gin_file=quickstart.gin",
+    "--gin_param=ALGPT2.layers=2",
+    "--gin_param=ALGPT2.heads=2",
+    "--gin_param=ALGPT2.width=16",
+    "--gin_param=ALGPT2.embedding=8",
+    "--gin_param=ALGPT2.context=32",
+    "--gin_param=train.global_batch=8",
+    "--gin_param=train.microbatch=2",
+    "--gin_param=train.warmup_steps=2",
+    "--gin_param=train.evaluate_every=0",
+    "--gin_param=train.sample_prompt=''",
+    "--gin_param=train.wandb='off'",
+)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """Directory of 4 shards of 64-token records and their manifest; there is no validation part."""
+    directory = tmp_path_factory.mktemp("data")
+    texts = list(pydoc_data.topics.topics.values())[:30]
+    tokenizer = train_tokenizer(texts, 300, "small")
+    ids = np.concatenate([[*tokenizer.encode(text), tokenizer.end_of_text] for text in texts]).astype(np.uint16)
+    count = (len(ids) - 1) // CONTEXT
+    rows = np.stack([ids[i * CONTEXT : (i + 1) * CONTEXT + 1] for i in range(count)])
+    shards = []
+    for number, block in enumerate(np.array_split(rows, SHARDS)):
+        name, data = f"train-{number:05d}-of-{SHARDS:05d}.tfrecord", records.encode(block).tobytes()
+        (directory / name).write_bytes(data)
+        shards.append(manifests.Shard(file=name, records=len(block), bytes=len(data), crc32c="00000000"))
+    part = manifests.Part(
+        documents=len(texts),
+        tokens=len(ids),
+        records=count,
+        tail=tuple(int(i) for i in ids[count * CONTEXT :]),
+        utf8_bytes=sum(len(text.encode()) for text in texts),
+        words=sum(len(text.split()) for text in texts),
+        word_rule="whitespace",
+        shards=tuple(shards),
+    )
+    manifest = manifests.Manifest(
+        corpus=manifests.Corpus(name="topics", fingerprint="f", listing="l", seed=0, order="source"),
+        tokenizer=manifests.Tokenizer(
+            name="small",
+            fingerprint=tokenizer.fingerprint,
+            vocabulary_size=tokenizer.vocabulary_size,
+            end_of_text=tokenizer.end_of_text,
+        ),
+        record=manifests.Record(context=CONTEXT, bytes=records.record_bytes(CONTEXT)),
+        parts={"train": part},
+    )
+    (directory / manifests.TOKENIZER_FILE).write_bytes(tokenizer.data)
+    (directory / manifests.FILE_NAME).write_text(manifest.dumps())
+    return directory
+
+
+@pytest.fixture
+def run_flags():
+    """Flags of a small run, but for its data, directory, steps and topology."""
+    return RUN

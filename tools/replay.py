@@ -1,0 +1,103 @@
+"""Show the text of the records behind an incident: a batch whose update was skipped.
+
+    python -m tools.replay --run_dir=… --data=… [--incident=STEP]
+
+Reads exactly those records again, each by one seek, checks them, and prints where they lie and what they say. Without
+--incident, the newest.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+class Replayed(NamedTuple):
+    """A record of an incident: its place in the order, its file and row, what is wrong with it, and its ids."""
+
+    index: int
+    file: str
+    row: int
+    fault: str
+    ids: list[int]
+
+
+def replay(data: str, incident: dict[str, Any], *, seed: int, context: int) -> Iterator[Replayed]:
+    """Yields the records of an incident in the order of the batch.
+
+    Args:
+        data: directory of the manifest and the shards, local or gs://.
+        incident: a line of incidents.jsonl.
+        seed: the run's.
+        context: the run's, in tokens.
+    """
+    import tensorflow as tf
+
+    from pipeline.data import manifest as manifests
+    from pipeline.data import order, records, storage
+
+    manifest = manifests.load(data)
+    part = manifest.part("train")
+    endless, parts = order.Order(part, seed), manifest.record.context // context
+    for index in incident["records"]:
+        _, shard, row = endless.position(index)
+        with tf.io.gfile.GFile(storage.join(data, part.shards[shard].file), "rb") as file:
+            file.seek(row * manifest.record.bytes)
+            raw = file.read(manifest.record.bytes)
+        faults = [kind for kind, _ in records.faults(raw, manifest.record.context, manifest.tokenizer.vocabulary_size)]
+        begin = endless.part_of_record(index, parts) * context
+        ids = records.decode(raw, manifest.record.context)[0, begin : begin + context + 1]
+        yield Replayed(index, part.shards[shard].file, row, ", ".join(faults), ids.tolist())
+
+
+def main() -> None:
+    for flag in ("run_dir", "data"):
+        if not getattr(FLAGS, flag):
+            raise UserError(f"--{flag} is missing; expected a directory or a gs:// address")
+    cli.import_tensorflow()
+    from pipeline.data.manifest import load, read_tokenizer
+    from pipeline.data.tokenizer import Tokenizer
+    from pipeline.training import incidents
+    from pipeline.training.run_directory import RunDirectory
+
+    directory = RunDirectory(FLAGS.run_dir)
+    run = directory.read_json("run.json")
+    incident = _chosen(incidents.read(directory))
+    manifest = load(FLAGS.data)
+    for name, there in (("corpus", manifest.corpus.fingerprint), ("tokenizer", manifest.tokenizer.fingerprint)):
+        if run["data"][name] != there:
+            raise UserError(f"--data={FLAGS.data} is other data: its {name} is {there}, the run's {run['data'][name]}")
+    tokenizer = Tokenizer(manifest.tokenizer.name, read_tokenizer(FLAGS.data))
+
+    print(f"step {incident['step']}: {incident['reason']}; loss {incident['loss']}, grad norm {incident['grad_norm']}")
+    for path, norm in list(incident["gradient_norms"].items())[:5]:
+        print(f"  gradient norm {norm} of {path}")
+    records = replay(FLAGS.data, incident, seed=run["train"]["seed"], context=run["model"]["context"])
+    for record in records:
+        state = f"  DAMAGED: {record.fault}" if record.fault else ""
+        print(f"\nrecord {record.index}: {record.file} row {record.row}{state}\n{tokenizer.decode(record.ids)}")
+
+
+def _chosen(found: list[dict[str, Any]]) -> dict[str, Any]:
+    if not found:
+        raise UserError(f"--run_dir={FLAGS.run_dir} has no incidents: no update was skipped")
+    if FLAGS.incident is None:
+        return found[-1]
+    for incident in found:
+        if incident["step"] == FLAGS.incident:
+            return incident
+    steps = [incident["step"] for incident in found]
+    nearest = min(steps, key=lambda step: abs(step - FLAGS.incident))
+    raise UserError(f"--incident={FLAGS.incident}: no update was skipped at that step; the nearest is {nearest}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run_dir", None, "The run, local or gs://.")
+    flags.DEFINE_string("data", None, "The data it was trained on, local or gs://.")
+    flags.DEFINE_integer("incident", None, "Step of the incident; the newest one by default.")
+    cli.run(main)

@@ -1,0 +1,219 @@
+"""Prove that a run which was killed and resumed is the run that was not, on this topology and on others.
+
+    python -m tools.resume_proof --gin_file=quickstart.gin --data=… [--steps=6] [--more=6] [--tpu=virtual-2]
+
+Trains steps + more unbroken; trains again, is killed with SIGKILL amid the second part, and resumes three copies of
+what is left: on the same topology, on another number of replicas, and with another accumulation. Compares, step by
+step, the hash of all token ids consumed, the losses, and the final weights and optimizer slots. Prints a table and
+exits 1 on a difference: same topology, everything to the bit; others, tokens to the bit and losses within 1e-5 in
+float32.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.errors import UserError, WorkFailedError
+
+FLAGS = flags.FLAGS
+LOSS_TOLERANCE = 1e-5  # relative, float32
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Where a run goes on: ``--tpu``, and a microbatch in place of the gin file's, or None."""
+
+    name: str
+    tpu: str
+    microbatch: int | None = None
+
+    def flags(self) -> list[str]:
+        changed = [] if self.microbatch is None else [f"--gin_param=train.microbatch={self.microbatch}"]
+        return [f"--tpu={self.tpu}", *changed]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a resumed run compares with the unbroken one.
+
+    tokens: steps whose token ids are the same; loss_difference: largest relative one; weight_difference: largest
+    absolute one over weights and slots; equal_bits: whether all of them are the same to the bit.
+    """
+
+    topology: Topology
+    steps: int
+    tokens: int
+    loss_difference: float
+    weight_difference: float
+    equal_bits: bool
+
+    def holds(self, exact: bool) -> bool:
+        if self.tokens != self.steps or not self.loss_difference <= LOSS_TOLERANCE:
+            return False
+        return not exact or (self.equal_bits and self.loss_difference == 0)
+
+
+def prove(run_flags: list[str], steps: int, more: int, home: Topology, others: list[Topology]) -> list[Outcome]:
+    """Runs all runs and compares them.
+
+    Args:
+        run_flags: of pipeline.train: gin files and parameters, and the data.
+        steps: before the checkpoint that the killed run leaves.
+        more: after it.
+        home: of the unbroken and of the killed run.
+        others: where the killed run is resumed too.
+
+    Raises:
+        WorkFailedError: a run failed that should not have.
+    """
+    shared = [
+        *run_flags,
+        "--gin_param=train.compute_dtype='float32'",
+        f"--gin_param=train.steps={steps + more}",
+        f"--gin_param=train.checkpoint_every={steps}",
+        "--gin_param=train.steps_per_loop=1",
+        "--gin_param=train.evaluate_every=0",
+        "--gin_param=train.sample_prompt=''",
+        "--gin_param=train.wandb='off'",
+    ]
+    with tempfile.TemporaryDirectory(prefix="resume-proof-") as folder:
+        unbroken, killed = os.path.join(folder, "unbroken"), os.path.join(folder, "killed")
+        _train(unbroken, [*shared, *home.flags()], 0)
+        _train(killed, [*shared, *home.flags(), f"--kill_at={steps + max(1, more // 2)}"], -signal.SIGKILL)
+        outcomes = []
+        for number, topology in enumerate([home, *others]):
+            resumed = os.path.join(folder, f"resumed-{number}")
+            shutil.copytree(killed, resumed)
+            said = _train(resumed, [*shared, *topology.flags()], 0)
+            if f"resumes at step {steps:,}" not in said:
+                raise WorkFailedError(f"the run did not resume at step {steps}: {said[-500:]}")
+            outcomes.append(_compare(unbroken, resumed, topology, steps + more))
+        return outcomes
+
+
+def _train(run_dir: str, arguments: list[str], expected: int) -> str:
+    os.makedirs(run_dir, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tools.recorded_train",
+        f"--run_dir={run_dir}/run",
+        f"--rows_file={run_dir}/rows.jsonl",
+        *arguments,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise UserError(done.stderr.strip().removeprefix("error: "))
+    if done.returncode != expected:
+        raise WorkFailedError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _compare(unbroken: str, resumed: str, topology: Topology, steps: int) -> Outcome:
+    here, there = _token_hashes(unbroken), _token_hashes(resumed)
+    same = sum(step in here and here[step] == there.get(step) for step in range(steps))
+    losses, others = _losses(unbroken), _losses(resumed)
+    if set(losses) != set(range(1, steps + 1)) or set(others) != set(losses):
+        raise WorkFailedError(f"losses of steps {sorted(losses)} and {sorted(others)}; expected 1 to {steps}")
+    difference = max(abs(others[step] - loss) / abs(loss) for step, loss in losses.items())
+    weights, equal = _weight_difference(unbroken, resumed, steps)
+    return Outcome(topology, steps, same, difference, weights, equal)
+
+
+def _token_hashes(run_dir: str) -> dict[int, str]:
+    """Returns, for each step, the hash of its global batch, as the last process that read it saw it."""
+    rows: dict[int, tuple[int, list[str]]] = {}
+    with open(f"{run_dir}/rows.jsonl", encoding="utf-8") as file:
+        for line in file:
+            element = json.loads(line)
+            process, digests = rows.get(element["step"], (None, []))
+            if process != element["process"]:
+                digests = []
+            rows[element["step"]] = (element["process"], digests + element["rows"])
+    return {step: hashlib.sha256("".join(digests).encode()).hexdigest() for step, (_, digests) in rows.items()}
+
+
+def _losses(run_dir: str) -> dict[int, float]:
+    with open(f"{run_dir}/run/metrics.jsonl", encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    return {record["step"]: record["loss"] for record in records}
+
+
+def _weight_difference(unbroken: str, resumed: str, steps: int) -> tuple[float, bool]:
+    import numpy as np
+    import tensorflow as tf
+
+    from pipeline.training import committed
+
+    readers = []
+    for run_dir in (unbroken, resumed):
+        folder = f"{run_dir}/run/checkpoints/{committed.folder_name(steps)}"
+        committed.load(folder)
+        readers.append(tf.train.load_checkpoint(f"{folder}/state"))
+    names = [name for name in readers[0].get_variable_to_shape_map() if name.startswith("variables/")]
+    if not names:
+        raise WorkFailedError(f"{unbroken}: the checkpoint holds no variables")
+    pairs = [(readers[0].get_tensor(name), readers[1].get_tensor(name)) for name in names]
+    largest = max(float(np.max(np.abs(a.astype(np.float64) - b), initial=0)) for a, b in pairs)
+    return largest, all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def report(outcomes: list[Outcome]) -> bool:
+    """Prints the table; returns whether everything holds. The first outcome is of the same topology."""
+    print(f"{'resumed on':<34} {'token hashes':>14} {'loss, relative':>16} {'weights and slots':>22}")
+    good = True
+    for number, outcome in enumerate(outcomes):
+        weights = "equal to the bit" if outcome.equal_bits else f"differ by {outcome.weight_difference:.1e}"
+        tokens = f"{outcome.tokens}/{outcome.steps} equal"
+        holds = outcome.holds(exact=number == 0)
+        good &= holds
+        verdict = "" if holds else "   DIFFERENT"
+        print(f"{outcome.topology.name:<34} {tokens:>14} {outcome.loss_difference:>16.1e} {weights:>22}{verdict}")
+    return good
+
+
+def main() -> int:
+    if not FLAGS.data:
+        raise UserError("--data is missing; expected a directory of shards with a manifest")
+    if not FLAGS.gin_file:
+        raise UserError("--gin_file is missing; expected a run such as quickstart.gin")
+    if FLAGS.steps < 1 or FLAGS.more < 2:
+        raise UserError(f"--steps={FLAGS.steps} --more={FLAGS.more}: expected at least 1 and 2")
+    from pipeline import config
+    from pipeline.training.settings import TrainConfig
+
+    config.load(FLAGS.gin_file, FLAGS.gin_param)
+    settings = config.get(TrainConfig)
+    smaller = (
+        max(m for m in range(1, settings.microbatch) if settings.microbatch % m == 0) if settings.microbatch > 1 else 1
+    )
+    home = Topology(f"the same, {FLAGS.tpu}", FLAGS.tpu)
+    others = [
+        Topology(f"other replicas, {FLAGS.other_tpu}", FLAGS.other_tpu),
+        Topology(f"other accumulation, microbatch {smaller}", FLAGS.tpu, smaller),
+    ]
+    run_flags = [f"--gin_file={name}" for name in FLAGS.gin_file]
+    run_flags += [f"--gin_param={parameter}" for parameter in FLAGS.gin_param] + [f"--data={FLAGS.data}"]
+    cli.import_tensorflow()
+    outcomes = prove(run_flags, FLAGS.steps, FLAGS.more, home, others)
+    print(f"{FLAGS.steps} + {FLAGS.more} steps of {settings.global_batch} sequences, killed amid the second part:")
+    return 0 if report(outcomes) else 1
+
+
+if __name__ == "__main__":
+    cli.define_gin_flags()
+    flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
+    flags.DEFINE_integer("steps", 6, "Steps before the checkpoint from which the killed run resumes.")
+    flags.DEFINE_integer("more", 6, "Steps after it.")
+    flags.DEFINE_string("tpu", "virtual-2", "Topology of the unbroken run.")
+    flags.DEFINE_string("other_tpu", "virtual-1", "Another number of replicas.")
+    cli.run(main)
