@@ -102,7 +102,23 @@ def _hlo(step: Any, batch: dict[str, Any]) -> bytes:
 
     names = list(batch)
     compiled = tf.function(lambda *parts: step(dict(zip(names, parts, strict=True))), jit_compile=True)
-    return compiled.experimental_get_compiler_ir(*batch.values())(stage="hlo_serialized")
+    return canonical(compiled.experimental_get_compiler_ir(*batch.values())(stage="hlo_serialized"))
+
+
+def canonical(serialised: bytes) -> bytes:
+    """Returns the module in one spelling, so that equal programs have equal hashes.
+
+    TensorFlow's spelling has maps in any order (hints to its own optimiser) and the paths of the source files.
+    """
+    from tensorflow.compiler.xla.service import hlo_pb2
+
+    module = hlo_pb2.HloModuleProto.FromString(serialised)
+    module.ClearField("stack_frame_index")
+    for computation in module.computations:
+        for instruction in computation.instructions:
+            instruction.ClearField("frontend_attributes")
+            instruction.metadata.CopyFrom(type(instruction.metadata)(op_name=instruction.metadata.op_name))
+    return module.SerializeToString(deterministic=True)
 
 
 def main(job_file: str, output: str) -> None:

@@ -140,3 +140,16 @@ def test_the_checks_can_fail(described_strategy):
     kinds = {node.op for node in inner}
     assert "CrossReplicaSum" in kinds
     assert kinds & FORBIDDEN
+
+
+def test_each_of_16_hosts_gets_its_part(described_strategy):
+    strategy = described_strategy("v3-128")
+    asked = []
+
+    def rows_of(host):
+        asked.append((host.input_pipeline_id, host.num_input_pipelines, host.num_replicas_in_sync))
+        return tf.data.Dataset.range(8).batch(1, drop_remainder=True)
+
+    with tf.Graph().as_default():
+        strategy.distribute_datasets_from_function(rows_of)
+    assert asked == [(host, 16, 128) for host in range(16)]

@@ -1,0 +1,154 @@
+"""The preflight on small models with the real TPU compiler: its counts against analytic ones, answers and refusals.
+
+Programs of two layers compile in seconds. The cache is the test's own, so that every run compiles anew once.
+"""
+
+import json
+
+import pytest
+
+from pipeline.devices import compiler, slices
+from pipeline.devices.compiler import GIB, Buffer, Compiled
+from pipeline.training import batch
+from tools import preflight_figures
+
+pytest.importorskip("libtpu", reason="requirements-preflight.txt is not installed")
+SMALL = {"layers": 2, "heads": 2, "width": 256, "context": 256, "vocabulary_size": 1024}
+REQUIRED = {
+    *("fits", "peak_bytes_per_core", "hbm_bytes_per_core", "hbm_traffic_bytes", "estimate_seconds", "model_flops"),
+    *("tokens_per_second", "mfu", "microbatch", "accumulation", "replicas"),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("preflight-cache")
+
+
+@pytest.fixture
+def preflight(run_module, cache, tmp_path, monkeypatch):
+    """Runs tools.preflight on a small model; returns (completed process, figures)."""
+    monkeypatch.setenv("PREFLIGHT_CACHE", str(cache))
+
+    def run(kind="GPT2", tpu="v3-8", flags=(), **changes):
+        values = {f"{kind}.{name}": value for name, value in SMALL.items()}
+        values |= {"train.global_batch": 32, "train.microbatch": 4} | changes
+        answer = tmp_path / "answer.json"
+        arguments = [f"--gin_param={name}={value!r}" for name, value in values.items()]
+        done = run_module(
+            "tools.preflight", f"--gin_file={kind.lower()}.gin", f"--tpu={tpu}", f"--json={answer}", *arguments, *flags
+        )
+        return done, json.loads(answer.read_text()) if answer.exists() else None
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "layers"), [("GPT2", 2), ("ALGPT2", 2), ("ALGPT2", 7)])
+def test_counts_agree_with_analytic_ones(preflight, kind, layers):
+    """ALGPT2's layers are one loop: counted once, its FLOPs would be less than half of this at 7 layers."""
+    done, figures = preflight(kind, **{f"{kind}.layers": layers}, flags=["--noevaluation"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(figures) >= REQUIRED
+    assert figures["fits"] and figures["compiled"]["unknown_loops"] == 0
+    # A multiplication may be done twice where that saves memory (the logits'), but none may be missing.
+    assert 0.99 < figures["dense_flops_ratio"] < 1.35
+    own, theirs = figures["compiled"]["once_traffic_bytes"], figures["compiled"]["compiler_traffic_bytes"]
+    assert own == pytest.approx(theirs, rel=0.25)
+    assert figures["hbm_traffic_bytes"] >= theirs
+    assert figures["replicas"] * figures["accumulation"] * figures["microbatch"] == 32
+    assert "fits              yes" in done.stdout
+
+
+@pytest.mark.slow
+def test_accumulation_is_counted_as_often_as_it_runs(preflight):
+    """Four microbatches of one are as many FLOPs as one of four, and need less memory for activations."""
+    together = preflight(flags=["--noevaluation"])[1]
+    apart = preflight(**{"train.microbatch": 1}, flags=["--noevaluation"])[1]
+    assert (apart["accumulation"], apart["microbatch"]) == (4, 1)
+    assert apart["compiled"]["unknown_loops"] == 0
+    assert apart["hardware_flops"] == pytest.approx(together["hardware_flops"], rel=0.10)
+    assert apart["model_flops"] == together["model_flops"]
+    assert apart["memory"]["accumulators"] == apart["memory"]["weights"] > 0
+
+
+@pytest.mark.slow
+def test_a_program_is_compiled_once(preflight, cache):
+    preflight(flags=["--noevaluation"])
+    before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    done, figures = preflight(flags=["--noevaluation"])
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
+    assert figures["fits"] and done.returncode == 0
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_ends_with_1(preflight):
+    """32 sequences of 16,384 wide logits and 16 heads of attention at 4,096 tokens: more than a v2 core's 7.48 GiB."""
+    changes = {"GPT2.context": 4096, "GPT2.heads": 16, "GPT2.width": 1024, "train.microbatch": 32}
+    done, figures = preflight(tpu="v2-8", **changes, **{"train.global_batch": 256}, flags=["--noevaluation"])
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert figures["fits"] is False and figures["tokens_per_second"] is None
+    assert figures["peak_bytes_per_core"] > figures["hbm_bytes_per_core"] == pytest.approx(7.48 * GIB, rel=1e-3)
+    assert "fits              NO" in done.stdout
+
+
+@pytest.mark.slow
+def test_search_recommends_a_microbatch(preflight):
+    done, figures = preflight(flags=["--search"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figures["microbatch"] == 4 and figures["accumulation"] == 1  # the whole share of a core fits
+    assert set(figures["tried"]) == {"none", "full"}
+    assert "recommended" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gin_file=gpt2.gin", "--tpu=pod-129"], "no slice is called 'pod-129' (did you mean 'pod-128'?)"),
+        (["--gin_file=gpt2.gin", "--tpu=virtual-8"], "no slice is called 'virtual-8'"),
+        (["--gin_file=gpt2.gin"], "--tpu is missing"),
+        (["--tpu=pod-128"], "--gin_file is missing"),
+        (
+            ["--gin_file=gpt2.gin", "--tpu=v3-512", "--gin_param=train.microbatch=4"],
+            "does not divide into 512 replicas",
+        ),
+        (["--gin_file=gpt2.gin", "--tpu=v3-8", "--gin_param=train.global_batch=4"], "does not divide into 8 replicas"),
+        (["--gin_file=gpt3.gin", "--tpu=v3-8"], "gpt3.gin"),
+    ],
+)
+def test_mistakes_are_one_sentence(refused, flags, message):
+    assert message in refused("tools.preflight", *flags)
+
+
+def test_a_topology_that_libtpu_refuses(tmp_path, monkeypatch):
+    odd = slices.Slice(name="odd", generation="v3", topology="3x5", cores=30, hosts=15, hbm_gib_per_core=16)
+    monkeypatch.setattr(compiler, "CACHE", tmp_path)
+    with pytest.raises(compiler.UserError, match="libtpu refuses the topology v3:3x5"):
+        compiler.compile_for(b"", odd, 30)
+
+
+def test_a_missing_compiler_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(compiler, "installed", lambda package: None)
+    with pytest.raises(compiler.UserError, match=r"pip install -r requirements-preflight.txt"):
+        compiler.require_compiler()
+
+
+def test_an_estimate_that_cannot_be_true_is_not_printed():
+    assert preflight_figures.believed(-0.02, least=0.05, roofline=0.07) == (0.07, "roofline")
+    assert preflight_figures.believed(0.001, least=0.05, roofline=0.07) == (0.07, "roofline")
+    assert preflight_figures.believed(None, least=0.05, roofline=0.07) == (0.07, "roofline")
+    assert preflight_figures.believed(0.09, least=0.05, roofline=0.07) == (0.09, "compiler")
+
+
+def test_memory_by_purpose_adds_up_to_the_peak():
+    compiled = Compiled(
+        fits=True,
+        peak_bytes=1000,
+        argument_bytes=450,
+        program_bytes=7,
+        largest=(Buffer(bytes=1, shape="f32[]", op="a"),),
+    )
+    plan = batch.BatchPlan(64, 8, 2, 4, 1024)
+    memory = preflight_figures.memory_by_purpose(compiled, {"weights": 300, "slots": 100}, plan)
+    assert sum(size for purpose, size in memory.items() if purpose != "program") == 1000
+    assert (memory["batch"], memory["accumulators"], memory["program"]) == (50, 300, 7)
