@@ -11,18 +11,19 @@ import tensorflow as tf
 
 from models.operations import barrier, float32
 
-CHUNK = 1024
+CHUNK_BYTES = 1 << 29  # of what a chunk's exponentials may take when no chunk is given
 _NEVER = -1e30  # a logit that no softmax notices, and finite, so that 0 · logit is 0
 
 
-def _chunks(x_NE, labels_N, weights_N, chunk: int):
-    """Pads to whole chunks with weightless tokens; returns ([n, C, E], [n, C], [n, C])."""
+def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: int | None) -> list[tf.Tensor]:
+    """Cuts into even chunks, padded with weightless tokens: [n, C, E], [n, C], [n, C]."""
     total = x_NE.shape[0]
-    chunk = min(chunk, total)
-    count = -(-total // chunk)
-    extra = count * chunk - total
-    x = tf.reshape(tf.pad(x_NE, [[0, extra], [0, 0]]), [count, chunk, x_NE.shape[1]])
-    return x, *(tf.reshape(tf.pad(y, [[0, extra]]), [count, chunk]) for y in (labels_N, float32(weights_N)))
+    limit = chunk or max(1, CHUNK_BYTES // (table_VE.shape[0] * x_NE.dtype.size))
+    count = -(-total // min(limit, total))
+    size = -(-total // count)
+    extra = count * size - total
+    x = tf.reshape(tf.pad(x_NE, [[0, extra], [0, 0]]), [count, size, x_NE.shape[1]])
+    return [x, *(tf.reshape(tf.pad(y, [[0, extra]]), [count, size]) for y in (labels_N, float32(weights_N)))]
 
 
 def _softmax(x_CE, table_VE, labels_C, vocabulary_size: int):
@@ -47,7 +48,7 @@ def _softmax(x_CE, table_VE, labels_C, vocabulary_size: int):
 
 
 def token_nll(
-    x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N: tf.Tensor, *, vocabulary_size: int, chunk: int = CHUNK
+    x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N: tf.Tensor, *, vocabulary_size: int, chunk: int | None = None
 ) -> tf.Tensor:
     """Returns each token's negative log-likelihood, float32 [N] in nats. For evaluation: use it without a gradient.
 
@@ -56,10 +57,10 @@ def token_nll(
         table_VE: float32 token table; rows from ``vocabulary_size`` on are padding and have probability 0.
         labels_N: int32, below ``vocabulary_size``.
         vocabulary_size: tokens that exist.
-        chunk: tokens whose logits are held at once, chunk · V · 4 bytes.
+        chunk: tokens whose exponentials are held at once; None means as many as take 512 MiB in the dtype of ``x_NE``.
     """
     table = tf.cast(table_VE, x_NE.dtype)
-    parts = _chunks(x_NE, labels_N, tf.ones_like(labels_N, tf.float32), chunk)
+    parts = _chunks(x_NE, table, labels_N, tf.ones_like(labels_N, tf.float32), chunk)
 
     def score(index, array):
         x, labels, _ = (tf.gather(part, index) for part in parts)
@@ -78,7 +79,7 @@ def summed_nll(
     weights_N: tf.Tensor,
     *,
     vocabulary_size: int,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tf.Tensor:
     """Returns Σ weight · negative log-likelihood, a float32 scalar in nats, differentiable by features and table.
 
@@ -88,12 +89,12 @@ def summed_nll(
         labels_N: int32, below ``vocabulary_size``.
         weights_N: float32, 0 for tokens that do not count; no gradient.
         vocabulary_size: tokens that exist; the table's other rows have probability 0.
-        chunk: tokens whose logits are held at once, chunk · V · 4 bytes.
+        chunk: tokens whose exponentials are held at once; None means as many as take 512 MiB in the dtype of ``x_NE``.
     """
 
     @tf.custom_gradient
     def summed(x_NE, table_VE):
-        parts = _chunks(x_NE, labels_N, weights_N, chunk)
+        parts = _chunks(x_NE, table_VE, labels_N, weights_N, chunk)
         count, width = parts[1].shape
         table = tf.cast(table_VE, x_NE.dtype)  # once for all chunks
 

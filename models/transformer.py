@@ -101,12 +101,11 @@ def query_key_value(normal_BTD: tf.Tensor, weights: BlockWeights, heads: int) ->
 def query_key_value_gradient(parts_BHKT, normal_BTD, weights: BlockWeights):
     """Returns the gradients of ``normal_BTD`` and, in float32, of the fused kernel and bias."""
     dtype, (_, length, width) = normal_BTD.dtype, normal_BTD.shape
-    d_parts = [tf.reshape(part, [-1, width, length]) for part in parts_BHKT]
-    kernels = tf.split(weights.query_key_value_kernel, 3, axis=1)
-    d_normals = [tf.einsum("bet,de->btd", part, tf.cast(k, dtype)) for part, k in zip(d_parts, kernels, strict=True)]
-    d_kernel = tf.concat([tf.einsum("btd,bet->de", float32(normal_BTD), float32(part)) for part in d_parts], 1)
-    d_bias = tf.concat([tf.reduce_sum(float32(part), [0, 2]) for part in d_parts], 0)
-    return tf.add_n([float32(part) for part in d_normals]), d_kernel, d_bias
+    # Here one product of each kind: what it reads is being put together from strips anyway.
+    fused = tf.concat([tf.reshape(part, [-1, width, length]) for part in parts_BHKT], 1)
+    d_normal = tf.einsum("bet,de->btd", fused, tf.cast(weights.query_key_value_kernel, dtype))
+    d_kernel = tf.einsum("btd,bet->de", float32(normal_BTD), float32(fused))
+    return d_normal, d_kernel, tf.reduce_sum(float32(fused), [0, 2])
 
 
 def _heads(features_BDT: tf.Tensor, heads: int) -> tf.Tensor:
