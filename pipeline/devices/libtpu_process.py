@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.devices import program
+from pipeline.devices import costs, program
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 # "the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.48G)"
@@ -89,7 +89,7 @@ def measure(compiled: Any, text: str) -> dict[str, Any]:
     cost = compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     parsed = program.parse(text)
-    once, all_trips = program.total(parsed, unroll=False), program.total(parsed)
+    once, all_trips = costs.total(parsed, unroll=False), costs.total(parsed)
     # The compiler's figures, loops counted once, times what the loops' further trips add by our own count.
     traffic = cost["bytes accessed"] * all_trips.hbm_bytes / max(once.hbm_bytes, 1.0)
     optimal = cost.get("optimal_seconds", 0.0)
@@ -109,8 +109,8 @@ def measure(compiled: Any, text: str) -> dict[str, Any]:
         "compiler_optimal_seconds": optimal,
         "once_traffic_bytes": once.hbm_bytes,
         "unknown_loops": all_trips.unknown_loops,
-        "largest": [{"bytes": size, "shape": shape, "op": op} for size, shape, op in program.largest(parsed, LISTED)],
-        "costliest": program.costliest(parsed, program.hbm_bytes, LISTED),
+        "largest": [{"bytes": size, "shape": shape, "op": op} for size, shape, op in costs.largest(parsed, LISTED)],
+        "costliest": costs.costliest(parsed, costs.hbm_bytes, LISTED),
     }
 
 

@@ -1,14 +1,11 @@
-"""Reads a compiled program's text (optimised HLO) and adds up what each instruction costs, loops included.
+"""Reads a compiled program's text (optimised HLO): its computations, and how often each instruction runs.
 
-XLA's own cost analysis counts the body of a loop once. Here every instruction is counted as often as it runs: a loop's
-body by the trip count that the compiler itself found ("known_trip_count"). Counting with all trips set to one gives the
-compiler's convention back, so that the two can be compared (``Totals`` of ``total(program, unroll=False)``).
-
-Light: imports neither TensorFlow nor JAX.
+A loop's body runs as often as the compiler states ("known_trip_count") or as its condition says.
+Light: imports neither TensorFlow nor JAX. What instructions cost is in costs.py.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ITEM_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "token": 0, "opaque": 0}
@@ -22,11 +19,6 @@ TUPLE_INDEX = re.compile(r"index=(\d+)")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 OUTSIDE_HBM = re.compile(r"S\([1-9]\d*\)")  # memory spaces other than 0 are on the core itself
-FREE = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
-    *("optimization-barrier", "iota", "partition-id", "replica-id", "copy-done", "async-done", "all-reduce-done"),
-}
-SLICES = {"dynamic-slice", "slice", "gather"}
 
 
 @dataclass(frozen=True)
@@ -90,25 +82,6 @@ class Program:
 
     computations: dict[str, Computation]
     entry: str
-
-
-@dataclass
-class Totals:
-    """What a program costs on one core.
-
-    Args:
-        matmul_flops: 2 × multiply-adds of matrix multiplications and convolutions.
-        batched_flops: Those of batched multiplications alone, which in a transformer are attention's.
-        hbm_bytes: Read from and written to HBM.
-        cycles: The compiler's own estimates added up.
-        unknown_loops: Loops whose trip count the compiler did not state; counted once.
-    """
-
-    matmul_flops: float = 0.0
-    batched_flops: float = 0.0
-    hbm_bytes: float = 0.0
-    cycles: float = 0.0
-    unknown_loops: int = 0
 
 
 def parse(text: str) -> Program:
@@ -230,155 +203,3 @@ def _tuple_element(computation: Computation, name: str, index: int) -> Instructi
     while element is not None and element.opcode in ("copy", "bitcast"):
         element = computation.instructions.get(element.operands[0])
     return element
-
-
-def total(program: Program, unroll: bool = True) -> Totals:
-    """Adds everything up; ``unroll=False`` counts loops' bodies once, as XLA's cost analysis does."""
-    totals = Totals()
-    for computation, instruction, times in executed(program, unroll):
-        for where, inner in _inside(program, computation, instruction):
-            flops = times * _one_matmul(where, inner)
-            totals.matmul_flops += flops
-            totals.batched_flops += flops if _is_batched(inner) else 0.0
-        totals.hbm_bytes += times * hbm_bytes(program, computation, instruction)
-        totals.cycles += times * instruction.estimated_cycles
-        if instruction.opcode == "while" and trip_count(program, computation, instruction) is None:
-            totals.unknown_loops += 1
-    return totals
-
-
-def _inside(
-    program: Program, computation: Computation, instruction: Instruction
-) -> Iterator[tuple[Computation, Instruction]]:
-    """Yields the instruction, or for a fusion all that is fused into it."""
-    if instruction.opcode not in ("fusion", "async-start") or not instruction.called:
-        yield computation, instruction
-        return
-    for callee in instruction.called:
-        inner = program.computations[callee]
-        for fused in inner.instructions.values():
-            yield from _inside(program, inner, fused)
-
-
-def _one_matmul(computation: Computation, instruction: Instruction) -> float:
-    if instruction.opcode == "dot":
-        return _dot(computation, instruction)
-    if instruction.opcode == "convolution":
-        return _convolution(computation, instruction)
-    return 0.0
-
-
-def _is_batched(instruction: Instruction) -> bool:
-    """Whether a multiplication has batch axes; the TPU compiler writes these as dilated windows."""
-    return "lhs_batch_dims={" in instruction.rest or "lhs_dilate=" in instruction.rest
-
-
-def _product(lengths) -> float:
-    result = 1.0
-    for length in lengths:
-        result *= length
-    return result
-
-
-def _dot(computation: Computation, instruction: Instruction) -> float:
-    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
-    left = computation.instructions[instruction.operands[0]].arrays[0].dimensions
-    depth = _product(left[int(axis)] for axis in contracted[1].split(",")) if contracted and contracted[1] else 1.0
-    return 2.0 * _product(instruction.arrays[0].dimensions) * depth
-
-
-def _convolution(computation: Computation, instruction: Instruction) -> float:
-    """2 × outputs × input features of the kernel × window positions that hold data.
-
-    The TPU compiler writes a batched matrix multiplication as a convolution over the batch's axes whose input is
-    dilated so far that every window touches one element: there the window counts once.
-    """
-    labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.rest)
-    kernel = computation.instructions[instruction.operands[1]].arrays[0].dimensions
-    assert labels, instruction.rest
-    depth = kernel[labels[1].index("i")]
-    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
-    settings = dict(part.split("=", 1) for part in window[1].split()) if window else {}
-    sizes = [int(size) for size in settings.get("size", "").split("x") if size]
-    dilation = [int(size) for size in settings.get("lhs_dilate", "").split("x") if size] or [1] * len(sizes)
-    positions = _product(max(1.0, size / dilate) for size, dilate in zip(sizes, dilation, strict=True))
-    return 2.0 * _product(instruction.arrays[0].dimensions) * depth * positions
-
-
-def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
-    """Returns the bytes that an instruction moves between HBM and the core, operands and results."""
-    if instruction.opcode in FREE or "AllocateBuffer" in instruction.rest:
-        return 0.0
-    operands = [computation.instructions[name] for name in instruction.operands if name in computation.instructions]
-    if instruction.opcode in SLICES:
-        return 2.0 * instruction.hbm_bytes
-    if instruction.opcode == "dynamic-update-slice":
-        return 2.0 * operands[1].hbm_bytes
-    if instruction.opcode == "fusion":
-        return _fusion_bytes(program.computations[instruction.called[0]], instruction, operands)
-    return float(instruction.hbm_bytes + sum(operand.hbm_bytes for operand in operands))
-
-
-def _fusion_bytes(inner: Computation, fusion: Instruction, operands: list[Instruction]) -> float:
-    """A parameter that is only sliced costs its slices; a buffer that is updated in place costs the update."""
-    parameters: dict[int, Instruction] = {}
-    users: dict[str, list[Instruction]] = {}
-    for instruction in inner.instructions.values():
-        if instruction.opcode == "parameter":
-            parameters[int(instruction.argument)] = instruction
-        for name in instruction.operands:
-            users.setdefault(name, []).append(instruction)
-    result = 0.0
-    for position, operand in enumerate(operands):
-        parameter = parameters.get(position)
-        uses = _uses(parameter, users) if parameter else []
-        if uses and all(use.opcode in SLICES for use in uses):
-            result += min(operand.hbm_bytes, sum(use.hbm_bytes for use in uses)) if operand.hbm_bytes else 0
-        elif not (uses and all(_updates(use, inner, parameters[position]) for use in uses)):
-            result += operand.hbm_bytes
-    updates = [i for i in inner.instructions.values() if i.opcode == "dynamic-update-slice"]
-    in_place = sum(array.bytes for update in updates for array in update.arrays)
-    written = sum(inner.instructions[u.operands[1]].hbm_bytes for u in updates if u.operands[1] in inner.instructions)
-    return result + max(fusion.hbm_bytes - in_place, 0) + (written if fusion.hbm_bytes else 0)
-
-
-def _updates(use: Instruction, inner: Computation, parameter: Instruction) -> bool:
-    """Whether a use writes into the parameter's buffer, which it then need not read."""
-    if use.opcode != "dynamic-update-slice":
-        return False
-    target = inner.instructions[use.operands[0]]
-    while target.opcode == "bitcast":
-        target = inner.instructions[target.operands[0]]
-    return target is parameter
-
-
-def _uses(parameter: Instruction, users: dict[str, list[Instruction]]) -> list[Instruction]:
-    """Returns what uses a parameter, looking through bitcasts."""
-    uses: list[Instruction] = []
-    for user in users.get(parameter.name, []):
-        uses += _uses(user, users) if user.opcode == "bitcast" else [user]
-    return uses
-
-
-def costliest(
-    program: Program, cost: Callable[[Program, Computation, Instruction], float], count: int = 20
-) -> list[tuple[float, str, str]]:
-    """Returns the instructions that cost most in all, as (cost, op name, opcode and shape), greatest first."""
-    rows = [
-        (times * cost(program, computation, instruction), instruction.op_name, instruction.name)
-        for computation, instruction, times in executed(program)
-    ]
-    return sorted(rows, reverse=True)[:count]
-
-
-def largest(program: Program, count: int = 12) -> list[tuple[int, str, str]]:
-    """Returns the largest arrays that instructions make in HBM, as (bytes, shape, op name), each op's shape once."""
-    found: dict[tuple[str, str], int] = {}
-    for _, instruction, _ in executed(program, unroll=False):
-        if instruction.opcode in ("parameter", "tuple", "get-tuple-element", "while", "bitcast", "conditional"):
-            continue
-        for match, array in zip(ARRAY.finditer(instruction.shape), instruction.arrays, strict=True):
-            if array.in_hbm:
-                found[f"{match['type']}[{match['shape']}]", instruction.op_name] = array.bytes
-    rows = [(size, shape, op) for (shape, op), size in found.items()]
-    return sorted(rows, reverse=True)[:count]

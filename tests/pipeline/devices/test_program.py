@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.devices import program
+from pipeline.devices import costs, program
 
 # What the TPU compiler prints, cut to what matters: a loop of 7 trips around one matrix multiplication, a batched
 # multiplication outside it, a slice of a stack inside a fusion, and one array that lives on the core (S(1)).
@@ -62,17 +62,17 @@ def parsed():
 
 
 def test_a_loop_counts_as_often_as_it_runs(parsed):
-    assert program.total(parsed).matmul_flops == 7 * PRODUCT + SCORES
-    assert program.total(parsed).cycles == 7 * 1000 + 500 + 10
+    assert costs.total(parsed).matmul_flops == 7 * PRODUCT + SCORES
+    assert costs.total(parsed).cycles == 7 * 1000 + 500 + 10
 
 
 def test_counted_once_as_the_compiler_does(parsed):
-    assert program.total(parsed, unroll=False).matmul_flops == PRODUCT + SCORES
-    assert program.total(parsed, unroll=False).cycles == 1000 + 500 + 10
+    assert costs.total(parsed, unroll=False).matmul_flops == PRODUCT + SCORES
+    assert costs.total(parsed, unroll=False).cycles == 1000 + 500 + 10
 
 
 def test_batched_multiplications_are_told_apart(parsed):
-    assert program.total(parsed).batched_flops == SCORES
+    assert costs.total(parsed).batched_flops == SCORES
 
 
 def test_traffic_counts_hbm_only_and_slices_by_their_size(parsed):
@@ -80,25 +80,25 @@ def test_traffic_counts_hbm_only_and_slices_by_their_size(parsed):
     scores = 2 * 2 * 4 * 12 * 64 * 256 + 4 * 4 * 12 * 256 * 256
     piece = 4 * 128 * 512  # one of the stack's ten layers, read and written
     counter = 4 + 4 + 4
-    assert program.total(parsed).hbm_bytes == pytest.approx(7 * (inputs + counter) + scores + 2 * piece + 4, abs=64)
+    assert costs.total(parsed).hbm_bytes == pytest.approx(7 * (inputs + counter) + scores + 2 * piece + 4, abs=64)
 
 
 def test_a_trip_count_that_the_compiler_states_is_taken():
     stated = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"11"}}')
-    assert program.total(program.parse(stated)).matmul_flops == 11 * PRODUCT + SCORES
+    assert costs.total(program.parse(stated)).matmul_flops == 11 * PRODUCT + SCORES
 
 
 @pytest.mark.parametrize(
     "change", [("direction=LT", "direction=NE"), ("%start = s32[] constant(0)", "%start = s32[] constant(3)")]
 )
 def test_a_loop_that_cannot_be_counted_is_reported(change):
-    totals = program.total(program.parse(TEXT.replace(*change)))
+    totals = costs.total(program.parse(TEXT.replace(*change)))
     assert totals.unknown_loops == 1
     assert totals.matmul_flops == PRODUCT + SCORES
 
 
 def test_costliest_and_largest_name_their_ops(parsed):
-    top = program.costliest(parsed, program.hbm_bytes, 1)
+    top = costs.costliest(parsed, costs.hbm_bytes, 1)
     assert top[0][1] == "scores"
-    size, shape, op = program.largest(parsed, 1)[0]
+    size, shape, op = costs.largest(parsed, 1)[0]
     assert (size, shape, op) == (4 * 4 * 12 * 256 * 256, "f32[4,12,256,256]", "scores")
