@@ -1,0 +1,162 @@
+"""Sharding speed and memory: this pipeline, a nanoGPT-style preparation and the bare engine on the same text.
+
+Ours is timed as a user would: from the start of the process to committed, synced shards. The baseline is timed without
+its imports. Memory is the sum of the proportional set sizes of all processes, which counts shared pages once.
+"""
+
+import io
+import lzma
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.data.progress import duration
+from tools.benchmarks import text
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SPEED_BYTES = 400_000_000
+MEMORY_BYTES = (60_000_000, 6_000_000_000)
+ARCHIVE_BYTES = 60_000_000
+TURNS = 3  # other work can only slow a turn down: the best counts
+
+
+def run() -> dict[str, float]:
+    """Measures, prints a table and returns the figures."""
+    documents, unique = text.gather(SPEED_BYTES)
+    with tempfile.TemporaryDirectory(prefix="bench-shard-") as name:
+        folder = pathlib.Path(name)
+        source = folder / "text.parquet"
+        size = _write_parquet(source, text.varied(documents, SPEED_BYTES))
+        ours = engine = float("inf")
+        for turn in range(TURNS):
+            engine = min(engine, _printed_seconds("tools.benchmarks.bare_engine", source))
+            ours = min(ours, _shard("parquet", source, folder / f"ours-{turn}")[0])
+        usual = _printed_seconds("tools.benchmarks.nanogpt_style", source, folder / "usual.bin", os.cpu_count())
+        _same_length(folder / "ours-0", folder / "usual.bin")
+        share = _decompression_share(documents, folder)
+        memory = [_memory(documents, total, folder) for total in MEMORY_BYTES]
+    figures = {
+        "ratio_to_nanogpt": usual / ours,
+        "share_of_engine": engine / ours,
+        "peak_rss_bytes": max(memory),
+        "peak_rss_bytes_at_60_mb": memory[0],
+        "peak_rss_bytes_at_6_gb": memory[1],
+        "mb_per_s": size / 1e6 / ours,
+        "nanogpt_mb_per_s": size / 1e6 / usual,
+        "engine_mb_per_s": size / 1e6 / engine,
+        "decompression_share": share,
+    }
+    print(f"  {size / 1e6:,.0f} MB of text, {min(unique, size) / 1e6:,.0f} MB of it unique, {os.cpu_count()} cores")
+    for label, seconds in (("this pipeline", ours), ("nanoGPT-style preparation", usual), ("bare engine", engine)):
+        print(f"  {label:<28} {size / 1e6 / seconds:8.1f} MB/s   {duration(seconds):>12}   {seconds / ours:6.2f}×")
+    print(f"  from OpenWebText-shaped archives, decompression takes {share:.0%} of the workers' time")
+    for total, peak in zip(MEMORY_BYTES, memory, strict=True):
+        print(f"  peak memory of all processes at {total / 1e6:,.0f} MB: {peak / 1e6:,.0f} MB")
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _write_parquet(path: pathlib.Path, documents: Iterable[str]) -> int:
+    size, rows = 0, []
+    with pq.ParquetWriter(path, pa.schema([("text", pa.string())]), compression="snappy") as writer:
+        for document in documents:
+            rows.append(document)
+            size += len(document.encode())
+            if len(rows) == 2_000:
+                writer.write_table(pa.table({"text": rows}))
+                rows = []
+        writer.write_table(pa.table({"text": rows}))
+    return size
+
+
+def _printed_seconds(module: str, *arguments: object) -> float:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{module} failed: {done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def _shard(dataset: str, source: pathlib.Path, output: pathlib.Path) -> tuple[float, str, int]:
+    """Returns (seconds, what it printed, peak bytes of memory) of ``python -m pipeline.shard``."""
+    command = [sys.executable, "-m", "pipeline.shard", f"--gin_file=datasets/{dataset}.gin", f"--source={source}"]
+    command += [f"--output={output}", "--gin_param=shard.shards=8"]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak = [0]
+    watcher = threading.Thread(target=_watch, args=(process, peak))
+    watcher.start()
+    printed, complaint = process.communicate()
+    seconds = time.perf_counter() - began
+    watcher.join()
+    if process.returncode:
+        raise RuntimeError(f"sharding failed: {complaint[-2000:]}")
+    return seconds, printed, peak[0]
+
+
+def _watch(process: subprocess.Popen, peak: list[int]) -> None:
+    while process.poll() is None:
+        peak[0] = max(peak[0], sum(_proportional_bytes(pid) for pid in _family(process.pid)))
+        time.sleep(0.2)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its children."""
+    try:
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return [pid]
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:  # it has ended meanwhile
+        return 0
+    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    return 1024 * int(found.group(1)) if found else 0
+
+
+def _same_length(ours: pathlib.Path, usual: pathlib.Path) -> None:
+    """Refuses to compare speeds if the two did not make the same number of tokens."""
+    from pipeline.data import manifest
+
+    tokens = sum(part.tokens for part in manifest.load(str(ours)).parts.values())
+    if tokens != usual.stat().st_size // 2:
+        raise RuntimeError(f"{tokens} tokens here, {usual.stat().st_size // 2} in the nanoGPT-style file")
+
+
+def _decompression_share(documents: list[str], folder: pathlib.Path) -> float:
+    """The share of the workers' time that is decompression, on archives shaped like OpenWebText's."""
+    source = folder / "archives"
+    source.mkdir()
+    pages = list(text.varied(documents, ARCHIVE_BYTES))
+    for number, start in enumerate(range(0, len(pages), 390)):  # pages in one of OpenWebText's archives, on average
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as writer:
+            for page, content in enumerate(pages[start : start + 390]):
+                info = tarfile.TarInfo(f"{start + page:07d}-{number:032x}.txt")
+                info.size = len(content.encode())
+                writer.addfile(info, io.BytesIO(content.encode()))
+        (source / f"urlsf_subset00-{number}_data.xz").write_bytes(lzma.compress(archive.getvalue(), preset=1))
+    _, printed, _ = _shard("openwebtext", source, folder / "from-archives")
+    found = re.search(r"decompression took (\d+) %", printed)
+    return int(found.group(1)) / 100 if found else 0.0
+
+
+def _memory(documents: list[str], total: int, folder: pathlib.Path) -> int:
+    source, output = folder / f"memory-{total}.parquet", folder / f"memory-{total}"
+    _write_parquet(source, text.varied(documents, total))
+    peak = _shard("parquet", source, output)[2]
+    source.unlink()
+    return peak
