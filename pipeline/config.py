@@ -77,9 +77,8 @@ def get(surface: type[T]) -> T:
     values = {field_name: _resolved(name, field_name) for owner, field_name in _origins if owner == name}
     for field_name, value in values.items():
         if not _fits(value, hints[field_name]):
-            raise UserError(
-                f"{_origins[name, field_name]}: {name}.{field_name} = {value!r}: expected {_type_name(hints[field_name])}"
-            )
+            expected = _type_name(hints[field_name])
+            raise UserError(f"{_origins[name, field_name]}: {name}.{field_name} = {value!r}: expected {expected}")
     try:
         return surface(**values)
     except ValueError as error:
@@ -172,9 +171,9 @@ def _resolved(name: str, parameter: str) -> Any:
 
 
 def _quoted(parameter: str) -> str:
-    """Lets a shell user write ``train.schedule=cosine``: a bare word that is no gin value becomes a string."""
+    """Lets a shell user write ``train.schedule=cosine``: a bare word, or nothing, becomes a string."""
     name, equals, value = parameter.partition("=")
-    bare = re.fullmatch(r"[A-Za-z_/.][\w./:\-]*", value.strip())
+    bare = re.fullmatch(r"([A-Za-z_/.][\w./:\-]*)?", value.strip())
     if equals and bare and value.strip() not in ("True", "False", "None"):
         return f"{name}= {value.strip()!r}"
     return parameter

@@ -7,9 +7,9 @@ import dataclasses
 
 from absl import flags
 
-from pipeline import cli, config
-from pipeline.data import manifest, order
-from pipeline.devices import slices
+from pipeline import cli, config, dry_run
+from pipeline.data import manifest, order, storage
+from pipeline.devices import slices, target
 from pipeline.errors import UserError
 from pipeline.training import batch
 from pipeline.training.settings import TrainConfig
@@ -31,11 +31,16 @@ def main() -> int:
     )
     if FLAGS.dry_run:
         print(config.provenance(settings, model, optimizer))
-        print(_arithmetic(settings, model, plan, devices.hosts))
+        print(dry_run.arithmetic(settings, model, plan, devices.hosts))
         return 0
+    target.resolve(FLAGS.tpu)  # a TPU that is not there is said before anything is read
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
+        if devices.hosts > 1 and not storage.is_remote(getattr(FLAGS, flag)):
+            raise UserError(
+                f"--{flag}={getattr(FLAGS, flag)}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
+            )
     return _train(settings, model, optimizer, plan, devices.hosts)
 
 
@@ -67,23 +72,6 @@ def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, hosts
 
 def _no_gin_file() -> list[str]:
     raise UserError("--gin_file is missing; expected a run such as algpt2.gin, gpt2.gin or quickstart.gin")
-
-
-def _arithmetic(settings: TrainConfig, model, plan: batch.BatchPlan, hosts: int) -> str:
-    vocabulary = model.vocabulary_size or 50_257
-    sized = dataclasses.replace(model, vocabulary_size=vocabulary)
-    origin = "" if model.vocabulary_size else " (a GPT-2 vocabulary; the data's manifest decides)"
-    rows = {
-        "parameters": f"{sized.parameters():,} with {vocabulary:,} tokens{origin}",
-        "replicas": f"{plan.replicas:,} on {hosts:,} host{'s' if hosts > 1 else ''}",
-        "global batch": f"{plan.global_batch:,} sequences of {plan.context:,} tokens",
-        "": f"= {plan.replicas} replicas × {plan.accumulation} accumulation × {plan.microbatch} microbatch",
-        "tokens a step": f"{plan.tokens_per_step:,}",
-        "steps": f"{settings.steps:,}",
-        "tokens in all": f"{settings.steps * plan.tokens_per_step:,}",
-        "model FLOPs a step": f"{sized.flops_per_token(plan.context) * plan.tokens_per_step:.3e}",
-    }
-    return "\n".join(f"{name:<19} {value}" for name, value in rows.items())
 
 
 def define_flags() -> None:

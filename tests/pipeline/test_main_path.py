@@ -1,0 +1,194 @@
+"""The main path by its command lines: shards, training, evaluation, generation - and what is refused on the way."""
+
+import json
+import pathlib
+
+import pytest
+
+WIKITEXT = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "wikitext-2-raw"
+SMALL = (
+    "--gin_file=algpt2.gin",
+    *(
+        f"--gin_param={binding}"
+        for binding in (
+            "ALGPT2.layers=2",
+            "ALGPT2.heads=2",
+            "ALGPT2.width=64",
+            "ALGPT2.embedding=32",
+            "ALGPT2.context=64",
+            "train.compute_dtype=float32",
+            "train.global_batch=16",
+            "train.microbatch=2",
+            "train.steps=30",
+            "train.warmup_steps=5",
+            "train.steps_per_loop=10",
+            "train.evaluate_every=20",
+            "train.checkpoint_every=10",
+            "train.wandb=off",
+            "Adafactor.learning_rate=1e-2",
+        )
+    ),
+)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """WikiText where it is, the embedded corpus elsewhere, under a vocabulary of 512 so that the test is quick."""
+    import subprocess
+    import sys
+
+    root = pathlib.Path(__file__).resolve().parents[2]
+    folder = tmp_path_factory.mktemp("shards")
+    corpus = ["--gin_file=datasets/wikitext-2.gin", f"--source={WIKITEXT}"]
+    if not WIKITEXT.exists():
+        corpus = ["--gin_file=datasets/cpython.gin"]
+    for module, *arguments in (
+        ("pipeline.tokenizer", *corpus, "--size=512", f"--output={folder}/tokenizer.json"),
+        ("pipeline.shard", *corpus, f"--gin_param=shard.tokenizer={folder}/tokenizer.json", f"--output={folder}/data"),
+    ):
+        subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, check=True, capture_output=True)
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def run_dir(shards, tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+@pytest.fixture(scope="session")
+def trained(shards, run_dir):
+    """A run that trained to its end on four virtual replicas with accumulation 2."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}"]
+    root = pathlib.Path(__file__).resolve().parents[2]
+    done = subprocess.run([*command, "--tpu=virtual-4"], cwd=root, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 10, 20, 30]
+    assert records[-1]["loss"] < records[0]["loss"] - 0.3
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["steps"] == 30 and summary["tokens_seen"] == 30 * 16 * 64
+    assert 0 < summary["train"]["share_of_matmul_peak"] < 1.5 and summary["train"]["tokens_per_second"] > 0
+    assert summary["validation"]["nats_per_token"] == pytest.approx(records[-1]["loss"], rel=0.2)
+    assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= set(
+        path.name for path in run_dir.iterdir()
+    )
+
+
+@pytest.mark.slow
+def test_the_same_command_again_says_that_it_is_done(trained, shards, run_dir, run_module):
+    before = (run_dir / "summary.json").read_text()
+    done = run_module("pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}", "--tpu=virtual-4")
+    assert done.returncode == 0 and "is done" in done.stdout
+    assert (run_dir / "summary.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_evaluation_agrees_with_the_training_loops(trained, shards, run_dir, run_module):
+    done = run_module("pipeline.evaluate", f"--run_dir={run_dir}", f"--data={shards}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for figure in ("nats_per_token", "bits_per_byte", "tokens"):
+        assert result["figures"][figure] == pytest.approx(summary["validation"][figure], rel=1e-5)
+    manifest = json.loads((shards / "manifest.json").read_text())
+    assert result["figures"]["tokens"] == manifest["parts"]["validation"]["tokens"] - 1
+    assert result["protocol"]["tokenizer"] == manifest["tokenizer"]["fingerprint"]
+
+
+@pytest.mark.slow
+def test_a_text_is_scored_once_at_any_stride(trained, run_dir, run_module, tmp_path):
+    text = "The tower is 324 metres tall .\n" * 8
+    (tmp_path / "text.txt").write_text(text)
+    results = []
+    for stride in (64, 32):
+        done = run_module(
+            "pipeline.evaluate", f"--run_dir={run_dir}", f"--text={tmp_path}/text.txt", f"--stride={stride}"
+        )
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout)["figures"])
+    assert results[0]["tokens"] == results[1]["tokens"]
+    assert results[0]["words"] == 8 * 8 and results[0]["utf8_bytes"] == len(text)
+    assert results[0]["nats_per_token"] != results[1]["nats_per_token"]
+
+
+@pytest.mark.slow
+def test_greedy_text_is_the_same_each_time(trained, run_dir, run_module):
+    flags = (f"--run_dir={run_dir}", "--prompt=The game", "--temperature=0", "--max_tokens=8")
+    first, second = (run_module("pipeline.generate", *flags) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("The game") and first.stdout == second.stdout
+
+
+def test_a_dry_run_knows_the_pods_arithmetic_without_data_or_tpu(run_module):
+    done = run_module("pipeline.train", "--gin_file=algpt2.gin", "--tpu=pod-128", "--dry_run")
+    assert done.returncode == 0 and done.stderr == ""
+    for line in (
+        "replicas            128 on 16 hosts",
+        "global batch        512 sequences of 1,024 tokens",
+        "= 128 replicas × 1 accumulation × 4 microbatch",
+        "tokens a step       524,288",
+        "steps               90,000",
+        "tokens in all       47,185,920,000",
+    ):
+        assert line in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--gin_file=algpt2.gin", "--tpu=pod-128", "--data=gs://nowhere/x", "--run_dir=gs://nowhere/r"], "TPU"),
+        (["--gin_file=algpt2.gin", "--tpu=pod-128"], "TPU"),
+        (["--gin_file=algpt2.gin", "--tpu=virtual-4"], "--data is missing"),
+        (["--gin_file=algpt2.gin", "--tpu=pod128", "--dry_run"], "did you mean 'pod-128'"),
+        (["--gin_file=algpt3.gin"], "did you mean 'algpt2.gin'"),
+        (["--gin_file=algpt2.gin", "--gin_param=ALGPT2.layer=3", "--dry_run"], "did you mean 'layers'"),
+        (["--gin_file=algpt2.gin", "--gin_param=train.global_batch=500", "--tpu=pod-128", "--dry_run"], "512"),
+        (["--gin_fiel=algpt2.gin"], "gin_file"),
+        (["algpt2.gin"], "is no flag"),
+        ([], "--gin_file is missing"),
+        ([*SMALL, "--data=/nowhere", "--run_dir=/tmp/never-made"], "/nowhere"),
+        ([*SMALL, "--data={empty}", "--run_dir=/tmp/never-made"], "manifest"),
+        ([*SMALL, "--data={shards}", "--run_dir=/tmp/never-made", "--gin_param=ALGPT2.vocabulary_size=50257"], "512"),
+        ([*SMALL, "--data={shards}", "--run_dir=/tmp/never-made", "--gin_param=ALGPT2.context=60"], "60"),
+    ],
+)
+def test_training_refuses_in_one_line(refused, shards, tmp_path, arguments, expected):
+    arguments = [argument.format(empty=tmp_path, shards=shards) for argument in arguments]
+    assert expected in refused("pipeline.train", *arguments)
+    assert not pathlib.Path("/tmp/never-made").exists()
+
+
+@pytest.mark.slow
+def test_a_run_directory_of_another_model_is_refused(trained, refused, shards, run_dir):
+    before = sorted(path.name for path in run_dir.rglob("*"))
+    arguments = (*SMALL, "--gin_param=ALGPT2.width=32", f"--data={shards}", f"--run_dir={run_dir}", "--tpu=virtual-4")
+    assert "model.width is 64 there and 32 here" in refused("pipeline.train", *arguments)
+    assert sorted(path.name for path in run_dir.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_evaluation_and_generation_refuse_in_one_line(trained, refused, run_dir, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "text.txt").write_text("some text")
+    run = f"--run_dir={run_dir}"
+    for module, arguments, expected in (
+        ("pipeline.evaluate", [run], "--data"),
+        ("pipeline.evaluate", [run, f"--text={tmp_path}/none.txt"], "no such file"),
+        ("pipeline.evaluate", [run, f"--text={tmp_path}/empty.txt"], "no text"),
+        ("pipeline.evaluate", [run, f"--text={tmp_path}/latin.txt"], "UTF-8"),
+        ("pipeline.evaluate", [run, f"--text={tmp_path}/text.txt", "--stride=65"], "expected 1 to 64"),
+        ("pipeline.evaluate", [f"--run_dir={tmp_path}", f"--text={tmp_path}/text.txt"], "run.json"),
+        ("pipeline.generate", [run, "--prompt="], "--prompt is empty"),
+        ("pipeline.generate", [run, "--prompt=" + "word " * 200], "context of 64"),
+        ("pipeline.generate", [run, "--prompt=a", "--temperature=-1"], "temperature"),
+    ):
+        assert expected in refused(module, *arguments)
