@@ -77,9 +77,9 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
     assert summary["steps"] == 30 and summary["tokens_seen"] == 30 * 16 * 64
     assert 0 < summary["train"]["share_of_matmul_peak"] < 1.5 and summary["train"]["tokens_per_second"] > 0
     assert summary["validation"]["nats_per_token"] == pytest.approx(records[-1]["loss"], rel=0.2)
-    assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= set(
+    assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= {
         path.name for path in run_dir.iterdir()
-    )
+    }
 
 
 @pytest.mark.slow
