@@ -1,16 +1,16 @@
 """The endless order of training records as a tf.data graph: order.py's arithmetic on tensors, and the files behind it.
 
-Letters: K rows of a block, Q slots that this host reads, R bytes of a record, T context length.
+Letters: K rows of a block, Q slots that this host reads, P bytes of a record's Example, T context length.
 
-How it is fast: each slot is an endless stream of its shards' rows, read K at a time by FixedLengthRecordDataset, whose
-``header_bytes`` seeks at no cost. One block of each of the Q slots makes a matrix [Q, K, R]; transposed to [K, Q], its
-rows are in the endless order. So TensorFlow handles K records where it would handle one, and the rest is slicing. All
-of it is ops in one graph, so it runs as well on a remote TPU host.
+How it is fast: each slot is an endless stream of its shards' rows, read K at a time from wherever they begin (rows.py).
+One block of each of the Q slots makes a matrix [Q, K, P]; transposed to [K, Q], its rows are in the endless order. So
+TensorFlow handles K records where it would handle one, and the rest is slicing. All of it is ops in one graph, so it
+runs as well on a remote TPU host.
 """
 
 import tensorflow as tf
 
-from pipeline.data import checksums, order, rows, storage
+from pipeline.data import order, rows, storage
 from pipeline.data.manifest import Manifest
 
 BLOCK_ROWS = 4096  # of all slots together, about 8.5 MB, where a slot can give as many as this asks for
@@ -25,11 +25,9 @@ class EndlessOrder:
         self, directory: str, manifest: Manifest, name: str, *, seed: int, context: int, host: int, hosts: int
     ):
         self._part, self._directory = manifest.part(name), directory
-        self._name = f"{directory}, part {name!r}"
         self._order = order.Order(self._part, seed)
         self._record_context, self._context = manifest.record.context, context
         self._parts = self._record_context // context
-        self._record_bytes = manifest.record.bytes
         self._host, self._hosts = host, hosts
         self._remote = storage.is_remote(directory)
         self._slots = self._order.slots // hosts  # Q
@@ -37,7 +35,7 @@ class EndlessOrder:
         self._files = tf.constant([storage.join(directory, shard.file) for shard in self._part.shards])
         self._shard_records = tf.constant(self._order.shard_records, tf.int64)
 
-    def sequences(self, first: int, *, verify: bool) -> tf.data.Dataset:
+    def sequences(self, first: int) -> tf.data.Dataset:
         """Blocks of sequences, uint16 [K·Q, T+1], from this host's row ``first`` on."""
         row, slot = divmod(first, self._slots)
         place = tf.range(slot, slot + self._slots, dtype=tf.int64)
@@ -50,30 +48,18 @@ class EndlessOrder:
             deterministic=True if self._remote else None,
         ).batch(self._slots, drop_remainder=True)
 
-        def in_order(turn, block):
-            return self._in_order(*(self._sound(first, turn, *block) if verify else block))
+        return blocks.map(self._in_order, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-        return blocks.enumerate().map(in_order, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-    def _sound(self, first: int, turn: tf.Tensor, rows_QKR: tf.Tensor, *rest: tf.Tensor):
-        """Passes a block on, or raises with the place of its first damaged record."""
-        within_QK = tf.range(self._slots)[:, None] + tf.range(self._block)[None] * self._slots
-        places_QK = first + turn * (self._block * self._slots) + tf.cast(within_QK, tf.int64)
-        rows_NR = tf.reshape(rows_QKR, [-1, self._record_bytes])
-        places = tf.reshape(places_QK, [-1]) * self._hosts + self._host
-        with tf.control_dependencies([checksums.assert_sound(rows_NR, self._record_context, turn, places, self._name)]):
-            return tf.identity(rows_QKR), *rest
-
-    def _in_order(self, rows_QKR: tf.Tensor, parts_QK: tf.Tensor | None = None) -> tf.Tensor:
+    def _in_order(self, rows_QKP: tf.Tensor, parts_QK: tf.Tensor | None = None) -> tf.Tensor:
         """Cuts the sequences out of a block and puts them in the endless order: uint16 [K·Q, T+1]."""
-        ids = rows.ids(rows_QKR, self._record_context)
+        ids = rows.ids(rows_QKP, self._record_context)
         if parts_QK is not None:
             columns = parts_QK[:, :, None] * self._context + tf.range(self._context + 1)
             ids = tf.gather(ids, columns, batch_dims=2)
         return tf.reshape(tf.transpose(ids, [1, 0, 2]), [self._block * self._slots, self._context + 1])
 
     def _slot_rows(self, slot: tf.Tensor, row: tf.Tensor) -> tf.data.Dataset:
-        """One slot's endless stream from its ``row``-th row on: blocks (uint8 [K, R], and with parts int32 [K])."""
+        """One slot's endless stream from its ``row``-th row on: blocks (uint8 [K, P], and with parts int32 [K])."""
         rows_a_pass = self._order.rows_a_pass
         first_epoch, entered = row // rows_a_pass, row % rows_a_pass
         global_slot = slot * self._hosts + self._host
@@ -86,28 +72,24 @@ class EndlessOrder:
             wanted = rows_a_pass - start
             before_end = tf.minimum(count - here, wanted)
             starts = tf.stack([here, tf.zeros([], tf.int64)])
-            return self._stretches(epoch, shard, count, starts, tf.stack([before_end, wanted - before_end]))
+            return self._stretches(epoch, shard, starts, tf.stack([before_end, wanted - before_end]))
 
         epochs = tf.data.Dataset.counter(start=first_epoch, dtype=tf.int64)
         return epochs.flat_map(one_pass).rebatch(self._block, drop_remainder=True)
 
-    def _stretches(self, epoch, shard, count, starts_2, lengths_2) -> tf.data.Dataset:
-        """Rows start … start+length of a shard, for each stretch; K at a time, then what is left."""
-        whole_2 = lengths_2 // self._block * self._block
-        firsts = tf.reshape(tf.stack([starts_2, starts_2 + whole_2], axis=1), [-1])
-        totals = tf.reshape(tf.stack([whole_2, lengths_2 - whole_2], axis=1), [-1])
-        at_once = tf.reshape(tf.stack([tf.fill([2], tf.constant(self._block, tf.int64)), lengths_2 - whole_2], 1), [-1])
-        pieces = tf.data.Dataset.from_tensor_slices((firsts, totals, at_once)).filter(lambda _, total, __: total > 0)
+    def _stretches(self, epoch, shard, starts_2, lengths_2) -> tf.data.Dataset:
+        """Rows start … start+length of a shard, for each stretch, in blocks of up to K."""
+        pieces = tf.data.Dataset.from_tensor_slices((starts_2, lengths_2)).filter(lambda _, length: length > 0)
         file = self._files[shard]
 
-        def read(first, total, at_once):
-            chunks = rows.read(file, self._record_bytes, first, count - first - total, at_once, remote=self._remote)
+        def read(first, length):
+            chunks = rows.read(file, self._record_context, first, length, self._block, remote=self._remote)
             if self._parts == 1:
-                return chunks.map(lambda rows_KR: (rows_KR,))
+                return chunks.map(lambda rows_KP: (rows_KP,))
 
-            def with_parts(n, rows_KR):
-                row = first + n * at_once + tf.range(at_once)
-                return rows_KR, tf.cast((epoch + row) % self._parts, tf.int32)
+            def with_parts(n, rows_KP):
+                row = first + n * self._block + tf.range(tf.shape(rows_KP, tf.int64)[0])
+                return rows_KP, tf.cast((epoch + row) % self._parts, tf.int32)
 
             return chunks.enumerate().map(with_parts)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data import checksums, order, rows, storage
+from pipeline.data import order, rows, storage
 from pipeline.data.endless import EndlessOrder
 from pipeline.data.manifest import Manifest, Part
 
@@ -32,7 +32,6 @@ def train_dataset(
     start_step: int,
     replicas: int,
     input_context: tf.distribute.InputContext | None = None,
-    verify: bool = True,
 ) -> tf.data.Dataset:
     """Batches of the endless order from step ``start_step`` on, without end.
 
@@ -46,12 +45,11 @@ def train_dataset(
         start_step: step of the first batch; nothing before it is read.
         replicas: replicas over all hosts. An element feeds one replica; each host's replicas take turns.
         input_context: which host this is; None is the only one.
-        verify: check records as checksums.py says.
 
     Returns:
         A dataset of ``tokens`` int32 [B, T+1] and ``index`` int64 [B], the places in the endless order, with
         B = global_batch / replicas. Records packed line by line also give ``weights`` float32 [B, T].
-        Its iterator raises InvalidArgumentError at a damaged record, DataLossError at a file of another length.
+        Its iterator raises DataLossError at a damaged record, FailedPreconditionError at a file that is too short.
 
     Raises:
         UserError: what ``order.check_split`` refuses.
@@ -62,7 +60,7 @@ def train_dataset(
     first = start_step * (global_batch // hosts)  # of this host's rows, which are numbered from 0
     share = global_batch // replicas
     weighted = manifest.record.packing == "lines"
-    sequences = endless.sequences(first, verify=verify).rebatch(share, drop_remainder=True)
+    sequences = endless.sequences(first).rebatch(share, drop_remainder=True)
 
     @tf.autograph.experimental.do_not_convert
     def batch(n, ids):
@@ -86,7 +84,6 @@ def evaluation_dataset(
     context: int,
     replicas: int,
     input_context: tf.distribute.InputContext | None = None,
-    verify: bool = True,
 ) -> tf.data.Dataset:
     """The whole part once, in the order of the corpus, the tail that fills no record included.
 
@@ -115,8 +112,7 @@ def evaluation_dataset(
     first_record = min(start, in_records) // parts
     last_record = min(-(-(start + share) // parts), described.records)
     blocks = _ordered_rows(directory, manifest, described, first_record, last_record)
-    cut = _Cut(directory, manifest, part, context, verify)
-    sequences = blocks.enumerate().map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+    sequences = blocks.map(_Cut(manifest, context), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
     padding = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in tail.items()}
     for after_records in (
         tf.data.Dataset.from_tensor_slices(tail),
@@ -135,20 +131,14 @@ def evaluation_dataset(
 
 
 class _Cut:
-    """Checks a block of records and cuts each into its C/T sequences, with their weights."""
+    """Cuts each record of a block into its C/T sequences, with their weights."""
 
-    def __init__(self, directory: str, manifest: Manifest, part: str, context: int, verify: bool):
-        self._manifest, self._context, self._verify = manifest, context, verify
-        self._label = f"{directory}, part {part!r}"
+    def __init__(self, manifest: Manifest, context: int):
+        self._manifest, self._context = manifest, context
 
-    def __call__(self, turn: tf.Tensor, block: tuple[tf.Tensor, tf.Tensor]) -> Batch:
-        first, rows_KR = block
+    def __call__(self, rows_KP: tf.Tensor) -> Batch:
         C, T = self._manifest.record.context, self._context
-        if self._verify:
-            places = first + tf.range(tf.shape(rows_KR, tf.int64)[0])
-            with tf.control_dependencies([checksums.assert_sound(rows_KR, C, turn, places, self._label)]):
-                rows_KR = tf.identity(rows_KR)
-        tokens = tf.cast(rows.ids(rows_KR, C), tf.int32)
+        tokens = tf.cast(rows.ids(rows_KP, C), tf.int32)
         lines = self._manifest.record.packing == "lines"
         weights = (
             rows.line_weights(tokens, self._manifest.tokenizer.end_of_text)
@@ -163,28 +153,22 @@ class _Cut:
 
 
 def _ordered_rows(directory: str, manifest: Manifest, part: Part, first: int, last: int) -> tf.data.Dataset:
-    """Records first … last-1 of a part in the corpus's order: (place of the block's first, uint8 [K, R])."""
-    pieces = []  # file, first row, rows after, rows at once, place of the first row
+    """Records first … last-1 of a part in the corpus's order: uint8 [K, P]."""
+    pieces = []  # file, first row, rows
     begin = 0
     for shard in part.shards:
         low, high = max(first, begin) - begin, min(last, begin + shard.records) - begin
-        middle = low + max(0, high - low) // EVALUATION_BLOCK * EVALUATION_BLOCK
-        file = storage.join(directory, shard.file)
-        for start, stop, at_once in ((low, middle, EVALUATION_BLOCK), (middle, high, high - middle)):
-            if stop > start:
-                pieces.append((file, start, shard.records - stop, at_once, begin + start))
+        if high > low:
+            pieces.append((storage.join(directory, shard.file), low, high - low))
         begin += shard.records
-    if not pieces:
-        return tf.data.Dataset.from_tensors((np.int64(0), np.zeros([0, manifest.record.bytes], np.uint8)))
-    columns = [list(column) for column in zip(*pieces, strict=True)]
-    numbers = tuple(np.asarray(column, np.int64) for column in columns[1:])
-    remote = storage.is_remote(directory)
-
-    def read(file, start, after, at_once, place):
-        blocks = rows.read(file, manifest.record.bytes, start, after, at_once, remote=remote)
-        return blocks.enumerate().map(lambda n, rows_KR: (place + n * at_once, rows_KR))
-
-    return tf.data.Dataset.from_tensor_slices((columns[0], *numbers)).flat_map(read)
+    files, lows, counts = (list(column) for column in zip(*pieces, strict=True)) if pieces else ([], [], [])
+    stretches = tf.data.Dataset.from_tensor_slices(
+        (tf.constant(files, tf.string), tf.constant(lows, tf.int64), tf.constant(counts, tf.int64))
+    )
+    context, remote = manifest.record.context, storage.is_remote(directory)
+    return stretches.flat_map(
+        lambda file, low, count: rows.read(file, context, low, count, EVALUATION_BLOCK, remote=remote)
+    )
 
 
 def _tail_sequences(tail: tuple[int, ...], context: int) -> dict[str, np.ndarray]:

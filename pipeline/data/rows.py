@@ -1,6 +1,10 @@
 """Records as TensorFlow ops: reading them from a file as rows of bytes, and the ids in them.
 
-Letters: K rows, R bytes of a record, T ids a record.
+Letters: K rows, P bytes of a record's Example, T ids a record.
+
+A record is an element of TFRecordDatasetV2, which begins at a byte offset without reading what is before it, on a disk
+and on gs://, and compares the checksums of every record. (FixedLengthRecordDataset reads its ``header_bytes`` to skip
+them: 2 GB take seconds.) K records at a time are joined to one string, so that the rest of the pipeline handles blocks.
 """
 
 import tensorflow as tf
@@ -10,35 +14,43 @@ from pipeline.data import records
 LOCAL_BUFFER, REMOTE_BUFFER = 1 << 17, 1 << 22  # read ahead in each open shard; requests to gs:// are dear
 
 
-def read(
-    file: tf.Tensor, record_bytes: int, first: tf.Tensor, after: tf.Tensor, at_once: tf.Tensor, *, remote: bool
-) -> tf.data.Dataset:
-    """Rows of one file as blocks, uint8 [at_once, R]. All counts are in records, int64.
+def read(file: tf.Tensor, context: int, first: tf.Tensor, count: tf.Tensor, at_once: int, *, remote: bool):
+    """Rows of one file as blocks, uint8 [K, P]; the last block may be shorter.
+
+    Only inside a function of tf.data, such as that of flat_map: TensorFlow 2.21 cannot serialize the dataset that it
+    starts from, and so optimizes none that begins with it.
 
     Args:
         file: its path.
-        record_bytes: R.
-        first: where to begin; what is before is not read.
-        after: records at the end that are not wanted.
-        at_once: K; divides the number of records between.
+        context: T - 1, the records' context.
+        first: where to begin, in records; int64, as all counts.
+        count: records to read.
+        at_once: K.
         remote: the file is on gs://.
 
     Raises:
-        tf.errors.InvalidArgumentError: while iterating, at a file that is no whole number of such blocks.
+        tf.errors.DataLossError: while iterating, at a record whose checksums are not those of its bytes.
+        tf.errors.FailedPreconditionError: while iterating, at a file that ends too early.
     """
-    chunks = tf.data.FixedLengthRecordDataset(
-        file,
-        at_once * record_bytes,
-        header_bytes=first * record_bytes,
-        footer_bytes=after * record_bytes,
+    source = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[file],
+        compression_type="",
         buffer_size=REMOTE_BUFFER if remote else LOCAL_BUFFER,
+        byte_offsets=[first * records.record_bytes(context)],
     )
-    return chunks.map(lambda chunk: tf.reshape(tf.io.decode_raw(chunk, tf.uint8), [-1, record_bytes]))
+    examples = tf.data.experimental.from_variant(source, tf.TensorSpec([], tf.string)).take(count)
+    examples = examples.apply(tf.data.experimental.assert_cardinality(count))
+    payload_bytes = records.record_bytes(context) - records.FRAME_BYTES - records.CHECKSUM_BYTES
+
+    def rows_of(examples_K):
+        return tf.reshape(tf.io.decode_raw(tf.strings.reduce_join(examples_K), tf.uint8), [-1, payload_bytes])
+
+    return examples.batch(at_once).map(rows_of)
 
 
 def ids(rows: tf.Tensor, context: int) -> tf.Tensor:
-    """Returns the ids, uint16 [..., context + 1], of records, uint8 [..., R]."""
-    raw = rows[..., records.tokens_offset(context) : -records.CHECKSUM_BYTES]
+    """Returns the ids, uint16 [..., context + 1], of Examples, uint8 [..., P]."""
+    raw = rows[..., len(records.example_header(context)) :]
     return tf.bitcast(tf.reshape(raw, tf.concat([tf.shape(raw)[:-1], [context + 1, 2]], axis=0)), tf.uint16)
 
 
