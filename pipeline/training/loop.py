@@ -102,6 +102,7 @@ class Trainer:
             plan,
             clip_norm=settings.clip_norm,
             skip_loss_above=settings.skip_loss_above,
+            seed=settings.seed,
             **step_options,
         )
         self._evaluation_step = make_evaluation_step(model, **step_options)

@@ -49,6 +49,7 @@ def make_train_step(
     *,
     clip_norm: float | None,
     skip_loss_above: float | None = None,
+    seed: int = 0,
     all_reduce: AllReduce,
     compiled: Compiled = lambda function: function,
 ) -> Callable[[Batch], dict[str, tf.Tensor]]:
@@ -61,6 +62,7 @@ def make_train_step(
         ``weights`` float32 [B, T] where some labels do not count.
       clip_norm: bound on the global norm of the mean gradient, or None.
       skip_loss_above: nats a token; a higher loss leaves all weights untouched. None sets no bound.
+      seed: of dropout; a mask is a function of it and of the example's index.
       all_reduce: adds a list of tensors over the replicas, and returns it.
       compiled: wraps the two halves on either side of the all-reduce.
 
@@ -76,7 +78,7 @@ def make_train_step(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             values = [variable.value for variable in variables]
             tape.watch(values)
-            nll, weight = model_nll(model, microbatch)
+            nll, weight = model_nll(model, microbatch, seed)
         gradients = tape.gradient(nll, values)
         return [nll, weight, *(tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients)]
 
@@ -148,12 +150,13 @@ def make_evaluation_step(model: Any, *, all_reduce: AllReduce, compiled: Compile
     return step
 
 
-def model_nll(model: Any, microbatch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+def model_nll(model: Any, microbatch: Batch, seed: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the summed negative log-likelihood (nats) and the summed weights of a microbatch, float32 scalars."""
     tokens, index = microbatch["tokens"], microbatch["index"]
     seeds = None
     if model.config.dropout:
-        seeds = tf.cast(tf.stack([index & 0x7FFFFFFF, index >> 31], axis=-1), tf.int32)
+        low, high = index % 2**31, tf.bitwise.bitwise_xor(index // 2**31, seed % 2**31)
+        seeds = tf.cast(tf.stack([low, high], axis=-1), tf.int32)
     features = model.features(tokens[:, :-1], seeds)
     labels = tf.reshape(tokens[:, 1:], [-1])
     weights = tf.reshape(microbatch["weights"], [-1]) if "weights" in microbatch else tf.ones(labels.shape, tf.float32)
