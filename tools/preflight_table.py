@@ -1,0 +1,141 @@
+"""The preflight of every model on the usual slices, as a table: what fits, at which microbatch, and how fast at best.
+
+    python -m tools.preflight_table --output=docs/preflight.md     # make preflight-table
+
+A program takes the compiler about a minute, and there are some 200; what is compiled already is read from the cache, so
+that a broken-off table goes on where it stopped. --models, --slices, --optimizers and --remat choose a part of it, and
+rows that stand in the output and are not chosen are kept.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import re
+from typing import Any
+
+from absl import flags
+
+from pipeline import cli, config
+from pipeline.devices import compiler, slices
+from pipeline.devices.compiler import GIB
+from pipeline.errors import UserError, nearest
+from pipeline.training.settings import TrainConfig
+from tools import preflight
+from tools.preflight_figures import Figures
+
+FLAGS = flags.FLAGS
+MODELS = {
+    f"{kind}-{size}": kind
+    for kind, sizes in {"gpt2": ("small", "medium", "large", "xl"), "algpt2": ("base", "medium", "large", "xl")}.items()
+    for size in sizes
+}
+SLICES = ("v2-8", "v3-8", "v3-128", "v4-32", "v5e-16")
+OPTIMIZERS = ("adafactor", "adamw")
+REMAT = ("none", "full")
+MICROBATCHES = (4, 2, 1)  # the first that fits is shown
+HEAD = """# What fits where
+
+Made by `python -m tools.preflight_table --output=docs/preflight.md`: the training step of each model, bfloat16,
+context 1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of
+4, 2 and 1 sequences a core that fits. *Peak*: HBM a core at its fullest; "needs" where nothing fits. *Bound*: the
+roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, corrected for loops.
+
+| model | slice | optimizer | remat | fits | microbatch | peak GiB | HBM traffic GB | bound ms | estimate ms |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    compiler.require_compiler()
+    chosen = [
+        choice("models", tuple(MODELS)),
+        choice("slices", SLICES),
+        choice("optimizers", OPTIMIZERS),
+        choice("remat", REMAT),
+    ]
+    output = pathlib.Path(FLAGS.output)
+    rows = read_rows(output)
+    for key in itertools.product(*chosen):
+        rows[key] = row(*key)
+        print(rows[key], flush=True)
+        write_rows(output, rows)
+    return 0
+
+
+def choice(flag: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns what a comma-separated flag chooses of what is known; all of it when the flag is empty."""
+    wanted = tuple(part for part in getattr(FLAGS, flag) if part)
+    for name in wanted:
+        if name not in known and not (flag == "slices" and slices.is_known(name)):
+            raise UserError(f"--{flag}={name}: expected some of {', '.join(known)}{nearest(name, known)}")
+    return wanted or known
+
+
+def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> str:
+    """Compiles one combination at falling microbatches until it fits; returns its line of the table."""
+    piece = slices.find(slice_name)
+    found = None
+    for microbatch in MICROBATCHES:
+        settings, model, optimizer = configure(model_name, optimizer_name, remat, piece, microbatch)
+        found = preflight.check(settings, model, optimizer, piece)
+        if found.fits:
+            break
+    assert found is not None
+    return "| " + " | ".join([model_name, slice_name, optimizer_name, remat, *cells(found)]) + " |"
+
+
+def cells(found: Figures) -> list[str]:
+    """Returns the columns behind the combination's name."""
+    peak = f"{found.peak_bytes_per_core / GIB:.2f}"
+    if not found.fits:
+        return ["no", "-", f"needs {peak} of {found.hbm_bytes_per_core / GIB:.2f}", "-", "-", "-"]
+    bound = 1e3 * max(found.compute_seconds, found.traffic_seconds)
+    traffic = f"{found.hbm_traffic_bytes / 1e9:.1f}"
+    return ["yes", str(found.microbatch), peak, traffic, f"{bound:.0f}", f"{1e3 * (found.estimate_seconds or 0):.0f}"]
+
+
+def configure(
+    model_name: str, optimizer_name: str, remat: str, piece: slices.Slice, microbatch: int
+) -> tuple[TrainConfig, Any, Any]:
+    """Returns the run of gpt2.gin or algpt2.gin with another size, optimizer, rematerialisation and batch."""
+    kind = MODELS[model_name]
+    config.load([f"{kind}.gin", f"models/{model_name}.gin"], ["AdamW.learning_rate=1e-4"])
+    settings = dataclasses.replace(
+        config.get(TrainConfig),
+        optimizer=optimizer_name,
+        microbatch=microbatch,
+        global_batch=microbatch * piece.cores,
+    )
+    model = dataclasses.replace(
+        preflight.with_vocabulary(config.chosen(config.MODELS, kind, "train.model")), remat=remat
+    )
+    return settings, model, config.chosen(config.OPTIMIZERS, optimizer_name, "train.optimizer")
+
+
+def read_rows(output: pathlib.Path) -> dict[tuple[str, ...], str]:
+    """Returns the table's lines by (model, slice, optimizer, remat)."""
+    lines = output.read_text().splitlines() if output.is_file() else []
+    parts = [(line, re.findall(r"[^|\s][^|]*[^|\s]", line)) for line in lines]
+    return {tuple(cells[:4]): line for line, cells in parts if cells and cells[0] in MODELS}
+
+
+def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
+    """Writes the whole table in its own order."""
+    orders = [list(names) for names in (MODELS, SLICES, OPTIMIZERS, REMAT)]
+
+    def place(key: tuple[str, ...]) -> list:
+        return [
+            (order.index(name) if name in order else len(order), name) for order, name in zip(orders, key, strict=True)
+        ]
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place)))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", "docs/preflight.md", "The Markdown file that holds the table.")
+    flags.DEFINE_list("models", [], "Models, comma-separated; none means all.")
+    flags.DEFINE_list("slices", [], "Slices; none means all of the table's.")
+    flags.DEFINE_list("optimizers", [], "adafactor, adamw.")
+    flags.DEFINE_list("remat", [], "none, full.")
+    cli.run(main)

@@ -1,0 +1,169 @@
+"""Check every op of the step against the TPU's own kernels, with the TPU build of TensorFlow, without a TPU.
+
+    python -m tools.tpu_check            # make tpu-check; the environment is built on first use, a gigabyte
+
+TensorFlow's TPU wheel lowers a function for the platform "TPU" on any machine, and refuses ops for which the TPU has no
+kernel ("No registered 'AsString' OpKernel for XLA_TPU_JIT"). It cannot share an environment with the other wheels, so
+this command builds one of its own under build/. Weights go in as arguments: functions that hold variables are refused.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import venv
+from typing import Any
+
+from pipeline.devices.target import LAST_LIBTPU_FOR
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / "build" / "tpu-environment"
+# What the models and the optimizers need beside requirements-tpu.txt; the versions are requirements.txt's.
+NEEDED = ("keras", "gin-config", "absl-py")
+# The wheel asks nobody who this machine is, and says that it is one host of v3.
+PRETENDED = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v3-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+REPLICAS, ROWS, CONTEXT = 8, 4, 256
+SIZE: dict[str, Any] = {"layers": 2, "heads": 2, "width": 256, "context": CONTEXT, "vocabulary_size": 1000}
+
+
+def main() -> int:
+    python = environment()
+    done = subprocess.run(
+        [str(python), "-m", "tools.tpu_check", "inside"], cwd=ROOT, env={**os.environ, **PRETENDED}, check=False
+    )
+    return 1 if done.returncode else 0
+
+
+def environment() -> pathlib.Path:
+    """Builds the environment if it is absent or older than its requirements; returns its Python."""
+    stamp, python = ENVIRONMENT / ".complete", ENVIRONMENT / "bin" / "python"
+    requirements = ROOT / "requirements-tpu.txt"
+    if not stamp.exists() or stamp.stat().st_mtime < requirements.stat().st_mtime:
+        print(f"building {ENVIRONMENT.relative_to(ROOT)} from {requirements.name}")
+        venv.create(ENVIRONMENT, with_pip=True)
+        pins = [line for line in (ROOT / "requirements.txt").read_text().split() if line.split("==")[0] in NEEDED]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+            str(requirements),
+            *pins,
+        ]
+        subprocess.run(command, check=True)
+        stamp.touch()
+    return python
+
+
+def inside() -> int:
+    """Runs in the TPU environment: lowers every variant of the step, and prints one line for each."""
+    import tensorflow as tf
+
+    from models.config import ALGPT2Config, GPT2Config
+    from pipeline.training.optimizers import AdafactorConfig, AdamWConfig, SGDConfig
+
+    assert LAST_LIBTPU_FOR, "this import shows that the wheels did not abort"
+    print(f"tensorflow {tf.__version__} with the TPU's kernels")
+    refused = lower(lambda x: tf.strings.length(tf.strings.as_string(x)), [tf.TensorSpec([4], tf.float32)])
+    print(
+        f"control           an op without a kernel is {'refused' if refused else 'ACCEPTED: this check proves nothing'}"
+    )
+    failures = 0 if refused else 1
+    optimizers = (
+        AdafactorConfig(learning_rate=1e-3, beta1=0.9, weight_decay=0.1),
+        AdamWConfig(learning_rate=1e-3, weight_decay=0.1),
+        SGDConfig(learning_rate=1e-3),
+    )
+    for kind in (GPT2Config, ALGPT2Config):
+        for variant in ({"remat": "none"}, {"remat": "full"}, {"remat": "attention", "dropout": 0.1}):
+            for accumulation in (1, 2):
+                for optimizer in optimizers if variant["remat"] == "none" else optimizers[:1]:
+                    problem = check(kind(**SIZE, **variant), optimizer, accumulation)
+                    name = f"{kind.__name__[:-6]} {type(optimizer).__name__[:-6]} {variant} accumulation {accumulation}"
+                    print(f"{'REFUSED' if problem else 'ok':<17} {name}{f': {problem}' if problem else ''}", flush=True)
+                    failures += bool(problem)
+        problem = check_evaluation(kind(**SIZE))
+        print(
+            f"{'REFUSED' if problem else 'ok':<17} {kind.__name__[:-6]} evaluation{f': {problem}' if problem else ''}"
+        )
+        failures += bool(problem)
+    return 1 if failures else 0
+
+
+def check_evaluation(model_config: Any) -> str | None:
+    """Lowers the evaluation step with weights as arguments; returns what the TPU refuses, or None."""
+    import keras
+    import tensorflow as tf
+
+    import models
+    from pipeline.training.step import make_evaluation_step
+    from tools.lowering import all_reduce_over
+
+    model = models.build(model_config, compute_dtype="bfloat16")
+    score = make_evaluation_step(model, all_reduce=all_reduce_over(REPLICAS))
+    variables = model.trainable_variables
+
+    def pure(tokens, weights, *values):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return score({"tokens": tokens, "weights": weights})
+
+    specs = [tf.TensorSpec([ROWS, CONTEXT + 1], tf.int32), tf.TensorSpec([ROWS, CONTEXT], tf.float32)]
+    return lower(pure, [*specs, *(tf.TensorSpec(variable.shape, variable.dtype) for variable in variables)])
+
+
+def check(model_config: Any, optimizer_config: Any, accumulation: int) -> str | None:
+    """Lowers one optimizer step with weights and slots as arguments; returns what the TPU refuses, or None."""
+    import keras
+    import tensorflow as tf
+
+    import models
+    from pipeline.training import batch, step
+    from pipeline.training.schedules import Schedule
+    from tools.lowering import all_reduce_over
+
+    optimizer = optimizer_config.build(Schedule(kind="cosine", steps=100, warmup_steps=10))
+    model = models.build(model_config, compute_dtype="bfloat16")
+    optimizer.build(model.trainable_variables)
+    variables = [*model.trainable_variables, *optimizer.variables]
+    rows = ROWS * accumulation
+    plan = batch.plan(global_batch=rows * REPLICAS, replicas=REPLICAS, microbatch=ROWS, context=CONTEXT)
+    train = step.make_train_step(model, optimizer, plan, clip_norm=1.0, all_reduce=all_reduce_over(REPLICAS))
+
+    def pure(tokens, index, *values):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:
+            metrics = train({"tokens": tokens, "index": index})
+            return metrics, [scope.get_current_value(variable) for variable in variables]
+
+    specs = [tf.TensorSpec([rows, CONTEXT + 1], tf.int32), tf.TensorSpec([rows], tf.int64)]
+    specs += [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
+    conditional, tf.cond = tf.cond, lambda _, update, otherwise: update()  # both branches of the skip are lowered alike
+    try:
+        return lower(pure, specs)
+    finally:
+        tf.cond = conditional
+
+
+def lower(function: Any, specs: list[Any]) -> str | None:
+    """Lowers a function for the TPU; returns the first line of the refusal, or None."""
+    import tensorflow as tf
+
+    try:
+        tf.function(function, jit_compile=True).experimental_get_compiler_ir(*specs)(stage="hlo", platform_name="TPU")
+    except Exception as error:  # TensorFlow raises a different class at every stage of lowering
+        lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
+        return f"{type(error).__name__}: {lines[-1 if isinstance(error, TypeError) else 0].strip()[:300]}"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(inside() if sys.argv[1:] == ["inside"] else main())
