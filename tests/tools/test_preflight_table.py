@@ -1,0 +1,76 @@
+"""The table of what fits where: its rows survive a run of a part of it, and wrong choices are refused."""
+
+import dataclasses
+
+import pytest
+
+from pipeline.devices import slices
+from pipeline.devices.compiler import GIB, Compiled
+from pipeline.training import batch
+from tools import preflight_figures, preflight_table
+
+
+def figures(fits):
+    from models.config import GPT2Config
+
+    compiled = Compiled(
+        fits=fits,
+        peak_bytes=3 * GIB if fits else 24 * GIB,
+        hbm_limit_bytes=0 if fits else round(15.48 * GIB),
+        flops=3.5e12,
+        traffic_bytes=27e9,
+        compiler_seconds=0.09,
+    )
+    return preflight_figures.figures(
+        compiled,
+        model=GPT2Config(vocabulary_size=50257),
+        sizes={"weights": GIB // 2, "slots": 0},
+        plan=batch.plan(global_batch=512, replicas=128, microbatch=4, context=1024),
+        steps=90_000,
+        piece=slices.find("v3-128"),
+    )
+
+
+def test_a_row_says_what_fits_and_how_fast():
+    assert preflight_table.cells(figures(True)) == ["yes", "4", "3.00", "27.0", "60", "90"]
+    assert preflight_table.cells(figures(False)) == ["no", "-", "needs 24.00 of 15.48", "-", "-", "-"]
+
+
+def test_figures_of_the_whole_run():
+    found = figures(True)
+    assert found.tokens == 90_000 * 512 * 1024
+    assert found.tokens_per_second == pytest.approx(512 * 1024 / 0.09)
+    assert found.hours == pytest.approx(90_000 * 0.09 / 3600)
+    # 3.5e12 model FLOPs a core in 90 ms, of 61.5 TFLOP/s.
+    assert found.mfu == pytest.approx(found.model_flops / 0.09 / 61.5e12)
+    assert found.all_reduce_bytes == GIB // 2
+    assert dataclasses.asdict(found) == found.as_json()
+
+
+def test_rows_that_are_not_chosen_are_kept_and_all_are_in_order(tmp_path):
+    output = tmp_path / "docs" / "preflight.md"
+    keys = [("gpt2-xl", "v3-8", "adamw", "full"), ("gpt2-small", "v3-128", "adafactor", "none")]
+    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90"]) + " |" for key in keys}
+    preflight_table.write_rows(output, rows)
+    assert preflight_table.read_rows(output) == rows
+    lines = [line for line in output.read_text().splitlines() if line.startswith("| gpt2")]
+    assert lines == [rows[keys[1]], rows[keys[0]]]
+
+
+def test_configuration_is_the_run_files_but_for_what_the_table_varies():
+    settings, model, optimizer = preflight_table.configure("algpt2-xl", "adamw", "full", slices.find("v3-8"), 2)
+    assert (settings.model, settings.global_batch, settings.microbatch) == ("algpt2", 16, 2)
+    assert (model.layers, model.width, model.remat, model.known_vocabulary) == (48, 1600, "full", 50257)
+    assert type(optimizer).__name__ == "AdamWConfig"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--models=gpt2-smal", "--models=gpt2-smal: expected some of gpt2-small"),
+        ("--slices=v9-8", "--slices=v9-8: expected some of v2-8"),
+        ("--remat=some", "--remat=some: expected some of none, full"),
+    ],
+)
+def test_wrong_choices_are_refused(refused, tmp_path, flag, message):
+    assert message in refused("tools.preflight_table", flag, f"--output={tmp_path / 'table.md'}")
