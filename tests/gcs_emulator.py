@@ -108,6 +108,7 @@ class Emulator:
             "CURL_CA_BUNDLE": str(self.folder / "ca.pem"),
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "test",
             "STORAGE_EMULATOR_HOST": f"http://{self.address}",
+            "GCS_READAHEAD_BUFFER_SIZE_BYTES": str(4 << 20),  # as pipeline.cli sets it
             "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "10000",  # TensorFlow's; a second otherwise
             "GCS_STAT_CACHE_MAX_AGE": "0",  # TensorFlow's; a test may change an object behind its back
             "TF_CPP_MIN_LOG_LEVEL": "3",
