@@ -57,7 +57,7 @@ def resolve(tpu: str | None) -> Target:
     found = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
     if "@" in tpu and found is None:
         slices.find(tpu)
-    address = (found.address or _address_here(tpu)) if found else tpu
+    address = (found.address or _address_here(tpu, found)) if found else tpu
     check_wheels()
     if address == "local":
         _require_attached_tpu(tpu)
@@ -68,17 +68,21 @@ def resolve(tpu: str | None) -> Target:
     return Target(kind="tpu", address=address, slice=found)
 
 
-def _address_here(tpu: str) -> str:
-    """Finds a slice's address: the TPU of this VM, or what the environment names (Colab, GKE, a TPU node's VM)."""
-    if tpu_attached():
+def _address_here(tpu: str, piece: slices.Slice) -> str:
+    """Finds a slice's address: the TPU of this VM, or what the environment names (Colab, GKE, a VM beside the TPU).
+
+    A VM of a larger slice sees its own chips only, so that such a slice is always reached by name.
+    """
+    if tpu_attached() and piece.hosts == 1:
         return "local"
     if colab := os.environ.get("COLAB_TPU_ADDR"):
         return f"grpc://{colab}"
     for variable in ("KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS", "TPU_NAME"):
         if address := os.environ.get(variable):
             return address
+    missing = "only one of its hosts is here" if tpu_attached() else "no TPU is attached to this machine"
     raise UserError(
-        f"--tpu={tpu}: no TPU is attached to this machine and no address is known; "
+        f"--tpu={tpu}: {missing} and no address is known; "
         f"give one as --tpu={tpu}@ADDRESS, in the slice's gin file or in TPU_NAME"
     )
 

@@ -68,6 +68,8 @@ def test_a_tpu_vm(monkeypatch):
     pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
     assert target.resolve("v3-8").address == "local"
     assert target.resolve("local").slice is None
+    with pytest.raises(UserError, match="--tpu=pod-128: only one of its hosts is here and no address is known"):
+        target.resolve("pod-128")
     pretend_installed(monkeypatch, tensorflow="2.21.0")
     with pytest.raises(UserError, match=r"has no TPU support; pip install -r requirements-tpu.txt"):
         target.resolve("local")
