@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from pipeline.data import storage
 from pipeline.data.corpora.base import PARTS, Corpus, Document, Dropped, Input, Unit, part_of_name
+from pipeline.data.corpora.download import published
 from pipeline.data.corpora.sources import find, open_text, reading
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError
@@ -46,7 +47,8 @@ class WikiText(Corpus):
 
     def __init__(self, config: ShardConfig, source: str | None):
         self._members: list[tuple[Input, int]] = []
-        if source and source.endswith(".zip"):
+        source = source or published(config.name)
+        if source.endswith(".zip"):
             with reading(source), _archive(source) as archive:
                 listed = [(source, entry.filename, entry.file_size) for entry in archive.infolist()]
         else:
@@ -61,7 +63,7 @@ class WikiText(Corpus):
         if "train" not in {item.part for item, _ in self._members}:
             self._train_on_test(source)
 
-    def _train_on_test(self, source: str | None) -> None:
+    def _train_on_test(self, source: str) -> None:
         if "test" not in {item.part for item, _ in self._members}:
             raise UserError(f"--source={source} has neither wiki.train.raw nor wiki.test.raw: nothing to train on")
         self._members = [

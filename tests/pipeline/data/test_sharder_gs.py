@@ -1,4 +1,4 @@
-"""The sharder from and to gs://: the same bytes as on a local disk, through faults, and one line where it cannot go on."""
+"""The sharder from and to gs://: the same bytes as on a local disk, through faults; one line where it cannot go on."""
 
 import pytest
 

@@ -1,0 +1,82 @@
+"""Published corpora by name, for machines with a network: downloaded once, checked by sha256, kept in a cache."""
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from typing import NamedTuple
+
+from pipeline.data import storage
+from pipeline.errors import UserError
+
+SECONDS = 30  # of silence, after which a connection is given up
+
+
+class Published(NamedTuple):
+    """A file that can be had from several places; its sha256 makes them equal."""
+
+    file: str
+    sha256: str
+    addresses: tuple[str, ...]
+
+
+def _wikitext(name: str, sha256: str) -> Published:
+    file = f"{name}-raw-v1.zip"
+    hosts = ("https://s3.amazonaws.com/research.metamind.io/wikitext/", "https://wikitext.smerity.com/")
+    return Published(file, sha256, tuple(host + file for host in hosts))
+
+
+PUBLISHED = {
+    "wikitext-2": _wikitext("wikitext-2", "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11"),
+    "wikitext-103": _wikitext("wikitext-103", "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794"),
+}
+
+
+def cache_folder() -> str:
+    """Where downloads are kept: under XDG_CACHE_HOME, by default ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(root, "gpt2-tpu-pipeline")
+
+
+def published(name: str) -> str:
+    """Returns the local path of a published corpus, downloading it if the cache has none.
+
+    Raises:
+        UserError: it is not known, cannot be had, or has another sha256.
+    """
+    if name not in PUBLISHED:
+        raise UserError(f"corpus {name!r} needs --source: only {', '.join(PUBLISHED)} can be downloaded by name")
+    file, path = PUBLISHED[name], os.path.join(cache_folder(), PUBLISHED[name].file)
+    if os.path.isfile(path) and _sha256(path) == file.sha256:
+        return path
+    os.makedirs(cache_folder(), exist_ok=True)
+    reasons = []
+    for address in file.addresses:
+        print(f"downloading {address}", file=sys.stderr)
+        try:
+            _download(address, path, file.sha256)
+        except (OSError, UserError) as error:
+            reasons.append(f"{address}: {getattr(error, 'reason', None) or error}")
+        else:
+            return path
+    raise UserError(f"{name} cannot be downloaded ({'; '.join(reasons)}): give its folder or zip file with --source")
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(address: str, path: str, sha256: str) -> None:
+    """Downloads to a temporary file, which takes its name only if the sha256 is right."""
+    with (
+        urllib.request.urlopen(address, timeout=SECONDS) as reply,
+        storage.partial_file(os.path.dirname(path)) as file,
+    ):
+        while data := reply.read(1 << 20):
+            file.write(data)
+        file.flush()
+        if (found := _sha256(file.name)) != sha256:
+            raise UserError(f"has sha256 {found} instead of {sha256}")
+        os.replace(file.name, path)
