@@ -7,11 +7,16 @@ comes in. An unrolled loop with recomputation saves nothing: XLA keeps all chunk
 Letters: N tokens, C tokens of a chunk, E table width, V vocabulary (the table's rows, padding included).
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from models.operations import barrier, float32
 
 CHUNK_BYTES = 1 << 29  # of what a chunk's exponentials may take when no chunk is given
+SAMPLE_SHARE = 8  # of the table, whose first rows are the most frequent tokens of a byte-pair encoding
+SAMPLE_FROM = 8192  # rows of a table that is worth sampling
+SAMPLE_MARGIN = 32.0  # nats: splits float32's range of e^±88 between what may lie above the sample and far below
 _NEVER = -1e30  # a logit that no softmax notices, and finite, so that 0 · logit is 0
 
 
@@ -26,19 +31,34 @@ def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: in
     return [x, *(tf.reshape(tf.pad(y, [[0, extra]]), [count, size]) for y in (labels_N, float32(weights_N)))]
 
 
-def _softmax(x_CE, table_VE, labels_C, vocabulary_size: int):
+def _shift(x_CE: tf.Tensor, table_VE: tf.Tensor, logits_of: Callable[..., tf.Tensor], *, sampled: bool) -> tf.Tensor:
+    """Returns what is taken from a token's logits before they are exponentiated, [C, 1].
+
+    Any shift gives the same softmax while nothing overflows or vanishes. The highest logit is always safe, and where
+    the logits go through memory anyway it costs nothing. In bfloat16 they do not, and finding it would cost a fourth
+    product with the table; so for training it is the highest of the first eighth of the table, and SAMPLE_MARGIN: exact
+    while no logit lies more than 100 nats above those. Beyond that the loss is infinite, and the step is skipped.
+    """
+    rows = table_VE.shape[0]
+    if sampled and rows >= SAMPLE_FROM:
+        rows = rows // SAMPLE_SHARE // 128 * 128
+        return tf.reduce_max(logits_of(x_CE, rows), -1, keepdims=True) + SAMPLE_MARGIN
+    return tf.reduce_max(logits_of(x_CE, rows), -1, keepdims=True)
+
+
+def _softmax(x_CE, table_VE, labels_C, vocabulary_size: int, *, sampled: bool):
     """Returns nll [C], exponentials [C, V], their sums [C, 1], all float32, and hits [C, V], true at the labels."""
-    columns = tf.range(table_VE.shape[0])[None, :]
 
-    def logits_of(x_CE):
-        logits = tf.matmul(float32(x_CE), float32(table_VE), transpose_b=True)
-        return tf.where(columns < vocabulary_size, logits, _NEVER)
+    def logits_of(x_CE, rows):
+        logits = tf.matmul(float32(x_CE), float32(table_VE[:rows]), transpose_b=True)
+        return tf.where(tf.range(rows)[None, :] < vocabulary_size, logits, _NEVER)
 
-    highest = tf.reduce_max(logits_of(x_CE), -1, keepdims=True)
+    highest = _shift(x_CE, table_VE, logits_of, sampled=sampled)
     if x_CE.dtype == tf.bfloat16:
-        # A second product costs a TPU no more time than the float32 logits' way to memory and back, and less traffic.
+        # Multiplied again, not kept: the float32 logits' way to memory and back costs a TPU more traffic.
         x_CE, highest = barrier(x_CE, highest)
-    logits = logits_of(x_CE)
+    logits = logits_of(x_CE, table_VE.shape[0])
+    columns = tf.range(table_VE.shape[0])[None, :]
     powers = tf.exp(logits - highest)
     total = tf.reduce_sum(powers, -1, keepdims=True)
     hits = columns == labels_C[:, None]
@@ -64,7 +84,7 @@ def token_nll(
 
     def score(index, array):
         x, labels, _ = (tf.gather(part, index) for part in parts)
-        return index + 1, array.write(index, _softmax(x, table, labels, vocabulary_size)[0])
+        return index + 1, array.write(index, _softmax(x, table, labels, vocabulary_size, sampled=False)[0])
 
     count, width = parts[1].shape
     array = tf.TensorArray(tf.float32, size=count, element_shape=[width])
@@ -100,7 +120,7 @@ def summed_nll(
 
         def body(index, loss, array, d_table):
             x, labels, weights = (tf.gather(part, index) for part in parts)
-            nll, powers, total, hits = _softmax(x, table, labels, vocabulary_size)
+            nll, powers, total, hits = _softmax(x, table, labels, vocabulary_size, sampled=x.dtype == tf.bfloat16)
             if x.dtype == tf.bfloat16:
                 powers, total = barrier(tf.cast(powers, x.dtype), total)  # kept once, in half the bytes
             # Softmax minus one-hot, times the denominator, which the narrow operands of both products carry instead.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models import loss as loss_module
 from models.loss import summed_nll, token_nll
 
 N, E, V, PADDED = 50, 16, 200, 256
@@ -95,6 +96,27 @@ def test_bfloat16_features_keep_a_float32_loss_and_table_gradient():
     assert float(loss) == pytest.approx(float(want), rel=1e-5)
     np.testing.assert_allclose(tf.cast(dx, tf.float32), want_dx, atol=0.03)
     np.testing.assert_allclose(d_table, want_d_table, atol=0.05)
+
+
+@pytest.mark.parametrize("lead", [0.0, 60.0])
+def test_a_sampled_shift_changes_nothing(lead, monkeypatch):
+    """In bfloat16 the shift comes from a part of the table: here the likeliest token lies far above that part."""
+    monkeypatch.setattr(loss_module, "SAMPLE_FROM", 128)
+    monkeypatch.setattr(loss_module, "SAMPLE_SHARE", 2)
+    x, table, labels, weights = example()
+    x[:, 0], table[150, 0] = 1.0, lead
+    features = tf.cast(tf.constant(x), tf.bfloat16)
+    table = tf.cast(tf.cast(tf.constant(table), tf.bfloat16), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch([features, table])
+        loss = summed_nll(features, table, labels, weights, vocabulary_size=V, chunk=16)
+    dx, d_table = tape.gradient(loss, [features, table])
+    _, want, want_dx, want_d_table = reference(
+        features.numpy().astype(float), table.numpy().astype(float), labels, weights
+    )
+    assert float(loss) == pytest.approx(float(want), rel=1e-5)
+    np.testing.assert_allclose(tf.cast(dx, tf.float32), want_dx, atol=0.01 * np.abs(want_dx).max())
+    np.testing.assert_allclose(d_table, want_d_table, atol=0.01 * np.abs(want_d_table).max())
 
 
 def test_logits_of_all_tokens_never_exist():
