@@ -1,0 +1,120 @@
+"""Training speed: our compiled step, keras-hub's `fit` and, where torch is, Hugging Face's model under torch.compile.
+
+One model for all, a 30M GPT-2 (6 layers, width 384, vocabulary 50,257), 8 sequences of 256 tokens, float32, AdamW, on
+whatever devices this machine has. Contenders take turns with a float32 matrix multiply, whose best is the peak, and the
+best turn of each counts: other work on the machine can only slow a turn down. FLOPs are the model's, 6 a weight and
+token plus the full attention square, for all contenders alike.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+import models
+from pipeline.devices import matmul_peak
+from pipeline.training.batch import plan as batch_plan
+from pipeline.training.optimizers import AdamWConfig
+from pipeline.training.schedules import Schedule
+from pipeline.training.step import make_train_step
+
+CONFIG = models.GPT2Config(layers=6, heads=6, width=384, context=256, vocabulary_size=50_257)
+BATCH, TURNS, LEARNING_RATE = 8, 4, 1e-4
+Step = Callable[[], float]
+
+
+def run() -> dict[str, float]:
+    """Measures, prints a table and returns GF/s, the share of the peak and the ratios."""
+    tokens = np.random.default_rng(0).integers(0, CONFIG.known_vocabulary, (BATCH, CONFIG.context + 1)).astype(np.int32)
+    contenders: dict[str, Step] = {"ours": _ours(tokens), "keras_hub": _keras_hub(tokens)}
+    if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        contenders["torch_compile"] = _torch(tokens)
+    else:
+        print("torch and transformers are not installed: no comparison with torch.compile")
+    for step in contenders.values():
+        step()  # compiles
+    seconds, peak = dict.fromkeys(contenders, float("inf")), 0.0
+    for _ in range(TURNS):
+        for name, step in contenders.items():
+            peak = max(peak, matmul_peak.measure())
+            start = time.perf_counter()
+            step()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    flops = CONFIG.flops_per_token() * BATCH * CONFIG.context
+    speed = {name: flops / value for name, value in seconds.items()}
+    for name, value in [("matrix multiply", peak), *speed.items()]:
+        print(f"  {name:<16} {value / 1e9:7.1f} GF/s {100 * value / peak:5.0f} % of the peak")
+    figures = {"share_of_matmul_peak": speed["ours"] / peak, "matmul_peak_gflops": peak / 1e9}
+    figures |= {f"{name}_gflops": value / 1e9 for name, value in speed.items()}
+    return figures | {f"ratio_to_{name}": speed["ours"] / value for name, value in speed.items() if name != "ours"}
+
+
+def _ours(tokens: np.ndarray) -> Step:
+    model = models.build(CONFIG)
+    optimizer = AdamWConfig(learning_rate=LEARNING_RATE).build(Schedule(kind="constant", steps=1000, warmup_steps=0))
+    optimizer.build(model.trainable_variables)
+    step = make_train_step(
+        model,
+        optimizer,
+        batch_plan(global_batch=BATCH, replicas=1, microbatch=BATCH, context=CONFIG.context),
+        clip_norm=1.0,
+        all_reduce=lambda tensors: tensors,
+    )
+    compiled = tf.function(step, jit_compile=True)
+    batch = {"tokens": tf.constant(tokens), "index": tf.range(BATCH, dtype=tf.int64)}
+    return lambda: float(compiled(batch)["loss"])
+
+
+def _keras_hub(tokens: np.ndarray) -> Step:
+    import keras
+    from keras_hub.models import GPT2Backbone
+
+    backbone = GPT2Backbone(
+        vocabulary_size=CONFIG.known_vocabulary,
+        num_layers=CONFIG.layers,
+        num_heads=CONFIG.heads,
+        hidden_dim=CONFIG.width,
+        intermediate_dim=4 * CONFIG.width,
+        max_sequence_length=CONFIG.context,
+        dropout=0.0,
+    )
+    logits = backbone.token_embedding(backbone.output, reverse=True)
+    model = keras.Model(backbone.inputs, logits)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(LEARNING_RATE, clipnorm=None), loss, jit_compile=True)
+    inputs = {"token_ids": tokens[:, :-1], "padding_mask": np.ones_like(tokens[:, :-1])}
+    data = tf.data.Dataset.from_tensors((inputs, tokens[:, 1:])).cache().repeat()
+    return lambda: model.fit(data, epochs=1, steps_per_epoch=1, verbose=0).history["loss"][0]
+
+
+def _torch(tokens: np.ndarray) -> Step:
+    import torch  # type: ignore[import-not-found,unused-ignore]
+    from transformers import GPT2Config, GPT2LMHeadModel  # type: ignore[import-not-found,unused-ignore]
+
+    settings = GPT2Config(
+        vocab_size=CONFIG.known_vocabulary,
+        n_positions=CONFIG.context,
+        n_embd=CONFIG.width,
+        n_layer=CONFIG.layers,
+        n_head=CONFIG.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    model = GPT2LMHeadModel(settings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    compiled = torch.compile(model)
+    inputs, labels = (torch.from_numpy(part.astype(np.int64)) for part in (tokens[:, :-1], tokens[:, 1:]))
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        logits = compiled(inputs).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return float(loss)
+
+    return step
