@@ -10,7 +10,7 @@ TOKENIZER ?=
 WORKERS   ?=
 SOURCE    ?=
 
-.PHONY: help setup setup-dev tokenizer shards quickstart test check lint types format bench clean
+.PHONY: help setup setup-dev tokenizer shards quickstart test check lint types format bench preflight-table tpu-check clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -19,7 +19,7 @@ help:  ## this list
 setup: $(VENV)/.runtime  ## .venv with what users run
 setup-dev: $(VENV)/.dev  ## .venv with tests, linters and reference implementations too
 
-$(VENV)/.runtime: requirements.txt
+$(VENV)/.runtime: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not CPython 3.11; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(RUN) || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
@@ -42,7 +42,7 @@ quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evalua
 	$(RUN) -m tools.quickstart
 
 test: $(VENV)/.dev  ## all tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -59,6 +59,12 @@ format: $(VENV)/.dev  ## rewrite the files as ruff wants them
 
 bench: $(VENV)/.dev  ## ratios against the usual tools, measured in one run
 	$(RUN) -m tools.bench
+
+preflight-table: $(VENV)/.dev  ## docs/preflight.md: what fits which slice, by the real TPU compiler (hours)
+	$(RUN) -m tools.preflight_table --output=docs/preflight.md
+
+tpu-check: $(VENV)/.runtime  ## the step's ops against the TPU's own kernels, in an environment under build/
+	$(RUN) -m tools.tpu_check
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
