@@ -32,15 +32,17 @@ def gather(most_bytes: int) -> tuple[list[str], int]:
     seen: set[int] = set()
     for file in files:
         try:
-            text = pathlib.Path(file).read_text(encoding="utf-8")
+            text = pathlib.Path(file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError):
             continue
         if len(text) < 200 or "\0" in text or hash(text) in seen:
             continue
         seen.add(hash(text))
         for start in range(0, len(text), DOCUMENT_CHARACTERS):
-            documents.append(text[start : start + DOCUMENT_CHARACTERS])
-            total += len(documents[-1].encode())
+            document = text[start : start + DOCUMENT_CHARACTERS]
+            if not document.isspace():  # a corpus reader would drop it
+                documents.append(document.removeprefix("\ufeff"))
+                total += len(documents[-1].encode())
         if total >= most_bytes:
             break
     if total < LEAST_BYTES:

@@ -284,3 +284,51 @@ def shard_with_a_wrong_oracle(source, output):
         shard(ShardConfig(corpus="text", name="t", shards=1, context=16, validation_fraction=0.0), source, output, 2)
     finally:
         tokenizer.Tokenizer.encode = right
+
+
+def full_disk(source, output, tokenizer, stage):
+    """Shards on a disk that is full, at one stage; runs in the sharding process."""
+    import errno
+    import shutil
+
+    from pipeline.data import encode, sharder
+    from pipeline.data.settings import ShardConfig
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner, name, fake = {
+        "before": (shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0)),
+        "tokenizing": (encode.RunWriter, "finish", full),
+        "writing": (sharder, "write_shard", full),
+    }[stage]
+    kept = getattr(owner, name)
+    setattr(owner, name, fake)
+    try:
+        config = ShardConfig(
+            corpus="text", name="t", tokenizer=tokenizer, shards=2, context=16, validation_fraction=0.0
+        )
+        sharder.shard(config, source, output, 2)
+    finally:
+        setattr(owner, name, kept)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("before", r"no space: about 0.0 GB are needed in .*, 0.0 GB are free; --work_dir takes another disk"),
+        ("tokenizing", "no space left in .*: free some and repeat the command; finished work is kept"),
+        ("writing", "no space left in .*: free some and repeat the command; finished work is kept"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_commits_nothing(
+    tmp_path, source, shard, digests, small_tokenizer, sharding_process, stage, message
+):
+    output = str(tmp_path / "out")
+    with pytest.raises(UserError, match=message):
+        sharding_process.submit(full_disk, str(source), output, small_tokenizer, stage).result(timeout=100)
+    assert not list(tmp_path.glob("out/*.tfrecord")) and not list(tmp_path.glob("out/*.json"))
+    assert not list(tmp_path.rglob(".partial-*"))
+    shard(source, output, limits=LARGE, name="t", shards=2)
+    shard(source, tmp_path / "whole", name="t", shards=2)
+    assert digests(output) == digests(tmp_path / "whole")
