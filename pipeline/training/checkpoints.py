@@ -132,15 +132,14 @@ class Checkpoints:
                 return  # the same step of the same run, saved before
             gfile.rmtree(folder)  # left half-written by a kill
         gfile.makedirs(folder)
-        with tf.device("CPU:0"):
+        with tf.device("CPU:0"):  # of this process, whatever TensorFlow calls it in a cluster
             for name in list(values):
                 value = values.pop(name)  # frees the copy as soon as the variable holds it
                 if name in self._host:
                     self._host[name].assign(value)
                 else:
                     self._host[name] = tf.Variable(value, trainable=False)
-        options = tf.train.CheckpointOptions(experimental_io_device="/job:localhost")
-        tf.train.Checkpoint(variables=self._host).write(f"{folder}/{PREFIX}", options)
+            tf.train.Checkpoint(variables=self._host).write(f"{folder}/{PREFIX}")
         files = {name: committed.measure(f"{folder}/{name}") for name in sorted(gfile.listdir(folder))}
         document = {"step": step, "metadata": metadata, "files": files}
         committed.commit(folder, json.dumps(document, indent=1))

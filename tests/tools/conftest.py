@@ -1,5 +1,6 @@
 """A small committed data set of real text, and the flags of a run small enough to be started many times."""
 
+import pathlib
 import pydoc_data.topics
 
 import numpy as np
@@ -66,7 +67,13 @@ def small_data(tmp_path_factory):
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_flags():
     """Flags of a small run, but for its data, directory, steps and topology."""
     return RUN
+
+
+@pytest.fixture(scope="session")
+def project_root():
+    """Where ``python -m`` finds the project's modules."""
+    return pathlib.Path(__file__).resolve().parents[2]

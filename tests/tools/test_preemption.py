@@ -1,0 +1,130 @@
+"""Signals save and end with 0, lost workers end with 75, and the supervising loop knows what to start again."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.errors import WorkerLostError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BOUND_SECONDS = 60  # one loop of small steps and one small checkpoint; most of it is for a busy machine
+
+
+def metrics(run):
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+@pytest.mark.slow
+def test_sigterm_and_sigint_save_and_exit_0_and_the_same_command_goes_on(small_data, run_flags, tmp_path):
+    from pipeline.training import committed
+
+    run = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "pipeline.train", *run_flags, f"--data={small_data}", f"--run_dir={run}"),
+        *("--gin_param=train.steps=1000000", "--gin_param=train.steps_per_loop=5"),
+        "--gin_param=train.checkpoint_every=1000000",
+    ]
+    reached = 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.monotonic() + 240
+        while not any(record["step"] > reached + 10 for record in metrics(run)):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=10)[0]
+            time.sleep(0.1)
+        asked = time.monotonic()
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=BOUND_SECONDS)
+        assert process.returncode == 0, said
+        assert time.monotonic() - asked < BOUND_SECONDS
+        assert f"resumes at step {reached:,}" in said if reached else "starts at step 0" in said
+        (*_, newest) = committed.steps(str(run / "checkpoints"))
+        assert newest == metrics(run)[-1]["step"] > reached, "the last step that was taken is saved"
+        reached = newest
+
+
+def test_a_lost_worker_ends_with_75():
+    program = """
+from pipeline import cli
+from pipeline.errors import WorkerLostError
+def main():
+    raise WorkerLostError("a worker went away (UnavailableError: Socket closed)")
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    assert done.stderr == (
+        "lost: a worker went away (UnavailableError: Socket closed); "
+        "the same command goes on from the newest checkpoint\n"
+    )
+
+
+def test_what_tensorflow_raises_for_lost_workers_is_told_from_mistakes():
+    import tensorflow as tf
+
+    from pipeline.training.preemption import restartable
+
+    errors = tf.errors
+    lost = (
+        errors.UnavailableError(None, None, "Socket closed"),
+        errors.AbortedError(None, None, "Session was reset"),
+        errors.InternalError(None, None, "Failed to connect to remote host"),
+        errors.FailedPreconditionError(None, None, "The TPU system has not been initialized."),
+        errors.CancelledError(None, None, "worker 3 was preempted"),
+    )
+    for error in lost:
+        with pytest.raises(WorkerLostError, match=type(error).__name__), restartable():
+            raise error
+    mistakes = (
+        errors.InvalidArgumentError(None, None, "a record is damaged"),
+        errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+        errors.InternalError(None, None, "during compilation"),
+        errors.NotFoundError(None, None, "no such file"),
+    )
+    for error in mistakes:
+        with pytest.raises(type(error)), restartable():
+            raise error
+
+
+def supervised(tmp_path, codes):
+    """Runs the loop over a command that ends with each code in turn; returns its code and how often it started."""
+    script = tmp_path / "command.sh"
+    starts = tmp_path / "starts"
+    script.write_text(
+        f'#!/bin/sh\necho x >> {starts}\nn=$(wc -l < {starts})\ncode=$(echo "{" ".join(codes)}" | cut -d" " -f$n)\n'
+        '[ "$code" = KILL ] && kill -9 $$\nexit $code\n'
+    )
+    script.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "tools" / "until_done.sh", script], env={"RESTART_SECONDS": "0", "PATH": "/usr/bin:/bin"}, check=False
+    )
+    return done.returncode, len(starts.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends"),
+    [
+        (["75", "75", "0"], (0, 3)),
+        (["KILL", "75", "1"], (1, 3)),
+        (["2", "0"], (2, 1)),
+        (["0"], (0, 1)),
+    ],
+)
+def test_the_loop_starts_again_only_what_a_machine_ended(tmp_path, codes, ends):
+    assert supervised(tmp_path, codes) == ends
+
+
+def test_the_loop_hands_sigterm_on_and_ends_with_the_command(tmp_path):
+    command = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    process = subprocess.Popen(
+        [ROOT / "tools" / "until_done.sh", "sh", "-c", command], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == "saved\n"
+    assert process.returncode == 0

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Runs a command again as long as it ends because a machine went away: with code 75, or killed by a signal (above 128).
+#
+#     tools/until_done.sh python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://…
+#
+# Ends with the command's code otherwise: 0 done (or stopped by SIGTERM, its state saved), 1 failed, 2 wrong input.
+# RESTART_SECONDS (30) is the pause before each new start; SIGTERM and SIGINT are handed on, and end the loop.
+pause=${RESTART_SECONDS:-30}
+stopped=
+child=
+hand_on() {
+  stopped=1
+  [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
+}
+trap hand_on TERM INT
+
+while :; do
+  "$@" &
+  child=$!
+  wait "$child"
+  code=$?
+  while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the command
+    wait "$child"
+    code=$?
+  done
+  if [ -n "$stopped" ] || { [ "$code" -ne 75 ] && [ "$code" -le 128 ]; }; then
+    exit "$code"
+  fi
+  echo "until_done: ended with $code, starting again in $pause s" >&2
+  sleep "$pause" &
+  child=$!
+  wait "$child"
+  [ -n "$stopped" ] && exit 0
+done
