@@ -95,8 +95,8 @@ class Session:
                 "corpus": self.manifest.corpus.fingerprint,
                 "tokenizer": self.manifest.tokenizer.fingerprint,
                 "end_of_text": self.manifest.tokenizer.end_of_text,
-                "shards": len(self.manifest.part("train").shards),
             },
+            "shard": dict(self.manifest.settings),
         }
 
     def trainer(
@@ -160,12 +160,8 @@ class Session:
             "parameters": self.model_config.parameters(),
             "steps": record["step"],
             "tokens_seen": record["tokens"],
-            "train": {
-                "nats_per_token": record["loss"],
-                "tokens_per_second": record["tokens_per_s"],
-                "share_of_matmul_peak": record["mfu"],
-            },
-            "validation": trainer.evaluate() if "validation" in self.manifest.parts else {},
+            "train": {"nats_per_token": record["loss"], **trainer.speed()},
+            "validation": trainer.validation(),
             "seconds": {name: round(value, 1) for name, value in dataclasses.asdict(trainer.clock).items()},
         }
 

@@ -6,7 +6,6 @@ step. So a killed run, started again by the same command, goes on from its newes
 
 import dataclasses
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.errors import WorkFailedError
-from pipeline.training import incidents
+from pipeline.training import incidents, preemption
 from pipeline.training.batch import BatchPlan
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.metrics import MetricsWriter, Progress
@@ -95,6 +94,7 @@ class Trainer:
         self._skipped_in_a_row = 0
         self.clock = Clock()
         self.record: dict[str, Any] = {}  # newest figures, also kept with each checkpoint
+        self._timed_tokens = 0
         step_options = strategy_options(strategy)
         self._train_step = make_train_step(
             model,
@@ -111,7 +111,7 @@ class Trainer:
         """Trains from ``start_step`` to the last step; returns False when a signal ended the run before that."""
         settings, step = self._settings, start_step
         progress = Progress(settings.steps)
-        with self._stopped_by_signals():
+        with preemption.signals_set(self._stop):
             if step < settings.steps:
                 with self.clock.spent_on("compile"):
                     batches = iter(self._train_data(step))
@@ -126,6 +126,7 @@ class Trainer:
                 waited = float(history[:, -1].sum())
                 self.clock.step, self.clock.input_wait = self.clock.step - waited, self.clock.input_wait + waited
                 seconds = self.clock.step + self.clock.input_wait - seconds
+                self._timed_tokens += count * self._plan.tokens_per_step
                 step += count
                 self._after_steps(step, history, progress, tokens_per_s=count * self._plan.tokens_per_step / seconds)
             self._save(step)
@@ -134,6 +135,22 @@ class Trainer:
             progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
             return False
         return True
+
+    def speed(self) -> dict[str, float | None]:
+        """Returns tokens a second over all steps since compiling, and the share of peak that they are."""
+        seconds = self.clock.step + self.clock.input_wait
+        if not self._timed_tokens:  # all that was left to do was to finish
+            return {"tokens_per_second": self.record["tokens_per_s"], "share_of_matmul_peak": self.record["mfu"]}
+        rate = self._timed_tokens / seconds
+        share = rate * self._flops_per_token / self._peak_flops if self._peak_flops else None
+        return {"tokens_per_second": rate, "share_of_matmul_peak": share}
+
+    def validation(self) -> dict[str, float]:
+        """Returns the figures of the last step's evaluation, which is made now if it has not been; {} without data."""
+        known = {
+            name.removeprefix("validation."): value for name, value in self.record.items() if "validation." in name
+        }
+        return known or (self.evaluate() if self._validation_data else {})
 
     def evaluate(self) -> dict[str, float]:
         """Scores the whole validation part: summed nats, tokens, and what follows from them; a signal cuts it short."""
@@ -234,18 +251,3 @@ class Trainer:
         settings = self._settings
         intervals = [settings.steps_per_loop, settings.checkpoint_every, settings.evaluate_every]
         return min(settings.steps - step, *(every - step % every for every in intervals if every))
-
-    @contextmanager
-    def _stopped_by_signals(self) -> Iterator[None]:
-        """SIGTERM and the first SIGINT let the running loop finish and save; a second SIGINT interrupts at once."""
-
-        def stop(number, frame):
-            self._stop.set()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

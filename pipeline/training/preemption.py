@@ -5,6 +5,8 @@ in the process can be trusted any more, so it does not save, and what is lost is
 """
 
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,3 +47,19 @@ def restartable() -> Iterator[None]:
             raise
         first_line = next(iter(str(error).strip().splitlines()), "")
         raise WorkerLostError(f"a worker went away ({type(error).__name__}: {first_line[:200]})") from error
+
+
+@contextmanager
+def signals_set(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and the first SIGINT set ``stop``, so that the loop ends and saves; a second SIGINT interrupts."""
+
+    def set_stop(number, frame):
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
