@@ -39,6 +39,7 @@ Made by `python -m tools.preflight_table --output=docs/preflight.md`: the traini
 context 1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of
 4, 2 and 1 sequences a core that fits. *Peak*: HBM a core at its fullest; "needs" where nothing fits. *Bound*: the
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, corrected for loops.
+Combinations that are missing have not been compiled yet; the command goes on with them.
 
 | model | slice | optimizer | remat | fits | microbatch | peak GiB | HBM traffic GB | bound ms | estimate ms |
 |---|---|---|---|---|---|---|---|---|---|
