@@ -69,7 +69,7 @@ class Sharder:
             "listing": self._corpus.listing,
             "format_version": manifests.FORMAT_VERSION,
         }
-        self._work_dir = work_dir or _default_work_dir(self._output)
+        self._work_dir = _work_folder(self._output, work_dir)
 
     def finished(self) -> Manifest | None:
         """Returns the manifest of a data set that this very command has finished before.
@@ -88,6 +88,8 @@ class Sharder:
         if unlike := difference(here, self._plan):
             raise UserError(f"{self._output} already holds a data set of {found.corpus.name}, with {unlike}")
         found.check_files(self._output)
+        if os.path.exists(os.path.join(self._work_dir, "plan.json")):  # killed after the manifest was committed
+            Journal(self._work_dir, self._plan).remove()
         return found
 
     def _refuse_strangers(self) -> None:
@@ -250,12 +252,12 @@ class Sharder:
         return manifests.Shard(file=block.file, records=block.count, bytes=size, crc32c=f"{crc:08x}")
 
 
-def _default_work_dir(output: str) -> str:
-    """Inside a local output; for a remote one a folder under the temporary directory that its name determines."""
-    if not storage.is_remote(output):
+def _work_folder(output: str, work_dir: str | None) -> str:
+    """The folder of unfinished work, ours alone: inside a local output, or where the user or the system wants it."""
+    if work_dir is None and not storage.is_remote(output):
         return os.path.join(output, ".unfinished")
-    name = output.removeprefix("gs://").replace("/", "-")
-    return os.path.join(tempfile.gettempdir(), f"unfinished-{name}")
+    name = "unfinished-" + (output if storage.is_remote(output) else os.path.abspath(output)).strip("/")
+    return os.path.join(work_dir or tempfile.gettempdir(), name.replace("gs://", "").replace("/", "-"))
 
 
 def shard(config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None) -> Manifest:

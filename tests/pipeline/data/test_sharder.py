@@ -197,6 +197,27 @@ def test_repeating_says_so_and_writes_nothing(tmp_path, source, shard, digests):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
+def test_work_left_beside_a_finished_data_set_is_cleared_away(tmp_path, source, shard, small_tokenizer):
+    """A kill may come between the manifest and the end."""
+    with pytest.raises(UserError):
+        shard(source, tmp_path / "out", shards=90_000)
+    shard(source, tmp_path / "out")
+    plan = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    listing = plan["corpus"]["listing"]
+    (tmp_path / "out" / ".unfinished").mkdir()
+    wanted = plan["settings"] | {"listing": listing, "format_version": 1}
+    (tmp_path / "out" / ".unfinished" / "plan.json").write_text(json.dumps(wanted))
+    shard(source, tmp_path / "out")
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
+def test_a_folder_for_unfinished_work_keeps_what_else_is_in_it(tmp_path, source, shard):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    shard(source, tmp_path / "out", work_dir=str(tmp_path / "mine"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
