@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from models.operations import barrier, float32
 
-CHUNK_BYTES = 1 << 29  # of what a chunk's exponentials may take when no chunk is given
+# What a chunk's exponentials may take when no chunk is given: on a TPU all 4,096 tokens of a usual microbatch are one
+# chunk, so that the table's gradient is written once; a CPU is 1.2 times faster with 1,024 tokens than with 2,048.
+CHUNK_BYTES = {tf.bfloat16: 1 << 29, tf.float32: 1 << 28}
 SAMPLE_SHARE = 8  # of the table, whose first rows are the most frequent tokens of a byte-pair encoding
 SAMPLE_FROM = 8192  # rows of a table that is worth sampling
 SAMPLE_MARGIN = 32.0  # nats: splits float32's range of e^±88 between what may lie above the sample and far below
@@ -23,7 +25,7 @@ _NEVER = -1e30  # a logit that no softmax notices, and finite, so that 0 · logi
 def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: int | None) -> list[tf.Tensor]:
     """Cuts into even chunks, padded with weightless tokens: [n, C, E], [n, C], [n, C]."""
     total = x_NE.shape[0]
-    limit = chunk or max(1, CHUNK_BYTES // (table_VE.shape[0] * x_NE.dtype.size))
+    limit = chunk or max(1, CHUNK_BYTES[x_NE.dtype] // (table_VE.shape[0] * x_NE.dtype.size))
     count = -(-total // min(limit, total))
     size = -(-total // count)
     extra = count * size - total
@@ -77,7 +79,7 @@ def token_nll(
         table_VE: float32 token table; rows from ``vocabulary_size`` on are padding and have probability 0.
         labels_N: int32, below ``vocabulary_size``.
         vocabulary_size: tokens that exist.
-        chunk: tokens whose exponentials are held at once; None means as many as take 512 MiB in the dtype of ``x_NE``.
+        chunk: tokens whose exponentials are held at once; None means as many as CHUNK_BYTES allows.
     """
     table = tf.cast(table_VE, x_NE.dtype)
     parts = _chunks(x_NE, table, labels_N, tf.ones_like(labels_N, tf.float32), chunk)
@@ -109,7 +111,7 @@ def summed_nll(
         labels_N: int32, below ``vocabulary_size``.
         weights_N: float32, 0 for tokens that do not count; no gradient.
         vocabulary_size: tokens that exist; the table's other rows have probability 0.
-        chunk: tokens whose exponentials are held at once; None means as many as take 512 MiB in the dtype of ``x_NE``.
+        chunk: tokens whose exponentials are held at once; None means as many as CHUNK_BYTES allows.
     """
 
     @tf.custom_gradient

@@ -14,9 +14,9 @@ def plain(q, k, v):
     return tf.matmul(v, tf.nn.softmax(masked), transpose_b=True)
 
 
-@pytest.mark.parametrize(("length", "tile"), [(48, 16), (50, 16), (16, 16), (9, 16)])
-def test_output_and_gradient_equal_the_plain_formula(length, tile, monkeypatch):
-    monkeypatch.setattr(attention, "STRIP", tile)
+@pytest.mark.parametrize(("length", "least"), [(48, 16), (50, 16), (16, 16), (9, 16)])
+def test_output_and_gradient_equal_the_plain_formula(length, least, monkeypatch):
+    monkeypatch.setattr(attention, "LEAST", least)
     generator = np.random.default_rng(0)
     q, k, v, do = (tf.constant(generator.normal(0, 2, (2, 3, 8, length))) for _ in range(4))
     with tf.GradientTape() as tape:
@@ -43,13 +43,13 @@ def test_large_scores_do_not_overflow():
 
 
 def test_what_the_mask_empties_is_not_computed():
-    def flops(tile):
-        attention.STRIP, before = tile, attention.STRIP
+    def flops(least):
+        attention.LEAST, before = least, attention.LEAST
         try:
             compiled = tf.function(lambda x: attention.causal_attention(x, x, x)[0], jit_compile=True)
             hlo = compiled.experimental_get_compiler_ir(tf.zeros((1, 2, 8, 128)))(stage="hlo")
         finally:
-            attention.STRIP = before
+            attention.LEAST = before
         outputs = [line.split("f32[")[1].split("]")[0].split(",") for line in hlo.splitlines() if " dot(" in line]
         return sum(np.prod([int(size) for size in shape]) for shape in outputs if 8 not in map(int, shape))
 
