@@ -1,6 +1,6 @@
 """The second kind of unit: one shard, a contiguous block of a part's records, cut from its stream into a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -8,7 +8,9 @@ import google_crc32c
 import numpy as np
 
 from pipeline.data import records
+from pipeline.data.settings import ShardConfig
 from pipeline.data.stream import Stream
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,48 @@ def blocks(count: int, shards: int) -> list[tuple[int, int]]:
 def shard_name(part: str, shard: int, shards: int) -> str:
     """The file of a shard, such as train-00003-of-00256.tfrecord."""
     return f"{part}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+@dataclass(frozen=True)
+class Block:
+    """The work of one shard."""
+
+    part: str
+    shard: int
+    shards: int
+    first: int
+    count: int
+
+    @property
+    def file(self) -> str:
+        """Its name in the output."""
+        return shard_name(self.part, self.shard, self.shards)
+
+
+def plan_blocks(config: ShardConfig, cut: Cut, tokens: Mapping[str, int]) -> list[Block]:
+    """Divides every part's records among its shards.
+
+    Args:
+        tokens: length of each part's stream.
+
+    Raises:
+        UserError: the train part has no text, or fewer records than shards.
+    """
+    work = []
+    for part, length in tokens.items():
+        count = cut.records(length)
+        shards = config.shards if part == "train" else min(config.evaluation_shards, count)
+        if part == "train" and not count:
+            raise UserError(f"the train part's {length} tokens do not fill one record of {config.context + 1}")
+        if part == "train" and shards > count:
+            raise UserError(
+                f"shard.shards = {shards} is more than the train part's {count} records of {config.context} tokens: "
+                f"take at most {count}"
+            )
+        work += [Block(part, s, shards, *block) for s, block in enumerate(blocks(count, shards) if shards else [])]
+    if "train" not in tokens:
+        raise UserError("the split left no document for the train part: lower shard.validation_fraction")
+    return work
 
 
 def rows(stream: Stream, cut: Cut, first: int, count: int) -> Iterator[np.ndarray]:

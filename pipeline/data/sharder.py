@@ -11,14 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from pipeline.data import manifest as manifests
 from pipeline.data import records, storage
 from pipeline.data.assemble import assemble, settings, summary
 from pipeline.data.corpora import open_corpus
 from pipeline.data.corpora.base import PARTS, Corpus, Unit
-from pipeline.data.cut import Cut, blocks, shard_name, write_shard
+from pipeline.data.cut import Block, Cut, plan_blocks, write_shard
 from pipeline.data.encode import UnitEncoder
 from pipeline.data.journal import Journal, difference
 from pipeline.data.manifest import Manifest
@@ -32,22 +31,6 @@ from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.errors import UserError
 
 WORK_BYTES = 0.7  # of temporary disk a byte of text: two bytes a token, at three bytes of text a token, and the index
-
-
-@dataclass(frozen=True)
-class Block:
-    """The work of one shard."""
-
-    part: str
-    shard: int
-    shards: int
-    first: int
-    count: int
-
-    @property
-    def file(self) -> str:
-        """Its name in the output."""
-        return shard_name(self.part, self.shard, self.shards)
 
 
 class Sharder:
@@ -169,7 +152,7 @@ class Sharder:
         self._check_counts(counts)
         streams = {part: Stream(segments[part], self._config.order) for part in PARTS if part in segments}
         notes = self._corpus.notes + shared_texts(streams)
-        work = self._blocks(streams)
+        work = plan_blocks(self._config, self._cut, {part: stream.tokens for part, stream in streams.items()})
         shards = self._write_shards(journal, streams, work)
         for part, stream in streams.items():
             if counts[part].tokens != stream.tokens:
@@ -186,23 +169,6 @@ class Sharder:
             reasons = ", ".join(f"{reason}: {n}" for count in counts.values() for reason, n in count.dropped.items())
             raise UserError(f"the source holds no document: {dropped} were dropped ({reasons or 'there are none'})")
         self._corpus.finish(documents + dropped)
-
-    def _blocks(self, streams: Mapping[str, Stream]) -> list[Block]:
-        work = []
-        for part, stream in streams.items():
-            count = self._cut.records(stream.tokens)
-            shards = self._config.shards if part == "train" else min(self._config.evaluation_shards, count)
-            if part == "train" and shards > count:
-                raise UserError(
-                    f"shard.shards = {shards} is more than the train part's {count} records of {self._config.context} "
-                    f"tokens: take at most {count}"
-                    if count
-                    else f"the train part's {stream.tokens} tokens do not fill one record of {self._config.context + 1}"
-                )
-            work += [Block(part, s, shards, *block) for s, block in enumerate(blocks(count, shards) if shards else [])]
-        if "train" not in streams:
-            raise UserError("the split left no document for the train part: lower shard.validation_fraction")
-        return work
 
     def _write_shards(
         self, journal: Journal, streams: Mapping[str, Stream], work: list[Block]
