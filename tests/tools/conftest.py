@@ -13,7 +13,7 @@ from pipeline.data.tokenizer import train as train_tokenizer
 CONTEXT, SHARDS = 64, 4
 RUN = (
     "--gin_file=quickstart.gin",
-    "--gin_param=ALGPT2.layers=2",
+    "--gin_param=ALGPT2.layers=1",
     "--gin_param=ALGPT2.heads=2",
     "--gin_param=ALGPT2.width=16",
     "--gin_param=ALGPT2.embedding=8",
