@@ -17,8 +17,8 @@ from pipeline.data.runs import Counts, RunWriter
 from pipeline.data.settings import ShardConfig
 from pipeline.data.tokenizer import Tokenizer, split_point
 
-BATCH_CHARACTERS = 2 << 20
-SEGMENT_TOKENS = 8 << 20
+BATCH_CHARACTERS = 1 << 20
+SEGMENT_TOKENS = 4 << 20
 WHOLE_CHARACTERS = 16 << 20  # the longest text that a tokenizer which cannot be split is given
 SAMPLE_CHARACTERS = 4 << 10  # of every unit, encoded by the oracle as well
 

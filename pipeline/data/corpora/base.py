@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from pipeline.data.settings import ShardConfig
 
-UNIT_BYTES = 32 << 20  # of text, about: large enough to keep an engine busy, small enough to be done again
+UNIT_BYTES = 16 << 20  # of text, about: large enough to keep an engine busy, small enough to be done again
 PIECE_BYTES = 4 << 20  # a longer document is streamed in pieces of this size and never held whole
 PARTS = ("train", "validation", "test")
 

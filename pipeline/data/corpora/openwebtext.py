@@ -19,7 +19,7 @@ from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError
 
 EXPANSION = 3.1  # bytes of text a byte of the archives
-UNIT_BYTES = 10 << 20  # of compressed archives, about 32 MB of text
+UNIT_BYTES = 5 << 20  # of compressed archives, about 16 MB of text
 
 
 class Published(NamedTuple):
