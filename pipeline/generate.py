@@ -1,7 +1,12 @@
-"""Continue a prompt with a trained model.
+"""Continue prompts with a trained model: one, those of a file in one batch, or line by line on a terminal.
 
 python -m pipeline.generate --run_dir=… --prompt='…' [--max_tokens=100] [--temperature=0.8] [--top_k=40] [--top_p=1]
+python -m pipeline.generate --run_dir=… --prompts_file=FILE      # a prompt a line
+python -m pipeline.generate --run_dir=… --interactive            # type a prompt, end with an empty line
 """
+
+import sys
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -14,38 +19,75 @@ FLAGS = flags.FLAGS
 def main() -> None:
     if not FLAGS.run_dir:
         raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
-    if not FLAGS.prompt:
-        raise UserError("--prompt is empty; expected some text to continue")
+    batches = _batches()
     cli.import_tensorflow()
     from models.decoding import Sampling, generate
     from pipeline import trained
 
     try:
-        sampling = Sampling(temperature=FLAGS.temperature, top_k=FLAGS.top_k, top_p=FLAGS.top_p)
+        sampling = Sampling(
+            temperature=FLAGS.temperature,
+            top_k=FLAGS.top_k,
+            top_p=FLAGS.top_p,
+            repetition_penalty=FLAGS.repetition_penalty,
+        )
     except ValueError as error:
         raise UserError(f"--{error}") from None
     run = trained.load(FLAGS.run_dir)
-    prompt = run.tokenizer.encode(FLAGS.prompt)
     context = run.model.config.context
-    if len(prompt) >= context:
-        raise UserError(f"--prompt has {len(prompt)} tokens; expected fewer than the model's context of {context}")
-    (made,) = generate(
-        run.model,
-        [prompt],
-        max_new_tokens=min(FLAGS.max_tokens, context - len(prompt)),
-        end_of_text=run.tokenizer.end_of_text,
-        sampling=sampling,
-        seed=FLAGS.seed,
-    )
-    print(FLAGS.prompt + run.tokenizer.decode(made))
+    for texts in batches:
+        prompts = [run.tokenizer.encode(text) for text in texts]
+        longest = max(map(len, prompts))
+        if longest >= context:
+            flag = "prompts_file" if FLAGS.prompts_file else "prompt"
+            raise UserError(f"--{flag} has {longest} tokens; expected fewer than the model's context of {context}")
+        made = generate(
+            run.model,
+            prompts,
+            max_new_tokens=min(FLAGS.max_tokens, context - longest),
+            end_of_text=run.tokenizer.end_of_text,
+            sampling=sampling,
+            seed=FLAGS.seed,
+        )
+        for text, tokens in zip(texts, made, strict=True):
+            print(text + run.tokenizer.decode(tokens))
+
+
+def _batches() -> Iterator[list[str]]:
+    """Returns the prompts to continue, batch by batch; checks what can be checked before the model is loaded."""
+    if (FLAGS.prompt is not None) + bool(FLAGS.prompts_file) + FLAGS.interactive > 1:
+        raise UserError("--prompt, --prompts_file and --interactive exclude each other; expected one of them")
+    if FLAGS.interactive:
+        return iter(lambda: [_typed()], [""])
+    if not FLAGS.prompts_file:
+        if not FLAGS.prompt:
+            raise UserError("--prompt is empty; expected some text to continue")
+        return iter([[FLAGS.prompt]])
+    try:
+        with open(FLAGS.prompts_file, encoding="utf-8") as file:
+            prompts = [line for line in file.read().splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts_file={FLAGS.prompts_file}: cannot be read as UTF-8 text ({error})") from None
+    if not prompts:
+        raise UserError(f"--prompts_file={FLAGS.prompts_file}: is empty; expected a prompt a line")
+    return iter([prompts])
+
+
+def _typed() -> str:
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    return sys.stdin.readline().rstrip("\n")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint is used.")
     flags.DEFINE_string("prompt", None, "Text to continue.")
+    flags.DEFINE_string("prompts_file", None, "Texts to continue, one a line, in one batch.")
+    flags.DEFINE_bool("interactive", False, "Read prompts from standard input, until an empty line.")
     flags.DEFINE_integer("max_tokens", 100, "New tokens at most; fewer where the context ends.", lower_bound=1)
     flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.")
     flags.DEFINE_integer("top_k", 0, "Only the k likeliest tokens; 0 is no limit.")
     flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that add up to this probability; 1 is no limit.")
+    flags.DEFINE_float("repetition_penalty", 1.0, "Makes tokens already in the text less likely; 1 is none.")
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.")
     cli.run(main)

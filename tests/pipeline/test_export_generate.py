@@ -1,0 +1,83 @@
+"""Export and generation from the command line, on a small run made here."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from models import pretrained
+from pipeline.data import tokenizer as tokenizers
+from pipeline.training.checkpoints import Checkpoints, state_of
+from pipeline.training.run_directory import RunDirectory, as_json
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(run directory, its model): an ALGPT2 of a few thousand weights with a tokenizer of its own."""
+    path = tmp_path_factory.mktemp("run")
+    tokenizer = tokenizers.train(["the cat sat on the mat and the dog sat on the log"] * 20, 265, "tiny")
+    config = models.ALGPT2Config(
+        layers=2, heads=2, width=32, context=48, embedding=16, vocabulary_size=tokenizer.vocabulary_size
+    )
+    model = models.build(config, seed=5)
+    for variable in model.trainable_variables:
+        variable.assign(variable * 4)
+    directory = RunDirectory(str(path))
+    directory.write_json("run.json", {"model": as_json(config)})
+    directory.write("tokenizer.json", tokenizer.data.decode())
+    checkpoints = Checkpoints(directory.join("checkpoints"), state_of(model))
+    checkpoints.save(3, {})
+    checkpoints.wait()
+    return path, model
+
+
+@pytest.mark.slow
+def test_every_format_is_written_and_agrees(run, run_module, tmp_path):
+    path, model = run
+    tokens = tf.constant([np.arange(48) % 200], tf.int32)
+    expected = model(tokens).numpy()
+    for form in ("huggingface", "native", "saved_model"):
+        output = tmp_path / form
+        done = run_module("pipeline.export", f"--run_dir={path}", f"--format={form}", f"--output={output}")
+        assert done.returncode == 0, done.stderr
+        assert "wrote step 3" in done.stdout and (output / "tokenizer.json").exists()
+        if form == "saved_model":
+            loaded = tf.saved_model.load(str(output))  # its variables live as long as it does
+            logits = loaded.serve(tokens)
+        else:
+            again = models.build(pretrained.read_config(str(output))) if form == "native" else None
+            if again is None:
+                continue  # tests/models/test_pretrained.py reads it with keras-hub
+            pretrained.load_into(again, str(output))
+            logits = again(tokens)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_bad_exports_are_refused(run, refused, tmp_path):
+    path, _ = run
+    assert "did you mean 'huggingface'" in refused("pipeline.export", f"--run_dir={path}", "--format=hugingface")
+    assert "--output is missing" in refused("pipeline.export", f"--run_dir={path}")
+    (tmp_path / "file").write_text("x")
+    text = refused("pipeline.export", f"--run_dir={path}", f"--output={tmp_path}")
+    assert "not an empty directory" in text
+
+
+@pytest.mark.slow
+def test_prompts_of_a_file_are_continued_like_one_alone(run, run_module, tmp_path):
+    path, _ = run
+    (tmp_path / "prompts").write_text("the cat\nthe dog sat on\n")
+    greedy = (f"--run_dir={path}", "--temperature=0", "--max_tokens=8", "--repetition_penalty=1.3")
+    together = run_module("pipeline.generate", *greedy, f"--prompts_file={tmp_path / 'prompts'}")
+    assert together.returncode == 0, together.stderr
+    typed = run_module("pipeline.generate", *greedy, "--interactive", input="the cat\nthe dog sat on\n\n")
+    assert typed.stdout == together.stdout != ""
+
+
+def test_bad_prompts_are_refused(run, refused, tmp_path):
+    path, _ = run
+    (tmp_path / "empty").write_text("\n")
+    assert "a prompt a line" in refused(
+        "pipeline.generate", f"--run_dir={path}", f"--prompts_file={tmp_path / 'empty'}"
+    )
+    assert "cannot be read" in refused("pipeline.generate", f"--run_dir={path}", f"--prompts_file={tmp_path / 'none'}")
+    assert "exclude each other" in refused("pipeline.generate", f"--run_dir={path}", "--prompt=a", "--interactive")
