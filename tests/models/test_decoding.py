@@ -22,6 +22,7 @@ def greedy_without_cache(model, prompt, count, end_of_text):
     return row[len(prompt) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "algpt2"])
 def test_greedy_with_cache_equals_the_model_without(small_model, name):
     model = small_model(name)
