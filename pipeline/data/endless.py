@@ -15,7 +15,8 @@ from pipeline.data.manifest import Manifest
 
 BLOCK_ROWS = 4096  # of all slots together, about 8.5 MB, where a slot can give as many as this asks for
 SHORTEST, LONGEST = 64, 512  # rows of one slot: fewer at once cost more to handle than to read
-REMOTE_READERS = 16  # slots read at the same time on gs://, where a request takes tens of milliseconds
+# Slots read at the same time: on gs:// a request takes tens of milliseconds; a disk needs the processor only.
+LOCAL_READERS, REMOTE_READERS = 2, 16
 
 
 class EndlessOrder:
@@ -44,8 +45,8 @@ class EndlessOrder:
             self._slot_rows,
             cycle_length=self._slots,
             block_length=1,
-            num_parallel_calls=min(self._slots, REMOTE_READERS) if self._remote else None,
-            deterministic=True if self._remote else None,
+            num_parallel_calls=min(self._slots, REMOTE_READERS if self._remote else LOCAL_READERS),
+            deterministic=True,
         ).batch(self._slots, drop_remainder=True)
 
         return blocks.map(self._in_order, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
