@@ -1,6 +1,6 @@
 """Score a trained model on a part of a data set, or on a text file, with the protocol beside every figure.
 
-    python -m pipeline.evaluate --run_dir=… (--data=… [--part=validation] | --text=FILE [--stride=N])
+python -m pipeline.evaluate --run_dir=… (--data=… [--part=validation] | --text=FILE [--stride=N])
 """
 
 import hashlib
