@@ -45,7 +45,7 @@ def witness(path: str) -> None:
         dataset = plain(*arguments, start_step=start_step, replicas=replicas, **options)
         return dataset.enumerate().map(noted)
 
-    inputs.train_dataset = train_dataset  # type: ignore[assignment]
+    inputs.train_dataset = train_dataset
 
 
 def kill_at(step: int) -> None:

@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 class Replayed(NamedTuple):
     """A record of an incident: its place in the order, its file and row, what is wrong with it, and its ids."""
 
-    index: int
+    place: int
     file: str
     row: int
     fault: str
@@ -80,7 +80,7 @@ def main() -> None:
     records = replay(FLAGS.data, incident, seed=run["train"]["seed"], context=run["model"]["context"])
     for record in records:
         state = f"  DAMAGED: {record.fault}" if record.fault else ""
-        print(f"\nrecord {record.index}: {record.file} row {record.row}{state}\n{tokenizer.decode(record.ids)}")
+        print(f"\nrecord {record.place}: {record.file} row {record.row}{state}\n{tokenizer.decode(record.ids)}")
 
 
 def _chosen(found: list[dict[str, Any]]) -> dict[str, Any]:
