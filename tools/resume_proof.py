@@ -203,6 +203,8 @@ def main() -> int:
     ]
     run_flags = [f"--gin_file={name}" for name in FLAGS.gin_file]
     run_flags += [f"--gin_param={parameter}" for parameter in FLAGS.gin_param] + [f"--data={FLAGS.data}"]
+    warmup = min(settings.warmup_steps, FLAGS.steps + FLAGS.more)  # of a run that is much longer
+    run_flags.append(f"--gin_param=train.warmup_steps={warmup}")
     cli.import_tensorflow()
     outcomes = prove(run_flags, FLAGS.steps, FLAGS.more, home, others)
     print(f"{FLAGS.steps} + {FLAGS.more} steps of {settings.global_batch} sequences, killed amid the second part:")

@@ -34,8 +34,9 @@ def plan(*, global_batch: int, replicas: int, microbatch: int, context: int) -> 
     choice = f"train.global_batch = {batches}"
     if global_batch % replicas == 0:
         share = global_batch // replicas
-        fitting = sorted((m for m in range(1, share + 1) if share % m == 0), key=lambda m: (abs(m - microbatch), m))[:2]
-        choice += f", or train.microbatch = {' or '.join(map(str, sorted(fitting)))}"
+        fitting = [m for m in range(1, share + 1) if share % m == 0]
+        nearest = [*[m for m in fitting if m < microbatch][-1:], *[m for m in fitting if m > microbatch][:1]]
+        choice += f", or train.microbatch = {' or '.join(map(str, nearest))}"
     raise UserError(
         f"train.global_batch = {global_batch} does not divide into {replicas} replicas × microbatch {microbatch}; "
         f"nearest: {choice}"
