@@ -33,7 +33,9 @@ def main() -> int:
         print(config.provenance(settings, model, optimizer))
         print(dry_run.arithmetic(settings, model, plan, devices.hosts))
         return 0
-    target.resolve(FLAGS.tpu)  # a TPU that is not there is said before anything is read
+    if FLAGS.data and not storage.is_remote(FLAGS.data):
+        _manifest(model, plan, devices.hosts)  # what can be known without a connection is said first
+    target.resolve(FLAGS.tpu)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
@@ -44,12 +46,18 @@ def main() -> int:
     return _train(settings, model, optimizer, plan, devices.hosts)
 
 
-def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, hosts: int) -> int:
+def _manifest(model, plan: batch.BatchPlan, hosts: int) -> manifest.Manifest:
+    """Reads the data's manifest and refuses data that do not fit the model, the batch or the hosts."""
     data = manifest.load(FLAGS.data)
     data.check(vocabulary_size=model.vocabulary_size, context=plan.context)
     order.check_split(
         data, "train", hosts=hosts, replicas=plan.replicas, global_batch=plan.global_batch, context=plan.context
     )
+    return data
+
+
+def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, hosts: int) -> int:
+    data = _manifest(model, plan, hosts)
     model = dataclasses.replace(model, vocabulary_size=data.tokenizer.vocabulary_size)
     cli.import_tensorflow()
     from pipeline.devices import strategy

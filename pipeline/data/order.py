@@ -118,7 +118,7 @@ def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, glo
     if shards < hosts:
         raise UserError(
             f"part {part!r} has {shards} shards, fewer than the {hosts} hosts, each of which reads shards of its own; "
-            f"expected a multiple of {hosts}: shard again with --shards={hosts}"
+            f"expected a multiple of {hosts}: shard again with --gin_param=shard.shards={hosts}"
         )
     if shards % hosts:
         fitting = ", ".join(str(h) for h in range(hosts, 0, -1) if shards % h == 0)
