@@ -21,7 +21,7 @@ def main() -> None:
         raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
     if bool(FLAGS.data) == bool(FLAGS.text):
         raise UserError("expected one of --data=DIRECTORY and --text=FILE")
-    if FLAGS.data and FLAGS.stride:
+    if FLAGS.data and FLAGS.stride is not None:
         raise UserError("--stride goes with --text; a data set is scored in windows that do not overlap")
     text = _read(FLAGS.text) if FLAGS.text else ""
     cli.import_tensorflow()
@@ -31,7 +31,7 @@ def main() -> None:
     if FLAGS.data:
         likelihood, protocol = scoring.score_data(run, FLAGS.data, FLAGS.part, batch=BATCH)
     else:
-        stride = FLAGS.stride or run.model.config.context
+        stride = run.model.config.context if FLAGS.stride is None else FLAGS.stride
         likelihood = scoring.score_text(run, text, stride=stride, batch=BATCH)
         protocol = {
             "text": FLAGS.text,
