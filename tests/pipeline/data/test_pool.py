@@ -109,9 +109,13 @@ except ProcessLookupError:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_workers_die_with_their_parent():
-    script = (
-        "with Pool(lambda: lambda n: (print(os.getpid(), flush=True), time.sleep(60)), 3) as p: list(p.run([1] * 3))"
-    )
+    script = r"""
+def do(n):
+    os.write(1, b"%d\n" % os.getpid())  # in one piece, where three workers print at once
+    time.sleep(60)
+with Pool(lambda: do, 3) as pool:
+    list(pool.run([1] * 3))
+"""
     process = subprocess.Popen([sys.executable, "-c", HEADER + script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     pids = [int(process.stdout.readline()) for _ in range(3)]
     process.kill()
