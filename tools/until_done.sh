@@ -8,15 +8,19 @@
 pause=${RESTART_SECONDS:-30}
 stopped=
 child=
-hand_on() {
-  stopped=1
-  [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
+told=
+hand_on() { # once to each child; a signal that came before the child's id was known is handed on after
+  if [ -n "$stopped" ] && [ "$child" != "$told" ]; then
+    told=$child
+    kill -TERM "$child" 2>/dev/null
+  fi
 }
-trap hand_on TERM INT
+trap 'stopped=1; hand_on' TERM INT
 
 while :; do
   "$@" &
   child=$!
+  hand_on
   wait "$child"
   code=$?
   while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the command
@@ -29,6 +33,7 @@ while :; do
   echo "until_done: ended with $code, starting again in $pause s" >&2
   sleep "$pause" &
   child=$!
+  hand_on
   wait "$child"
   [ -n "$stopped" ] && exit 0
 done

@@ -128,3 +128,9 @@ def test_the_loop_hands_sigterm_on_and_ends_with_the_command(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=20)[0] == "saved\n"
     assert process.returncode == 0
+
+
+def test_the_loop_hands_on_a_sigterm_that_comes_while_it_starts_the_command():
+    command = "trap 'exit 0' TERM; kill -TERM $PPID; while :; do sleep 0.02; done"
+    for _ in range(30):  # the signal falls before the loop knows the command's id in about one of five
+        subprocess.run([ROOT / "tools" / "until_done.sh", "sh", "-c", command], timeout=60, check=True)
