@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from models.algpt2_as_gpt2 import expanded
-from models.config import ALGPT2Config, GPT2Config
+from models.config import MLP_FACTOR, ALGPT2Config, GPT2Config
 from models.weight_names import huggingface_name, openai_name
 
 WEIGHTS, CONFIG, HPARAMS = "model.safetensors", "config.json", "hparams.json"
@@ -29,18 +29,15 @@ FIXED = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
-SIZES = {
-    "n_layer": "layers",
-    "n_head": "heads",
-    "n_embd": "width",
-    "n_positions": "context",
-    "vocab_size": "vocabulary_size",
-}
+_SIZES = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
+SIZES = {**_SIZES, "n_positions": "context", "vocab_size": "vocabulary_size"}
+OPENAI_SIZES = {**_SIZES, "n_ctx": "context", "n_vocab": "vocabulary_size"}
 IGNORED = {
     *("architectures", "attn_pdrop", "bos_token_id", "dtype", "embd_pdrop", "eos_token_id", "initializer_range"),
     *("model_type", "n_ctx", "n_inner", "n_special", "pad_token_id", "predict_special_tokens", "resid_pdrop"),
     *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
     *("task_specific_params", "torch_dtype", "transformers_version", "use_cache"),
+    *("_num_labels", "finetuning_task", "id2label", "label2id", "output_past"),
 }
 Tensors = dict[str, np.ndarray]
 
@@ -111,35 +108,41 @@ def read_config(directory: str) -> GPT2Config:
     Raises:
         ValueError: no such model, a key that is not known, or a value that the model here does not compute.
     """
-    if os.path.exists(os.path.join(directory, HPARAMS)):
-        return _from_sizes(
-            _read_json(os.path.join(directory, HPARAMS)), {"n_ctx": "context", "n_vocab": "vocabulary_size"}
-        )
+    path = os.path.join(directory, HPARAMS)
+    if os.path.exists(path):
+        return _from_sizes(path, _read_json(path), OPENAI_SIZES)
     path = os.path.join(directory, CONFIG)
     described = _read_json(path)
     for kind in (GPT2Config, ALGPT2Config):
         if described.get("model_type") == kind.__name__:
             known = [field.name for field in dataclasses.fields(kind)]
             _refuse_unknown(path, described, {*known, "model_type"})
-            return kind(**{name: described[name] for name in known if name in described})
+            return _described(kind, path, {name: described[name] for name in known if name in described})
     if described.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type={described.get('model_type')!r}; expected 'gpt2'")
     _refuse_unknown(path, described, {*SIZES, *FIXED, *IGNORED})
     for key, only in FIXED.items():
         if described.get(key, only) != only:
             raise ValueError(f"{path}: {key}={described[key]!r}; this model computes {only!r} only")
+    config = _from_sizes(path, described, SIZES)
     inner = described.get("n_inner")
-    if inner not in (None, 4 * described["n_embd"]):
-        raise ValueError(f"{path}: n_inner={inner}; expected 4 · n_embd = {4 * described['n_embd']}")
-    return _from_sizes(described, {"n_positions": "context", "vocab_size": "vocabulary_size"})
+    if inner not in (None, MLP_FACTOR * config.width):
+        raise ValueError(f"{path}: n_inner={inner}; expected {MLP_FACTOR} · n_embd = {MLP_FACTOR * config.width}")
+    return config
 
 
-def _from_sizes(described: dict[str, Any], more: dict[str, str]) -> GPT2Config:
-    sizes = {"n_layer": "layers", "n_head": "heads", "n_embd": "width", **more}
+def _from_sizes(path: str, described: dict[str, Any], sizes: dict[str, str]) -> GPT2Config:
     missing = [key for key in sizes if key not in described]
     if missing:
-        raise ValueError(f"a GPT-2 configuration without {', '.join(missing)}")
-    return GPT2Config(**{ours: described[theirs] for theirs, ours in sizes.items()})
+        raise ValueError(f"{path}: no {', '.join(missing)}")
+    return _described(GPT2Config, path, {ours: described[theirs] for theirs, ours in sizes.items()})
+
+
+def _described(kind: type[GPT2Config], path: str, values: dict[str, Any]) -> GPT2Config:
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _refuse_unknown(path: str, described: dict[str, Any], known: set[str]) -> None:
@@ -151,7 +154,10 @@ def _refuse_unknown(path: str, described: dict[str, Any], known: set[str]) -> No
 def _read_json(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            described = json.load(file)
+        if not isinstance(described, dict):
+            raise ValueError(f"a {type(described).__name__}")
+        return described
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: expected the JSON description of a model ({error})") from None
 
@@ -164,6 +170,20 @@ def load_into(model: Any, directory: str) -> None:
             Nothing is assigned then.
     """
     read, to_theirs = _reader(directory)
+    assign(model, directory, read, to_theirs)
+
+
+def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs: Callable[[str], str] = str) -> None:
+    """Assigns weights to ``model`` as ``load_into`` does.
+
+    Args:
+        origin: where they come from, for messages.
+        read: from a tensor's name there to its float32 value, the token table without the vocabulary's padding.
+        to_theirs: from our name of a tensor to the one there.
+
+    Raises:
+        ValueError: as ``load_into``.
+    """
     values = []
     for name, variable in names_of(model).items():
         value = read(to_theirs(name))
@@ -174,9 +194,7 @@ def load_into(model: Any, directory: str) -> None:
             value = np.pad(value, [[0, shape[0] - value.shape[0]], [0, 0]])
         if value.shape != shape:
             expected = (model.config.known_vocabulary, shape[1]) if name == "token_table" else shape
-            raise ValueError(
-                f"{directory}: {to_theirs(name)} has shape {value.shape}; the model's {name} has {expected}"
-            )
+            raise ValueError(f"{origin}: {to_theirs(name)} has shape {value.shape}; the model's {name} has {expected}")
         values.append((variable, value))
     for variable, value in values:
         variable.assign(value)
@@ -212,12 +230,18 @@ def _openai_reader(directory: str) -> tuple[Callable[[str], np.ndarray], Callabl
     newest = tf.train.latest_checkpoint(directory)
     if newest is None:
         raise ValueError(f"{directory}: {HPARAMS} without a TensorFlow checkpoint")
-    checkpoint = tf.train.load_checkpoint(newest)
+    try:
+        checkpoint = tf.train.load_checkpoint(newest)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise ValueError(f"{newest}: not a whole TensorFlow checkpoint ({error})") from None
 
     def read(name: str) -> np.ndarray:
         if not checkpoint.has_tensor(name):
             raise ValueError(f"{newest}: no tensor {name!r}")
-        value = np.asarray(checkpoint.get_tensor(name), np.float32)
+        try:
+            value = np.asarray(checkpoint.get_tensor(name), np.float32)
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise ValueError(f"{newest}: not a whole TensorFlow checkpoint ({error})") from None
         return value[0] if value.ndim == 3 else value
 
     return read, openai_name

@@ -63,26 +63,38 @@ def load(files: typing.Sequence[str], parameters: typing.Sequence[str] = ()) -> 
 def get(surface: type[T]) -> T:
     """Returns the configured instance of ``surface``; UserError lists all values that are required and missing."""
     name = _name_of(surface)
-    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, surface))}
     missing = [
         f"{name}.{field.name}"
-        for field in fields.values()
+        for field in dataclasses.fields(typing.cast(Any, surface))
         if field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
         and (name, field.name) not in _origins
     ]
     if missing:
         raise UserError(f"no value for {', '.join(missing)}: set it in a gin file or with --gin_param={missing[0]}=…")
-    hints = typing.get_type_hints(surface)
-    values = {field_name: _resolved(name, field_name) for owner, field_name in _origins if owner == name}
-    for field_name, value in values.items():
-        if not _fits(value, hints[field_name]):
-            expected = _type_name(hints[field_name])
-            raise UserError(f"{_origins[name, field_name]}: {name}.{field_name} = {value!r}: expected {expected}")
+    values = {parameter: value for parameter, (value, _) in bound(surface).items()}
     try:
         return surface(**values)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
+
+
+def bound(surface: type) -> dict[str, tuple[Any, str]]:
+    """Returns (value, origin) of each parameter of ``surface`` that is bound; UserError for a value of another type."""
+    name, hints = _name_of(surface), typing.get_type_hints(surface)
+    values = {parameter: _resolved(name, parameter) for owner, parameter in _origins if owner == name}
+    for parameter, value in values.items():
+        if not _fits(value, hints[parameter]):
+            expected = _type_name(hints[parameter])
+            raise UserError(f"{_origins[name, parameter]}: {name}.{parameter} = {value!r}: expected {expected}")
+    return {parameter: (value, _origins[name, parameter]) for parameter, value in values.items()}
+
+
+def bind(surface: type, parameter: str, value: Any, origin: str) -> None:
+    """Binds a value that comes from elsewhere than gin's own files, such as the description of a trained model."""
+    name = _name_of(surface)
+    gin.bind_parameter(f"{name}.{parameter}", value)
+    _origins[name, parameter] = origin
 
 
 def chosen(kind: dict[str, str], name: str, what: str) -> Any:
@@ -157,8 +169,7 @@ def _bind(statement: config_parser.BindingStatement, origin: str) -> None:
     known = [field.name for field in dataclasses.fields(typing.cast(Any, SURFACES[name]))]
     if parameter not in known:
         raise UserError(f"{origin}: {name} has no parameter {parameter!r}{nearest(parameter, known)}")
-    gin.bind_parameter(f"{name}.{parameter}", statement.value)
-    _origins[name, parameter] = origin
+    bind(SURFACES[name], parameter, statement.value, origin)
 
 
 def _resolved(name: str, parameter: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import models
 from models.decoding import Sampling, generate
-from pipeline import config
+from pipeline import config, pretrained
 from pipeline.data import inputs
 from pipeline.data.manifest import Manifest, read_tokenizer
 from pipeline.data.tokenizer import Tokenizer
@@ -47,12 +47,10 @@ class Session:
         """Trains to the last step, evaluates and writes ``summary.json``; returns the exit code."""
         settings, directory = self.settings, self.directory
         tokenizer = Tokenizer(self.manifest.tokenizer.name, read_tokenizer(self.data))
-        started_before = directory.claim(self.identity(), RESUMABLE_CHANGES)
         if directory.exists("summary.json"):
+            directory.claim(self.identity(), RESUMABLE_CHANGES)
             print(f"{directory.path} is done: {settings.steps:,} steps; its results are in summary.json")
             return 0
-        directory.write("config.gin", config.provenance(settings, self.model_config, self.optimizer_config))
-        directory.write("tokenizer.json", tokenizer.data.decode())
         with self.connection.strategy.scope():
             model = models.build(self.model_config, compute_dtype=settings.compute_dtype, seed=settings.seed)
             optimizer = self.optimizer_config.build(schedule_of(settings))
@@ -64,6 +62,12 @@ class Session:
             keep_last=settings.keep_checkpoints,
             keep_every=settings.keep_every,
         )
+        if settings.pretrained is not None and not checkpoints.steps():
+            pretrained.check_tokenizer(settings.pretrained, tokenizer)
+            pretrained.load_into(model, settings.pretrained)
+        started_before = directory.claim(self.identity(), RESUMABLE_CHANGES)  # now that nothing can be refused any more
+        directory.write("config.gin", config.provenance(settings, self.model_config, self.optimizer_config))
+        directory.write("tokenizer.json", tokenizer.data.decode())
         restored = checkpoints.restore_newest()
         start = restored.step if restored else 0
         print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")

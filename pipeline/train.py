@@ -7,7 +7,7 @@ import dataclasses
 
 from absl import flags
 
-from pipeline import cli, config, dry_run
+from pipeline import cli, config, dry_run, pretrained
 from pipeline.data import manifest, order, storage
 from pipeline.devices import slices, target
 from pipeline.errors import UserError
@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 def main() -> int:
     config.load(FLAGS.gin_file or _no_gin_file(), FLAGS.gin_param)
     settings = config.get(TrainConfig)
-    model = config.chosen(config.MODELS, settings.model, "train.model")
+    model = pretrained.model_config(settings)
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
     devices = slices.plan(FLAGS.tpu)
     plan = batch.plan(

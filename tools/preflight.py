@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import cli, config
+from pipeline import cli, config, pretrained
 from pipeline.devices import compiler, slices
 from pipeline.errors import UserError
 from pipeline.training import batch
@@ -36,7 +36,7 @@ def main() -> int:
         raise UserError("--tpu is missing; expected a slice such as pod-128 or v3-8")
     config.load(FLAGS.gin_file, FLAGS.gin_param)
     settings = config.get(TrainConfig)
-    model = with_vocabulary(config.chosen(config.MODELS, settings.model, "train.model"))
+    model = with_vocabulary(pretrained.model_config(settings))
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
     piece = slices.find(FLAGS.tpu)
     compiler.require_compiler()

@@ -71,6 +71,10 @@ class Checkpoints:
         self.seconds_blocked = 0.0  # of the last save: waiting for the one before, and copying off the devices
         self.seconds_written = 0.0  # of the last save: what its thread took
 
+    def steps(self) -> list[int]:
+        """Returns the steps that are committed, ascending."""
+        return committed.steps(self._directory)
+
     def save(self, step: int, metadata: Mapping[str, Any]) -> None:
         """Copies the variables to this host, and writes them while the caller goes on.
 

@@ -26,6 +26,9 @@ class TrainConfig:
     Attributes:
       model: ``'gpt2'`` or ``'algpt2'``; its size is bound as ``GPT2.layers`` and so on.
       optimizer: ``'adafactor'``, ``'adamw'`` or ``'sgd'``; its settings are bound as ``Adafactor.learning_rate`` etc.
+      pretrained: a directory whose model is trained on: a run's, one that ``pipeline.export`` wrote, Hugging Face's
+        (config.json, model.safetensors) or OpenAI's (hparams.json, model.ckpt.*). It gives the model its size; what gin
+        says of dropout, remat and a shorter context holds. None starts from random weights.
       steps: optimizer steps in all.
       global_batch: sequences an optimizer step, over all replicas and microbatches.
       microbatch: sequences that one replica holds at once; accumulation follows from it.
@@ -52,6 +55,7 @@ class TrainConfig:
     steps: int
     global_batch: int
     microbatch: int
+    pretrained: str | None = None
     schedule: Literal["linear", "cosine", "constant", "inverse_sqrt"] = "linear"
     warmup_steps: int = 0
     final_fraction: float = 0.0

@@ -91,6 +91,19 @@ def test_the_same_command_again_says_that_it_is_done(trained, shards, run_dir, r
 
 
 @pytest.mark.slow
+def test_training_on_begins_where_the_run_ended(trained, shards, run_dir, run_module, refused, tmp_path):
+    flags = [*SMALL[:1], *(flag for flag in SMALL[1:] if "ALGPT2" not in flag), "--gin_param=train.steps=6"]
+    flags += [f"--data={shards}", f"--run_dir={tmp_path}/on", f"--gin_param=train.pretrained={run_dir}"]
+    sizes = [flag for flag in SMALL if flag.startswith("--gin_param=ALGPT2")]
+    assert "algpt2-base.gin" in refused("pipeline.train", *flags) and not (tmp_path / "on").exists()
+    done = run_module("pipeline.train", *flags, *sizes)
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "on" / "metrics.jsonl").read_text().splitlines()[0])
+    before = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert first["step"] == 1 and abs(first["loss"] - before[-1]["loss"]) < 0.25 * (before[0]["loss"] - first["loss"])
+
+
+@pytest.mark.slow
 def test_evaluation_agrees_with_the_training_loops(trained, shards, run_dir, run_module):
     done = run_module("pipeline.evaluate", f"--run_dir={run_dir}", f"--data={shards}")
     assert done.returncode == 0, done.stderr

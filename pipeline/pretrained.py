@@ -1,0 +1,115 @@
+"""A model to go on from: ``train.pretrained`` names a run, an export, or a directory of Hugging Face's or OpenAI's.
+
+What the directory says of the model stands in for a gin file: values that gin binds itself are compared with it.
+Light until weights are loaded, so that a dry run answers at once.
+"""
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from models.config import ALGPT2Config, GPT2Config
+from pipeline import config
+from pipeline.data import storage
+from pipeline.errors import UserError
+from pipeline.training.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from pipeline.data.tokenizer import Tokenizer
+
+FREE = {"dropout", "remat", "context"}  # what training on may change; the context may only become shorter
+RUN = "run.json"
+
+
+def model_config(settings: TrainConfig) -> GPT2Config:
+    """Returns the configuration of the model to train: gin's, over that of ``settings.pretrained`` where it is set.
+
+    Raises:
+        UserError: no model there, one of another kind than ``settings.model``, or one that gin's values contradict.
+    """
+    directory = settings.pretrained
+    if directory is None:
+        return config.chosen(config.MODELS, settings.model, "train.model")
+    found = read_config(directory)
+    kind = next(name for name, surface in config.MODELS.items() if config.SURFACES[surface] is type(found))
+    if settings.model != kind:
+        raise UserError(f"train.model = {settings.model!r}, but {directory} holds a model of kind {kind!r}")
+    surface, bound = type(found), config.bound(type(found))
+    for name, value in vars(found).items():
+        if name not in bound:
+            config.bind(surface, name, value, f"train.pretrained = {directory}")
+            continue
+        wanted, origin = bound[name]
+        if name == "context" and wanted > value:
+            raise UserError(f"{origin}: context = {wanted}; the model in {directory} has {value} positions at most")
+        if name not in FREE and wanted != value:
+            raise UserError(f"{origin}: {name} = {wanted}, but the model in {directory} has {value}; leave it out")
+    return config.get(surface)
+
+
+def read_config(directory: str) -> GPT2Config:
+    """Returns the configuration of the model in ``directory``; UserError where there is none that can be used."""
+    if storage.size(storage.join(directory, RUN)) is not None:
+        return _run_config(directory)
+    if storage.is_remote(directory):
+        raise UserError(
+            f"train.pretrained = {directory}: no {RUN} there; expected a run, or a directory on this machine"
+        )
+    from models import pretrained as files
+
+    if not any(os.path.exists(os.path.join(directory, name)) for name in (files.CONFIG, files.HPARAMS)):
+        expected = f"{RUN} (a run), {files.CONFIG} (Hugging Face, pipeline.export) or {files.HPARAMS} (OpenAI)"
+        raise UserError(f"train.pretrained = {directory}: no model there; expected {expected}")
+    try:
+        return files.read_config(directory)
+    except ValueError as error:
+        raise UserError(f"train.pretrained: {error}") from None
+
+
+def _run_config(directory: str) -> GPT2Config:
+    try:
+        described = dict(json.loads(storage.read_bytes(storage.join(directory, RUN)))["model"])
+        kinds = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
+        return kinds[described.pop("kind")](**described)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"train.pretrained = {directory}: {RUN} is damaged; expected the one that a run wrote"
+        ) from None
+
+
+def load_into(model: Any, directory: str) -> None:
+    """Assigns the weights in ``directory``, a run's newest checkpoint or a file, to ``model``.
+
+    Raises:
+        UserError: a file that is not whole, or the first tensor that is missing or of another shape.
+    """
+    from models import pretrained as files
+
+    try:
+        if storage.size(storage.join(directory, RUN)) is None:
+            files.load_into(model, directory)
+            return
+        from pipeline import trained
+
+        files.assign(model, directory, files.tensors_of(trained.load(directory).model).__getitem__)
+    except ValueError as error:
+        raise UserError(f"train.pretrained: {error}") from None
+
+
+def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
+    """Refuses data of another tokenizer than the one beside the model, where there is one; names the first token."""
+    path = storage.join(directory, "tokenizer.json")
+    if storage.size(path) is None:
+        return
+    from pipeline.data.tokenizer import Tokenizer
+
+    theirs, ours = (
+        {index: token for token, index in known.oracle.get_vocab().items()}
+        for known in (Tokenizer(path, storage.read_bytes(path)), tokenizer)
+    )
+    for index in sorted({*theirs, *ours}):
+        if theirs.get(index) != ours.get(index):
+            raise UserError(
+                f"train.pretrained = {directory}: token {index} is {theirs.get(index)!r} there and {ours.get(index)!r} "
+                f"in the data (tokenizer {tokenizer.name}); expected shards made with {path}"
+            )
