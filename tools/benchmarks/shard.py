@@ -25,7 +25,7 @@ from pipeline.data.progress import duration
 from tools.benchmarks import text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SPEED_BYTES = 560_000_000
+SPEED_BYTES = 1_000_000_000  # the start takes a second, and a corpus takes hours
 MEMORY_BYTES = (60_000_000, 6_000_000_000)
 ARCHIVE_BYTES = 60_000_000
 TURNS = 3  # other work can only slow a turn down: the best counts
@@ -149,7 +149,7 @@ def _decompression_share(documents: list[str], folder: pathlib.Path) -> float:
                 info = tarfile.TarInfo(f"{start + page:07d}-{number:032x}.txt")
                 info.size = len(content.encode())
                 writer.addfile(info, io.BytesIO(content.encode()))
-        (source / f"urlsf_subset00-{number}_data.xz").write_bytes(lzma.compress(archive.getvalue(), preset=1))
+        (source / f"urlsf_subset00-{number}_data.xz").write_bytes(lzma.compress(archive.getvalue()))
     _, printed, _ = _shard("openwebtext", source, folder / "from-archives")
     found = re.search(r"decompression took (\d+) %", printed)
     return int(found.group(1)) / 100 if found else 0.0

@@ -108,10 +108,10 @@ class Corpus(ABC):
             return Dropped(identity, f"under {self.config.minimum_characters} characters", part)
         return Document(identity, text, part)
 
-    def from_bytes(self, identity: str, raw: bytes, part: str | None = None) -> Document | Dropped:
+    def from_bytes(self, identity: str, raw: bytes | memoryview, part: str | None = None) -> Document | Dropped:
         """Decodes UTF-8 (a byte order mark is removed), then applies the rules."""
         try:
-            return self.document(identity, raw.decode().removeprefix("\ufeff"), part)
+            return self.document(identity, str(raw, "utf-8").removeprefix("\ufeff"), part)
         except UnicodeDecodeError:
             return Dropped(identity, "undecodable", part)
 

@@ -2,7 +2,10 @@
 
 import bisect
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from pipeline.data import storage
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
@@ -74,26 +77,34 @@ class Parquet(Corpus):
         row, group = item.start, bisect.bisect_right(starts, item.start) - 1
         batches = table.iter_batches(ROWS, row_groups=[group], columns=[self.config.field], use_threads=False)
         for batch in batches:
-            column = batch.column(0).cast("large_binary")
-            for value in self._texts(column) or column.to_pylist():
+            for value in _values(batch.column(0)):
                 identity = f"{item.name}#{row}"
                 row += 1
                 if value is None:
                     yield Dropped(identity, "empty", item.part)
                 elif len(value) > LARGEST_ROW:
                     yield Dropped(identity, f"a row over {LARGEST_ROW >> 20} MiB", item.part)
-                elif isinstance(value, bytes):
-                    yield self.from_bytes(identity, value, item.part)
                 else:
-                    yield self.document(identity, value.removeprefix("\ufeff"), item.part)
+                    yield self.from_bytes(identity, value, item.part)
 
-    @staticmethod
-    def _texts(column: Any) -> list[str | None] | None:
-        """Decodes a column at once, ten times as fast as value by value; None where a value is no UTF-8."""
-        try:
-            return column.cast("large_string").to_numpy(zero_copy_only=False).tolist()
-        except (ValueError, UnicodeDecodeError):  # pyarrow's own error is a ValueError
-            return None
+
+def _values(column: Any) -> Iterator[memoryview | None]:
+    """Yields the UTF-8 of a column's rows from Arrow's buffers: value by value, pyarrow takes ten times as long.
+
+    Source: the Arrow columnar format, variable-size binary layout.
+    """
+    kind = str(column.type)
+    if kind not in ("string", "large_string"):
+        kind, column = "large_string", column.cast("large_string")
+    validity, offsets, data = column.buffers()
+    stop = column.offset + len(column)
+    ends = np.frombuffer(offsets, "<i8" if kind == "large_string" else "<i4")[column.offset : stop + 1].tolist()
+    valid = (
+        np.ones(stop, bool) if validity is None else np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")
+    )
+    text = memoryview(data if data is not None else b"")
+    for is_valid, (start, end) in zip(valid[column.offset : stop].tolist(), pairwise(ends), strict=True):
+        yield text[start:end] if is_valid else None
 
 
 def _opened(path: str) -> Any:

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from pipeline.data.corpora import open_corpus, openwebtext
-from pipeline.data.corpora.archives import is_unsafe, members
+from pipeline.data.corpora.archives import _plain, is_unsafe, members
 from pipeline.data.corpora.base import Dropped
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError
@@ -94,6 +94,33 @@ def test_members_are_those_of_the_library(format):
     files = {name: b"x" * 700, "é.txt": b"", "folder": None, "link": "a.txt", "b.txt": b"y" * 512}
     found = [(member.name, member.stream.read()) for member in members(io.BytesIO(tar(files, format)), "t")]
     assert found == [(name, b"x" * 700), ("é.txt", b""), ("b.txt", b"y" * 512)]
+
+
+def header_of(read, header):
+    """What a reader makes of a header: the fields that are used of it, or that it refuses."""
+    try:
+        info = read(header)
+    except tarfile.HeaderError:
+        return "refused"
+    return (info.name, info.size, info.isreg()) if info else "left to the library"
+
+
+@pytest.mark.parametrize("name", ["page.txt", "é" * 50, "x" * 100, "folder/"])
+def test_a_plain_header_is_read_as_the_library_reads_it_whichever_byte_is_damaged(name):
+    info = tarfile.TarInfo(name)
+    info.size = 0o12345670
+    header = info.tobuf(tarfile.USTAR_FORMAT, "utf-8")
+    taken = 0
+    for place in [*range(100), *range(124, 136), *range(148, 157), *range(345, 512)]:  # name, size, checksum …
+        for byte in {header[place], 0, 32, ord("0"), ord("7"), ord("9"), ord("/"), 0x80}:
+            damaged = header[:place] + bytes([byte]) + header[place + 1 :]
+            mended = damaged[:148] + b"%06o\0 " % tarfile.calc_chksums(damaged)[0] + damaged[156:]
+            for sample in (damaged, mended):
+                ours = header_of(_plain, sample)
+                library = header_of(lambda raw: tarfile.TarInfo.frombuf(raw, "utf-8", "surrogateescape"), sample)
+                assert ours in (library, "left to the library"), (place, byte)
+                taken += ours == library
+    assert taken > 500 or name.endswith("/")
 
 
 def test_unread_members_are_skipped():

@@ -43,6 +43,19 @@ print("fine")
     assert done.stdout == "fine\n", done.stderr
 
 
+def test_a_worker_is_replaced_after_its_lifetime():
+    done = run("""
+with Pool(lambda: lambda n: os.getpid(), 2, lifetime=3) as pool:
+    results = dict(pool.run(range(20)))
+    alive = len(pool._workers)
+lives = [list(results.values()).count(pid) for pid in set(results.values())]
+assert sorted(results) == list(range(20)) and alive == 2, (results, alive)
+assert max(lives) == 3 and len(lives) >= 7, lives
+print("fine")
+""")
+    assert done.stdout == "fine\n", done.stderr
+
+
 def test_each_worker_is_made_once():
     done = run("""
 def make():

@@ -1,6 +1,9 @@
 """The bulk engine gives the oracle's ids on hostile text, and no vocabulary is taken on trust."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import hypothesis
 import numpy as np
@@ -71,6 +74,20 @@ def test_a_text_may_be_cut_at_a_split_point(gpt2, trained, text, share):
 def test_split_points_are_found_in_prose_and_not_in_a_word():
     assert tokenizers.split_point("some words, and more", 13) == 10
     assert tokenizers.split_point("unbroken" * 100, 500) == 0
+
+
+def test_a_worker_keeps_to_one_core():
+    """Threads of the engine's own would fight with the other workers and hold a cache each."""
+    script = """
+import os
+from pipeline.data import tokenizer
+gpt2 = tokenizer.load("gpt2")
+gpt2.use_one_core()
+before = len(os.listdir("/proc/self/task"))
+gpt2.encode_batch(["some words " * 2_000] * 500)
+assert len(os.listdir("/proc/self/task")) == before
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(__file__).parents[3], check=True)
 
 
 def test_training_is_deterministic_and_exact(trained):
