@@ -15,9 +15,9 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice has no public alias
 
 from models.attention import causal_attention
+from models.block import BlockWeights, attention_output, mlp_half, query_key_value
 from models.operations import float32, layer_norm
 from models.sampling import DEFAULT, NEVER, Sampling, choose
-from models.transformer import BlockWeights, attention_output, mlp_half, query_key_value
 
 PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are ever compiled
 

@@ -10,9 +10,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from models.block import DROPOUT_SITES, Block, BlockWeights
 from models.config import GPT2Config
 from models.operations import dropped, layer_norm
-from models.transformer import DROPOUT_SITES, Block, BlockWeights, apply_block
+from models.transformer import apply_block
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 STANDARD_DEVIATION = 0.02

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.transformer import BlockWeights, apply_block
+from models.block import BlockWeights
+from models.transformer import apply_block
 
 NAMES = ["gpt2", "algpt2", "algpt2-unfactorized"]
 
@@ -136,7 +137,7 @@ def test_a_shared_blocks_program_does_not_grow_with_depth(small_model, tools, re
 
 
 def test_full_remat_keeps_only_block_inputs(small_model):
-    from models.transformer import block
+    from models.block import block
 
     x = tf.zeros((1, 48, 32))
     kept = {}

@@ -1,0 +1,227 @@
+"""The transformer block as a pure function with a hand-written backward pass, and the layer that holds its weights.
+
+``block`` returns what its gradient needs beside its output, so ``remat`` is a choice of which of these are kept, and a
+loop over layers can carry them in arrays; transformer.py stacks blocks.
+
+Letters: B batch, T context, D width, H heads, K head width.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from models.attention import Dropout, causal_attention, causal_attention_gradient
+from models.config import MLP_FACTOR, GPT2Config
+from models.operations import (
+    barrier,
+    dense,
+    dense_gradient,
+    dropped,
+    float32,
+    gelu,
+    gelu_gradient,
+    layer_norm,
+    layer_norm_gradient,
+    normalized,
+)
+
+DROPOUT_SITES = 3  # a block's dropouts: attention probabilities, attention branch, MLP branch
+
+
+class BlockWeights(NamedTuple):
+    """One block's weights, float32; kernels are [inputs, outputs], queries, keys and values side by side."""
+
+    attention_norm_scale: Any
+    attention_norm_bias: Any
+    query_key_value_kernel: Any
+    query_key_value_bias: Any
+    attention_output_kernel: Any
+    attention_output_bias: Any
+    mlp_norm_scale: Any
+    mlp_norm_bias: Any
+    mlp_input_kernel: Any
+    mlp_input_bias: Any
+    mlp_output_kernel: Any
+    mlp_output_bias: Any
+
+
+ATTENTION_WEIGHTS = 6  # the first of BlockWeights; the others are the MLP's
+
+
+def block_weight_shapes(width: int) -> BlockWeights:
+    """Returns the shape of each weight of a block of this width."""
+    hidden = MLP_FACTOR * width
+    return BlockWeights(
+        *((width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)),
+        *((width,), (width,), (width, hidden), (hidden,), (hidden, width), (width,)),
+    )
+
+
+class AttentionKept(NamedTuple):
+    """What the gradient of a block's attention half needs beside the block's input."""
+
+    mean: tf.Tensor
+    inverse: tf.Tensor
+    q: tf.Tensor
+    k: tf.Tensor
+    v: tf.Tensor
+    output: tf.Tensor
+    log: tf.Tensor
+
+
+class MlpKept(NamedTuple):
+    """What the gradient of a block's MLP half needs."""
+
+    middle: tf.Tensor
+    mean: tf.Tensor
+    inverse: tf.Tensor
+    hidden: tf.Tensor
+
+
+def _attention_dropout(config: GPT2Config, seeds_B2, layer):
+    if seeds_B2 is None or not config.dropout:
+        return None
+    return Dropout(seeds_B2, layer * DROPOUT_SITES, config.dropout)
+
+
+def query_key_value(normal_BTD: tf.Tensor, weights: BlockWeights, heads: int) -> list[tf.Tensor]:
+    """Returns queries, keys and values, each [B, H, K, T]: time last, as attention reads them."""
+    dtype = normal_BTD.dtype
+    kernels = tf.split(weights.query_key_value_kernel, 3, axis=1)
+    biases = tf.split(weights.query_key_value_bias, 3)
+    # Three products: cutting one product's result apart costs a copy of it.
+    return [
+        _heads(tf.einsum("btd,de->bet", normal_BTD, tf.cast(kernel, dtype)) + tf.cast(bias, dtype)[:, None], heads)
+        for kernel, bias in zip(kernels, biases, strict=True)
+    ]
+
+
+def query_key_value_gradient(parts_BHKT, normal_BTD, weights: BlockWeights):
+    """Returns the gradients of ``normal_BTD`` and, in float32, of the fused kernel and bias."""
+    dtype, (_, length, width) = normal_BTD.dtype, normal_BTD.shape
+    # Here one product of each kind: what it reads is being put together from strips anyway.
+    fused = tf.concat([tf.reshape(part, [-1, width, length]) for part in parts_BHKT], 1)
+    d_normal = tf.einsum("bet,de->btd", fused, tf.cast(weights.query_key_value_kernel, dtype))
+    d_kernel = tf.einsum("btd,bet->de", float32(normal_BTD), float32(fused))
+    return d_normal, d_kernel, tf.reduce_sum(float32(fused), [0, 2])
+
+
+def _heads(features_BDT: tf.Tensor, heads: int) -> tf.Tensor:
+    _, width, length = features_BDT.shape
+    return tf.reshape(features_BDT, [-1, heads, width // heads, length])
+
+
+def attention_output(output_BDT: tf.Tensor, weights: BlockWeights) -> tf.Tensor:
+    """Returns the projection [B, T, D] of the attention's output, time last, to the residual stream."""
+    dtype = output_BDT.dtype
+    kernel, bias = (tf.cast(w, dtype) for w in (weights.attention_output_kernel, weights.attention_output_bias))
+    return tf.einsum("bdt,de->bte", output_BDT, kernel) + bias
+
+
+def attention_half(
+    x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer
+) -> tuple[tf.Tensor, AttentionKept]:
+    """Returns x + attention(norm(x)) and what the gradient needs."""
+    normal, (mean, inverse) = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
+    q, k, v = query_key_value(normal, weights, config.heads)
+    output, log = causal_attention(q, k, v, _attention_dropout(config, seeds_B2, layer))
+    output = tf.reshape(output, [-1, config.width, x_BTD.shape[1]])
+    branch = attention_output(output, weights)
+    branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
+    return x_BTD + branch, AttentionKept(mean, inverse, q, k, v, output, log)
+
+
+def attention_half_gradient(dy_BTD, x_BTD, kept: AttentionKept, weights, config, seeds_B2, layer):
+    """Returns dx and the float32 gradients of the half's six weights."""
+    branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
+    d_output, *d_projection = _output_gradient(branch, kept.output, weights, config)
+    output = _heads(kept.output, config.heads)
+    dropout = _attention_dropout(config, seeds_B2, layer)
+    parts = causal_attention_gradient(d_output, kept.q, kept.k, kept.v, output, kept.log, dropout)
+    statistics = (kept.mean, kept.inverse)
+    normal = normalized(x_BTD, statistics, weights.attention_norm_scale, weights.attention_norm_bias)
+    d_normal, *d_input = query_key_value_gradient(parts, normal, weights)
+    dx, *d_norm = layer_norm_gradient(d_normal, x_BTD, statistics, weights.attention_norm_scale)
+    return tf.cast(float32(dy_BTD) + dx, x_BTD.dtype), [*d_norm, *d_input, *d_projection]
+
+
+def _output_gradient(dy_BTD, output_BDT, weights: BlockWeights, config: GPT2Config):
+    """Returns the gradients of the attention's output, [B, H, K, T], and of its projection's weights."""
+    d_output = tf.einsum("bte,de->bdt", dy_BTD, tf.cast(weights.attention_output_kernel, dy_BTD.dtype))
+    d_kernel = tf.einsum("bdt,bte->de", float32(output_BDT), float32(dy_BTD))
+    return _heads(d_output, config.heads), d_kernel, tf.reduce_sum(float32(dy_BTD), [0, 1])
+
+
+def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, MlpKept]:
+    """Returns x + mlp(norm(x)) and what the gradient needs."""
+    normal, (mean, inverse) = layer_norm(x_BTD, weights.mlp_norm_scale, weights.mlp_norm_bias)
+    hidden = dense(normal, weights.mlp_input_kernel, weights.mlp_input_bias)
+    branch = dense(gelu(hidden), weights.mlp_output_kernel, weights.mlp_output_bias)
+    branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
+    return x_BTD + branch, MlpKept(x_BTD, mean, inverse, hidden)
+
+
+def mlp_half_gradient(dy_BTD, kept: MlpKept, weights: BlockWeights, config: GPT2Config, seeds_B2, layer):
+    """Returns dx and the float32 gradients of the half's six weights."""
+    branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
+    d_gelu, *d_output = dense_gradient(branch, gelu(kept.hidden), weights.mlp_output_kernel)
+    d_hidden = tf.cast(float32(d_gelu) * gelu_gradient(kept.hidden), dy_BTD.dtype)
+    statistics = (kept.mean, kept.inverse)
+    normal = normalized(kept.middle, statistics, weights.mlp_norm_scale, weights.mlp_norm_bias)
+    d_normal, *d_input = dense_gradient(d_hidden, normal, weights.mlp_input_kernel)
+    dx, *d_norm = layer_norm_gradient(d_normal, kept.middle, statistics, weights.mlp_norm_scale)
+    return tf.cast(float32(dy_BTD) + dx, dy_BTD.dtype), [*d_norm, *d_input, *d_output]
+
+
+def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+    """Applies one block.
+
+    Returns:
+        The output [B, T, D], and the tensors that ``config.remat`` keeps for ``block_gradient``, beside the input.
+    """
+    middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
+    y, mlp = mlp_half(middle, weights, config, seeds_B2, layer)
+    return y, {"none": (*attention, *mlp), "attention": tuple(mlp), "full": ()}[config.remat]
+
+
+def block_gradient(dy_BTD, x_BTD, kept: tuple[tf.Tensor, ...], weights: BlockWeights, config, seeds_B2, layer):
+    """Returns dx [B, T, D] and the float32 gradients of the twelve weights; computes again what was not kept."""
+    if config.remat != "none":
+        # Without the barrier XLA finds that all this was computed before, and keeps it after all.
+        x_BTD, dy_BTD = barrier(x_BTD, dy_BTD)
+        middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
+    else:
+        attention = AttentionKept(*kept[: len(AttentionKept._fields)])
+    if config.remat == "full":
+        mlp = mlp_half(middle, weights, config, seeds_B2, layer)[1]
+    else:
+        mlp = MlpKept(*kept[-len(MlpKept._fields) :])
+    d_middle, d_mlp = mlp_half_gradient(dy_BTD, mlp, weights, config, seeds_B2, layer)
+    dx, d_attention = attention_half_gradient(d_middle, x_BTD, attention, weights, config, seeds_B2, layer)
+    return dx, [*d_attention, *d_mlp]
+
+
+class Block(keras.layers.Layer):
+    """Holds one block's weights; ``tensors`` is what the pure functions above take.
+
+    Args:
+        width: D.
+        initializers: one for each of ``BlockWeights``.
+    """
+
+    def __init__(self, width: int, initializers: BlockWeights, *, name: str):
+        super().__init__(name=name, dtype="float32")
+        self.variables_by_name = BlockWeights(
+            *(
+                self.add_weight(shape=shape, initializer=initializer, name=field)
+                for field, shape, initializer in zip(
+                    BlockWeights._fields, block_weight_shapes(width), initializers, strict=True
+                )
+            )
+        )
+        self.built = True
+
+    def tensors(self) -> BlockWeights:
+        """Reads the weights."""
+        return BlockWeights(*(tf.convert_to_tensor(variable) for variable in self.variables_by_name))
