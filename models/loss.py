@@ -33,7 +33,7 @@ def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: in
     return [x, *(tf.reshape(tf.pad(y, [[0, extra]]), [count, size]) for y in (labels_N, float32(weights_N)))]
 
 
-def _shift(x_CE: tf.Tensor, table_VE: tf.Tensor, logits_of: Callable[..., tf.Tensor], *, sampled: bool) -> tf.Tensor:
+def _shift(x_CE, table_VE, logits_of: Callable[..., tf.Tensor], *, sampled: bool) -> tf.Tensor:
     """Returns what is taken from a token's logits before they are exponentiated, [C, 1].
 
     Any shift gives the same softmax while nothing overflows or vanishes. The highest logit is always safe, and where
@@ -48,25 +48,43 @@ def _shift(x_CE: tf.Tensor, table_VE: tf.Tensor, logits_of: Callable[..., tf.Ten
     return tf.reduce_max(logits_of(x_CE, rows), -1, keepdims=True)
 
 
-def _softmax(x_CE, table_VE, labels_C, vocabulary_size: int, *, sampled: bool):
-    """Returns nll [C], exponentials [C, V], their sums [C, 1], all float32, and hits [C, V], true at the labels."""
+def _table(table_VE: tf.Tensor, vocabulary_size: int, dtype: tf.DType) -> tf.Tensor:
+    """Returns the table in ``dtype``, once for all chunks; in float32 with copies of the first row for its padding.
+
+    So the highest logit is that of a real token, and no pass over all logits masks the others first. In bfloat16 the
+    mask is part of a fusion and costs nothing.
+    """
+    extra = table_VE.shape[0] - vocabulary_size
+    if dtype == tf.bfloat16 or not extra:
+        return tf.cast(table_VE, dtype)
+    return tf.concat([table_VE[:vocabulary_size], tf.repeat(table_VE[:1], extra, 0)], 0)
+
+
+def _softmax(x_CE: tf.Tensor, table_VE: tf.Tensor, labels_C: tf.Tensor, vocabulary_size: int, *, sampled: bool):
+    """Returns nll [C], exponentials [C, V], zero for the padding, and their sums [C, 1], all float32."""
+    narrow = x_CE.dtype == tf.bfloat16
 
     def logits_of(x_CE, rows):
         logits = tf.matmul(float32(x_CE), float32(table_VE[:rows]), transpose_b=True)
-        return tf.where(tf.range(rows)[None, :] < vocabulary_size, logits, _NEVER)
+        return tf.where(tf.range(rows)[None, :] < vocabulary_size, logits, _NEVER) if narrow else logits
 
     highest = _shift(x_CE, table_VE, logits_of, sampled=sampled)
-    if x_CE.dtype == tf.bfloat16:
+    if narrow:
         # Multiplied again, not kept: the float32 logits' way to memory and back costs a TPU more traffic.
         x_CE, highest = barrier(x_CE, highest)
     logits = logits_of(x_CE, table_VE.shape[0])
-    columns = tf.range(table_VE.shape[0])[None, :]
     powers = tf.exp(logits - highest)
+    if narrow:  # a masked sum joins the fusion that has the logits at hand
+        label_logit = tf.reduce_sum(tf.where(_hits(labels_C, table_VE), logits, 0.0), -1)
+    else:  # and where there is none, a row of the table is less to read than a row of logits
+        powers = tf.where(tf.range(table_VE.shape[0])[None, :] < vocabulary_size, powers, 0.0)
+        label_logit = tf.reduce_sum(x_CE * tf.gather(table_VE, labels_C), -1)
     total = tf.reduce_sum(powers, -1, keepdims=True)
-    hits = columns == labels_C[:, None]
-    # A masked sum, not a gather: it joins the fusion that has the logits at hand.
-    label_logit = tf.reduce_sum(tf.where(hits, logits, 0.0), -1)
-    return (highest + tf.math.log(total))[:, 0] - label_logit, powers, total, hits
+    return (highest + tf.math.log(total))[:, 0] - label_logit, powers, total
+
+
+def _hits(labels_C: tf.Tensor, table_VE: tf.Tensor) -> tf.Tensor:
+    return tf.range(table_VE.shape[0])[None, :] == labels_C[:, None]
 
 
 def token_nll(
@@ -81,7 +99,7 @@ def token_nll(
         vocabulary_size: tokens that exist.
         chunk: tokens whose exponentials are held at once; None means as many as CHUNK_BYTES allows.
     """
-    table = tf.cast(table_VE, x_NE.dtype)
+    table = _table(table_VE, vocabulary_size, x_NE.dtype)
     parts = _chunks(x_NE, table, labels_N, tf.ones_like(labels_N, tf.float32), chunk)
 
     def score(index, array):
@@ -118,24 +136,29 @@ def summed_nll(
     def summed(x_NE, table_VE):
         parts = _chunks(x_NE, table_VE, labels_N, weights_N, chunk)
         count, width = parts[1].shape
-        table = tf.cast(table_VE, x_NE.dtype)  # once for all chunks
+        table = _table(table_VE, vocabulary_size, x_NE.dtype)
+        narrow = x_NE.dtype == tf.bfloat16
 
         def body(index, loss, array, d_table):
             x, labels, weights = (tf.gather(part, index) for part in parts)
-            nll, powers, total, hits = _softmax(x, table, labels, vocabulary_size, sampled=x.dtype == tf.bfloat16)
-            if x.dtype == tf.bfloat16:
-                powers, total = barrier(tf.cast(powers, x.dtype), total)  # kept once, in half the bytes
+            nll, powers, total = _softmax(x, table, labels, vocabulary_size, sampled=narrow)
             # Softmax minus one-hot, times the denominator, which the narrow operands of both products carry instead.
-            d_logits = tf.cast(float32(powers) - tf.where(hits, total, 0.0), x.dtype)
+            if narrow:
+                powers, total = barrier(tf.cast(powers, x.dtype), total)  # kept once, in half the bytes
+                powers = tf.cast(float32(powers) - tf.where(_hits(labels, table), total, 0.0), x.dtype)
             share = weights[:, None] / total
-            d_table += tf.matmul(float32(d_logits), float32(tf.cast(float32(x) * share, x.dtype)), transpose_a=True)
-            dx = tf.cast(float32(d_logits @ table) * share, x.dtype)
-            return index + 1, loss + tf.reduce_sum(nll * weights), array.write(index, dx), d_table
+            d_table += tf.matmul(float32(powers), float32(tf.cast(float32(x) * share, x.dtype)), transpose_a=True)
+            dx = float32(powers @ table) * share
+            if not narrow:  # the one-hot's part apart, or it costs a pass over all exponentials
+                dx -= tf.gather(table, labels) * weights[:, None]
+            return index + 1, loss + tf.reduce_sum(nll * weights), array.write(index, tf.cast(dx, x.dtype)), d_table
 
         array = tf.TensorArray(x_NE.dtype, size=count, element_shape=[width, x_NE.shape[1]])
         start = (0, tf.constant(0.0), array, tf.zeros(table_VE.shape, tf.float32))
         _, loss, array, d_table = tf.while_loop(lambda index, *_: index < count, body, start, maximum_iterations=count)
         dx = tf.reshape(array.stack(), [-1, x_NE.shape[1]])[: x_NE.shape[0]]
+        if not narrow:
+            d_table = tf.tensor_scatter_nd_sub(d_table, labels_N[:, None], x_NE * float32(weights_N)[:, None])
 
         def gradient(upstream):
             return tf.cast(float32(dx) * upstream, dx.dtype), d_table * upstream
