@@ -5,7 +5,7 @@ import pytest
 
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.training import batch
-from pipeline.training.optimizers import AdafactorConfig, SGDConfig
+from pipeline.training.optimizers import AdafactorConfig, AdamWConfig, SGDConfig
 from pipeline.training.schedules import Schedule
 
 GLOBAL_BATCH, STEPS, CONTEXT, VOCABULARY = 16, 5, 8, 97
@@ -14,6 +14,10 @@ ALGPT2 = ALGPT2Config(layers=2, heads=2, width=32, embedding=16, context=CONTEXT
 SGD = SGDConfig(learning_rate=0.5, momentum=0.9)
 # Some gradients are zero but for rounding (those of key biases): epsilon1 keeps Adafactor from scaling them up.
 ADAFACTOR = AdafactorConfig(learning_rate=1e-2, scale_by_parameter=False, min_dim_size_to_factor=16, epsilon1=1e-6)
+
+
+OPTIMIZERS = {"adafactor": ADAFACTOR, "adamw": AdamWConfig(learning_rate=1e-3, epsilon=1e-4), "sgd": SGD}
+SAVED = 2  # steps after which a run is interrupted, where it is
 
 
 def tokens_of(step):
@@ -26,11 +30,15 @@ def mirrored(devices):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def train(model_config, optimizer_config, devices, accumulation, clip_norm=0.05, poison=()):
-    """Trains STEPS steps; returns the metrics of each step and the final weights by name."""
+def train(model_config, optimizer_config, devices, accumulation, poison=(), dtype="float32", folder=None, start=0):
+    """Trains from step ``start`` to STEPS; returns the metrics of each step and the final weights by name.
+
+    Writes a checkpoint to ``folder`` after SAVED steps, or begins with the one that is there.
+    """
     import tensorflow as tf
 
     import models
+    from pipeline.training.checkpoints import Checkpoints, state_of
     from pipeline.training.step import make_train_step, strategy_options
 
     replicas = len(devices)
@@ -43,10 +51,13 @@ def train(model_config, optimizer_config, devices, accumulation, clip_norm=0.05,
     )
     assert plan.accumulation == accumulation
     with strategy.scope():
-        model = models.build(model_config, seed=1)
+        model = models.build(model_config, seed=2 if start else 1, compute_dtype=dtype)
         optimizer = optimizer_config.build(Schedule(steps=STEPS, warmup_steps=2))
         optimizer.build(model.trainable_variables)
-    step = make_train_step(model, optimizer, plan, clip_norm=clip_norm, **strategy_options(strategy))
+    step = make_train_step(model, optimizer, plan, clip_norm=0.05, **strategy_options(strategy))
+    checkpoints = Checkpoints(f"{folder}/{dtype}", state_of(model, optimizer))
+    if start:
+        assert checkpoints.restore_newest().step == start
 
     @tf.function
     def run(tokens):
@@ -60,7 +71,7 @@ def train(model_config, optimizer_config, devices, accumulation, clip_norm=0.05,
         return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
 
     history = []
-    for number in range(STEPS):
+    for number in range(start, STEPS):
         if number in poison:
             table = model.table
             clean = table.numpy()
@@ -71,30 +82,33 @@ def train(model_config, optimizer_config, devices, accumulation, clip_norm=0.05,
             np.linalg.norm(metrics.pop("gradient_norms")), metrics["grad_norm"], equal_nan=True, rtol=1e-5
         )
         history.append({name: float(value) for name, value in metrics.items()})
+        if folder and not start and number + 1 == SAVED:
+            checkpoints.save(SAVED, {})
+            checkpoints.wait()
         if number in poison:
             table.assign(clean)
     return history, {variable.path: variable.numpy() for variable in model.trainable_variables}
 
 
-@pytest.mark.parametrize(
-    ("model", "optimizer", "spreads"),
-    [
-        (GPT2, SGD, [(1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (4, 4)]),
-        (ALGPT2, ADAFACTOR, [(1, 4), (2, 2)]),
-    ],
-    ids=["gpt2-sgd", "algpt2-adafactor"],
-)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.slow
-def test_replicas_and_accumulation_change_nothing(virtual_devices, model, optimizer, spreads):
-    want_history, want_weights = train(model, optimizer, virtual_devices[:1], 1)
+def test_replicas_accumulation_and_a_restart_change_nothing(virtual_devices, name, dtype, tmp_path):
+    """Each optimizer and dtype: on other replicas, in other microbatches, and from a checkpoint on."""
+    spreads = [(1, 4, SAVED), (2, 2, SAVED)]
+    spreads += [(2, 1, 0), (2, 4, 0), (4, 1, SAVED), (4, 4, 0)] if (name, dtype) == ("sgd", "float32") else []
+    model, optimizer = ALGPT2 if name == "adafactor" else GPT2, OPTIMIZERS[name]
+    options = {"dtype": dtype, "folder": tmp_path}
+    want_history, want_weights = train(model, optimizer, virtual_devices[:1], 1, **options)
     assert all(step["grad_norm"] > 0.05 for step in want_history), "clipping must be at work"
-    for replicas, accumulation in spreads:
-        history, weights = train(model, optimizer, virtual_devices[:replicas], accumulation)
-        for want, got in zip(want_history, history, strict=True):
-            np.testing.assert_allclose(got["loss"], want["loss"], rtol=2e-6)
-            np.testing.assert_allclose(got["grad_norm"], want["grad_norm"], rtol=2e-5)
-        for name, value in want_weights.items():
-            np.testing.assert_allclose(weights[name], value, rtol=0, atol=2e-5, err_msg=name)
+    loss, norm, weight = (2e-6, 2e-5, 2e-5) if dtype == "float32" else (1e-3, 2e-2, 2e-3)
+    for replicas, accumulation, start in spreads:
+        history, weights = train(model, optimizer, virtual_devices[:replicas], accumulation, **options, start=start)
+        for want, got in zip(want_history[start:], history, strict=True):
+            np.testing.assert_allclose(got["loss"], want["loss"], rtol=loss)
+            np.testing.assert_allclose(got["grad_norm"], want["grad_norm"], rtol=norm)
+        for path, value in want_weights.items():
+            np.testing.assert_allclose(weights[path], value, rtol=0, atol=weight, err_msg=path)
 
 
 def test_a_non_finite_step_leaves_everything_untouched(virtual_devices):
