@@ -131,7 +131,6 @@ class Sharder:
 
     def _encode_unit_in(self, journal: Journal) -> Callable[[], Callable[[Unit], None]]:
         def make() -> Callable[[Unit], None]:
-            self._tokenizer.use_one_core()
 
             def encode(unit: Unit) -> None:
                 with journal.unit_file(unit.index) as file:

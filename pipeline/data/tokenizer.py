@@ -88,17 +88,17 @@ class Tokenizer:
             raise UserError(f"tokenizer {self.name}: the bulk engine cannot load it ({error})") from error
 
     def warm_up(self) -> None:
-        """Loads both engines side by side, so that processes forked from this one need not. No thread remains."""
+        """Loads both engines and has them fill their tables, which the workers forked from this process then share.
+
+        No thread remains, and the bulk engine keeps to the calling thread from here on: a worker is one core's.
+        """
+        os.environ["FASTOKENS_BPE_THREADS"] = "1"  # read when the engine is first used
         loading = threading.Thread(target=lambda: self._engine)
         loading.start()
         _ = self.oracle
         loading.join()
-        _ = self._engine  # raises here what it raised there
-
-    @staticmethod
-    def use_one_core() -> None:
-        """Keeps this process's bulk engine to the calling thread; to be called before it is first used."""
-        os.environ["FASTOKENS_BPE_THREADS"] = "1"
+        self.encode("first")
+        self.encode_batch(["first"])
 
     def encode(self, text: str) -> list[int]:
         """Encodes one text with the oracle; no end-of-text is added."""

@@ -82,7 +82,7 @@ def test_a_worker_keeps_to_one_core():
 import os
 from pipeline.data import tokenizer
 gpt2 = tokenizer.load("gpt2")
-gpt2.use_one_core()
+gpt2.warm_up()
 before = len(os.listdir("/proc/self/task"))
 gpt2.encode_batch(["some words " * 2_000] * 500)
 assert len(os.listdir("/proc/self/task")) == before
