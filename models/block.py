@@ -24,6 +24,7 @@ from models.operations import (
     layer_norm,
     layer_norm_gradient,
     normalized,
+    read_again,
 )
 
 DROPOUT_SITES = 3  # a block's dropouts: attention probabilities, attention branch, MLP branch
@@ -180,6 +181,8 @@ def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> 
     Returns:
         The output [B, T, D], and the tensors that ``config.remat`` keeps for ``block_gradient``, beside the input.
     """
+    if config.remat == "full":
+        weights = BlockWeights(*read_again(x_BTD, weights))
     middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
     y, mlp = mlp_half(middle, weights, config, seeds_B2, layer)
     return y, {"none": (*attention, *mlp), "attention": tuple(mlp), "full": ()}[config.remat]
@@ -190,6 +193,7 @@ def block_gradient(dy_BTD, x_BTD, kept: tuple[tf.Tensor, ...], weights: BlockWei
     if config.remat != "none":
         # Without the barrier XLA finds that all this was computed before, and keeps it after all.
         x_BTD, dy_BTD = barrier(x_BTD, dy_BTD)
+        weights = BlockWeights(*read_again(dy_BTD, weights))
         middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
     else:
         attention = AttentionKept(*kept[: len(AttentionKept._fields)])

@@ -7,6 +7,8 @@ that needs it, which costs no memory traffic.
 Letters: B batch, T context, D width, F any features, N = B·T tokens.
 """
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaOptimizationBarrier has no public alias
 
@@ -28,6 +30,17 @@ def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
     if tf.executing_eagerly():
         return list(tensors)  # the op exists inside XLA only, and eager code merges nothing
     return gen_xla_ops.xla_optimization_barrier(list(tensors))
+
+
+def read_again(x: tf.Tensor, weights: Iterable[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns float32 weights unchanged, in a form that XLA cannot make before ``x``: casts stay where they are used.
+
+    XLA moves the cast of a weight out of a loop and from the backward pass to the forward pass, past any barrier, and
+    then all blocks' bfloat16 copies live at once. A factor of one that is known only when ``x`` is costs nothing.
+    """
+    first = x[(0,) * x.shape.rank]
+    one = tf.cast(first == first, tf.float32)  # NaN gives 0, where all is lost anyway
+    return [weight * one for weight in weights]
 
 
 def layer_norm(

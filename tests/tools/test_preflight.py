@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from pipeline.devices import compiler, slices
+from pipeline.devices import compiler, program, slices
 from pipeline.devices.compiler import GIB, Buffer, Compiled
 from pipeline.training import batch
 from tools import preflight_figures
@@ -70,6 +70,23 @@ def test_accumulation_is_counted_as_often_as_it_runs(preflight):
     assert apart["hardware_flops"] == pytest.approx(together["hardware_flops"], rel=0.10)
     assert apart["model_flops"] == together["model_flops"]
     assert apart["memory"]["accumulators"] == apart["memory"]["weights"] > 0
+
+
+@pytest.mark.slow
+def test_rematerialised_blocks_cast_their_weights_where_they_use_them(preflight, tmp_path):
+    """Cast before the loop over microbatches, all blocks' bfloat16 weights would live at once: 2.9 GiB of gpt2-xl."""
+    file = tmp_path / "step.hlo"
+    done, _ = preflight(**{"GPT2.remat": "full", "train.microbatch": 2}, flags=["--noevaluation", f"--program={file}"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    compiled = program.parse(file.read_text())
+    kernels = {(256, 768), (256, 1024)}  # the shapes that only blocks have
+    before = [
+        instruction.name
+        for instruction in compiled.computations[compiled.entry].instructions.values()
+        for array in instruction.arrays
+        if array.dimensions in kernels and array.bytes == 2 * array.dimensions[0] * array.dimensions[1]
+    ]
+    assert before == []
 
 
 @pytest.mark.slow
