@@ -17,7 +17,7 @@ import tensorflow as tf
 from models.operations import barrier, float32, keep_mask
 
 STRIPS = 4  # the program's size, and 5/8 of the square's work; 8 are no faster on a TPU by its compiler, nor are 2
-LEAST = 64  # queries or keys of a strip, below which products are too small to be fast
+LEAST = 256  # queries or keys of a strip, below which cutting costs a CPU more than the masked half that it spares
 MASKED = -1e30
 
 

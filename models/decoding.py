@@ -16,7 +16,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice 
 
 from models.attention import causal_attention
 from models.block import BlockWeights, attention_output, mlp_half, query_key_value
-from models.operations import float32, layer_norm
+from models.operations import dense, float32, layer_norm
 from models.sampling import DEFAULT, NEVER, Sampling, choose
 
 PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are ever compiled
@@ -136,7 +136,8 @@ def _prefill(model, tokens_BP, lengths_B, new_tokens: int):
     shape = (config.layers, batch, config.heads, config.head_width, width + new_tokens)
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
-        q, k, v = _projected(x, weights, config)
+        normal, _ = layer_norm(x, weights.attention_norm_scale, weights.attention_norm_bias)
+        q, k, v = query_key_value(normal, weights, config.heads)
         x += attention_output(_merged(causal_attention(q, k, v)[0]), weights)
         k, v = (tf.gather(tf.transpose(y, [0, 3, 1, 2]), columns_BP, batch_dims=1) for y in (k, v))
         keys = _write(keys, tf.transpose(k, [0, 2, 3, 1]), layer, 0)
@@ -146,7 +147,7 @@ def _prefill(model, tokens_BP, lengths_B, new_tokens: int):
     empty = tf.zeros(shape, model.activation_dtype)
     x, keys, values = model.over_blocks(layer_body, model.embed(tokens_BP, tf.range(width)), empty, empty)
     last_B1D = tf.gather(x, lengths_B - 1, batch_dims=1)[:, None]
-    return keys, values, model.logits(model.finish(last_B1D))[:, 0]
+    return keys, values, model.next_logits(model.finish(last_B1D)[:, 0])
 
 
 def _advance(model, token_B, column, shift_B, keys, values):
@@ -156,7 +157,10 @@ def _advance(model, token_B, column, shift_B, keys, values):
     visible = ((columns >= shift_B[:, None]) & (columns <= column))[:, None, None]  # [B, 1, 1, S]
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
-        q, k, v = _projected(x, weights, config)
+        normal, _ = layer_norm(x, weights.attention_norm_scale, weights.attention_norm_bias)
+        fused = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)  # one row: cutting is cheap
+        shape = [-1, config.heads, config.head_width, 1]
+        q, k, v = (tf.reshape(part, shape) for part in tf.split(fused, 3, -1))
         keys, values = _write(keys, k, layer, column), _write(values, v, layer, column)
         scores = tf.einsum("bhkq,bhks->bhqs", float32(q), float32(keys[layer])) * config.head_width**-0.5
         seen = tf.cast(tf.nn.softmax(tf.where(visible, scores, NEVER)), v.dtype)
@@ -166,13 +170,7 @@ def _advance(model, token_B, column, shift_B, keys, values):
     # A finished row runs on until all are finished; its position must stay inside the table.
     position_B1 = tf.minimum(column - shift_B, config.context - 1)[:, None]
     x, keys, values = model.over_blocks(layer_body, model.embed(token_B[:, None], position_B1), keys, values)
-    return model.logits(model.finish(x))[:, 0], keys, values
-
-
-def _projected(x_BTD, weights: BlockWeights, config) -> list[tf.Tensor]:
-    """Returns queries, keys and values, each [B, H, K, T]."""
-    normal, _ = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
-    return query_key_value(normal, weights, config.heads)
+    return model.next_logits(model.finish(x)[:, 0]), keys, values
 
 
 def _merged(output_BHKT):

@@ -58,7 +58,7 @@ def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
         punished = tf.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
         logits_BV = tf.where(seen_BV, punished, logits_BV)
     if sampling.temperature == 0:
-        return tf.argmax(logits_BV, -1, output_type=tf.int32)
+        return _likeliest(logits_BV)
     logits_BV /= sampling.temperature
     if sampling.top_k:
         logits_BV = _keep_highest(logits_BV, tf.ones_like(logits_BV), float(min(sampling.top_k, logits_BV.shape[1])))
@@ -66,7 +66,14 @@ def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
         logits_BV = _keep_highest(logits_BV, tf.nn.softmax(logits_BV), sampling.top_p)
     # Gumbel's trick: the argmax of logits plus this noise is a draw from their softmax.
     uniform = tf.random.stateless_uniform(logits_BV.shape, seed_2, minval=1e-20, alg="philox")
-    return tf.argmax(logits_BV - tf.math.log(-tf.math.log(uniform)), -1, output_type=tf.int32)
+    return _likeliest(logits_BV - tf.math.log(-tf.math.log(uniform)))
+
+
+def _likeliest(logits_BV) -> tf.Tensor:
+    """Returns the first of the highest logits, int32 [B], in two passes that a CPU makes faster than XLA's argmax."""
+    vocabulary = logits_BV.shape[1]
+    highest = logits_BV >= tf.reduce_max(logits_BV, -1, keepdims=True)
+    return tf.reduce_min(tf.where(highest, tf.range(vocabulary), vocabulary - 1), -1)
 
 
 def _keep_highest(logits_BV, weights_BV, enough: float) -> tf.Tensor:

@@ -9,6 +9,7 @@ token plus the full attention square, for all contenders alike.
 import importlib.util
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -67,12 +68,12 @@ def _ours(tokens: np.ndarray) -> Step:
     return lambda: float(compiled(batch)["loss"])
 
 
-def _keras_hub(tokens: np.ndarray) -> Step:
-    import keras
+def keras_hub_backbone() -> Any:
+    """Returns keras-hub's GPT-2 of the same size, with random weights."""
     from keras_hub.models import GPT2Backbone
 
-    backbone = GPT2Backbone(
-        vocabulary_size=CONFIG.known_vocabulary,
+    return GPT2Backbone(
+        vocabulary_size=CONFIG.vocabulary_size,
         num_layers=CONFIG.layers,
         num_heads=CONFIG.heads,
         hidden_dim=CONFIG.width,
@@ -80,6 +81,12 @@ def _keras_hub(tokens: np.ndarray) -> Step:
         max_sequence_length=CONFIG.context,
         dropout=0.0,
     )
+
+
+def _keras_hub(tokens: np.ndarray) -> Step:
+    import keras
+
+    backbone = keras_hub_backbone()
     logits = backbone.token_embedding(backbone.output, reverse=True)
     model = keras.Model(backbone.inputs, logits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
