@@ -18,6 +18,13 @@ def define_gin_flags() -> None:
     flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100. Repeats.")
 
 
+def required_gin_files(expected: str) -> list[str]:
+    """Returns the files of ``--gin_file``; UserError where there is none, which says what was expected."""
+    if not FLAGS.gin_file:
+        raise UserError(f"--gin_file is missing; expected {expected}")
+    return FLAGS.gin_file
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Parses the flags, calls ``main`` and exits.
 

@@ -23,11 +23,10 @@ flags.DEFINE_string("work_dir", None, "Folder for unfinished work; default: in t
 
 def main() -> None:
     """Shards as the flags say."""
-    if not FLAGS.gin_file:
-        raise UserError("--gin_file is missing: name a data set, such as --gin_file=datasets/cpython.gin")
+    gin_files = cli.required_gin_files("a data set such as datasets/cpython.gin")
     if not FLAGS.output:
         raise UserError("--output is missing: name a directory, local or gs://")
-    config.load(FLAGS.gin_file, FLAGS.gin_param)
+    config.load(gin_files, FLAGS.gin_param)
     settings = config.get(ShardConfig)
 
     from pipeline.data.sharder import shard  # numpy, only after the flags and gin files are known to be right

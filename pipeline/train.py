@@ -7,7 +7,7 @@ import dataclasses
 
 from absl import flags
 
-from pipeline import cli, config, dry_run, pretrained
+from pipeline import cli, config, dry_run, preflight, pretrained
 from pipeline.data import manifest, order, storage
 from pipeline.devices import slices, target
 from pipeline.errors import UserError
@@ -18,7 +18,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    config.load(FLAGS.gin_file or _no_gin_file(), FLAGS.gin_param)
+    config.load(cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin"), FLAGS.gin_param)
     settings = config.get(TrainConfig)
     model = pretrained.model_config(settings)
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
@@ -32,6 +32,8 @@ def main() -> int:
     if FLAGS.dry_run:
         print(config.provenance(settings, model, optimizer))
         print(dry_run.arithmetic(settings, model, plan, devices.hosts))
+        if FLAGS.preflight:
+            preflight.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param)
         return 0
     if FLAGS.data and not storage.is_remote(FLAGS.data):
         _manifest(model, plan, devices.hosts)  # what can be known without a connection is said first
@@ -43,7 +45,7 @@ def main() -> int:
             raise UserError(
                 f"--{flag}={getattr(FLAGS, flag)}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
             )
-    return _train(settings, model, optimizer, plan, devices.hosts)
+    return _train(settings, model, optimizer, plan, devices)
 
 
 def _manifest(model, plan: batch.BatchPlan, hosts: int) -> manifest.Manifest:
@@ -56,9 +58,11 @@ def _manifest(model, plan: batch.BatchPlan, hosts: int) -> manifest.Manifest:
     return data
 
 
-def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, hosts: int) -> int:
-    data = _manifest(model, plan, hosts)
+def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, devices: slices.DevicePlan) -> int:
+    data = _manifest(model, plan, devices.hosts)
     model = dataclasses.replace(model, vocabulary_size=data.tokenizer.vocabulary_size)
+    if FLAGS.preflight:
+        preflight.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param, (settings.model, model.vocabulary_size))
     cli.import_tensorflow()
     from pipeline.devices import strategy
 
@@ -78,16 +82,13 @@ def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, hosts
     ).run()
 
 
-def _no_gin_file() -> list[str]:
-    raise UserError("--gin_file is missing; expected a run such as algpt2.gin, gpt2.gin or quickstart.gin")
-
-
 def define_flags() -> None:
     """Defines the command line, for whoever runs ``main``."""
     cli.define_gin_flags()
     flags.DEFINE_string("tpu", None, "A slice (pod-128, v3-8), local, virtual-N, a TPU name or grpc:// address.")
     flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
     flags.DEFINE_string("run_dir", None, "Where the run keeps its results, local or gs://.")
+    flags.DEFINE_bool("preflight", False, "First compile the step for the slice with the TPU's compiler: does it fit?")
     flags.DEFINE_bool("dry_run", False, "Print the configuration and the batch arithmetic, and stop.")
 
 

@@ -30,11 +30,10 @@ GPT2_VOCABULARY = 50_257
 
 
 def main() -> int:
-    if not FLAGS.gin_file:
-        raise UserError("--gin_file is missing; expected a run such as algpt2.gin or gpt2.gin")
+    gin_files = cli.required_gin_files("a run such as algpt2.gin or gpt2.gin")
     if not FLAGS.tpu:
         raise UserError("--tpu is missing; expected a slice such as pod-128 or v3-8")
-    config.load(FLAGS.gin_file, FLAGS.gin_param)
+    config.load(gin_files, FLAGS.gin_param)
     settings = config.get(TrainConfig)
     model = with_vocabulary(pretrained.model_config(settings))
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")

@@ -184,14 +184,13 @@ def report(outcomes: list[Outcome]) -> bool:
 def main() -> int:
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory of shards with a manifest")
-    if not FLAGS.gin_file:
-        raise UserError("--gin_file is missing; expected a run such as quickstart.gin")
+    gin_files = cli.required_gin_files("a run such as quickstart.gin")
     if FLAGS.steps < 1 or FLAGS.more < 2:
         raise UserError(f"--steps={FLAGS.steps} --more={FLAGS.more}: expected at least 1 and 2")
     from pipeline import config
     from pipeline.training.settings import TrainConfig
 
-    config.load(FLAGS.gin_file, FLAGS.gin_param)
+    config.load(gin_files, FLAGS.gin_param)
     settings = config.get(TrainConfig)
     smaller = (
         max(m for m in range(1, settings.microbatch) if settings.microbatch % m == 0) if settings.microbatch > 1 else 1

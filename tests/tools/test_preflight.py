@@ -110,6 +110,30 @@ def test_what_does_not_fit_ends_with_1(preflight):
 
 
 @pytest.mark.slow
+def test_training_can_ask_first_whether_it_fits(run_module, cache, monkeypatch):
+    """Here with --dry_run, which needs no TPU: what fits ends with 0, what does not with 1 and a sentence."""
+    monkeypatch.setenv("PREFLIGHT_CACHE", str(cache))
+
+    def ask(tpu, **changes):
+        values = {f"GPT2.{name}": value for name, value in (SMALL | changes).items()}
+        values |= {"train.global_batch": 256, "train.microbatch": 32 if tpu == "v2-8" else 4}
+        arguments = [f"--gin_param={name}={value!r}" for name, value in values.items()]
+        return run_module(
+            "pipeline.train", "--gin_file=gpt2.gin", f"--tpu={tpu}", "--dry_run", "--preflight", *arguments
+        )
+
+    fits, does_not = ask("v3-8"), ask("v2-8", context=4096, heads=16, width=1024)
+    assert fits.returncode == 0 and "fits              yes" in fits.stdout, fits.stderr
+    assert does_not.returncode == 1 and "fits              NO" in does_not.stdout
+    assert does_not.stderr == "failed: the preflight for v2-8 ended with 1, so nothing was started\n"
+
+
+def test_training_asks_only_for_a_slice(refused):
+    said = refused("pipeline.train", "--gin_file=gpt2.gin", "--tpu=virtual-8", "--dry_run", "--preflight")
+    assert "--tpu names none; expected one such as --tpu=v3-8" in said
+
+
+@pytest.mark.slow
 def test_search_recommends_a_microbatch(preflight):
     done, figures = preflight(flags=["--search"])
     assert done.returncode == 0, done.stdout + done.stderr
