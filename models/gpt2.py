@@ -14,9 +14,9 @@ from models.block import DROPOUT_SITES, Block, BlockWeights
 from models.config import GPT2Config
 from models.operations import dropped, layer_norm
 from models.transformer import apply_block
+from models.variables import STANDARD_DEVIATION
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-STANDARD_DEVIATION = 0.02
 
 
 class Normal:

@@ -71,6 +71,7 @@ class Session:
         restored = checkpoints.restore_newest()
         start = restored.step if restored else 0
         print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")
+        print(optimizer_line(optimizer, model.trainable_variables))
         metrics = MetricsWriter(directory, self.identity(), wandb_mode=settings.wandb, resume_step=start)
         trainer = self.trainer(model, optimizer, checkpoints, metrics, IncidentLog(directory, start))
         if restored:
@@ -168,6 +169,15 @@ class Session:
             "validation": trainer.validation(),
             "seconds": {name: round(value, 1) for name, value in dataclasses.asdict(trainer.clock).items()},
         }
+
+
+def optimizer_line(optimizer: Any, variables: list[Any]) -> str:
+    """Returns a line on the slots' bytes and on what multiplies a unit update at the schedule's highest point."""
+    steps = optimizer.effective_steps(variables)
+    least = min(steps, key=steps.__getitem__)
+    highest = max(steps.values())
+    down_to = f", down to {steps[least]:.1e} of {least}" if steps[least] < highest else ""
+    return f"optimizer slots {optimizer.slot_bytes() / 2**20:,.1f} MiB a replica; effective step {highest:.1e}{down_to}"
 
 
 def schedule_of(settings: TrainConfig) -> Schedule:

@@ -31,7 +31,7 @@ def main() -> int:
     )
     if FLAGS.dry_run:
         print(config.provenance(settings, model, optimizer))
-        print(dry_run.arithmetic(settings, model, plan, devices.hosts))
+        print(dry_run.arithmetic(settings, model, optimizer, plan, devices.hosts))
         if FLAGS.preflight:
             preflight.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param)
         return 0

@@ -91,3 +91,23 @@ def test_bad_embedding_width_and_unknown_vocabulary_are_refused():
 def test_settings_import_nothing_heavy():
     code = "import models.config, models, sys; assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("embedding", ["gpt2", 16, None])
+def test_described_variables_are_those_of_the_built_model(embedding):
+    """Names, order, shapes and initial size, which a dry run prints without building anything."""
+    import numpy as np
+
+    import models
+    from models.pretrained import names_of
+    from models.variables import describe
+
+    sizes = {"layers": 2, "heads": 2, "width": 128, "context": 64, "vocabulary_size": 300}
+    config = models.GPT2Config(**sizes) if embedding == "gpt2" else models.ALGPT2Config(**sizes, embedding=embedding)
+    built, described = names_of(models.build(config)), describe(config)
+    assert list(built) == list(described)
+    for name, variable in built.items():
+        shape, rms = described[name]
+        assert tuple(variable.shape) == shape, name
+        real = variable.numpy()[: getattr(variable, "logical_rows", None)]
+        assert np.sqrt(np.mean(real**2)) == pytest.approx(rms, rel=0.1), name

@@ -1,7 +1,7 @@
 """Generation: our compiled loop over a key/value cache against keras-hub's `generate`, on one small GPT-2.
 
-The 30M model of step.py with random weights, 8 prompts of 64 tokens, 128 new tokens each, float32, greedy, no stop. Both
-are compiled by XLA beforehand; they take turns, and the best turn of each counts.
+The 30M model of step.py with random weights, 8 prompts of 64 tokens, 128 new tokens each, float32, greedy, no stop.
+Both are compiled by XLA beforehand; they take turns, and the best turn of each counts.
 """
 
 import time
