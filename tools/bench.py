@@ -1,6 +1,6 @@
 """Benchmarks: ratios against the usual tools, measured in one run on this machine.
 
-python -m tools.bench [--only=shard,read,step,generate] [--json=FILE]
+python -m tools.bench [--only=shard,read,step,accumulation,generate] [--json=FILE]
 """
 
 import importlib
@@ -14,7 +14,13 @@ from pipeline import cli
 from pipeline.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
-BENCHMARKS = ("shard", "read", "step", "generate")  # tools/benchmarks/NAME.py, each with run() -> {figure: number}
+BENCHMARKS = (
+    "shard",
+    "read",
+    "step",
+    "accumulation",
+    "generate",
+)  # tools/benchmarks/NAME.py, each with run() -> {figure: number}
 
 
 def machine() -> str:
