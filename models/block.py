@@ -25,6 +25,7 @@ from models.operations import (
     layer_norm_gradient,
     normalized,
     read_again,
+    scoped,
 )
 
 DROPOUT_SITES = 3  # a block's dropouts: attention probabilities, attention branch, MLP branch
@@ -120,6 +121,7 @@ def attention_output(output_BDT: tf.Tensor, weights: BlockWeights) -> tf.Tensor:
     return tf.einsum("bdt,de->bte", output_BDT, kernel) + bias
 
 
+@scoped("attention")
 def attention_half(
     x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer
 ) -> tuple[tf.Tensor, AttentionKept]:
@@ -133,6 +135,7 @@ def attention_half(
     return x_BTD + branch, AttentionKept(mean, inverse, q, k, v, output, log)
 
 
+@scoped("attention_gradient")
 def attention_half_gradient(dy_BTD, x_BTD, kept: AttentionKept, weights, config, seeds_B2, layer):
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
@@ -154,6 +157,7 @@ def _output_gradient(dy_BTD, output_BDT, weights: BlockWeights, config: GPT2Conf
     return _heads(d_output, config.heads), d_kernel, tf.reduce_sum(float32(dy_BTD), [0, 1])
 
 
+@scoped("mlp")
 def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, MlpKept]:
     """Returns x + mlp(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.mlp_norm_scale, weights.mlp_norm_bias)
@@ -163,6 +167,7 @@ def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) 
     return x_BTD + branch, MlpKept(x_BTD, mean, inverse, hidden)
 
 
+@scoped("mlp_gradient")
 def mlp_half_gradient(dy_BTD, kept: MlpKept, weights: BlockWeights, config: GPT2Config, seeds_B2, layer):
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)

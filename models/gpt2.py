@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from models.block import DROPOUT_SITES, Block, BlockWeights
 from models.config import GPT2Config
-from models.operations import dropped, layer_norm
+from models.operations import dropped, layer_norm, scoped
 from models.transformer import apply_block
 from models.variables import STANDARD_DEVIATION
 
@@ -94,6 +94,7 @@ class GPT2(keras.Model):
     def add_linear_layers(self) -> None:
         """Creates what stands between the tables and the blocks: nothing in GPT-2."""
 
+    @scoped("embedding")
     def embed(self, tokens_BT: tf.Tensor, positions: tf.Tensor, seeds_B2: tf.Tensor | None = None) -> tf.Tensor:
         """Returns what enters the first block, [B, T, D] in the compute dtype.
 
@@ -127,6 +128,7 @@ class GPT2(keras.Model):
             carry = body(layer, block.tensors(), *carry)
         return carry
 
+    @scoped("final_norm")
     def finish(self, x_BTD: tf.Tensor) -> tf.Tensor:
         """Returns the last block's output, normalised and brought to the table's width."""
         scale, bias = tf.convert_to_tensor(self.norm_scale), tf.convert_to_tensor(self.norm_bias)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from models.operations import barrier, float32
+from models.operations import barrier, float32, scoped
 
 # What a chunk's exponentials may take when no chunk is given: on a TPU all 4,096 tokens of a usual microbatch are one
 # chunk, so that the table's gradient is written once; a CPU is 1.2 times faster with 1,024 tokens than with 2,048.
@@ -87,6 +87,7 @@ def _hits(labels_C: tf.Tensor, table_VE: tf.Tensor) -> tf.Tensor:
     return tf.range(table_VE.shape[0])[None, :] == labels_C[:, None]
 
 
+@scoped("loss")
 def token_nll(
     x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N: tf.Tensor, *, vocabulary_size: int, chunk: int | None = None
 ) -> tf.Tensor:
@@ -133,6 +134,7 @@ def summed_nll(
     """
 
     @tf.custom_gradient
+    @scoped("loss")
     def summed(x_NE, table_VE):
         parts = _chunks(x_NE, table_VE, labels_N, weights_N, chunk)
         count, width = parts[1].shape
@@ -160,6 +162,7 @@ def summed_nll(
         if not narrow:
             d_table = tf.tensor_scatter_nd_sub(d_table, labels_N[:, None], x_NE * float32(weights_N)[:, None])
 
+        @scoped("loss")
         def gradient(upstream):
             return tf.cast(float32(dx) * upstream, dx.dtype), d_table * upstream
 

@@ -7,7 +7,8 @@ that needs it, which costs no memory traffic.
 Letters: B batch, T context, D width, F any features, N = B·T tokens.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaOptimizationBarrier has no public alias
@@ -23,6 +24,20 @@ Statistics = tuple[tf.Tensor, tf.Tensor]  # mean and 1/deviation of each token
 def float32(x: tf.Tensor) -> tf.Tensor:
     """Returns ``x`` in float32."""
     return tf.cast(x, tf.float32)
+
+
+def scoped(name: str) -> Callable[[Callable], Callable]:
+    """Puts a function's ops under a name, by which a compiled program's buffers and a profile are read."""
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def inside(*args, **kwargs):
+            with tf.name_scope(name):
+                return function(*args, **kwargs)
+
+        return inside
+
+    return decorate
 
 
 def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:

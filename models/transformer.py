@@ -7,15 +7,18 @@ import tensorflow as tf
 
 from models.block import BlockWeights, block, block_gradient
 from models.config import GPT2Config
+from models.operations import scoped
 
 
 def apply_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer: int) -> tf.Tensor:
     """Applies one block of GPT-2, with ``block_gradient`` as its gradient."""
 
     @tf.custom_gradient
+    @scoped(f"block_{layer:02d}")
     def apply(x_BTD, *weights):
         y, kept = block(x_BTD, BlockWeights(*weights), config, seeds_B2, layer)
 
+        @scoped(f"block_{layer:02d}")
         def gradient(dy_BTD):
             dx, d_weights = block_gradient(dy_BTD, x_BTD, kept, BlockWeights(*weights), config, seeds_B2, layer)
             return [dx, *d_weights]
@@ -33,10 +36,12 @@ def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B
     layers = config.layers
 
     @tf.custom_gradient
+    @scoped("shared_block")
     def apply(x_BTD, *weights):
         weights = BlockWeights(*weights)
         y, stacks = _forward_loop(x_BTD, weights, config, seeds_B2)
 
+        @scoped("shared_block")
         def gradient(dy_BTD):
             def backward(step, dy, *sums):
                 layer = layers - 1 - step

@@ -175,14 +175,27 @@ def costliest(
     return sorted(rows, reverse=True)[:count]
 
 
+ARGUMENT = "XLA_Args"  # what TensorFlow calls every argument of the program
+
+
+def _origin(computation: Computation, instruction: Instruction) -> str:
+    """The TensorFlow op that an instruction comes from; of a copy or the like, which comes from none, its operand's."""
+    step: Instruction | None = instruction
+    while step is not None and step.op_name == step.name and step.operands:
+        step = computation.instructions.get(step.operands[0])
+    if step is None or step.op_name == step.name:
+        return instruction.name
+    return "a weight or slot as it comes in" if step.op_name == ARGUMENT else step.op_name
+
+
 def largest(program: Program, count: int = 12) -> list[tuple[int, str, str]]:
     """Returns the largest arrays that instructions make in HBM, as (bytes, shape, op name), each op's shape once."""
     found: dict[tuple[str, str], int] = {}
-    for _, instruction, _ in executed(program, unroll=False):
+    for computation, instruction, _ in executed(program, unroll=False):
         if instruction.opcode in ("parameter", "tuple", "get-tuple-element", "while", "bitcast", "conditional"):
             continue
         for match, array in zip(ARRAY.finditer(instruction.shape), instruction.arrays, strict=True):
             if array.in_hbm:
-                found[f"{match['type']}[{match['shape']}]", instruction.op_name] = array.bytes
+                found[f"{match['type']}[{match['shape']}]", _origin(computation, instruction)] = array.bytes
     rows = [(size, shape, op) for (shape, op), size in found.items()]
     return sorted(rows, reverse=True)[:count]

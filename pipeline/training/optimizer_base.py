@@ -94,7 +94,8 @@ class Optimizer(keras.optimizers.Optimizer):
         """
         learning_rate = self._scheduled_rate()
         for gradient, variable in zip(gradients, variables, strict=True):
-            self.update_step(gradient, variable, learning_rate)
+            with tf.name_scope(f"update/{variable.path}"):
+                self.update_step(gradient, variable, learning_rate)
         self._iterations.assign_add(1)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:

@@ -79,7 +79,8 @@ def make_train_step(
             values = [variable.value for variable in variables]
             tape.watch(values)
             nll, weight = model_nll(model, microbatch, seed)
-        gradients = tape.gradient(nll, values)
+        with tf.name_scope("gradient"):
+            gradients = tape.gradient(nll, values)
         return [nll, weight, *(tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients)]
 
     def accumulate(batch: Batch) -> Tensors:
@@ -92,7 +93,8 @@ def make_train_step(
 
         def add_microbatch(i, *sums):
             parts = sums_of({name: part[i] for name, part in batch.items()})
-            return i + 1, *(total + part for total, part in zip(sums, parts, strict=True))
+            with tf.name_scope("accumulate"):
+                return i + 1, *(total + part for total, part in zip(sums, parts, strict=True))
 
         zeros = [tf.zeros(shape, tf.float32) for shape in ([], [], *(variable.shape for variable in variables))]
         _, *sums = tf.while_loop(

@@ -51,6 +51,8 @@ def test_counts_agree_with_analytic_ones(preflight, kind, layers):
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(figures) >= REQUIRED
     assert figures["fits"] and figures["compiled"]["unknown_loops"] == 0
+    layers = "shared_block" if kind == "ALGPT2" else "block_01"
+    assert any(layers in buffer["op"] for buffer in figures["compiled"]["largest"])
     # A multiplication may be done twice where that saves memory (the logits'), but none may be missing.
     assert 0.99 < figures["dense_flops_ratio"] < 1.35
     own, theirs = figures["compiled"]["once_traffic_bytes"], figures["compiled"]["compiler_traffic_bytes"]
