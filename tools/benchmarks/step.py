@@ -28,7 +28,7 @@ Step = Callable[[], float]
 
 def run() -> dict[str, float]:
     """Measures, prints a table and returns GF/s, the share of the peak and the ratios."""
-    tokens = np.random.default_rng(0).integers(0, CONFIG.known_vocabulary, (BATCH, CONFIG.context + 1)).astype(np.int32)
+    tokens = random_tokens()
     contenders: dict[str, Step] = {"ours": ours(tokens), "keras_hub": _keras_hub(tokens)}
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         contenders["torch_compile"] = _torch(tokens)
@@ -43,8 +43,7 @@ def run() -> dict[str, float]:
             start = time.perf_counter()
             step()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
-    flops = CONFIG.flops_per_token() * BATCH * CONFIG.context
-    speed = {name: flops / value for name, value in seconds.items()}
+    speed = {name: flops() / value for name, value in seconds.items()}
     for name, value in [("matrix multiply", peak), *speed.items()]:
         print(f"  {name:<16} {value / 1e9:7.1f} GF/s {100 * value / peak:5.0f} % of the peak")
     figures = {"share_of_matmul_peak": speed["ours"] / peak, "matmul_peak_gflops": peak / 1e9}
@@ -52,8 +51,29 @@ def run() -> dict[str, float]:
     return figures | {f"ratio_to_{name}": speed["ours"] / value for name, value in speed.items() if name != "ours"}
 
 
+def random_tokens() -> np.ndarray:
+    """Returns the batch, int32 [BATCH, context + 1]."""
+    return np.random.default_rng(0).integers(0, CONFIG.known_vocabulary, (BATCH, CONFIG.context + 1)).astype(np.int32)
+
+
+def flops() -> float:
+    """Returns the model's FLOPs of a step on the batch."""
+    return CONFIG.flops_per_token() * BATCH * CONFIG.context
+
+
 def ours(tokens: np.ndarray, *, accumulation: int = 1) -> Step:
     """Returns our compiled step on this batch, cut into ``accumulation`` microbatches."""
+    compiled, batch = _compiled(tokens, accumulation)
+    return lambda: float(compiled(batch)["loss"])
+
+
+def ours_hlo(tokens: np.ndarray) -> str:
+    """Returns the program that XLA makes of our step on this batch, optimised, as text."""
+    compiled, batch = _compiled(tokens, 1)
+    return compiled.experimental_get_compiler_ir(batch)(stage="optimized_hlo")
+
+
+def _compiled(tokens: np.ndarray, accumulation: int) -> tuple[Any, dict[str, tf.Tensor]]:
     rows = len(tokens)
     model = models.build(CONFIG)
     optimizer = AdamWConfig(learning_rate=LEARNING_RATE).build(Schedule(kind="constant", steps=1000, warmup_steps=0))
@@ -65,9 +85,8 @@ def ours(tokens: np.ndarray, *, accumulation: int = 1) -> Step:
         clip_norm=1.0,
         all_reduce=lambda tensors: tensors,
     )
-    compiled = tf.function(step, jit_compile=True)
     batch = {"tokens": tf.constant(tokens), "index": tf.range(rows, dtype=tf.int64)}
-    return lambda: float(compiled(batch)["loss"])
+    return tf.function(step, jit_compile=True), batch
 
 
 def keras_hub_backbone() -> Any:

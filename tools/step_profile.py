@@ -1,0 +1,175 @@
+"""Where the time of the benchmark's training step goes on this machine, by XLA's own trace of what it ran.
+
+    python -m tools.step_profile --output=docs/step_profile.md
+
+Traces some steps of tools/benchmarks/step.py with TensorFlow's profiler. Each moment of a step is shared evenly among
+the instructions that run then, on whatever threads, so that the parts add up to the step's time.
+"""
+
+import glob
+import tempfile
+import time
+from collections import Counter, defaultdict
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.devices import program
+from pipeline.errors import UserError
+from tools.bench import machine
+
+FLAGS = flags.FLAGS
+STEPS, TIMED, LARGEST = 4, 6, 15
+CONTAINERS = ("while", "conditional", "call")
+TABLE = "products with the token table: logits, and the gradients of features and table"
+BLOCKS, ATTENTION = "products with the blocks' kernels", "products of attention"
+SOFTMAX, UPDATE = "softmax over the vocabulary, and the table's gradient added up", "clipping and AdamW"
+SUMS, REST = "sums of gradients over tokens (biases and norms)", "the blocks' elementwise parts, copies and transposes"
+NOTHING = "products that run untraced (below), and threads that wait"
+
+
+def main() -> None:
+    if not FLAGS.output:
+        raise UserError("--output is missing; expected a file such as docs/step_profile.md")
+    cli.import_tensorflow()
+    import tensorflow as tf
+
+    from pipeline.devices import matmul_peak
+    from tools.benchmarks import step as benchmark
+
+    tokens = benchmark.random_tokens()
+    step = benchmark.ours(tokens)
+    step()
+    seconds, peak = float("inf"), 0.0
+    for _ in range(TIMED):
+        peak = max(peak, matmul_peak.measure())
+        start = time.perf_counter()
+        step()
+        seconds = min(seconds, time.perf_counter() - start)
+    known = _instructions(benchmark.ours_hlo(tokens))
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        traced = time.perf_counter() - start
+        tf.profiler.experimental.stop()
+        spans = _spans(folder, known)
+    text = report(known, shared_time(spans), seconds, traced / STEPS, peak, benchmark.flops())
+    with open(FLAGS.output, "w", encoding="utf-8") as file:
+        file.write(text)
+    print(f"wrote {FLAGS.output}: {seconds:.3f} s a step, {benchmark.flops() / seconds / peak:.0%} of the peak")
+
+
+def _instructions(hlo: str) -> dict[str, program.Instruction]:
+    computations = program.parse(hlo).computations.values()
+    return {name: i for computation in computations for name, i in computation.instructions.items()}
+
+
+def _spans(folder: str, known: dict[str, program.Instruction]) -> list[tuple[int, int, str]]:
+    """Returns (begin, end, instruction) of all that ran, in picoseconds."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    (path,) = glob.glob(f"{folder}/plugins/profile/*/*.xplane.pb")
+    space, spans = xplane_pb2.XSpace(), []
+    with open(path, "rb") as file:
+        space.ParseFromString(file.read())
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = plane.event_metadata[event.metadata_id].name
+                if name in known and known[name].opcode not in CONTAINERS:
+                    begin = line.timestamp_ns * 1000 + event.offset_ps
+                    spans.append((begin, begin + event.duration_ps, name))
+    return spans
+
+
+def shared_time(spans: list[tuple[int, int, str]]) -> dict[str, float]:
+    """Returns seconds by name: at each moment, those that run share it evenly."""
+    edges = sorted([(begin, 1, name) for begin, _, name in spans] + [(end, -1, name) for _, end, name in spans])
+    running: Counter[str] = Counter()
+    shares: dict[str, float] = defaultdict(float)
+    before = 0
+    for moment, change, name in edges:
+        count = running.total()
+        for other, times in running.items():
+            shares[other] += (moment - before) * times / count / 1e12
+        running[name] += change
+        if not running[name]:
+            del running[name]
+        before = moment
+    return shares
+
+
+def part_of(instruction: program.Instruction, rows: int) -> str:
+    """Returns which part of the step an instruction belongs to; ``rows`` is the padded vocabulary."""
+    sizes = [array.dimensions for array in instruction.arrays]
+    if instruction.opcode == "dot":
+        if len(sizes[0]) > 2:
+            return ATTENTION
+        return TABLE if "while/" in instruction.op_name else BLOCKS
+    if "/cond" in instruction.op_name or instruction.op_name.endswith("cond") or "Square" in instruction.op_name:
+        return UPDATE
+    if "while/" in instruction.op_name or any(rows in size for size in sizes):
+        return SOFTMAX
+    return SUMS if "reduce-window" in instruction.name else REST
+
+
+def report(
+    instructions: dict[str, program.Instruction],
+    shares: dict[str, float],
+    seconds: float,
+    traced: float,
+    peak: float,
+    flops: float,
+) -> str:
+    """Returns the profile as Markdown."""
+    from tools.benchmarks.step import CONFIG
+
+    milliseconds = {name: 1000 * value / STEPS for name, value in shares.items()}
+    parts: dict[str, float] = defaultdict(float, {NOTHING: 1000 * traced - sum(milliseconds.values())})
+    for name, value in milliseconds.items():
+        parts[part_of(instructions[name], CONFIG.padded_vocabulary)] += value
+    rows = [
+        f"| {part} | {value:.0f} | {value / traced / 10:.1f} % |"
+        for part, value in sorted(parts.items(), key=lambda row: -row[1])
+    ]
+    largest = sorted(milliseconds, key=milliseconds.__getitem__, reverse=True)[:LARGEST]
+    detail = [
+        f"| `{name}` | `{instructions[name].shape.split('{')[0]}` | {instructions[name].op_name[-60:]} "
+        f"| {milliseconds[name]:.1f} |"
+        for name in largest
+    ]
+    return "\n".join(
+        [
+            "# Where the time of a training step goes",
+            "",
+            "Written by `python -m tools.step_profile --output=docs/step_profile.md`: the step of",
+            "`python -m tools.bench --only=step`, a 30M GPT-2 on 8 sequences of 256 tokens in float32 with AdamW.",
+            "",
+            f"* machine: {machine()}",
+            f"* step: {seconds:.3f} s at best ({traced:.3f} s while traced), {flops / seconds / 1e9:.0f} GF/s",
+            f"* matrix multiply: {peak / 1e9:.0f} GF/s at best, so the step has {flops / seconds / peak:.0%} of",
+            f"  the peak; at the peak, the model's FLOPs take {1000 * flops / peak:.0f} ms",
+            "",
+            "| part | ms a step | share |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "XLA hands a product that contracts both operands' first axes, which is the gradient of a kernel or of the",
+            "table, to its threads and returns: the trace has the launch only. Its time is in the part that names it,",
+            "or under what runs meanwhile, which is why a product beside it looks slower than it is alone.",
+            "",
+            f"The {LARGEST} instructions that take longest:",
+            "",
+            "| instruction | result | TensorFlow op | ms a step |",
+            "|---|---|---|---|",
+            *detail,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", None, "The Markdown file to write.")
+    cli.run(main)
