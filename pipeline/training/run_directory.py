@@ -7,6 +7,7 @@ it is what a restarted command is compared with.
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 from typing import Any
@@ -60,6 +61,24 @@ class RunDirectory:
     def write_json(self, name: str, document: Any) -> None:
         self.write(name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
+    def lock(self) -> None:
+        """Keeps other commands from training in a local directory until this process ends, however it ends.
+
+        Raises:
+          UserError: one is training in it.
+        """
+        if "://" in self.path:  # Cloud Storage has no locks that a killed process lets go of
+            return
+        gfile.makedirs(self.path)
+        descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT)  # never closed but by the kernel
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise UserError(
+                f"--run_dir={self.path}: another process is training there; wait for it, or choose another directory"
+            ) from None
+
     def claim(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> bool:
         """Writes ``run.json`` in a new directory, or compares it with the one that is there.
 
@@ -71,12 +90,14 @@ class RunDirectory:
           True if the run has been started before.
 
         Raises:
-          UserError: the directory holds another run; the message names the values that differ.
+          UserError: the directory holds another run, and the message names the values that differ; or another process
+            is training in it.
         """
         identity = json.loads(json.dumps(identity))
         if not self.exists("run.json"):
             if gfile.exists(self.path) and (gfile.isdir(self.path) is False or gfile.listdir(self.path)):
                 raise UserError(f"--run_dir={self.path} holds files that are no run; expected a new or empty directory")
+            self.lock()
             self.write_json("run.json", identity)
             return False
         known = self.read_json("run.json")
@@ -91,6 +112,7 @@ class RunDirectory:
                 f"--run_dir={self.path} holds another run: {'; '.join(differing[:4])}"
                 f"{f'; and {len(differing) - 4} more' if len(differing) > 4 else ''}; expected a new directory"
             )
+        self.lock()
         return True
 
 

@@ -1,10 +1,15 @@
 """A run directory belongs to one run: it is claimed once, and another run is refused with the values that differ."""
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.training.run_directory import RunDirectory
 
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 IDENTITY = {"train": {"steps": 10, "microbatch": 4}, "model": {"kind": "GPT2Config", "width": 64}}
 
 
@@ -52,3 +57,21 @@ def test_a_write_that_fails_leaves_the_old_document(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         directory.write("config.gin", "new")
     assert (tmp_path / "config.gin").read_text() == "old"
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    """The first is killed, not ended, so that nothing but the kernel can let go of the lock."""
+    script = f"""
+import time
+from pipeline.training.run_directory import RunDirectory
+RunDirectory({str(tmp_path / "run")!r}).claim({IDENTITY!r}, frozenset())
+print("claimed", flush=True)
+time.sleep(600)
+"""
+    first = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "claimed\n"
+    with pytest.raises(UserError, match="another process is training there"):
+        RunDirectory(str(tmp_path / "run")).claim(IDENTITY, frozenset())
+    first.kill()
+    first.wait()
+    assert RunDirectory(str(tmp_path / "run")).claim(IDENTITY, frozenset())
