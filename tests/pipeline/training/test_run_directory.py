@@ -69,9 +69,11 @@ print("claimed", flush=True)
 time.sleep(600)
 """
     first = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert first.stdout.readline() == "claimed\n"
-    with pytest.raises(UserError, match="another process is training there"):
-        RunDirectory(str(tmp_path / "run")).claim(IDENTITY, frozenset())
-    first.kill()
-    first.wait()
+    try:
+        assert first.stdout.readline() == "claimed\n"
+        with pytest.raises(UserError, match="another process is training there"):
+            RunDirectory(str(tmp_path / "run")).claim(IDENTITY, frozenset())
+    finally:
+        first.kill()
+        first.wait()
     assert RunDirectory(str(tmp_path / "run")).claim(IDENTITY, frozenset())
