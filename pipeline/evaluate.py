@@ -1,16 +1,17 @@
-"""Score a trained model on a part of a data set, or on a text file, with the protocol beside every figure.
+"""Score a trained model on a part of a data set, a text or a benchmark's file, with the protocol beside every figure.
 
-python -m pipeline.evaluate --run_dir=… (--data=… [--part=validation] | --text=FILE [--stride=N])
+python -m pipeline.evaluate --run_dir=… --data=… [--part=validation]
+python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
 """
 
-import hashlib
 import json
-import pathlib
+from typing import Any
 
 from absl import flags
 
 from pipeline import cli
 from pipeline.errors import UserError
+from pipeline.evaluation import benchmarks, detokenizers
 
 FLAGS = flags.FLAGS
 BATCH = 8
@@ -21,50 +22,73 @@ def main() -> None:
         raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
     if bool(FLAGS.data) == bool(FLAGS.text):
         raise UserError("expected one of --data=DIRECTORY and --text=FILE")
-    if FLAGS.data and FLAGS.stride is not None:
-        raise UserError("--stride goes with --text; a data set is scored in windows that do not overlap")
-    text = _read(FLAGS.text) if FLAGS.text else ""
+    benchmarks.check(FLAGS.benchmark)
+    of_examples = FLAGS.benchmark in benchmarks.EXAMPLES
+    for flag in ("stride", "context", "detokenizer"):
+        if getattr(FLAGS, flag) is not None and (FLAGS.data or of_examples):
+            what = "a data set" if FLAGS.data else FLAGS.benchmark
+            raise UserError(f"--{flag} goes with a text that is scored whole; {what} is not")
+    score: Any = _data if FLAGS.data else _examples if of_examples else _text
+    source = "" if FLAGS.data else benchmarks.read_file(FLAGS.text)
+    prepared: Any = None
+    if of_examples:
+        prepared = benchmarks.examples_of(FLAGS.benchmark, FLAGS.text, source)
+    elif source:
+        prepared = benchmarks.text_of(FLAGS.benchmark, source, FLAGS.detokenizer)
     cli.import_tensorflow()
-    from pipeline import scoring, trained
+    from pipeline import trained
 
     run = trained.load(FLAGS.run_dir)
-    if FLAGS.data:
-        likelihood, protocol = scoring.score_data(run, FLAGS.data, FLAGS.part, batch=BATCH)
-    else:
-        stride = run.model.config.context if FLAGS.stride is None else FLAGS.stride
-        likelihood = scoring.score_text(run, text, stride=stride, batch=BATCH)
-        protocol = {
-            "text": FLAGS.text,
-            "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "stride": stride,
-            "first_token": "scored after an end-of-text token",
-            "words": "runs of non-white-space, and one a newline",
-        }
-    protocol |= {
-        "context": run.model.config.context,
-        "tokenizer": run.tokenizer.fingerprint,
-        "dtype": "float32",
-        "step": run.step,
+    figures, protocol = score(run, prepared)
+    if source:
+        protocol = {"text": FLAGS.text, "file_sha256": benchmarks.sha256(source)} | protocol
+    protocol = {"context": run.model.config.context} | protocol
+    protocol |= {"tokenizer": run.tokenizer.fingerprint, "dtype": "float32", "step": run.step}
+    print(json.dumps({"figures": figures, "protocol": protocol}, indent=2, ensure_ascii=False))
+
+
+def _data(run: Any, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    from pipeline import scoring
+
+    likelihood, protocol = scoring.score_data(run, FLAGS.data, FLAGS.part, batch=BATCH)
+    return likelihood.figures(), protocol
+
+
+def _text(run: Any, prepared: tuple[str, str, dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+    from pipeline import scoring
+
+    published, text, protocol = prepared
+    context = run.model.config.context if FLAGS.context is None else FLAGS.context
+    stride = context if FLAGS.stride is None else FLAGS.stride
+    likelihood = scoring.score_text(run, text, published=published, context=context, stride=stride, batch=BATCH)
+    return likelihood.figures(), protocol | {
+        "text_sha256": benchmarks.sha256(published),
+        "context": context,
+        "stride": stride,
+        "first_token": "scored after an end-of-text token",
+        "words": "of the published text: runs of non-white-space, and one a newline",
     }
-    print(json.dumps({"figures": likelihood.figures(), "protocol": protocol}, indent=2, ensure_ascii=False))
 
 
-def _read(file: str) -> str:
-    try:
-        text = pathlib.Path(file).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"--text={file}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--text={file}: cannot be read as UTF-8 text ({error})") from None
-    if not text.strip():
-        raise UserError(f"--text={file}: it holds no text")
-    return text
+def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, float], dict[str, Any]]:
+    from pipeline.evaluation import answers
+
+    figures = answers.score(run.model, run.tokenizer, examples, batch=BATCH)
+    return figures, {
+        "benchmark": FLAGS.benchmark,
+        "prompt": "after an end-of-text token; a space before the answer",
+        "normaliser": "a word each" if len(examples[0].choices) == 1 else "the choice's UTF-8 bytes",
+    }
 
 
 if __name__ == "__main__":
+    known = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
     flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint is scored.")
     flags.DEFINE_string("data", None, "A directory of shards with a manifest.")
     flags.DEFINE_string("part", "validation", "Which part of --data.")
-    flags.DEFINE_string("text", None, "A UTF-8 text file.")
+    flags.DEFINE_string("text", None, "A UTF-8 file: a text, or a benchmark's examples.")
+    flags.DEFINE_string("benchmark", "text", f"What --text is: {known}.")
+    flags.DEFINE_string("detokenizer", None, f"In place of the benchmark's: {', '.join(detokenizers.DETOKENIZERS)}.")
     flags.DEFINE_integer("stride", None, "Tokens between windows of --text; default the context (no overlap).")
+    flags.DEFINE_integer("context", None, "Tokens of a window of --text; default the model's context.")
     cli.run(main)

@@ -39,11 +39,34 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
     return Likelihood(nats, tokens, described.words, described.utf8_bytes), protocol
 
 
-def score_text(run: Trained, text: str, *, stride: int, batch: int) -> Likelihood:
-    """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are."""
+def score_text(
+    run: Trained, text: str, *, published: str | None = None, context: int, stride: int, batch: int
+) -> Likelihood:
+    """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are.
+
+    Args:
+      text: what the model reads.
+      published: whose words, bytes and characters the likelihood is divided by; None for the same text.
+      context: tokens of a window, at most the model's context.
+      stride: tokens between the starts of windows.
+
+    Raises:
+      UserError: a context that the model does not have, a stride above it, or a text shorter than a window.
+    """
+    if not 1 <= context <= run.model.config.context:
+        raise UserError(f"--context={context}: expected 1 to {run.model.config.context}, the model's context")
+    if not 1 <= stride <= context:
+        raise UserError(f"--stride={stride}: expected 1 to {context}, the tokens of a window")
     tokens = np.array([run.tokenizer.end_of_text, *run.tokenizer.encode(text)])
-    nats, scored = _sum(run, windows(tokens, context=run.model.config.context, stride=stride, batch=batch))
-    return Likelihood(nats, scored, len(text.split()) + text.count("\n"), len(text.encode()))
+    if len(tokens) - 1 < context:
+        raise UserError(
+            f"the text has {len(tokens) - 1} tokens, fewer than a window of {context}; "
+            f"expected a longer text, or --context={len(tokens) - 1}"
+        )
+    nats, scored = _sum(run, windows(tokens, context=context, stride=stride, batch=batch))
+    published = text if published is None else published
+    words = len(published.split()) + published.count("\n")
+    return Likelihood(nats, scored, words, len(published.encode()), len(published))
 
 
 def _sum(run: Trained, batches: Any) -> tuple[float, int]:

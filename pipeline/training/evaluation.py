@@ -23,10 +23,11 @@ class Likelihood:
     tokens: int
     words: int
     utf8_bytes: int
+    characters: int | None = None
 
     def figures(self) -> dict[str, float]:
-        """Returns nats a token, token and word perplexity, and bits a byte; scaled before exponentiating."""
-        return {
+        """Returns nats a token, perplexities, bits a byte and a character; scaled before exponentiating."""
+        figures = {
             "nats_per_token": self.nats / self.tokens,
             "token_perplexity": _exp(self.nats / self.tokens),
             "word_perplexity": _exp(self.nats / max(self.words, 1)),
@@ -35,6 +36,10 @@ class Likelihood:
             "words": self.words,
             "utf8_bytes": self.utf8_bytes,
         }
+        if self.characters:
+            bits = self.nats / math.log(2)
+            figures |= {"bits_per_character": bits / self.characters, "characters": self.characters}
+        return figures
 
 
 def _exp(nats: float) -> float:

@@ -1,0 +1,1 @@
+"""Benchmarks of language models: how their files are read, and what their figures are."""

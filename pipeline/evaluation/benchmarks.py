@@ -1,0 +1,159 @@
+"""Benchmark files: published texts that are scored whole, and examples whose answers are scored after a prompt.
+
+LAMBADA: Paperno et al. 2016; OpenAI's variant keeps the books' own punctuation and case. HellaSwag: Zellers et al.
+2019. Penn Treebank: Mikolov et al. 2010. enwik8 and text8: Mahoney 2011; their last 5,000,000 bytes are the test part.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from pipeline.errors import UserError, nearest
+from pipeline.evaluation.detokenizers import MARK, detokenize
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A benchmark that is one text: what removes the publishers' spaces, and how many of its last bytes are scored."""
+
+    detokenizer: str = "none"
+    last_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """A benchmark of examples: the fields of a JSON line that hold the prompt, the choices and the right one."""
+
+    prompt: str
+    choices: str | None = None
+    answer: str | None = None
+    plain_lines: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A prompt, what may follow it, and the index of what does."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+TEXTS = {
+    "text": Text(),
+    "wikitext": Text("wikitext"),
+    "ptb": Text("ptb"),
+    "enwik8": Text(last_bytes=5_000_000),
+    "text8": Text(last_bytes=5_000_000),
+}
+EXAMPLES = {
+    "lambada": Choices("text", plain_lines=True),
+    "lambada_openai": Choices("text"),
+    "hellaswag": Choices("ctx", "endings", "label"),
+    "multiple_choice": Choices("prompt", "choices", "answer"),
+}
+
+
+def check(benchmark: str) -> None:
+    """Raises UserError for a benchmark that is not known."""
+    known = [*TEXTS, *EXAMPLES]
+    if benchmark not in known:
+        raise UserError(f"--benchmark={benchmark}: expected one of {', '.join(known)}{nearest(benchmark, known)}")
+
+
+def read_file(file: str) -> str:
+    """Returns a UTF-8 file's text, its line ends as they are; UserError when it cannot be read or holds none."""
+    try:
+        text = pathlib.Path(file).read_bytes().decode()
+    except FileNotFoundError:
+        raise UserError(f"--text={file}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--text={file}: cannot be read as UTF-8 text ({error})") from None
+    if not text.strip():
+        raise UserError(f"--text={file}: it holds no text")
+    return text
+
+
+def text_of(benchmark: str, published: str, detokenizer: str | None = None) -> tuple[str, str, dict[str, Any]]:
+    """Returns the published text that is scored, the same as the model reads it, and the protocol of both.
+
+    Args:
+        benchmark: a name of TEXTS.
+        published: the whole file.
+        detokenizer: in place of the benchmark's own; a name of detokenizers.DETOKENIZERS.
+    """
+    settings = TEXTS[benchmark]
+    if settings.last_bytes:
+        published = published.encode()[-settings.last_bytes :].decode(
+            errors="ignore"
+        )  # perhaps from within a character
+    name = settings.detokenizer if detokenizer is None else detokenizer
+    made = detokenize(name, published)
+    return published, made, {"benchmark": benchmark, "detokenizer": name, "detokenizer_marks": made.count(MARK)}
+
+
+def examples_of(benchmark: str, file: str, text: str) -> list[Example]:
+    """Returns the examples of a file of JSON lines, or for ``lambada`` of a passage a line.
+
+    Raises:
+        UserError: a line that is no JSON object, lacks a field (which is named), or whose answer is no choice.
+    """
+    fields, examples = EXAMPLES[benchmark], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"--text={file}, line {number}"
+        if fields.plain_lines and not line.lstrip().startswith("{"):
+            examples.append(_last_word(line, where))
+            continue
+        record = _record(line, where)
+        if fields.choices is None:
+            examples.append(_last_word(_field(record, fields.prompt, str, where), where))
+            continue
+        prompt = _field(record, fields.prompt, str, where)
+        choices = _field(record, fields.choices, list, where)
+        answer = _field(record, str(fields.answer), (int, str), where)
+        examples.append(_example(prompt, choices, answer, where))
+    return examples
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: no JSON object; expected one a line")
+    return record
+
+
+def _field(record: dict[str, Any], name: str, kind: Any, where: str) -> Any:
+    if name not in record:
+        raise UserError(f"{where}: no field {name!r}; it has {', '.join(record) or 'none'}{nearest(name, record)}")
+    if not isinstance(record[name], kind) or isinstance(record[name], bool):
+        raise UserError(f"{where}: field {name!r} is {record[name]!r}, which is of another kind than expected")
+    return record[name]
+
+
+def _last_word(passage: str, where: str) -> Example:
+    prompt, space, word = passage.rstrip().rpartition(" ")
+    if not prompt.strip():
+        raise UserError(f"{where}: {passage!r} has no last word after a prompt; expected at least two words")
+    return Example(prompt, (space + word,), 0)
+
+
+def _example(prompt: str, choices: list[Any], answer: int | str, where: str) -> Example:
+    if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
+        raise UserError(f"{where}: choices are {choices!r}; expected at least two texts")
+    index = choices.index(answer) if answer in choices else int(answer) if str(answer).isdecimal() else -1
+    if not 0 <= index < len(choices):
+        raise UserError(f"{where}: answer {answer!r}; expected one of the choices, or 0 to {len(choices) - 1}")
+    joined = tuple(choice if prompt[-1:].isspace() or choice[0].isspace() else f" {choice}" for choice in choices)
+    return Example(prompt, joined, index)
+
+
+def sha256(text: str) -> str:
+    """Returns the sha256 of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,146 @@
+"""Likelihoods equal a float64 numpy reference for every stride; benchmark files are read right or refused by field."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from pipeline import scoring
+from pipeline.data import tokenizer as tokenizers
+from pipeline.errors import UserError
+from pipeline.evaluation import answers, benchmarks
+from pipeline.evaluation.benchmarks import Example
+from pipeline.trained import Trained
+from pipeline.training import optimizers
+from pipeline.training.batch import BatchPlan
+from pipeline.training.schedules import Schedule
+from pipeline.training.step import make_train_step
+
+SENTENCE = "the cat sat on the mat and the dog sat on the log .\n"
+TEXT = "".join(SENTENCE[i % 7 :] for i in range(23))
+
+
+def reference(model, tokens, context, stride):
+    """Summed nats of tokens[1:], in float64 from logits, window by window."""
+    nats, done, start = 0.0, 0, 0
+    while done < len(tokens) - 1:
+        window = np.array(tokens[start : start + context + 1])
+        logits = model(tf.constant(window[None, :-1], tf.int32)).numpy()[0].astype(np.float64)
+        highest = logits.max(-1, keepdims=True)
+        nll = (highest + np.log(np.exp(logits - highest).sum(-1, keepdims=True)))[:, 0]
+        nll -= logits[np.arange(len(nll)), window[1:]]
+        nats += nll[done - start :].sum()
+        done, start = start + len(nll), start + stride
+    return nats
+
+
+@pytest.fixture(scope="module", params=["random", "trained"])
+def run(request):
+    tokenizer = tokenizers.train([SENTENCE] * 20, 270, "tiny")
+    size = {"layers": 2, "heads": 2, "width": 32, "context": 32, "vocabulary_size": tokenizer.vocabulary_size}
+    model = models.build(models.GPT2Config(**size), seed=5)
+    for variable in model.trainable_variables:
+        variable.assign(variable * 3)
+    if request.param == "trained":
+        optimizer = optimizers.AdamWConfig(learning_rate=5e-3).build(Schedule(kind="constant", steps=60))
+        optimizer.build(model.trainable_variables)
+        plan = BatchPlan(global_batch=4, replicas=1, accumulation=1, microbatch=4, context=32)
+        step = make_train_step(model, optimizer, plan, clip_norm=1.0, all_reduce=lambda sums: sums)
+        step = tf.function(step, jit_compile=True)
+        ids = np.array(tokenizer.encode(TEXT))
+        for seed in range(60):
+            starts = np.random.default_rng(seed).integers(0, len(ids) - 33, (4, 1))
+            rows = ids[starts + np.arange(33)]
+            loss = step({"tokens": tf.constant(rows, tf.int32), "index": tf.range(4, dtype=tf.int64)})["loss"]
+        assert loss < 2.0
+    return Trained(model, tokenizer, 0, {})
+
+
+@pytest.mark.parametrize(("context", "stride"), [(32, 32), (32, 16), (32, 1), (32, 31), (20, 7)])
+def test_figures_equal_the_reference(run, context, stride):
+    likelihood = scoring.score_text(run, TEXT, context=context, stride=stride, batch=3)
+    tokens = [run.tokenizer.end_of_text, *run.tokenizer.encode(TEXT)]
+    nats = reference(run.model, tokens, context, stride)
+    count = len(tokens) - 1
+    figures = likelihood.figures()
+    assert figures["tokens"] == count
+    assert abs(figures["nats_per_token"] - nats / count) < 1e-6
+    for figure, units in (("token_perplexity", count), ("word_perplexity", len(TEXT.split()) + TEXT.count("\n"))):
+        assert abs(np.log(figures[figure]) - nats / units) < 1e-6 * max(1, count / units)
+    for figure, units in (("bits_per_byte", len(TEXT.encode())), ("bits_per_character", len(TEXT))):
+        assert abs(figures[figure] * np.log(2) - nats / units) < 1e-6
+
+
+def test_choices_equal_the_reference(run):
+    prompts = ["the cat sat", "and the dog", "the dog sat on the log . " * 9]
+    examples = [Example(prompt, (" on the mat", " log", " the the the cat"), 0) for prompt in prompts]
+    right = normalised = 0
+    for example in examples:
+        nats = []
+        for choice in example.choices:
+            after = run.tokenizer.encode(choice)
+            tokens = [run.tokenizer.end_of_text, *run.tokenizer.encode(example.prompt), *after][-33:]
+            before = reference(run.model, tokens[: -len(after)], 32, 32)
+            nats.append(reference(run.model, tokens, 32, 32) - before)
+        right += int(np.argmin(nats) == 0)
+        normalised += int(
+            np.argmin([nat / len(choice) for nat, choice in zip(nats, example.choices, strict=True)]) == 0
+        )
+    made = answers.score(run.model, run.tokenizer, examples, batch=4)
+    assert made == {
+        "accuracy": right / 3,
+        "accuracy_normalised": normalised / 3,
+        "examples": 3,
+        "cut_prompts": 3,
+    }
+    last = [Example(prompt, (" on the mat",), 0) for prompt in prompts[:2]]
+    nats = 0.0
+    for example in last:
+        before = [run.tokenizer.end_of_text, *run.tokenizer.encode(example.prompt)]
+        after = run.tokenizer.encode(" on the mat")
+        nats += reference(run.model, before + after, 32, 32) - reference(run.model, before, 32, 32)
+    made = answers.score(run.model, run.tokenizer, last, batch=4)
+    assert made["nats_per_word"] == pytest.approx(nats / 2, abs=1e-5) and made["examples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "line", "expected"),
+    [
+        ("lambada_openai", '{"txt": "a b"}', "line 1: no field 'text'; it has txt .did you mean 'txt'"),
+        ("lambada", "word", "no last word"),
+        ("hellaswag", '{"ctx": "a", "endings": ["b", "c"]}', "no field 'label'"),
+        ("hellaswag", '{"ctx": "a", "endings": "b", "label": 0}', "'endings' is 'b'"),
+        ("hellaswag", '{"ctx": "a", "endings": ["b", "c"], "label": 2}', "answer 2; expected .* 0 to 1"),
+        ("multiple_choice", '{"prompt": "a", "choices": ["b"], "answer": 0}', "at least two texts"),
+        ("multiple_choice", "[1]", "no JSON object"),
+    ],
+)
+def test_files_without_the_needed_fields_are_refused(benchmark, line, expected):
+    with pytest.raises(UserError, match=expected):
+        benchmarks.examples_of(benchmark, "FILE", line)
+
+
+def test_files_are_read_as_published():
+    passage = "she gave him the book"
+    for benchmark, line in (("lambada", passage), ("lambada_openai", json.dumps({"text": passage}))):
+        assert benchmarks.examples_of(benchmark, "", line + "\n\n") == [Example("she gave him the", (" book",), 0)]
+    line = '{"ctx": "a", "endings": ["b", "c"], "label": "1"}'
+    assert benchmarks.examples_of("hellaswag", "", line) == [Example("a", (" b", " c"), 1)]
+    line = '{"prompt": "a", "choices": ["b", "c"], "answer": "c"}'
+    assert benchmarks.examples_of("multiple_choice", "", line) == [Example("a", (" b", " c"), 1)]
+    published, made, protocol = benchmarks.text_of("enwik8", "é" * 2_500_001)
+    assert published == made == "é" * 2_500_000 and protocol["detokenizer"] == "none"
+    with pytest.raises(UserError, match="did you mean 'hellaswag'"):
+        benchmarks.check("helaswag")
+
+
+def test_texts_and_windows_that_do_not_fit_are_refused(run):
+    for text, context, stride, expected in (
+        ("the cat", 32, 32, "fewer than a window of 32"),
+        (TEXT, 33, 1, "--context=33: expected 1 to 32"),
+        (TEXT, 16, 17, "--stride=17: expected 1 to 16"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            scoring.score_text(run, text, context=context, stride=stride, batch=1)
