@@ -9,7 +9,7 @@ from models.config import GPT2Config
 from models.variables import describe
 from pipeline.training.batch import BatchPlan
 from pipeline.training.optimizers import OptimizerConfig
-from pipeline.training.settings import TrainConfig
+from pipeline.training.settings import ONE_EPOCH, TrainConfig
 
 GPT2_VOCABULARY = 50_257
 
@@ -32,8 +32,8 @@ def arithmetic(
         "global batch": f"{plan.global_batch:,} sequences of {plan.context:,} tokens",
         "": f"= {plan.replicas} replicas × {plan.accumulation} accumulation × {plan.microbatch} microbatch",
         "tokens a step": f"{plan.tokens_per_step:,}",
-        "steps": f"{settings.steps:,}",
-        "tokens in all": f"{settings.steps * plan.tokens_per_step:,}",
+        "steps": "one pass over the train part" if settings.steps == ONE_EPOCH else f"{settings.steps:,}",
+        **({} if settings.steps == ONE_EPOCH else {"tokens in all": f"{settings.steps * plan.tokens_per_step:,}"}),
         "model FLOPs a step": f"{sized.flops_per_token(plan.context) * plan.tokens_per_step:.3e}",
     }
     variables = describe(sized)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import models
@@ -13,12 +14,14 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.devices import matmul_peak
 from pipeline.devices.strategy import Connection
 from pipeline.training.batch import BatchPlan
+from pipeline.training.best import BestCheckpoint
 from pipeline.training.checkpoints import Checkpoints, state_of
 from pipeline.training.incidents import IncidentLog
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import MetricsWriter
 from pipeline.training.preemption import restartable
 from pipeline.training.run_directory import RunDirectory, as_json
+from pipeline.training.samples import Samples
 from pipeline.training.schedules import Schedule
 from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
 
@@ -73,7 +76,18 @@ class Session:
         print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")
         print(optimizer_line(optimizer, model.trainable_variables))
         metrics = MetricsWriter(directory, self.identity(), wandb_mode=settings.wandb, resume_step=start)
-        trainer = self.trainer(model, optimizer, checkpoints, metrics, IncidentLog(directory, start))
+        samples = Samples(directory, metrics, start)
+        best = BestCheckpoint(directory, model) if settings.keep_best else None
+
+        def after_evaluation(step: int, figures: dict[str, float]) -> None:
+            if best:
+                best.offer(step, figures["nats_per_token"])
+            if settings.sample_prompt and step < settings.steps:  # the last step's sample is the summary's
+                samples.add(step, sample(model, tokenizer, settings.sample_prompt))
+
+        trainer = self.trainer(
+            model, optimizer, checkpoints, metrics, IncidentLog(directory, start), after_evaluation=after_evaluation
+        )
         if restored:
             trainer.record = restored.metadata["record"]
         with restartable():
@@ -81,10 +95,11 @@ class Session:
         summary = None
         if finished:
             summary = self.summary(trainer)
+            if best:
+                summary["best"] = best.record
             if settings.sample_prompt:
                 summary["sample"] = sample(model, tokenizer, settings.sample_prompt)
-                directory.write("samples.txt", summary["sample"] + "\n")
-                metrics.text("sample", summary["sample"], settings.steps)
+                samples.add(settings.steps, summary["sample"])
             directory.write_json("summary.json", summary)  # last: it says that the run is done
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         metrics.close(summary)
@@ -105,7 +120,14 @@ class Session:
         }
 
     def trainer(
-        self, model: Any, optimizer: Any, checkpoints: Checkpoints, metrics: MetricsWriter, incident_log: IncidentLog
+        self,
+        model: Any,
+        optimizer: Any,
+        checkpoints: Checkpoints,
+        metrics: MetricsWriter,
+        incident_log: IncidentLog,
+        *,
+        after_evaluation: Callable[[int, dict[str, float]], None],
     ) -> Trainer:
         """Returns the trainer, with the data of this run behind it."""
         settings, plan, strategy = self.settings, self.plan, self.connection.strategy
@@ -147,6 +169,7 @@ class Session:
             validation_bytes=validation.utf8_bytes if validation else 0,
             checkpoints=checkpoints,
             metrics=metrics,
+            after_evaluation=after_evaluation,
             incident_log=incident_log,
             flops_per_token=self.model_config.flops_per_token(plan.context),
             peak_flops=self.peak_flops(),

@@ -61,6 +61,7 @@ def _manifest(model, plan: batch.BatchPlan, hosts: int) -> manifest.Manifest:
 def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, devices: slices.DevicePlan) -> int:
     data = _manifest(model, plan, devices.hosts)
     model = dataclasses.replace(model, vocabulary_size=data.tokenizer.vocabulary_size)
+    settings = settings.resolved(data.part("train").records * data.record.context // plan.context)
     if FLAGS.preflight:
         preflight.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param, (settings.model, model.vocabulary_size))
     cli.import_tensorflow()

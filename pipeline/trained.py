@@ -1,4 +1,4 @@
-"""A run's model as it stands in its newest checkpoint, for evaluation, generation and export."""
+"""A run's model as its best checkpoint has it where one is kept, or else its newest: for evaluation, export and so on."""
 
 import dataclasses
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import models
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.training import best
 from pipeline.training.checkpoints import restore_weights
 from pipeline.training.run_directory import RunDirectory
 
@@ -32,6 +33,7 @@ def load(run_dir: str, *, compute_dtype: str = "float32") -> Trained:
     identity = directory.read_json("run.json")
     settings = dict(identity["model"])
     model = models.build(MODEL_CONFIGS[settings.pop("kind")](**settings), compute_dtype=compute_dtype)
-    restored = restore_weights(directory.join("checkpoints"), model)
+    kept = best.FOLDER if directory.exists("best.json") else "checkpoints"
+    restored = restore_weights(directory.join(kept), model)
     tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())
     return Trained(model, tokenizer, restored.step, identity)

@@ -61,6 +61,7 @@ class Trainer:
       validation_bytes: UTF-8 bytes of the validation text, for bits a byte.
       checkpoints: where the state is saved.
       metrics: where figures are written.
+      after_evaluation: called with the step and the figures of each whole evaluation.
       incident_log: where skipped updates are written down.
       flops_per_token: model FLOPs, forward and backward.
       peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
@@ -79,6 +80,7 @@ class Trainer:
         validation_bytes: int,
         checkpoints: Checkpoints,
         metrics: MetricsWriter,
+        after_evaluation: Callable[[int, dict[str, float]], None],
         incident_log: incidents.IncidentLog,
         flops_per_token: float,
         peak_flops: float | None,
@@ -88,6 +90,7 @@ class Trainer:
         self._train_data, self._validation_data = train_data, validation_data
         self._validation_bytes = validation_bytes
         self._checkpoints, self._metrics, self._incidents = checkpoints, metrics, incident_log
+        self._after_evaluation = after_evaluation
         self._paths = [variable.path for variable in model.trainable_variables]
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._stop = threading.Event()
@@ -150,7 +153,10 @@ class Trainer:
         known = {
             name.removeprefix("validation."): value for name, value in self.record.items() if "validation." in name
         }
-        return known or (self.evaluate() if self._validation_data else {})
+        if not known and self._validation_data:
+            known = self.evaluate()
+            self._after_evaluation(self.record["step"], known)
+        return known
 
     def evaluate(self) -> dict[str, float]:
         """Scores the whole validation part: summed nats, tokens, and what follows from them; a signal cuts it short."""
@@ -212,6 +218,7 @@ class Trainer:
             if not self._stop.is_set():  # or it is of a part of the data only
                 self.record |= {f"validation.{name}": value for name, value in result.items()}
                 progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
+                self._after_evaluation(step, result)
         self._metrics.write(self.record)
         rate = f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else f"compiled in {self.clock.compile:.0f} s"
         share = f"  {mfu:.0%} of peak" if mfu else ""

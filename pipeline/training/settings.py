@@ -12,11 +12,15 @@ RESUMABLE_CHANGES = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "keep_every",
+        "keep_best",
         "max_skipped_steps",
         "sample_prompt",
         "wandb",
     }
 )
+
+
+ONE_EPOCH = -1  # of ``steps``
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,11 +33,12 @@ class TrainConfig:
       pretrained: a directory whose model is trained on: a run's, one that ``pipeline.export`` wrote, Hugging Face's
         (config.json, model.safetensors) or OpenAI's (hparams.json, model.ckpt.*). It gives the model its size; what gin
         says of dropout, remat and a shorter context holds. None starts from random weights.
-      steps: optimizer steps in all.
+      steps: optimizer steps in all; -1 is one pass over the train part.
       global_batch: sequences an optimizer step, over all replicas and microbatches.
       microbatch: sequences that one replica holds at once; accumulation follows from it.
       schedule: shape of the learning rate: ``'linear'``, ``'cosine'``, ``'constant'`` or ``'inverse_sqrt'``.
       warmup_steps: steps of linear warm-up to the optimizer's learning rate.
+      warmup_fraction: the same as a share of ``steps``; 0 leaves it to ``warmup_steps``.
       final_fraction: what linear and cosine decay end at, as a fraction of the peak.
       clip_norm: global norm that the mean gradient is clipped to; None leaves it as it is.
       compute_dtype: ``'bfloat16'`` or ``'float32'``; weights, softmax and loss are float32 in both.
@@ -43,10 +48,12 @@ class TrainConfig:
       checkpoint_every: steps between checkpoints; one is always written at the end.
       keep_checkpoints: how many of the newest checkpoints stay.
       keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.
+      keep_best: whether the weights of the lowest validation loss are kept too, in ``best/``, from where evaluation,
+        generation and export then take them.
       skip_loss_above: nats a token; the update of a batch with a higher loss is skipped, like one that is not finite,
         and written to incidents.jsonl. None skips only what is not finite.
       max_skipped_steps: skipped steps in a row that stop the run.
-      sample_prompt: text that the sample at the end continues; empty for no sample.
+      sample_prompt: text that a sample after each evaluation and at the end continues; empty for no samples.
       wandb: Weights & Biases: ``'auto'`` (online with a key, else offline), ``'offline'`` or ``'off'``.
     """
 
@@ -58,6 +65,7 @@ class TrainConfig:
     pretrained: str | None = None
     schedule: Literal["linear", "cosine", "constant", "inverse_sqrt"] = "linear"
     warmup_steps: int = 0
+    warmup_fraction: float = 0.0
     final_fraction: float = 0.0
     clip_norm: float | None = 1.0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -67,21 +75,32 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     keep_every: int = 0
+    keep_best: bool = False
     skip_loss_above: float | None = None
     max_skipped_steps: int = 20
     sample_prompt: str = ""
     wandb: Literal["auto", "offline", "off"] = "auto"
 
     def __post_init__(self):
-        for name in ("steps", "global_batch", "microbatch", "steps_per_loop", "checkpoint_every", "keep_checkpoints"):
+        for name in ("global_batch", "microbatch", "steps_per_loop", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         for name in ("warmup_steps", "evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
-        if self.warmup_steps > self.steps:
+        if self.steps < 1 and self.steps != ONE_EPOCH:
+            raise ValueError(f"steps = {self.steps}: expected at least 1, or {ONE_EPOCH} for one pass over the data")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ValueError(f"warmup_fraction = {self.warmup_fraction}: expected 0 to 1, in place of warmup_steps")
+        if self.steps > 0 and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected at most steps = {self.steps}")
         if self.skip_loss_above is not None and self.skip_loss_above <= 0:
             raise ValueError(f"skip_loss_above = {self.skip_loss_above}: expected a positive number, or None for none")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm = {self.clip_norm}: expected a positive number, or None for no clipping")
+
+    def resolved(self, sequences: int) -> "TrainConfig":
+        """Returns the settings with steps and warm-up in numbers, for a train part of ``sequences`` sequences."""
+        steps = max(1, sequences // self.global_batch) if self.steps == ONE_EPOCH else self.steps
+        warmup = round(self.warmup_fraction * steps) if self.warmup_fraction else self.warmup_steps
+        return dataclasses.replace(self, steps=steps, warmup_steps=warmup)
