@@ -1,4 +1,4 @@
-"""A run's model as its best checkpoint has it where one is kept, or else its newest: for evaluation, export and so on."""
+"""A run's model as its best checkpoint has it where one is kept, or else its newest, for all who only read it."""
 
 import dataclasses
 from typing import Any
