@@ -21,7 +21,7 @@ from pipeline import cli, config, pretrained
 from pipeline.devices import compiler, slices
 from pipeline.errors import UserError
 from pipeline.training import batch
-from pipeline.training.settings import TrainConfig
+from pipeline.training.settings import ONE_EPOCH, TrainConfig
 from tools.preflight_figures import Figures, figures, gib, report
 
 FLAGS = flags.FLAGS
@@ -35,6 +35,8 @@ def main() -> int:
         raise UserError("--tpu is missing; expected a slice such as pod-128 or v3-8")
     config.load(gin_files, FLAGS.gin_param)
     settings = config.get(TrainConfig)
+    if settings.steps == ONE_EPOCH:
+        raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which are not read; expected train.steps=N")
     model = with_vocabulary(pretrained.model_config(settings))
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
     piece = slices.find(FLAGS.tpu)
