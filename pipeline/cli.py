@@ -25,8 +25,8 @@ def required_gin_files(expected: str) -> list[str]:
     return FLAGS.gin_file
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags, calls ``main`` and exits.
+def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
+    """Parses the flags, calls ``main`` with the arguments that are no flags, and exits.
 
     0 done, 1 the work failed, 2 the user's input is wrong, 75 (EX_TEMPFAIL) a worker went away: start it again.
     """
@@ -35,9 +35,9 @@ def run(main: Callable[[], int | None]) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         rest = FLAGS(sys.argv)[1:]
-        if rest:
-            raise UserError(f"{rest[0]!r} is no flag; flags are written --name=value")
-        sys.exit(main() or 0)
+        if len(rest) > most_arguments:
+            raise UserError(f"{rest[most_arguments]!r} is no flag; flags are written --name=value")
+        sys.exit(main(*rest) or 0)
     except (UserError, flags.Error) as error:
         message = " ".join(str(error).split())
         if isinstance(error, flags.Error):
@@ -50,6 +50,9 @@ def run(main: Callable[[], int | None]) -> None:
     except WorkerLostError as error:
         print(f"lost: {error}; the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -85,7 +85,7 @@ def bound(surface: type) -> dict[str, tuple[Any, str]]:
     values = {parameter: _resolved(name, parameter) for owner, parameter in _origins if owner == name}
     for parameter, value in values.items():
         if not _fits(value, hints[parameter]):
-            expected = _type_name(hints[parameter])
+            expected = type_name(hints[parameter])
             raise UserError(f"{_origins[name, parameter]}: {name}.{parameter} = {value!r}: expected {expected}")
     return {parameter: (value, _origins[name, parameter]) for parameter, value in values.items()}
 
@@ -208,9 +208,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """Returns a type in words, such as "a whole number or None"."""
     if isinstance(hint, types.UnionType):
-        return " or ".join(_type_name(part) for part in typing.get_args(hint))
+        return " or ".join(type_name(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return {type(None): "None", str: "text", int: "a whole number", float: "a number", bool: "True or False"}.get(

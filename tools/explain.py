@@ -1,0 +1,85 @@
+"""Lists what gin can configure: each setting with its type, its default or required, its unit and what it means.
+
+    python -m tools.explain                                # every surface, a line each
+    python -m tools.explain Adafactor                      # one surface, setting by setting
+    python -m tools.explain --gin_file=gpt2.gin train.steps
+
+With --gin_file each setting is also shown with the value that it has there and the line that gives it.
+"""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+
+from absl import flags
+
+from pipeline import cli, config
+from pipeline.errors import UserError, nearest
+
+FLAGS = flags.FLAGS
+WIDTH = 120
+
+
+def main(name: str = "") -> None:
+    """Explains all surfaces, one of them, or one setting."""
+    config.load(FLAGS.gin_file, FLAGS.gin_param)
+    surface, _, setting = name.partition(".")
+    if not name:
+        print("\n".join(f"{known:<10} {summary(kind)}" for known, kind in config.SURFACES.items()))
+        return
+    if surface not in config.SURFACES:
+        every = [
+            *config.SURFACES,
+            *(f"{known}.{key}" for known, kind in config.SURFACES.items() for key in fields(kind)),
+        ]
+        raise UserError(f"{name!r} cannot be configured{nearest(name, every)}; known: {', '.join(config.SURFACES)}")
+    kind = config.SURFACES[surface]
+    if setting and setting not in fields(kind):
+        raise UserError(
+            f"{surface} has no setting {setting!r}{nearest(setting, fields(kind))}: {', '.join(fields(kind))}"
+        )
+    if not setting:
+        print(f"{surface}: {summary(kind)}")
+    print("\n".join(explain(surface, kind, key) for key in ([setting] if setting else fields(kind))))
+
+
+def fields(kind: type) -> dict[str, dataclasses.Field]:
+    """Returns a surface's settings by name."""
+    return {field.name: field for field in dataclasses.fields(typing.cast(typing.Any, kind))}
+
+
+def summary(kind: type) -> str:
+    """Returns the first line of a surface's docstring."""
+    return inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """Returns what the docstrings of a surface and of those it extends say of each setting."""
+    found: dict[str, str] = {}
+    for ancestor in reversed(kind.__mro__):
+        text = inspect.cleandoc(ancestor.__doc__ or "")
+        section = re.search(r"^(?:Args|Attributes):\n((?:[ ]+.*\n?|\n)*)", text, re.MULTILINE)
+        body = textwrap.dedent(section[1]) if section else ""
+        for names, meaning in re.findall(r"^(\w+(?:, \w+)*): ((?:.*\n?(?:[ ]+.*\n?)*))", body, re.MULTILINE):
+            found |= {name: " ".join(meaning.split()) for name in names.split(", ")}
+    return found
+
+
+def explain(surface: str, kind: type, setting: str) -> str:
+    """Returns a setting's name, type, default and meaning, and where the loaded gin files bind it."""
+    field, bound = fields(kind)[setting], config.bound(kind)
+    type_name = config.type_name(typing.get_type_hints(kind)[setting])
+    default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
+    head = f"{surface}.{setting}  ({type_name}; {default})"
+    if setting in bound:
+        value, origin = bound[setting]
+        head += f" = {value!r}  # {origin}"
+    meaning = meanings(kind)[setting]
+    return head + "\n" + textwrap.fill(meaning, WIDTH, initial_indent="    ", subsequent_indent="    ")
+
+
+if __name__ == "__main__":
+    cli.define_gin_flags()
+    cli.run(main, most_arguments=1)
