@@ -1,6 +1,6 @@
 """Benchmarks: ratios against the usual tools, measured in one run on this machine.
 
-python -m tools.bench [--only=shard,read,step,accumulation,generate] [--json=FILE]
+python -m tools.bench [--only=shard,read,step,evaluate,accumulation,generate] [--json=FILE]
 """
 
 import importlib
@@ -18,6 +18,7 @@ BENCHMARKS = (
     "shard",
     "read",
     "step",
+    "evaluate",
     "accumulation",
     "generate",
 )  # tools/benchmarks/NAME.py, each with run() -> {figure: number}

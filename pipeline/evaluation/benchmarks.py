@@ -101,7 +101,7 @@ def examples_of(benchmark: str, file: str, text: str) -> list[Example]:
         UserError: a line that is no JSON object, lacks a field (which is named), or whose answer is no choice.
     """
     fields, examples = EXAMPLES[benchmark], []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"--text={file}, line {number}"

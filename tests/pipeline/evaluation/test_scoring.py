@@ -126,6 +126,7 @@ def test_files_are_read_as_published():
     passage = "she gave him the book"
     for benchmark, line in (("lambada", passage), ("lambada_openai", json.dumps({"text": passage}))):
         assert benchmarks.examples_of(benchmark, "", line + "\n\n") == [Example("she gave him the", (" book",), 0)]
+    assert len(benchmarks.examples_of("lambada_openai", "", '{"text": "a\u2028b c"}\r\n')) == 1  # one line of JSON
     line = '{"ctx": "a", "endings": ["b", "c"], "label": "1"}'
     assert benchmarks.examples_of("hellaswag", "", line) == [Example("a", (" b", " c"), 1)]
     line = '{"prompt": "a", "choices": ["b", "c"], "answer": "c"}'

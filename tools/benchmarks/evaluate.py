@@ -1,0 +1,49 @@
+"""Evaluation speed: tokens scored a second against the forward share of a training step.
+
+The 30M model and the batch of step.py. A forward pass is a third of a training step's FLOPs, so evaluation should go
+through at least three times as many tokens a second as training does; a ratio of 1 is just that. Sliding windows of
+half the context score half of the tokens that they read, and are counted by what they read. Both take turns, and the
+best turn of each counts.
+"""
+
+import time
+
+import numpy as np
+
+import models
+from pipeline.training.evaluation import scorer, windows
+from tools.benchmarks import step as training
+
+FORWARD_SHARE = 1 / 3
+BATCHES = 3  # of evaluation a turn, so that a turn is about as long as a step
+
+
+def run() -> dict[str, float]:
+    """Measures, prints and returns tokens a second and the ratios to the training step's forward share."""
+    context, tokens = training.CONFIG.context, training.random_tokens()
+    train, score = training.ours(tokens), scorer(models.build(training.CONFIG))
+    batches = {}
+    for name, stride in (("windows", context), ("half_overlap", context // 2)):
+        stream = np.resize(tokens.ravel(), BATCHES * training.BATCH * stride + context - stride + 1)
+        batches[name] = list(windows(stream, context=context, stride=stride, batch=training.BATCH))
+        assert len(batches[name]) == BATCHES
+    train()  # compiles
+    score(batches["windows"][0])
+    rates = dict.fromkeys(["train", *batches], 0.0)
+    for _ in range(training.TURNS):
+        start = time.perf_counter()
+        train()
+        rates["train"] = max(rates["train"], training.BATCH * context / (time.perf_counter() - start))
+        for name, group in batches.items():
+            start = time.perf_counter()
+            for batch in group:
+                score(batch)
+            read = BATCHES * training.BATCH * context
+            rates[name] = max(rates[name], read / (time.perf_counter() - start))
+    figures = {f"{name}_tokens_per_second": rate for name, rate in rates.items()}
+    for name in batches:
+        figures[f"{name}_to_forward_share"] = rates[name] * FORWARD_SHARE / rates["train"]
+        ratio = figures[f"{name}_to_forward_share"]
+        print(f"  {name:<14} {rates[name]:8,.0f} tokens/s  {ratio:.2f} of a training step's forward share")
+    print(f"  {'training':<14} {rates['train']:8,.0f} tokens/s")
+    return figures
