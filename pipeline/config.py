@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util  # gin reads importlib.util without importing it
 import pathlib
 import re
+import tokenize
 import types
 import typing
 from typing import Any, TypeVar
@@ -42,7 +43,11 @@ for _name, _surface in SURFACES.items():
     gin.external_configurable(_surface, name=_name)
 assert importlib.util
 
+ON_COMMAND_LINE = "--gin_param="  # how the origin of such a binding begins
+
 _origins: dict[tuple[str, str], str] = {}
+_macros: dict[str, str] = {}  # NAME = value, and where it says so
+_macros_used: set[str] = set()
 T = TypeVar("T")
 
 
@@ -50,14 +55,21 @@ def load(files: typing.Sequence[str], parameters: typing.Sequence[str] = ()) -> 
     """Replaces the whole configuration by that of ``files``, then of ``parameters`` (``name.parameter=value``).
 
     Raises:
-      UserError: for a file, a name or a parameter that does not exist, and for a value that cannot be read.
+      UserError: for a file, a name or a parameter that does not exist, a value that cannot be read, a parameter that
+        one file sets twice, and a macro that nothing uses.
     """
     gin.clear_config()
-    _origins.clear()
+    for known in (_origins, _macros, _macros_used):
+        known.clear()
     for file in files:
         _read_file(_find(file, "--gin_file"), ())
     for parameter in parameters:
-        _read_statements(_quoted(parameter), f"--gin_param={parameter}", ())
+        _read_statements(_quoted(parameter), ON_COMMAND_LINE + parameter, ())
+    for macro, origin in _macros.items():
+        if macro not in _macros_used:
+            raise UserError(
+                f"{origin}: no value uses %{macro}{nearest(macro, _settings())}; write name.parameter = value"
+            )
 
 
 def get(surface: type[T]) -> T:
@@ -102,6 +114,27 @@ def chosen(kind: dict[str, str], name: str, what: str) -> Any:
     if name not in kind:
         raise UserError(f"{what} = {name!r}: expected one of {', '.join(sorted(kind))}{nearest(name, kind)}")
     return get(SURFACES[kind[name]])
+
+
+def refuse_idle(*used: Any) -> None:
+    """Refuses a binding of the command line that belongs to none of the configurations that this run uses.
+
+    Files may bind more than is used: gin/gpt2.gin sets Adafactor for whoever does not choose another optimizer.
+    """
+    names = [_name_of(type(configuration)) for configuration in used]
+    for (owner, parameter), origin in _origins.items():
+        if owner not in names and origin.startswith(ON_COMMAND_LINE):
+            near = nearest(f"{owner}.{parameter}", [key for key in _settings() if key.partition(".")[0] in names])
+            raise UserError(f"{origin}: this run does not use {owner}, but {', '.join(names)}{near}")
+
+
+def _settings() -> list[str]:
+    """Every name.parameter that there is."""
+    return [
+        f"{name}.{field.name}"
+        for name, kind in SURFACES.items()
+        for field in dataclasses.fields(typing.cast(Any, kind))
+    ]
 
 
 def provenance(*configurations: Any) -> str:
@@ -152,6 +185,10 @@ def _read_statements(text: str, source: str, includers: tuple[pathlib.Path, ...]
                 _bind(statement, origin)
             elif isinstance(statement, config_parser.ImportStatement):
                 raise UserError(f"{origin}: import is not needed here; every surface is known already")
+    except tokenize.TokenError as error:  # the text ended inside brackets or quotes
+        reason, (line_number, _) = error.args
+        where = f"{source}:{min(line_number, len(text.splitlines()))}" if includers else source
+        raise UserError(f"{where}: {reason}; expected name.parameter = value") from None
     except (SyntaxError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else "not a gin statement"
         line_number = getattr(error, "lineno", None)
@@ -161,7 +198,9 @@ def _read_statements(text: str, source: str, includers: tuple[pathlib.Path, ...]
 
 def _bind(statement: config_parser.BindingStatement, origin: str) -> None:
     name, parameter = statement.selector, statement.arg_name
+    _macros_used.update(re.findall(r"%([\w./]+)", repr(statement.value)))
     if not parameter:  # a macro: NAME = value
+        _macros[name] = origin
         gin.bind_parameter((name, "gin.macro", "value"), statement.value)
         return
     if name not in SURFACES:
@@ -169,6 +208,10 @@ def _bind(statement: config_parser.BindingStatement, origin: str) -> None:
     known = [field.name for field in dataclasses.fields(typing.cast(Any, SURFACES[name]))]
     if parameter not in known:
         raise UserError(f"{origin}: {name} has no parameter {parameter!r}{nearest(parameter, known)}")
+    before = _origins.get((name, parameter), "")
+    in_one_file = before != origin and before.rpartition(":")[0] == origin.rpartition(":")[0]
+    if in_one_file and not origin.startswith(ON_COMMAND_LINE):
+        raise UserError(f"{origin}: {name}.{parameter} is set twice, in {before} too: keep one")
     bind(SURFACES[name], parameter, statement.value, origin)
 
 

@@ -28,6 +28,7 @@ def main() -> None:
         raise UserError("--output is missing: name a directory, local or gs://")
     config.load(gin_files, FLAGS.gin_param)
     settings = config.get(ShardConfig)
+    config.refuse_idle(settings)
 
     from pipeline.data.sharder import shard  # numpy, only after the flags and gin files are known to be right
 

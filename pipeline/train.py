@@ -22,6 +22,7 @@ def main() -> int:
     settings = config.get(TrainConfig)
     model = pretrained.model_config(settings)
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    config.refuse_idle(settings, model, optimizer)
     devices = slices.plan(FLAGS.tpu)
     plan = batch.plan(
         global_batch=settings.global_batch,

@@ -39,6 +39,7 @@ def main() -> int:
         raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which are not read; expected train.steps=N")
     model = with_vocabulary(pretrained.model_config(settings))
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    config.refuse_idle(settings, model, optimizer)
     piece = slices.find(FLAGS.tpu)
     compiler.require_compiler()
     if FLAGS.search:

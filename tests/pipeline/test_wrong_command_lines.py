@@ -1,0 +1,67 @@
+"""Forty wrong command lines and gin files: each ends with exit code 2 and one line with the right name or place."""
+
+import pytest
+
+# Gin files by name ({} is their folder), what stands on the command line, and what the refusal must contain.
+CASES = [
+    ({}, ["--gin_file=algpt.gin"], "algpt2.gin"),
+    ({}, ["--gin_file=models/gpt2-smal.gin"], "models/gpt2-small.gin"),
+    ({}, ["--gin_fle=gpt2.gin"], "gin_file"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_params=train.steps=1"], "gin_param"),
+    ({}, ["--gin_file=gpt2.gin", "--tpu=pod-182"], "pod-128"),
+    ({}, ["--gin_file=gpt2.gin", "--tpu=v3_8"], "v3-8"),
+    ({}, ["--gin_file=gpt2.gin", "--tpu=virtual-0"], "virtual-"),
+    ({}, ["--gin_file=gpt2.gin", "train.steps=5"], "--name=value"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.stepz=5"], "steps"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=trian.steps=5"], "train"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=Adafactor.learning_rat=5"], "learning_rate"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=adafactor.learning_rate=1e-3"], "Adafactor"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=learning_rate=1e-3"], "learning_rate"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.steps"], "train.steps"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.steps=many"], "a whole number"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.steps=1.5"], "a whole number"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.steps="], "train.steps"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.clip_norm='one'"], "a number"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=Adafactor.scale_by_parameter=1"], "True or False"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.schedule=cosin"], "cosine"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.schedule='cosine"], "train.schedule"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.optimizer=adamm"], "adamw"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.model=gpt3"], "gpt2"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.compute_dtype=bf16"], "bfloat16"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=GPT2.remat=fulll"], "full"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=GPT2.heads=7"], "6"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=GPT2.dropout=1.5"], "below 1"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.microbatch=3", "--tpu=pod-128"], "4"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=train.global_batch=100", "--tpu=pod-128"], "128"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=ALGPT2.embedding=64"], "GPT2"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=AdamW.learning_rate=1e-3"], "Adafactor"),
+    ({"a.gin": "include 'gpt2.gin'\ntrain.stpes = 5\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
+    ({"a.gin": "include 'gpt3.gin'\n"}, ["--gin_file={}/a.gin"], "gpt2.gin"),
+    ({"a.gin": "include 'b.gin'\n", "b.gin": "include 'a.gin'\n"}, ["--gin_file={}/a.gin"], "a.gin"),
+    ({"a.gin": "include 'gpt2.gin'\ntrain.steps = 5\ntrain.steps = 6\n"}, ["--gin_file={}/a.gin"], "a.gin:3"),
+    ({"a.gin": "include 'gpt2.gin'\ntrain.schedule = 'cosine\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
+    ({"a.gin": "include 'gpt2.gin'\ntrain.steps = [1\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
+    ({"a.gin": "train.model = 'gpt2'\n"}, ["--gin_file={}/a.gin"], "train.steps"),
+    ({"a.gin": "include 'gpt2.gin'\nimport os\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
+    ({"a.gin": "include 'gpt2.gin'\ntrain.steps = %STEPS\n"}, ["--gin_file={}/a.gin"], "STEPS"),
+    ({"a.gin": "include 'gpt2.gin'\ntrain.steps 5\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
+    ({"a.gin": "include 'gpt2.gin'\ntrain.steps = @train\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
+    ({}, ["--gin_file=gpt2.gin", "--gin_file=algpt2.gin", "--gin_param=GPT2.layers=3"], "ALGPT2"),
+]
+
+
+@pytest.mark.parametrize(("files", "arguments", "expected"), CASES, ids=[" ".join(case[1]) for case in CASES])
+def test_it_is_refused_in_one_helpful_line(refused, tmp_path, files, arguments, expected):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    arguments = [argument.replace("{}", str(tmp_path)) for argument in arguments]
+    if not any(argument.startswith("--tpu") for argument in arguments):
+        arguments.append("--tpu=v3-8")
+    assert expected in refused("pipeline.train", "--dry_run", *arguments)
+
+
+def test_what_a_file_binds_for_another_choice_is_no_mistake(run_module):
+    """gpt2.gin sets Adafactor; choosing AdamW on the command line leaves those lines idle, and they stay allowed."""
+    chosen = ("--gin_param=train.optimizer=adamw", "--gin_param=AdamW.learning_rate=6e-4")
+    done = run_module("pipeline.train", "--dry_run", "--gin_file=gpt2.gin", "--tpu=v3-8", *chosen)
+    assert done.returncode == 0 and "AdamW.learning_rate = 0.0006" in done.stdout, done.stderr
