@@ -112,8 +112,9 @@ def write_shard(file: BinaryIO, stream: Stream, cut: Cut, first: int, count: int
     """
     crc = written = 0
     for tokens_RT in rows(stream, cut, first, count):
-        data = records.encode(tokens_RT).tobytes()
-        file.write(data)
+        data = records.encode(tokens_RT)
+        data.flags.writeable = False  # google_crc32c takes nothing else without a copy
+        file.write(data.data)
         crc = google_crc32c.extend(crc, data)
         written += len(tokens_RT)
     if written != count:

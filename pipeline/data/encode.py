@@ -17,10 +17,10 @@ from pipeline.data.runs import Counts, RunWriter
 from pipeline.data.settings import ShardConfig
 from pipeline.data.tokenizer import Tokenizer, split_point
 
-BATCH_CHARACTERS = 1 << 20
+BATCH_CHARACTERS = 1 << 19  # small enough for the processor's cache
 SEGMENT_TOKENS = 4 << 20
 WHOLE_CHARACTERS = 16 << 20  # the longest text that a tokenizer which cannot be split is given
-SAMPLE_CHARACTERS = 4 << 10  # of every unit, encoded by the oracle as well
+SAMPLE_CHARACTERS = 2 << 10  # of every unit, encoded by the oracle as well
 
 
 class EngineMismatchError(RuntimeError):

@@ -42,8 +42,8 @@ class Journal:
         except OSError as error:
             raise UserError(f"another process is writing this data set: its lock is {folder}/lock") from error
         self._check_plan(plan)
-        for name in os.listdir(folder):
-            if name.startswith(storage.PARTIAL) or (name.startswith("unit-") and not self._is_whole(name)):
+        for name in sorted(os.listdir(folder)):  # a unit that a power cut left broken is done again
+            if name.startswith(storage.PARTIAL) or (name.startswith("unit-") and not runs.is_whole(self.path(name))):
                 os.unlink(self.path(name))
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
@@ -58,14 +58,6 @@ class Journal:
                 f"{self.folder} holds the unfinished work of another data set, with {unlike}: finish it with its own "
                 "command, or delete the folder"
             )
-
-    def _is_whole(self, name: str) -> bool:
-        """Whether a run file has its footer; one that a power cut left without is done again."""
-        try:
-            runs.read_footer(self.path(name))
-        except (ValueError, KeyError, TypeError):
-            return False
-        return True
 
     def path(self, name: str) -> str:
         """The path of a file in the folder."""
@@ -105,6 +97,7 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of the folder and keeps it."""
+        runs.close_all()
         self._lock.close()
 
     def remove(self) -> None:

@@ -353,3 +353,21 @@ def test_a_full_disk_is_one_line_and_commits_nothing(
     shard(source, output, limits=LARGE, name="t", shards=2)
     shard(source, tmp_path / "whole", name="t", shards=2)
     assert digests(output) == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:99] + bytes([raw[99] ^ 1]) + raw[100:], lambda raw: raw[:-9], None]
+)
+def test_a_unit_that_a_power_cut_left_broken_is_done_again(
+    tmp_path, source, shard, digests, small_tokenizer, sharding_process, damage
+):
+    output = tmp_path / "out"
+    with pytest.raises(UserError, match="no space"):
+        sharding_process.submit(full_disk, str(source), str(output), small_tokenizer, "writing").result(timeout=100)
+    units = list((output / ".unfinished").glob("unit-*.run"))
+    assert units
+    for unit in units:
+        unit.write_bytes(damage(unit.read_bytes()) if damage else b"")
+    shard(source, output, limits=LARGE, name="t", shards=2)
+    shard(source, tmp_path / "whole", name="t", shards=2)
+    assert digests(output) == digests(tmp_path / "whole")
