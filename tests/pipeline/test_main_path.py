@@ -94,12 +94,16 @@ def test_the_same_command_again_says_that_it_is_done(trained, shards, run_dir, r
 def test_training_on_begins_where_the_run_ended(trained, shards, run_dir, run_module, refused, tmp_path):
     flags = [*SMALL[:1], *(flag for flag in SMALL[1:] if "ALGPT2" not in flag), "--gin_param=train.steps=6"]
     flags += [f"--data={shards}", f"--run_dir={tmp_path}/on", f"--gin_param=train.pretrained={run_dir}"]
+    flags += ["--gin_param=train.keep_best=True", "--gin_param=train.evaluate_every=0"]
     sizes = [flag for flag in SMALL if flag.startswith("--gin_param=ALGPT2")]
     assert "algpt2-base.gin" in refused("pipeline.train", *flags) and not (tmp_path / "on").exists()
     done = run_module("pipeline.train", *flags, *sizes)
     assert done.returncode == 0, done.stderr
     first = json.loads((tmp_path / "on" / "metrics.jsonl").read_text().splitlines()[0])
     before = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((tmp_path / "on" / "summary.json").read_text())
+    assert summary["best"] == {"step": 6, "nats_per_token": summary["validation"]["nats_per_token"]}
+    assert [path.name for path in (tmp_path / "on" / "best").iterdir()] == ["step-00000006"]
     assert first["step"] == 1 and abs(first["loss"] - before[-1]["loss"]) < 0.25 * (before[0]["loss"] - first["loss"])
 
 
@@ -172,6 +176,7 @@ def test_a_dry_run_says_what_an_absolute_rate_does_with_parameter_scaling(run_mo
         (["--gin_file=algpt2.gin", "--tpu=virtual-4"], "--data is missing"),
         (["--gin_file=algpt2.gin", "--tpu=pod128", "--dry_run"], "did you mean 'pod-128'"),
         (["--gin_file=algpt3.gin"], "did you mean 'algpt2.gin'"),
+        (["--gin_file=finetune.gin", "--dry_run"], "train.pretrained = %DIRECTORY: it has no value"),
         (["--gin_file=algpt2.gin", "--gin_param=ALGPT2.layer=3", "--dry_run"], "did you mean 'layers'"),
         (["--gin_file=algpt2.gin", "--gin_param=train.global_batch=500", "--tpu=pod-128", "--dry_run"], "512"),
         (["--gin_fiel=algpt2.gin"], "gin_file"),
