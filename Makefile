@@ -9,8 +9,9 @@ OUTPUT    ?= data/$(DATASET)
 TOKENIZER ?=
 WORKERS   ?=
 SOURCE    ?=
+WIKITEXT  ?=
 
-.PHONY: help setup setup-dev tokenizer shards quickstart test check lint types format bench preflight-table tpu-check clean
+.PHONY: help setup setup-dev tokenizer shards quickstart test check lint types format bench preflight-table tpu-check study clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,7 +27,7 @@ $(VENV)/.runtime: requirements.txt constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt requirements-plots.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
@@ -62,6 +63,10 @@ bench: $(VENV)/.dev  ## ratios against the usual tools, measured in one run
 
 preflight-table: $(VENV)/.dev  ## docs/preflight.md: what fits which slice, by the real TPU compiler (hours)
 	$(RUN) -m tools.preflight_table --output=docs/preflight.md
+
+study: $(VENV)/.runtime  ## docs/study.md: the 2020 study re-run small, from WIKITEXT='…/wiki.*.raw' (about 2 hours)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-plots.txt
+	$(RUN) -m tools.study.run --run_dir=runs/study --page=docs/study.md $(if $(WIKITEXT),--wikitext='$(WIKITEXT)')
 
 tpu-check: $(VENV)/.runtime  ## the step's ops against the TPU's own kernels, in an environment under build/
 	$(RUN) -m tools.tpu_check

@@ -39,8 +39,15 @@ SURFACES: dict[str, type] = {
 MODELS = {"gpt2": "GPT2", "algpt2": "ALGPT2"}
 OPTIMIZERS = {"adafactor": "Adafactor", "adamw": "AdamW", "sgd": "SGD"}
 
-for _name, _surface in SURFACES.items():
-    gin.external_configurable(_surface, name=_name)
+
+def register(name: str, surface: type) -> None:
+    """Adds a surface that gin can bind, for a tool that has settings of its own."""
+    SURFACES[name] = surface
+    gin.external_configurable(surface, name=name)
+
+
+for _name, _surface in list(SURFACES.items()):
+    register(_name, _surface)
 assert importlib.util
 
 ON_COMMAND_LINE = "--gin_param="  # how the origin of such a binding begins

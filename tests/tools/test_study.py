@@ -1,0 +1,153 @@
+"""The study's cells are runs that can start, the bug is the bug, the runner resumes, the page follows from the runs."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.training.optimizers import AdafactorConfig
+from pipeline.training.schedules import Schedule
+from tools.study import page, run
+from tools.study.cells import Cell, grid, parts
+from tools.study.frozen_adafactor import FrozenAdafactorConfig
+from tools.study.results import Difference
+from tools.study.settings import StudyConfig
+
+STUDY = StudyConfig(tokens=8192, seeds=3, batch=8, context=64)
+BEST = {"adafactor": 4e-3, "frozen": 2e-3, "scaled": 4e-2, "adamw": 2e-3}
+
+
+def all_cells():
+    return dict.fromkeys(
+        [cell for cells in grid(STUDY).values() for cell in cells]
+        + [cell for rows in parts(STUDY, BEST).values() for cells in rows.values() for cell in cells]
+    )
+
+
+def test_cells_have_names_of_their_own_and_equal_tokens():
+    cells = list(all_cells())
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        steps = next(text for text in cell.parameters(STUDY) if "train.steps" in text).rpartition("=")[2]
+        assert int(steps) * cell.batch * cell.context == STUDY.tokens
+
+
+@pytest.mark.parametrize("optimizer", BEST)
+@pytest.mark.parametrize("model", ["gpt2", "algpt2"])
+def test_every_kind_of_cell_is_a_run_that_can_start(run_module, model, optimizer):
+    cell = Cell(model=model, embedding=64, optimizer=optimizer, rate=0.005, batch=8, context=64, dropout=0.1)
+    done = run_module("tools.study.train", "--gin_file=study.gin", "--dry_run", *cell.parameters(STUDY))
+    assert done.returncode == 0, done.stderr
+    assert "0.005" in done.stdout and "0.1" in done.stdout
+
+
+def test_the_frozen_decay_forgets_every_gradient_but_the_last():
+    """With its decay at 0 the second moment is the last squared gradient; a right Adafactor remembers more."""
+    gradients = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
+    moments = {}
+    for config in (FrozenAdafactorConfig, AdafactorConfig):
+        optimizer = config(learning_rate=0.1).build(Schedule(kind="constant", steps=9, warmup_steps=0))
+        weights = keras.Variable(tf.ones([4, 4]), name="w")
+        optimizer.build([weights])
+        for gradient in gradients:
+            optimizer.update([tf.constant(gradient)], [weights])
+        moments[config] = optimizer.slots(weights)["moment"].numpy()
+    np.testing.assert_allclose(moments[FrozenAdafactorConfig], gradients[-1] ** 2, rtol=1e-5)
+    assert np.abs(moments[AdafactorConfig] - gradients[-1] ** 2).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "clear"),
+    [((0.1, 0.11, 0.12), True), ((-0.1, -0.11, -0.12), True), ((0.1, 0.3, -0.01), False), ((0.1,), False)],
+)
+def test_a_clear_difference(by_seed, clear):
+    assert Difference(by_seed=by_seed).is_clear is clear
+
+
+def made_up_loss(cell):
+    """AdamW and the right Adafactor equal but for noise, the frozen one worse; E matters; a longer context is worse."""
+    loss = 5.0 + 0.01 * ((cell.seed * 7 + len(cell.optimizer)) % 3) + 0.5 * (cell.optimizer == "frozen")
+    loss += 0.001 * abs(cell.rate - BEST[cell.optimizer]) / BEST[cell.optimizer]
+    loss += (0.3 + 0.1 * (cell.embedding == 32)) * (cell.model == "algpt2")
+    return loss + 0.2 * (cell.context == 128)
+
+
+def write_cell(folder, cell):
+    home = folder / "cells" / cell.name
+    home.mkdir(parents=True)
+    model = {"kind": "GPT2Config" if cell.model == "gpt2" else "ALGPT2Config", "layers": 3, "heads": 3, "width": 192}
+    model |= {"context": cell.context, "vocabulary_size": 4096}
+    figures = {"nats_per_token": made_up_loss(cell), "bits_per_byte": made_up_loss(cell) / 3}
+    (home / "run.json").write_text(json.dumps({"model": model}))
+    (home / "summary.json").write_text(json.dumps({"parameters": 2_000_000, "validation": figures}))
+    for data in ("contiguous", "lines"):
+        (home / f"evaluation-wikitext-{data}.json").write_text(json.dumps({"figures": figures}))
+
+
+def test_the_page_follows_from_the_runs(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps(dataclasses.asdict(STUDY) | {"machine": "a machine"}))
+    for cell in all_cells():
+        write_cell(tmp_path, cell)
+    assert run.best_rates(tmp_path, STUDY) == BEST
+    page.write(tmp_path, tmp_path / "docs" / "study.md")
+    text = (tmp_path / "docs" / "study.md").read_text()
+    verdicts = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if " minus " in line}
+    assert "| confirmed | " in next(line for said, line in verdicts.items() if "its decay frozen" in said)
+    assert "no clear difference" in next(line for said, line in verdicts.items() if "AdamW stays better" in said)
+    assert "the opposite | 64 minus 128: -0.200 ± 0.000" in text and "Machine: a machine." in text
+    assert "are not run yet" not in text
+    plots = sorted((tmp_path / "docs" / "study").glob("*.svg"))
+    assert len(plots) == 6 and all(f"study/{plot.name}" in text for plot in plots)
+    first = [plot.read_bytes() for plot in plots]
+    page.write(tmp_path, tmp_path / "docs" / "study.md")
+    assert [plot.read_bytes() for plot in plots] == first
+
+
+def test_a_page_of_a_study_that_goes_on_says_what_is_missing(tmp_path, refused):
+    (tmp_path / "study.json").write_text(json.dumps(dataclasses.asdict(STUDY)))
+    assert "make study" in refused("tools.study.page", f"--run_dir={tmp_path}/none")
+    assert "16 cells of the grid" in refused("tools.study.page", f"--run_dir={tmp_path}")
+    for cells in grid(STUDY).values():
+        for cell in cells:
+            write_cell(tmp_path, cell)
+    page.write(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "cells are not run yet" in text and "| not run yet | — |" in text
+
+
+def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, monkeypatch):
+    started = []
+
+    def start(self, cell):
+        started.append(cell)
+        made = f"import pathlib; p = pathlib.Path({str(run.summary_path(tmp_path, cell))!r}); p.parent.mkdir(); "
+        made += 'p.write_text(\'{"validation": {"nats_per_token": 1.0}}\')' if cell.seed != 2 else "raise SystemExit(1)"
+        self._running[subprocess.Popen([sys.executable, "-c", made])] = cell
+
+    monkeypatch.setattr(run.Runner, "_start", start)
+    (tmp_path / "cells").mkdir()
+    cells = [Cell(seed=seed, batch=8, context=64) for seed in range(4)]
+    runner = run.Runner(tmp_path, STUDY)
+    with pytest.raises(run.WorkFailedError, match=r"1 cells failed; see .*_s2\.log"):
+        runner.run(cells)
+    assert started == cells
+    started.clear()
+    (tmp_path / "cells" / cells[2].name).rmdir()
+    with pytest.raises(run.WorkFailedError):
+        runner.run(cells)
+    assert started == [cells[2]]
+
+
+def test_mistakes_are_one_sentence(refused, tmp_path):
+    command = ("tools.study.run", f"--run_dir={tmp_path}/study", "--page=")
+    assert "--wikitext is missing" in refused(*command)
+    assert "multiple of 2 × batch × context" in refused(*command, "--gin_param=study.tokens=1000")
+    assert "did you mean 'seeds'" in refused(*command, "--gin_param=study.seed=1")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "study.json").write_text(json.dumps(dataclasses.asdict(STUDY)))
+    assert "tokens = 8192, not 524288" in refused(command[0], f"--run_dir={tmp_path}/other", "--page=")

@@ -1,0 +1,102 @@
+"""Each claim of the 2020 study, and what our rows say to it. The verdicts are computed; only the claims are words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tools.study.results import Row, difference
+
+Parts = Mapping[str, Mapping[str, Row | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim that says that one row's loss is higher than another's.
+
+    Attributes:
+      said: the study's words and figures, in ours.
+      part: where the two rows stand.
+      higher, lower: their labels.
+    """
+
+    said: str
+    part: str
+    higher: str
+    lower: str
+
+    def verdict(self, parts: Parts) -> tuple[str, str]:
+        """Returns the verdict and what was measured."""
+        rows = parts[self.part]
+        measured = difference(rows.get(self.higher), rows.get(self.lower))
+        if measured is None:
+            return "not run yet", "—"
+        found = f"{self.higher} minus {self.lower}: {measured}"
+        if not measured.is_clear:
+            return "not confirmed: no clear difference", found
+        return ("confirmed" if measured.mean > 0 else "not confirmed: the opposite"), found
+
+
+def testable(contexts: list[int]) -> list[Claim]:
+    """Returns the claims that this scale can test."""
+    optimizers = {
+        "Adafactor, as the study ran it (its decay frozen), ends about 5 perplexity above AdamW": ("frozen", "adamw"),
+        "the gap is the bug's: with the decay repaired, Adafactor is better than it was": ("frozen", "adafactor"),
+        "AdamW stays better than a right Adafactor": ("adafactor", "adamw"),
+        "an absolute rate suits better than parameter scaling": ("scaled", "adafactor"),
+    }
+    claims = [
+        Claim(said=said, part="optimizers", higher=f"{corpus}: {higher}", lower=f"{corpus}: {lower}")
+        for said, (higher, lower) in optimizers.items()
+        for corpus in ("wikitext", "cpython")
+    ]
+    models = {
+        "GPT-2 (21.5) is better than ALGPT2 of its width (31 to 38), which has a ninth of its weights or less": (
+            "ALGPT2, E = none",
+            "GPT-2",
+        ),
+        "a narrow table costs perplexity: 38 at E = 128, a sixth of the width, against 31 without factorization": (
+            "ALGPT2, E = 32",
+            "ALGPT2, E = none",
+        ),
+        "a table of two thirds of the width costs nothing: 31 at E = 512 and 31 without factorization": (
+            "ALGPT2, E = 128",
+            "ALGPT2, E = none",
+        ),
+    }
+    claims += [
+        Claim(said=said, part="embeddings", higher=f"{corpus}: {higher}", lower=f"{corpus}: {lower}")
+        for said, (higher, lower) in models.items()
+        for corpus in ("wikitext", "cpython")
+    ]
+    short, usual, long = contexts
+    claims += [
+        Claim(said="longer contexts help, at equal tokens", part="contexts", higher=str(higher), lower=str(lower))
+        for higher, lower in ((short, usual), (usual, long))
+    ]
+    return claims + [
+        Claim(
+            said="without dropout, perplexity is about 3 lower",
+            part="dropout",
+            higher=f"{model}, dropout 0.1",
+            lower=f"{model}, dropout 0",
+        )
+        for model in ("GPT-2", "ALGPT2, E = 64")
+    ]
+
+
+UNTESTABLE = {
+    "GPT-2 takes about 20 h and ALGPT2 about 9 h for 90,000 steps on a v3-128": (
+        "no TPU here; [preflight.md](preflight.md) has the TPU compiler's bounds of both steps"
+    ),
+    "GPT-2 xl with AdamW runs out of a v3 core's memory": (
+        "not a matter of this study; the TPU compiler answers it in [preflight.md](preflight.md)"
+    ),
+    "ALGPT2 medium without factorization reaches 26, against base's 31": (
+        "a cell of the larger model would need several times the tokens to be trained as far"
+    ),
+    "finetuned on WikiText-2, larger GPT-2s are better (29.2, 20.9, 19.6, 18.4 at a context of 256)": (
+        "needs OpenAI's weights, which are not part of this project; `finetune.gin` is the run"
+    ),
+    "zero-shot perplexity on WikiText-2 falls from 23.15 to 14.78 with size": (
+        "needs OpenAI's weights too; `python -m pipeline.evaluate --benchmark=wikitext` is the measurement"
+    ),
+}

@@ -1,0 +1,35 @@
+"""The bug of the 2020 study, kept to measure what it cost: an Adafactor whose decay stays at its first value, 0.
+
+Its TensorFlow version computed beta2 = 1 - t ** -0.8 once, in the constructor, where t is 1. So the second moment never
+was a running mean: every update was normalised by its own gradient alone. The library's Adafactor has no such switch.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pipeline.training.optimizers import AdafactorConfig
+from pipeline.training.schedules import Schedule
+
+if TYPE_CHECKING:
+    from pipeline.training.optimizer_base import Optimizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenAdafactorConfig(AdafactorConfig):
+    """Adafactor's settings, for the frozen decay."""
+
+    def build(self, schedule: Schedule) -> "Optimizer":
+        """Returns the optimizer; imports TensorFlow and Keras."""
+        import tensorflow as tf
+
+        from pipeline.training.adafactor import Adafactor
+
+        class FrozenAdafactor(Adafactor):
+            """Counts every update as the first one."""
+
+            config_class = FrozenAdafactorConfig
+
+            def updates_done(self) -> tf.Tensor:
+                return tf.constant(0.0)
+
+        return FrozenAdafactor(self, schedule)

@@ -1,0 +1,176 @@
+"""Writes docs/study.md and its plots from the study's run directories; no figure in them comes from anywhere else.
+
+python -m tools.study.page --run_dir=runs/study --output=docs/study.md
+"""
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.errors import UserError
+from tools.study import results
+from tools.study.cells import HEADS, LAYERS, WIDTH, grid, parts
+from tools.study.claims import UNTESTABLE, Parts, testable
+from tools.study.results import Row
+from tools.study.run import VOCABULARY, best_rates, summary_path
+from tools.study.settings import StudyConfig
+
+FLAGS = flags.FLAGS
+TITLES = {
+    "optimizers": "Optimizers, each at the best of its learning rates",
+    "embeddings": "ALGPT2 against GPT-2 at equal width, by the width E of the token table",
+    "contexts": "Context length at equal tokens",
+    "batches": "Batch × learning rate at equal tokens",
+    "dropout": "Dropout",
+    "packing": "Contiguous against line-by-line packing",
+}
+NOTES = {
+    "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([frozen_adafactor.py](../tools/study/"
+    "frozen_adafactor.py)), `scaled` is Adafactor with parameter scaling; both other Adafactors take absolute rates. "
+    "The learning rates were chosen on WikiText with one seed and serve both corpora.",
+    "embeddings": "All with Adafactor at GPT-2's best learning rate.",
+    "contexts": "Sequences a step are halved where the context is doubled. Every model is scored at its own context.",
+    "batches": "Sequences a step × learning rate.",
+    "dropout": "Every cell sees its text about once.",
+    "packing": "Equal positions a step, of which line-by-line packing spends a part on padding. Both models are scored "
+    "on the same text in both packings: line by line, a token sees its own line only.",
+}
+
+
+def main() -> None:
+    """Writes the page from what the run directory holds by now."""
+    path = pathlib.Path(FLAGS.run_dir, "study.json")
+    if not path.exists():
+        raise UserError(f"--run_dir={FLAGS.run_dir} holds no study; expected the run directory of make study")
+    write(pathlib.Path(FLAGS.run_dir), pathlib.Path(FLAGS.output))
+
+
+def write(folder: pathlib.Path, page: pathlib.Path) -> None:
+    """Writes the page and, in a folder of its name beside it, its plots."""
+    said = json.loads((folder / "study.json").read_text())
+    machine = said.pop("machine", None)
+    study = StudyConfig(**said)
+    unrun = [cell for cells in grid(study).values() for cell in cells if not summary_path(folder, cell).exists()]
+    if unrun:
+        raise UserError(f"{folder}: {len(unrun)} cells of the grid of learning rates are missing; run make study again")
+    best = best_rates(folder, study)
+    planned = parts(study, best)
+    rows: dict[str, dict[str, Row | None]] = {
+        part: {label: results.read(folder, label, cells) for label, cells in labels.items()}
+        for part, labels in planned.items()
+    }
+    rows["packing"] = {
+        f"trained on {packing}, scored on {data}": results.read(folder, packing, cells, f"wikitext-{data}")
+        for packing, cells in planned["packing"].items()
+        for data in ("contiguous", "lines")
+    }
+    missing = sum(
+        not summary_path(folder, cell).exists()
+        for cell in {cell for labels in planned.values() for cells in labels.values() for cell in cells}
+    )
+    over = {
+        name: {f"{cell.rate:g}": results.read(folder, f"{cell.rate:g}", [cell]) for cell in cells}
+        for name, cells in grid(study).items()
+    }
+    text = [_head(study, machine, missing), _claims(rows, study), _grid(over, best)]
+    text += [_part(part, rows[part], page.stem) for part in rows]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n".join(text))
+    _plots(rows, page.with_suffix(""))
+    print(f"wrote {page}" + (f"; {missing} cells are not run yet" if missing else ""))
+
+
+def _head(study: StudyConfig, machine: str | None, missing: int) -> str:
+    remarks = [f"Machine: {machine}."] if machine else []
+    remarks += [f"**{missing} cells are not run yet; `make study` goes on with them.**"] if missing else []
+    return f"""# The study of 2020, re-run small
+
+Written by `python -m tools.study.page` from the run directories of `make study`; nothing here is typed by hand.
+
+The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. What
+can be asked of two CPU cores is asked here again: models of {LAYERS} layers, {HEADS} heads and width {WIDTH},
+{study.tokens:,} tokens a run, {study.batch} sequences of {study.context} tokens a step, {study.seeds} seeds. One
+corpus is the articles of the WikiText files that were given (WikiText-2 raw, validation and test, for the page in this
+repository), split anew by article; the other is the documentation and library of CPython. Each has a byte-level BPE
+vocabulary of {VOCABULARY:,} of its own. A perplexity here compares with others on this page only.
+
+Losses are over the whole validation part. ± is the standard deviation over the seeds; in a difference it is the
+standard error. Two rows differ clearly if the difference has one sign in every seed and is more than twice that.
+
+{chr(10).join(remarks)}
+"""
+
+
+def _claims(rows: Parts, study: StudyConfig) -> str:
+    contexts = [study.context // 2, study.context, 2 * study.context]
+    lines = [(claim.said, *claim.verdict(rows)) for claim in testable(contexts)]
+    lines += [(said, "not testable at this scale", why) for said, why in UNTESTABLE.items()]
+    return "## What the study said, and what these runs say\n\n" + _table(("the study", "here", "measured"), lines)
+
+
+def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float]) -> str:
+    lines = []
+    for name, rates in over.items():
+        figures = [f"{rate}: {row.mean:.3f}" for rate, row in rates.items() if row]
+        ordered = list(rates)
+        chosen = f"{best[name]:g}"
+        edge = " (at the grid's edge)" if chosen in (ordered[0], ordered[-1]) else ""
+        lines.append((name, ", ".join(figures), chosen + edge))
+    heading = "## Learning rates\n\nValidation loss in nats a token on WikiText, one seed.\n\n"
+    return heading + _table(("optimizer", "rate: loss", "best"), lines)
+
+
+def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
+    lines = []
+    for label, row in rows.items():
+        if row is None:
+            lines.append((label, *["—"] * 7))
+            continue
+        bits = sum(row.bits.values()) / len(row.bits)
+        loss = f"{row.mean:.3f} ± {row.deviation:.3f}"
+        figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
+        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", f"{bits:.3f}"))
+    header = ("", "rate", "M parameters", "MFLOPs a token", "seeds", "nats a token", "perplexity", "bits a byte")
+    picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n"
+    return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
+
+
+def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    head = list(header)
+    rows = [head, ["---"] * len(head), *map(list, lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _plots(rows: Parts, folder: pathlib.Path) -> None:
+    """Draws each part's losses: the mean with its deviation, and every seed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("the plots need matplotlib: pip install -r requirements-plots.txt") from error
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "study"  # the same runs give the same bytes
+    from matplotlib import pyplot
+
+    folder.mkdir(exist_ok=True)
+    for part, labels in rows.items():
+        there = [row for row in labels.values() if row]
+        names = [label for label, row in labels.items() if row]
+        figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * max(1, len(there))), layout="constrained")
+        for place, row in enumerate(there):
+            axes.errorbar(row.mean, place, xerr=row.deviation, fmt="o", color="#1f5fa8", capsize=3)
+            axes.plot([*row.nats.values()], [place] * len(row.nats), "|", color="#888888")
+        axes.set_yticks(range(len(there)), names)
+        axes.invert_yaxis()
+        axes.grid(axis="x", color="#dddddd")
+        axes.set_xlabel("validation loss, nats a token")
+        figure.savefig(folder / f"{part}.svg", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run_dir", "runs/study", "The study's run directory.")
+    flags.DEFINE_string("output", "docs/study.md", "The page to write.")
+    cli.run(main)

@@ -1,0 +1,114 @@
+"""What the study's run directories hold: the figures of a row of cells, and how two rows differ."""
+
+import json
+import math
+import pathlib
+import statistics
+from dataclasses import dataclass
+
+from models.config import ALGPT2Config, GPT2Config
+from tools.study.cells import Cell
+
+MODELS = {"GPT2Config": GPT2Config, "ALGPT2Config": ALGPT2Config}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The seeds of one cell that are done.
+
+    Attributes:
+      label: what tells the row from the others of its part.
+      rate: the optimizer's learning rate.
+      parameters: trained values of the model.
+      flops: model FLOPs a token, forward and backward.
+      nats: validation loss in nats a token, by seed.
+      bits: bits a byte of the validation text, by seed.
+    """
+
+    label: str
+    rate: float
+    parameters: int
+    flops: float
+    nats: dict[int, float]
+    bits: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean loss over the seeds."""
+        return statistics.mean(self.nats.values())
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the loss over the seeds; 0 for a single one."""
+        return statistics.stdev(self.nats.values()) if len(self.nats) > 1 else 0.0
+
+    @property
+    def perplexity(self) -> float:
+        """e to the mean loss."""
+        return math.exp(self.mean)
+
+
+def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None = None) -> Row | None:
+    """Reads a row; None while none of its cells is done.
+
+    Args:
+      folder: the study's.
+      data: another data set than the cell's own, on which it was scored too.
+    """
+    nats, bits, run, summary = {}, {}, None, None
+    for cell in cells:
+        home = folder / "cells" / cell.name
+        scored = home / (f"evaluation-{data}.json" if data else "summary.json")
+        if not scored.exists():
+            continue
+        summary, run = json.loads((home / "summary.json").read_text()), json.loads((home / "run.json").read_text())
+        figures = json.loads(scored.read_text())["figures"] if data else summary["validation"]
+        nats[cell.seed], bits[cell.seed] = figures["nats_per_token"], figures["bits_per_byte"]
+    if run is None or summary is None:
+        return None
+    settings = dict(run["model"])
+    model = MODELS[settings.pop("kind")](**settings)
+    return Row(
+        label=label,
+        rate=cells[0].rate,
+        parameters=summary["parameters"],
+        flops=model.flops_per_token(),
+        nats=nats,
+        bits=bits,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How much higher the loss of one row is than another's, seed by seed, in nats a token."""
+
+    by_seed: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds that both rows have."""
+        return statistics.mean(self.by_seed)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; infinite for a single seed."""
+        count = len(self.by_seed)
+        return statistics.stdev(self.by_seed) / math.sqrt(count) if count > 1 else math.inf
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it has one sign in every seed and is over twice its standard error."""
+        one_sign = min(self.by_seed) > 0 or max(self.by_seed) < 0
+        return one_sign and abs(self.mean) > 2 * self.error
+
+    def __str__(self) -> str:
+        spread = f" ± {self.error:.3f}" if math.isfinite(self.error) else ""
+        return f"{self.mean:+.3f}{spread} nats"
+
+
+def difference(higher: Row | None, lower: Row | None) -> Difference | None:
+    """Returns how much higher the first row's loss is, or None while they have no seed in common."""
+    common = sorted({*higher.nats} & {*lower.nats}) if higher and lower else []
+    if not common or higher is None or lower is None:
+        return None
+    return Difference(by_seed=tuple(higher.nats[seed] - lower.nats[seed] for seed in common))

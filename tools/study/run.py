@@ -1,0 +1,188 @@
+"""Runs the study cell by cell and writes its page. Killed, the same command goes on with the cells that are missing.
+
+    make study WIKITEXT='wikitext-2-raw/wiki.*.raw'
+    python -m tools.study.run --wikitext=GLOB [--run_dir=runs/study] [--gin_param=study.tokens=65536] [--page=FILE]
+
+A cell is one ``pipeline.train`` in a process of one thread; it is done when its directory has a summary.json.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+
+from absl import flags
+
+from pipeline import cli, config
+from pipeline.data.progress import duration
+from pipeline.errors import UserError, WorkFailedError
+from tools.bench import machine
+from tools.study.cells import CORPORA, Cell, grid, parts
+from tools.study.settings import StudyConfig
+
+FLAGS = flags.FLAGS
+VOCABULARY = 4096
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+VALIDATION = {"wikitext": 0.1, "cpython": 0.03}  # shares of the articles and files: about 100,000 tokens
+SCALE = ("tokens", "seeds", "batch", "context")
+config.register("study", StudyConfig)
+
+
+def main() -> int:
+    """Makes the data, runs what is missing and writes the page."""
+    config.load(["study.gin"], FLAGS.gin_param)
+    study = config.get(StudyConfig)
+    folder = pathlib.Path(FLAGS.run_dir)
+    _claim(folder, study)
+    _make_data(folder / "data", study)
+    runner = Runner(folder, study)
+    runner.run(cell for cells in grid(study).values() for cell in cells)
+    rows = parts(study, best_rates(folder, study))
+    cells = [cell for row in rows.values() for seeds in row.values() for cell in seeds]
+    runner.run(dict.fromkeys(cells))
+    for packing in ("contiguous", "lines"):  # both models on both validation sets: the same text, the same normaliser
+        for cell in rows["packing"][packing]:
+            for other in ("contiguous", "lines"):
+                _score(folder, cell, f"{cell.corpus}-{other}")
+    if FLAGS.page:
+        from tools.study import page
+
+        page.write(folder, pathlib.Path(FLAGS.page))
+    return 0
+
+
+def _claim(folder: pathlib.Path, study: StudyConfig) -> None:
+    """Writes the study's scale down, or refuses a directory with cells of another scale."""
+    wanted, path = dataclasses.asdict(study), folder / "study.json"
+    if path.exists():
+        here = json.loads(path.read_text())
+        differing = [f"{key} = {here.get(key)}, not {wanted[key]}" for key in SCALE if here.get(key) != wanted[key]]
+        if differing:
+            raise UserError(f"--run_dir={folder} holds a study with {'; '.join(differing)}: choose another directory")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted | {"machine": machine()}) + "\n")
+
+
+def _make_data(folder: pathlib.Path, study: StudyConfig) -> None:
+    sources: dict[str, list[str]] = {"cpython": ["--gin_file=datasets/cpython.gin"]}
+    sources["wikitext"] = ["--gin_file=datasets/text.gin", "--gin_param=shard.documents=article"]
+    sources["wikitext"] += ["--gin_param=shard.name=wikitext"]
+    if FLAGS.wikitext:
+        sources["wikitext"].append(f"--source={FLAGS.wikitext}")
+    elif not (folder / "wikitext-lines" / "manifest.json").exists():
+        raise UserError("--wikitext is missing; expected WikiText's raw files, such as 'wikitext-2-raw/wiki.*.raw'")
+    for corpus in CORPORA:
+        if (folder / f"{corpus}-lines" / "manifest.json").exists():
+            continue
+        tokenizer = folder / f"{corpus}.json"
+        _module("pipeline.tokenizer", *sources[corpus], f"--size={VOCABULARY}", f"--output={tokenizer}")
+        for packing, context in (("contiguous", 2 * study.context), ("lines", study.context)):
+            settings = {"tokenizer": tokenizer, "packing": packing, "context": context, "shards": 8}
+            settings |= {"validation_fraction": VALIDATION[corpus]}
+            overrides = [f"--gin_param=shard.{name}={value}" for name, value in settings.items()]
+            _module("pipeline.shard", *sources[corpus], *overrides, f"--output={folder}/{corpus}-{packing}")
+
+
+def _module(module: str, *arguments: str) -> str:
+    """Runs one of the project's commands and returns what it prints."""
+    done = subprocess.run([sys.executable, "-m", module, *arguments], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode == 2:  # it has said what is wrong
+        raise SystemExit(2)
+    if done.returncode:
+        raise WorkFailedError(f"{module} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+class Runner:
+    """Runs cells side by side, each in its own process and directory."""
+
+    def __init__(self, folder: pathlib.Path, study: StudyConfig):
+        self._folder, self._study = folder, study
+        self._running: dict[subprocess.Popen, Cell] = {}
+
+    def run(self, cells: Iterable[Cell]) -> None:
+        """Runs the cells that are not done yet.
+
+        Raises:
+            WorkFailedError: some failed, after all others were run; their logs are named.
+        """
+        todo = [cell for cell in cells if not summary_path(self._folder, cell).exists()]
+        began, count, ended, failed = time.monotonic(), len(todo), 0, []
+        try:
+            while todo or self._running:
+                while todo and len(self._running) < self._study.workers:
+                    self._start(todo.pop(0))
+                time.sleep(0.5)
+                for process in [process for process in self._running if process.poll() is not None]:
+                    cell = self._running.pop(process)
+                    ended += 1
+                    left = duration((time.monotonic() - began) / ended * (count - ended))
+                    print(f"{ended}/{count}  {cell.name}  {self._result(cell)}  {left} left", flush=True)
+                    if process.returncode:
+                        failed.append(self._folder / "cells" / f"{cell.name}.log")
+        finally:
+            for process in self._running:
+                process.terminate()
+            for process in self._running:
+                process.wait()
+        if failed:
+            raise WorkFailedError(f"{len(failed)} cells failed; see {', '.join(map(str, failed[:3]))}")
+
+    def _result(self, cell: Cell) -> str:
+        path = summary_path(self._folder, cell)
+        return f"{validation_loss(path):.4f} nats a token" if path.exists() else "failed"
+
+    def _start(self, cell: Cell) -> None:
+        folder = self._folder / "cells"
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "tools.study.train", "--gin_file=study.gin", *cell.parameters(self._study)]
+        command += [f"--data={self._folder}/data/{cell.data}", f"--run_dir={folder / cell.name}"]
+        with open(folder / f"{cell.name}.log", "w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | ONE_THREAD)
+        self._running[process] = cell
+
+
+def summary_path(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
+    """Where a cell's result stands once it is done."""
+    return folder / "cells" / cell.name / "summary.json"
+
+
+def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
+    """Returns the learning rate of each optimizer's lowest validation loss over its grid."""
+
+    def loss(cell: Cell) -> float:
+        return validation_loss(summary_path(folder, cell))
+
+    return {name: min(cells, key=loss).rate for name, cells in grid(study).items()}
+
+
+def validation_loss(summary: pathlib.Path) -> float:
+    """Returns a finished cell's validation loss in nats a token."""
+    return json.loads(summary.read_text())["validation"]["nats_per_token"]
+
+
+def score_path(folder: pathlib.Path, cell: Cell, data: str) -> pathlib.Path:
+    """Where a cell's score on another data set stands."""
+    return folder / "cells" / cell.name / f"evaluation-{data}.json"
+
+
+def _score(folder: pathlib.Path, cell: Cell, data: str) -> None:
+    path = score_path(folder, cell, data)
+    if path.exists():
+        return
+    printed = _module("pipeline.evaluate", f"--run_dir={path.parent}", f"--data={folder}/data/{data}")
+    partial = path.with_suffix(".partial")
+    partial.write_text(printed)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    cli.define_gin_flags()
+    flags.DEFINE_string("wikitext", None, "WikiText's raw files: a path or a glob.")
+    flags.DEFINE_string("run_dir", "runs/study", "Where the cells' runs are kept.")
+    flags.DEFINE_string("page", "docs/study.md", "The page to write; empty for none.")
+    cli.run(main)

@@ -1,0 +1,16 @@
+"""Trains one cell of the study: ``pipeline.train`` that also knows the frozen Adafactor."""
+
+from pipeline import cli, config, train
+from tools.study.frozen_adafactor import FrozenAdafactorConfig
+
+
+def register() -> None:
+    """Lets gin choose ``train.optimizer = 'frozen_adafactor'``, in the study's own processes only."""
+    config.register("FrozenAdafactor", FrozenAdafactorConfig)
+    config.OPTIMIZERS["frozen_adafactor"] = "FrozenAdafactor"
+
+
+if __name__ == "__main__":
+    register()
+    train.define_flags()
+    cli.run(train.main)
