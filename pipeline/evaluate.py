@@ -1,6 +1,6 @@
 """Score a trained model on a part of a data set, a text or a benchmark's file, with the protocol beside every figure.
 
-python -m pipeline.evaluate --run_dir=… --data=… [--part=validation]
+python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] [--tpu=v3-8]
 python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
 """
 
@@ -10,11 +10,12 @@ from typing import Any
 from absl import flags
 
 from pipeline import cli
+from pipeline.devices import target
 from pipeline.errors import UserError
 from pipeline.evaluation import benchmarks, detokenizers
 
 FLAGS = flags.FLAGS
-BATCH = 8
+BATCH = 8  # windows of a replica at once
 
 
 def main() -> None:
@@ -35,10 +36,13 @@ def main() -> None:
         prepared = benchmarks.examples_of(FLAGS.benchmark, FLAGS.text, source)
     elif source:
         prepared = benchmarks.text_of(FLAGS.benchmark, source, FLAGS.detokenizer)
+    target.resolve(FLAGS.tpu)
     cli.import_tensorflow()
     from pipeline import trained
+    from pipeline.devices import strategy
 
-    run = trained.load(FLAGS.run_dir)
+    strategy.multiply_in_float32()
+    run = trained.load(FLAGS.run_dir, strategy=strategy.connect(FLAGS.tpu).strategy)
     figures, protocol = score(run, prepared)
     if source:
         protocol = {"text": FLAGS.text, "file_sha256": benchmarks.sha256(source)} | protocol
@@ -73,7 +77,7 @@ def _text(run: Any, prepared: tuple[str, str, dict[str, Any]]) -> tuple[dict[str
 def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, float], dict[str, Any]]:
     from pipeline.evaluation import answers
 
-    figures = answers.score(run.model, run.tokenizer, examples, batch=BATCH)
+    figures = answers.score(run, examples, batch=BATCH)
     return figures, {
         "benchmark": FLAGS.benchmark,
         "prompt": "after an end-of-text token; a space before the answer",
@@ -84,6 +88,7 @@ def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, f
 if __name__ == "__main__":
     known = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
     flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint is scored.")
+    flags.DEFINE_string("tpu", None, "Where it runs, as for pipeline.train: a slice, local, virtual-N; default here.")
     flags.DEFINE_string("data", None, "A directory of shards with a manifest.")
     flags.DEFINE_string("part", "validation", "Which part of --data.")
     flags.DEFINE_string("text", None, "A UTF-8 file: a text, or a benchmark's examples.")

@@ -1,4 +1,7 @@
-"""Scores a trained model on shards or on a text: the part of evaluate.py that needs TensorFlow."""
+"""Scores a trained model on shards or on a text: the part of evaluate.py that needs TensorFlow.
+
+``batch`` counts the windows of one replica.
+"""
 
 from typing import Any
 
@@ -24,7 +27,7 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
     )
     described = data.part(part)
     dataset = inputs.evaluation_dataset(
-        directory, data, part, global_batch=batch, context=run.model.config.context, replicas=1
+        directory, data, part, global_batch=batch * run.replicas, context=run.model.config.context, replicas=1
     )
     nats, tokens = _sum(run, dataset)
     protocol = {
@@ -63,14 +66,14 @@ def score_text(
             f"the text has {len(tokens) - 1} tokens, fewer than a window of {context}; "
             f"expected a longer text, or --context={len(tokens) - 1}"
         )
-    nats, scored = _sum(run, windows(tokens, context=context, stride=stride, batch=batch))
+    nats, scored = _sum(run, windows(tokens, context=context, stride=stride, batch=batch * run.replicas))
     published = text if published is None else published
     words = len(published.split()) + published.count("\n")
     return Likelihood(nats, scored, words, len(published.encode()), len(published))
 
 
 def _sum(run: Trained, batches: Any) -> tuple[float, int]:
-    score, nats, tokens = scorer(run.model), 0.0, 0.0
+    score, nats, tokens = scorer(run.model, run.strategy), 0.0, 0.0
     for batch in batches:
         batch_nats, batch_tokens = score(batch)
         nats, tokens = nats + batch_nats, tokens + batch_tokens

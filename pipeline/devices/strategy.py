@@ -11,7 +11,7 @@ from pipeline.devices import hardware, target
 from pipeline.devices.slices import DevicePlan, Slice, plan
 from pipeline.errors import UserError
 
-__all__ = ["Connection", "DevicePlan", "connect", "explain", "plan"]
+__all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "plan"]
 
 # What TensorFlow and libtpu say, by pattern, and what it means for the user. The first that matches decides.
 MEANINGS = (
@@ -126,6 +126,13 @@ def _connect_tpu(found: target.Target) -> Connection:
     return Connection(
         strategy=strategy, replicas=strategy.num_replicas_in_sync, hosts=observed.hosts, slice=found.slice, kind="tpu"
     )
+
+
+def multiply_in_float32() -> None:
+    """Has matrix products of float32 keep its 24 bits; TPUs take 8 of them otherwise, and GPUs 11."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def explain(error: Exception, address: str) -> UserError:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import UserError
 from pipeline.evaluation.benchmarks import Example
-from pipeline.training.step import compiled_by_xla
+from pipeline.trained import Trained
+from pipeline.training.evaluation import on_replicas
+from pipeline.training.step import strategy_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,23 +26,23 @@ class Row:
     answer: int
 
 
-def score(model: Any, tokenizer: Tokenizer, examples: Sequence[Example], *, batch: int) -> dict[str, float]:
+def score(run: Trained, examples: Sequence[Example], *, batch: int) -> dict[str, float]:
     """Returns accuracies, and for examples of one choice (last words) their perplexity.
 
     ``accuracy`` of last words: the share whose every token is the likeliest. Of choices: the share in which the right
     one has the highest log-likelihood; ``accuracy_normalised`` divides it by the choice's UTF-8 bytes. A prompt longer
-    than the context loses its beginning, which is counted in ``cut_prompts``.
+    than the context loses its beginning, which is counted in ``cut_prompts``. ``batch`` counts the rows of one replica.
 
     Raises:
         UserError: an answer that alone is longer than the model's context.
     """
     rows = [
-        _row(tokenizer, example.prompt, choice, model.config.context)
+        _row(run.tokenizer, example.prompt, choice, run.model.config.context)
         for example in examples
         for choice in example.choices
     ]
     cut = sum(was_cut for _, was_cut in rows)
-    nats, greedy = _score_rows(model, [row for row, _ in rows], batch)
+    nats, greedy = _score_rows(run, [row for row, _ in rows], batch * run.replicas)
     if all(len(example.choices) == 1 for example in examples):
         mean = float(nats.sum()) / len(examples)
         return {
@@ -67,7 +68,7 @@ def score(model: Any, tokenizer: Tokenizer, examples: Sequence[Example], *, batc
     }
 
 
-def _row(tokenizer: Tokenizer, prompt: str, answer: str, context: int) -> tuple[Row, bool]:
+def _row(tokenizer: Any, prompt: str, answer: str, context: int) -> tuple[Row, bool]:
     before = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     after = tokenizer.encode(answer)
     if len(after) > context:
@@ -76,36 +77,36 @@ def _row(tokenizer: Tokenizer, prompt: str, answer: str, context: int) -> tuple[
     return Row(kept, len(after)), len(kept) < len(before) + len(after)
 
 
-def _score_rows(model: Any, rows: Sequence[Row], batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _score_rows(run: Trained, rows: Sequence[Row], batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns each row's summed nats, float64, and whether every token of its answer is the likeliest."""
     longest = max(row.answer for row in rows)
     nats, greedy = np.zeros(len(rows)), np.zeros(len(rows), bool)
-    step = _answer_step(model, longest)
+    step, context = on_replicas(_answer_step(run), run.strategy), run.model.config.context
     order = np.argsort([len(row.tokens) for row in rows], kind="stable")  # rows of like length share a batch
     for first in range(0, len(order), batch):
         places = order[first : first + batch]
         length = -(-(max(len(rows[place].tokens) for place in places) - 1) // 64) * 64
-        tokens = np.zeros((batch, min(length, model.config.context) + 1), np.int32)
+        tokens = np.zeros((batch, min(length, context) + 1), np.int32)
         targets, weights = np.zeros((batch, longest), np.int32), np.zeros((batch, longest), np.float32)
         for line, place in enumerate(places):
             row = rows[place]
             tokens[line, : len(row.tokens)] = row.tokens
             targets[line, : row.answer] = np.arange(len(row.tokens) - row.answer - 1, len(row.tokens) - 1)
             weights[line, : row.answer] = 1
-        made = [value.numpy() for value in step(*map(tf.constant, (tokens, targets, weights)))]
+        made = [np.concatenate(values) for values in step(tokens, targets, weights)]
         nats[places], greedy[places] = (value[: len(places)] for value in made)
     return nats, greedy
 
 
-def _answer_step(model: Any, longest: int) -> Callable[..., Any]:
+def _answer_step(run: Trained) -> Callable[..., Any]:
     """Returns step(tokens [B, T+1], targets [B, K], weights [B, K]) -> (nats [B], all likeliest [B])."""
 
     def score_answers(tokens: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor):
-        features_BKE = tf.gather(model.features(tokens[:, :-1]), targets, batch_dims=1)
+        features_BKE = tf.gather(run.model.features(tokens[:, :-1]), targets, batch_dims=1)
         labels_BK = tf.gather(tokens[:, 1:], targets, batch_dims=1)
-        logits_BKV = model.logits(features_BKE)
+        logits_BKV = run.model.logits(features_BKE)
         nll_BK = tf.nn.sparse_softmax_cross_entropy_with_logits(labels_BK, logits_BKV)
         hit_BK = tf.argmax(logits_BKV, -1, output_type=tf.int32) == labels_BK
         return tf.reduce_sum(nll_BK * weights, -1), tf.reduce_all(hit_BK | (weights == 0), -1)
 
-    return tf.function(compiled_by_xla(score_answers))
+    return strategy_options(run.strategy)["compiled"](score_answers)

@@ -5,14 +5,14 @@ Letters: N tokens of the text, W windows, B windows a batch, T context length.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import UserError
-from pipeline.training.step import compiled_by_xla, make_evaluation_step
+from pipeline.training.step import make_evaluation_step, strategy_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
       tokens: ids [N], N ≥ 2.
       context: T.
       stride: between the starts of windows, 1 … T; T means windows that do not overlap.
-      batch: B; the last batch is filled up with windows of weight 0, so that shapes stay static.
+      batch: B, over all replicas; the last batch is filled up with windows of weight 0, so that shapes stay static.
 
     Yields:
       ``tokens`` int32 [B, T+1] and ``weights`` float32 [B, T], 1 where the label tokens[:, 1:] is scored.
@@ -82,12 +82,39 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
         }
 
 
-def scorer(model: Any):
-    """Returns a function batch -> (summed nats, tokens scored) on this machine's first device, compiled by XLA."""
-    step = tf.function(make_evaluation_step(model, all_reduce=lambda sums: sums, compiled=compiled_by_xla))
+def scorer(model: Any, strategy: tf.distribute.Strategy | None = None):
+    """Returns a function batch -> (summed nats, tokens scored) over all replicas, compiled by XLA.
+
+    Args:
+      model: created in the strategy's scope.
+      strategy: None is the current one; its replicas divide the batch's rows.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    evaluation_step = make_evaluation_step(model, **strategy_options(strategy))
+    step = on_replicas(lambda tokens, weights: evaluation_step({"tokens": tokens, "weights": weights}), strategy)
 
     def score(batch: dict[str, Any]) -> tuple[float, float]:
-        nats, tokens = step({name: tf.convert_to_tensor(batch[name]) for name in ("tokens", "weights")})
-        return float(nats), float(tokens)
+        nats, tokens = step(batch["tokens"], batch["weights"])  # added up over the replicas: each has the whole sums
+        return float(nats[0]), float(tokens[0])
 
     return score
+
+
+def on_replicas(step: Callable, strategy: tf.distribute.Strategy) -> Callable[..., list[list[tf.Tensor]]]:
+    """Returns a function that gives each replica its share of the rows of some arrays.
+
+    What it returns is, for each output of ``step``, the list of the replicas' values, in the order of the rows.
+    """
+    replicas = strategy.num_replicas_in_sync
+    # A compiled function is wrapped once more: given as it is, a strategy compiles all replicas' calls as one.
+    run = tf.function(lambda *shares: strategy.run(lambda *share: step(*share), args=shares))
+
+    def share(rows: Any) -> Any:
+        if replicas == 1:
+            return tf.convert_to_tensor(rows)
+        parts = tf.split(tf.convert_to_tensor(rows), replicas)
+        return strategy.experimental_distribute_values_from_function(
+            lambda replica: parts[replica.replica_id_in_sync_group]
+        )
+
+    return lambda *arrays: [list(strategy.experimental_local_results(value)) for value in run(*map(share, arrays))]

@@ -109,7 +109,7 @@ def test_training_on_begins_where_the_run_ended(trained, shards, run_dir, run_mo
 
 @pytest.mark.slow
 def test_evaluation_agrees_with_the_training_loops(trained, shards, run_dir, run_module):
-    done = run_module("pipeline.evaluate", f"--run_dir={run_dir}", f"--data={shards}")
+    done = run_module("pipeline.evaluate", f"--run_dir={run_dir}", f"--data={shards}", "--tpu=virtual-2")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     summary = json.loads((run_dir / "summary.json").read_text())

@@ -1,5 +1,6 @@
 """Likelihoods equal a float64 numpy reference for every stride; benchmark files are read right or refused by field."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_choices_equal_the_reference(run):
         normalised += int(
             np.argmin([nat / len(choice) for nat, choice in zip(nats, example.choices, strict=True)]) == 0
         )
-    made = answers.score(run.model, run.tokenizer, examples, batch=4)
+    made = answers.score(run, examples, batch=4)
     assert made == {
         "accuracy": right / 3,
         "accuracy_normalised": normalised / 3,
@@ -101,7 +102,7 @@ def test_choices_equal_the_reference(run):
         before = [run.tokenizer.end_of_text, *run.tokenizer.encode(example.prompt)]
         after = run.tokenizer.encode(" on the mat")
         nats += reference(run.model, before + after, 32, 32) - reference(run.model, before, 32, 32)
-    made = answers.score(run.model, run.tokenizer, last, batch=4)
+    made = answers.score(run, last, batch=4)
     assert made["nats_per_word"] == pytest.approx(nats / 2, abs=1e-5) and made["examples"] == 2
 
 
@@ -145,3 +146,19 @@ def test_texts_and_windows_that_do_not_fit_are_refused(run):
     ):
         with pytest.raises(UserError, match=expected):
             scoring.score_text(run, text, context=context, stride=stride, batch=1)
+
+
+def test_replicas_share_the_work_and_change_no_figure(run, virtual_devices):
+    devices = virtual_devices[:2]
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        model = models.build(run.model.config)
+    for ours, theirs in zip(model.trainable_variables, run.model.trainable_variables, strict=True):
+        ours.assign(theirs.numpy())
+    on_two = dataclasses.replace(run, model=model, strategy=strategy)
+    alone, together = (scoring.score_text(on, TEXT, context=32, stride=9, batch=2).figures() for on in (run, on_two))
+    assert together == pytest.approx(alone, rel=1e-6)
+    prompts = ["the cat sat", "and the dog", "the dog sat on the log .", "the mat"]
+    words = [Example(prompt, (" on the mat",), 0) for prompt in prompts]
+    alone, together = (answers.score(on, words, batch=2) for on in (run, on_two))
+    assert together == pytest.approx(alone, rel=1e-6)
