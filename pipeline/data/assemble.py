@@ -10,7 +10,6 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.progress import duration
 from pipeline.data.runs import Counts
 from pipeline.data.settings import ShardConfig
-from pipeline.data.stream import Stream
 from pipeline.data.tokenizer import Tokenizer
 
 
@@ -24,7 +23,7 @@ def assemble(
     tokenizer: Tokenizer,
     listing: str,
     notes: tuple[str, ...],
-    streams: Mapping[str, Stream],
+    tails: Mapping[str, Sequence[int]],
     counts: Mapping[str, Counts],
     shards: Mapping[str, Sequence[manifests.Shard]],
 ) -> Manifest:
@@ -52,18 +51,18 @@ def assemble(
             context=config.context, bytes=records.record_bytes(config.context), packing=config.packing
         ),
         settings=settings(config, tokenizer),
-        parts={name: _part(config, cut, streams[name], counts[name], shards[name]) for name in streams},
+        parts={name: _part(config, cut, tails[name], counts[name], shards[name]) for name in tails},
     )
 
 
 def _part(
-    config: ShardConfig, cut: Cut, stream: Stream, counts: Counts, shards: Sequence[manifests.Shard]
+    config: ShardConfig, cut: Cut, tail: Sequence[int], counts: Counts, shards: Sequence[manifests.Shard]
 ) -> manifests.Part:
     return manifests.Part(
         documents=counts.documents,
         tokens=counts.tokens,
-        records=cut.records(stream.tokens),
-        tail=tuple(cut.tail(stream)),
+        records=cut.records(counts.tokens),
+        tail=tuple(tail),
         utf8_bytes=counts.utf8_bytes,
         words=counts.words,
         word_rule=config.word_rule,

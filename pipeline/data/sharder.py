@@ -1,32 +1,30 @@
 """From a source to a committed data set: every unit at most once, every shard whole, the manifest last.
 
-Three stages: (a) each unit of the source becomes a run file (encode.py); (b) the run files' tables give every document
-its place in the stream (stream.py); (c) each shard is cut from the stream (cut.py). Workers do (a) and (c) by units;
-the journal knows which are finished. The bytes of the shards are a function of corpus, tokenizer and settings alone.
+Three stages (job.py): (a) each unit of the source becomes a run file; (b) the run files' tables give every document its
+place in the stream; (c) each shard is cut from the stream. Workers do (a) and (c) by units; the journal knows which are
+finished. The bytes of the shards are a function of corpus, tokenizer and settings alone.
 """
 
 import dataclasses
+import glob
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pipeline.data import manifest as manifests
 from pipeline.data import records, storage
-from pipeline.data.assemble import assemble, settings, summary
+from pipeline.data.assemble import settings, summary
 from pipeline.data.corpora import open_corpus
-from pipeline.data.corpora.base import PARTS, Corpus, Unit
-from pipeline.data.cut import Block, Cut, plan_blocks, write_shard
-from pipeline.data.encode import UnitEncoder
+from pipeline.data.corpora.base import Unit
+from pipeline.data.cut import Block
+from pipeline.data.job import Job, Merged
 from pipeline.data.journal import Journal, difference
 from pipeline.data.manifest import Manifest
 from pipeline.data.pool import Pool
 from pipeline.data.progress import Progress
-from pipeline.data.runs import Counts, Segment
 from pipeline.data.settings import ShardConfig
-from pipeline.data.stream import Stream, shared_texts
-from pipeline.data.tokenizer import Tokenizer
 from pipeline.data.tokenizer import load as load_tokenizer
 from pipeline.errors import UserError
 
@@ -46,10 +44,10 @@ class Sharder:
         self._config, self._output, self._workers = config, output.rstrip("/") or output, workers
         if workers < 1:
             raise UserError(f"--workers={workers}: expected 1 or more")
-        self._tokenizer: Tokenizer = load_tokenizer(config.tokenizer)
-        self._corpus: Corpus = open_corpus(config, source)
-        self._cut = Cut(context=config.context, packing=config.packing)
-        self._plan = settings(config, self._tokenizer) | {
+        tokenizer = load_tokenizer(config.tokenizer)
+        self.job = Job(config, tokenizer, open_corpus(config, source), self._output)
+        self._corpus = self.job.corpus
+        self._plan = settings(config, tokenizer) | {
             "listing": self._corpus.listing,
             "format_version": manifests.FORMAT_VERSION,
         }
@@ -72,7 +70,7 @@ class Sharder:
         if unlike := difference(here, self._plan):
             raise UserError(f"{self._output} already holds a data set of {found.corpus.name}, with {unlike}")
         found.check_files(self._output)
-        if os.path.exists(os.path.join(self._work_dir, "plan.json")):  # killed after the manifest was committed
+        if os.path.isdir(self._work_dir):  # killed after the manifest was committed
             Journal(self._work_dir, self._plan).remove()
         return found
 
@@ -98,6 +96,8 @@ class Sharder:
         if storage.is_remote(self._output):
             storage.check_writable(self._output)
         journal = Journal(self._work_dir, self._plan)
+        for path in glob.glob(os.path.join(glob.escape(self._output), storage.PARTIAL + "*")):  # a kill left it
+            os.unlink(path)
         try:
             self._encode(journal)
             manifest = self._write(journal)
@@ -117,7 +117,7 @@ class Sharder:
         """Stage (a): makes the run file of every unit that has none yet."""
         done = sum(extra["size"] for _, _, extra in journal.units())
         progress = Progress("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
-        self._tokenizer.warm_up()
+        self.job.tokenizer.warm_up()
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
         with Pool(self._encode_unit_in(journal), self._workers, UNITS_OF_A_WORKER) as pool:
             for unit, _ in pool.run(todo):
@@ -134,7 +134,7 @@ class Sharder:
 
             def encode(unit: Unit) -> None:
                 with journal.unit_file(unit.index) as file:
-                    UnitEncoder(self._config, self._tokenizer, file).run(self._corpus, unit)
+                    self.job.encode(unit, file)
 
             return encode
 
@@ -142,48 +142,22 @@ class Sharder:
 
     def _write(self, journal: Journal) -> Manifest:
         """Stages (b) and (c), then the tokenizer and the manifest."""
-        counts: dict[str, Counts] = {}
-        segments: dict[str, list[Segment]] = {}
-        for unit_segments, unit_counts, _ in journal.units():
-            for segment in unit_segments:
-                segments.setdefault(segment.part, []).append(segment)
-            for part, count in unit_counts.items():
-                counts.setdefault(part, Counts()).add(count)
-        self._check_counts(counts)
-        streams = {part: Stream(segments[part], self._config.order) for part in PARTS if part in segments}
-        notes = self._corpus.notes + shared_texts(streams)
-        work = plan_blocks(self._config, self._cut, {part: stream.tokens for part, stream in streams.items()})
-        shards = self._write_shards(journal, streams, work)
-        for part, stream in streams.items():
-            if counts[part].tokens != stream.tokens:
-                raise RuntimeError(f"{part}: {counts[part].tokens} tokens read, but {stream.tokens} in the stream")
-        manifest = assemble(self._config, self._tokenizer, self._corpus.listing, notes, streams, counts, shards)
-        storage.publish_bytes(self._tokenizer.data, storage.join(self._output, manifests.TOKENIZER_FILE))
-        storage.publish_bytes(manifest.dumps().encode(), storage.join(self._output, manifests.FILE_NAME))
-        return manifest
+        merged = self.job.merge(journal.units())
+        return self.job.commit(merged, self._write_shards(journal, merged))
 
-    def _check_counts(self, counts: Mapping[str, Counts]) -> None:
-        dropped = sum(sum(count.dropped.values()) for count in counts.values())
-        documents = sum(count.documents for count in counts.values())
-        if not documents:
-            reasons = ", ".join(f"{reason}: {n}" for count in counts.values() for reason, n in count.dropped.items())
-            raise UserError(f"the source holds no document: {dropped} were dropped ({reasons or 'there are none'})")
-        self._corpus.finish(documents + dropped)
-
-    def _write_shards(
-        self, journal: Journal, streams: Mapping[str, Stream], work: list[Block]
-    ) -> dict[str, list[manifests.Shard]]:
-        """Stage (c): commits every shard that is not there yet; returns all, by part."""
+    def _write_shards(self, journal: Journal, merged: Merged) -> dict[str, manifests.Shard]:
+        """Stage (c): commits every shard that is not there yet; returns all, by the name of the file."""
         if not storage.is_remote(self._output):
             os.makedirs(self._output, exist_ok=True)
         size = records.record_bytes(self._config.context)
-        shards = {block.file: self._committed(journal, block) for block in work}
-        todo = [block for block in work if shards[block.file] is None]
-        total = sum(block.count for block in work) * size
+        streams = {part: self.job.stream(merged.segments[part]) for part in merged.tails}
+        shards = {block.file: self._committed(journal, block) for block in merged.blocks}
+        todo = [block for block in merged.blocks if shards[block.file] is None]
+        total = sum(block.count for block in merged.blocks) * size
         progress = Progress("writing", total, "MB", 1e6, total - sum(block.count for block in todo) * size)
 
         def make() -> Callable[[Block], manifests.Shard]:
-            return lambda block: self._write_shard(journal, streams[block.part], block)
+            return lambda block: self.job.write_shard(journal.folder, streams[block.part], block)
 
         with Pool(make, self._workers) as pool:
             for block, shard in pool.run(todo):
@@ -191,10 +165,7 @@ class Sharder:
                 shards[block.file] = shard
                 progress.add(shard.bytes)
         progress.finish()
-        by_part: dict[str, list[manifests.Shard]] = {part: [] for part in streams}
-        for block in work:
-            by_part[block.part].append(shards[block.file])  # type: ignore[arg-type]
-        return by_part
+        return {file: shard for file, shard in shards.items() if shard is not None}
 
     def _committed(self, journal: Journal, block: Block) -> manifests.Shard | None:
         """Returns a shard that an earlier run has committed."""
@@ -202,20 +173,6 @@ class Sharder:
         if noted and storage.size(storage.join(self._output, block.file)) == noted["bytes"]:
             return manifests.Shard(**noted)
         return None
-
-    def _write_shard(self, journal: Journal, stream: Stream, block: Block) -> manifests.Shard:
-        with storage.enough_space(journal.folder), storage.partial_file(journal.folder) as file:
-            crc = write_shard(file, stream, self._cut, block.first, block.count)
-            file.flush()
-            os.fsync(file.fileno())
-            size = os.path.getsize(file.name)
-            if (
-                size != block.count * records.record_bytes(self._config.context)
-                or storage.file_crc32c(file.name) != crc
-            ):
-                raise OSError(f"{file.name} does not hold what was written to it: is the disk sound?")
-            storage.publish(file.name, storage.join(self._output, block.file), crc)
-        return manifests.Shard(file=block.file, records=block.count, bytes=size, crc32c=f"{crc:08x}")
 
 
 def _work_folder(output: str, work_dir: str | None) -> str:

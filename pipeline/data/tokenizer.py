@@ -67,6 +67,9 @@ class Tokenizer:
             and all(token["special"] for token in added)
         )
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str, bytes]]:
+        return Tokenizer, (self.name, self.data)  # engines are loaded where they are used
+
     @cached_property
     def oracle(self) -> Any:
         """The ``tokenizers.Tokenizer``, which takes special tokens in a text for ordinary text."""

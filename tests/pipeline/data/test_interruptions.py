@@ -25,13 +25,13 @@ for module, name in ((encode.UnitEncoder, "run"), (cut.Cut, "tail")):
         time.sleep(0.02)
         return do(*arguments)
     setattr(module, name, slow)
-from pipeline.data import sharder
-whole = sharder.write_shard
+from pipeline.data import job
+whole = job.write_shard
 def slow_shard(file, *arguments):
     crc = whole(file, *arguments)
     time.sleep(0.03)
     return crc
-sharder.write_shard = slow_shard
+job.write_shard = slow_shard
 config = ShardConfig(corpus="text", name="t", tokenizer=tokenizer, shards=12, context=32, validation_fraction=0.1)
 print("begun", flush=True)
 shard(config, source, output, int(workers))

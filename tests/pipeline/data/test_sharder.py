@@ -312,7 +312,7 @@ def full_disk(source, output, tokenizer, stage):
     import errno
     import shutil
 
-    from pipeline.data import encode, sharder
+    from pipeline.data import encode, job, sharder
     from pipeline.data.settings import ShardConfig
 
     def full(*_, **__):
@@ -321,7 +321,7 @@ def full_disk(source, output, tokenizer, stage):
     owner, name, fake = {
         "before": (shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0)),
         "tokenizing": (encode.RunWriter, "finish", full),
-        "writing": (sharder, "write_shard", full),
+        "writing": (job, "write_shard", full),
     }[stage]
     kept = getattr(owner, name)
     setattr(owner, name, fake)
