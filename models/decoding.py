@@ -4,7 +4,8 @@ Prompts of different lengths share a batch: after the first pass each row is shi
 place, and from there every row writes to the same column of the cache. A row's own positions start at its first token,
 so a row does not depend on its neighbours.
 
-Letters: B batch, P width of the prompts, S = P + new tokens, H heads, K head width, D width, V vocabulary, L layers.
+Letters: B batch, P width of the prompts, S = P + new tokens, H heads, K head width, D width, E width of the
+token table, V vocabulary, L layers.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,8 @@ def _generate(model, max_new_tokens: int, sampling: Sampling, tokens_BP, lengths
     """Returns new tokens int32 [B, max_new_tokens] and how many of each row count, int32 [B]."""
     batch, width = tokens_BP.shape
     shift_B = width - lengths_B
-    keys, values, logits_BV = _prefill(model, tokens_BP, lengths_B, max_new_tokens)
+    table_EV = model.output_table()
+    keys, values, logits_BV = _prefill(model, tokens_BP, lengths_B, max_new_tokens, table_EV)
     seen_BV = _seen(tokens_BP, lengths_B, model.config.known_vocabulary)
 
     def step_body(step, made, finished_B, counts_B, logits_BV, seen_BV, keys, values):
@@ -101,7 +103,7 @@ def _generate(model, max_new_tokens: int, sampling: Sampling, tokens_BP, lengths
         counts_B += tf.cast(~finished_B, tf.int32)
         if sampling.repetition_penalty != 1.0:
             seen_BV |= tf.range(seen_BV.shape[1])[None] == token_B[:, None]
-        logits_BV, keys, values = _advance(model, token_B, width + step, shift_B, keys, values)
+        logits_BV, keys, values = _advance(model, token_B, width + step, shift_B, keys, values, table_EV)
         return step + 1, made, finished_B, counts_B, logits_BV, seen_BV, keys, values
 
     start = (tf.constant(0), tf.zeros([max_new_tokens, batch], tf.int32), tf.zeros([batch], tf.bool))
@@ -123,7 +125,7 @@ def _seen(tokens_BP, lengths_B, vocabulary: int):
     return marks > 0
 
 
-def _prefill(model, tokens_BP, lengths_B, new_tokens: int):
+def _prefill(model, tokens_BP, lengths_B, new_tokens: int, table_EV):
     """Runs the prompts through the model at once.
 
     Returns:
@@ -147,10 +149,10 @@ def _prefill(model, tokens_BP, lengths_B, new_tokens: int):
     empty = tf.zeros(shape, model.activation_dtype)
     x, keys, values = model.over_blocks(layer_body, model.embed(tokens_BP, tf.range(width)), empty, empty)
     last_B1D = tf.gather(x, lengths_B - 1, batch_dims=1)[:, None]
-    return keys, values, model.next_logits(model.finish(last_B1D)[:, 0])
+    return keys, values, float32(model.finish(last_B1D)[:, 0]) @ table_EV
 
 
-def _advance(model, token_B, column, shift_B, keys, values):
+def _advance(model, token_B, column, shift_B, keys, values, table_EV):
     """Takes one token a row, at ``column`` of the cache; returns the next logits [B, V] and the cache."""
     config = model.config
     columns = tf.range(keys.shape[4])[None]
@@ -170,7 +172,7 @@ def _advance(model, token_B, column, shift_B, keys, values):
     # A finished row runs on until all are finished; its position must stay inside the table.
     position_B1 = tf.minimum(column - shift_B, config.context - 1)[:, None]
     x, keys, values = model.over_blocks(layer_body, model.embed(token_B[:, None], position_B1), keys, values)
-    return model.next_logits(model.finish(x)[:, 0]), keys, values
+    return float32(model.finish(x)[:, 0]) @ table_EV, keys, values
 
 
 def _merged(output_BHKT):

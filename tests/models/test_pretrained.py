@@ -10,6 +10,8 @@ import tensorflow as tf
 import models
 from models import pretrained
 
+OPTIONAL = "pip install -r requirements-torch.txt"
+
 
 def fresh(directory, **changes):
     """A model as the files describe it, with their weights."""
@@ -80,7 +82,8 @@ def test_the_export_computes_the_same_logits_in_keras_hub(small_model, tools, na
 
 
 def test_the_export_computes_the_same_logits_in_transformers(small_model, tools, tmp_path):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason=OPTIONAL)
+    transformers = pytest.importorskip("transformers", reason=OPTIONAL)
     for name in ("gpt2", "algpt2"):
         model, tokens = small_model(name), tools.random_tokens(2, 48)
         pretrained.save_huggingface(model, str(tmp_path / name), end_of_text=0)

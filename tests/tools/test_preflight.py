@@ -64,7 +64,7 @@ def test_counts_agree_with_analytic_ones(preflight, kind, layers):
 
 @pytest.mark.slow
 def test_accumulation_is_counted_as_often_as_it_runs(preflight):
-    """Four microbatches of one are as many FLOPs as one of four, and need less memory for activations."""
+    """Four microbatches of one are as many FLOPs as one of four; sixteen need no more memory than four."""
     together = preflight(flags=["--noevaluation"])[1]
     apart = preflight(**{"train.microbatch": 1}, flags=["--noevaluation"])[1]
     assert (apart["accumulation"], apart["microbatch"]) == (4, 1)
@@ -72,6 +72,9 @@ def test_accumulation_is_counted_as_often_as_it_runs(preflight):
     assert apart["hardware_flops"] == pytest.approx(together["hardware_flops"], rel=0.10)
     assert apart["model_flops"] == together["model_flops"]
     assert apart["memory"]["accumulators"] == apart["memory"]["weights"] > 0
+    more = preflight(**{"train.microbatch": 1, "train.global_batch": 128}, flags=["--noevaluation"])[1]
+    assert more["accumulation"] == 16
+    assert more["peak_bytes_per_core"] == pytest.approx(apart["peak_bytes_per_core"], rel=0.002)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def run() -> dict[str, float]:
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         contenders["torch_compile"] = _torch(tokens)
     else:
-        print("torch and transformers are not installed: no comparison with torch.compile")
+        print("  no comparison with torch.compile: pip install -r requirements-torch.txt")
     for step in contenders.values():
         step()  # compiles
     seconds, peak = dict.fromkeys(contenders, float("inf")), 0.0
