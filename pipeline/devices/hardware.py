@@ -121,8 +121,13 @@ def _claims(resolver: Any, address: str) -> Iterator[tuple[str, str]]:
 
 def metadata_attribute(name: str) -> str:
     """Returns an attribute of this VM from Google's metadata server, or an empty string where there is none."""
+    return metadata(f"attributes/{name}")
+
+
+def metadata(path: str) -> str:
+    """Returns what the metadata server says of this VM, such as ``zone``, or an empty string where there is none."""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
-    url = f"http://{server}/computeMetadata/v1/instance/attributes/{name}"
+    url = f"http://{server}/computeMetadata/v1/instance/{path}"
     try:
         with urllib.request.urlopen(
             urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=1

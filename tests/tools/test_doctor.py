@@ -1,0 +1,118 @@
+"""Each check of the doctor finds the fault that it is there for, and says what to do."""
+
+import shutil
+
+import pytest
+
+from pipeline.devices import hardware, target
+from tools import doctor
+
+
+def levels(findings):
+    return [finding.level for finding in findings]
+
+
+def test_a_sound_machine(run_module):
+    done = run_module("tools.doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("ok")][-1] == "step"
+    assert not any(line.startswith("fault") for line in lines)
+
+
+def test_a_fault_ends_with_1(run_module):
+    """Without credentials, or without a network."""
+    done = run_module("tools.doctor", "--bucket=gs://no-such-bucket-here/x")
+    assert done.returncode == 1 and "fault    bucket     gs://no-such-bucket-here" in done.stdout
+
+
+def test_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    (finding,) = doctor.disk(str(tmp_path))
+    assert finding.level == doctor.FAULT and "--path" in finding.text
+
+
+def test_versions_are_compared_with_the_pins(monkeypatch):
+    real = target.installed
+    monkeypatch.setattr(target, "installed", lambda name: {"keras": "2.0", "wandb": None}.get(name, real(name)))
+    missing, other = doctor.packages()
+    assert missing == (doctor.FAULT, "missing: wandb; pip install -r requirements.txt")
+    assert other.level == doctor.WARNING and "keras 2.0 (tested: 3." in other.text
+
+
+def test_wheels_that_abort(monkeypatch):
+    versions = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.52"}
+    monkeypatch.setattr(target, "installed", versions.get)
+    (finding,) = doctor.wheels()
+    assert finding.level == doctor.FAULT and "pip install libtpu==0.0.24" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ("fpu avx avx2 fma", [doctor.OK]),
+        ("fpu avx", [doctor.WARNING, doctor.WARNING]),
+        ("fpu", [doctor.FAULT, doctor.WARNING, doctor.WARNING]),
+    ],
+)
+def test_processors(tmp_path, features, expected):
+    (tmp_path / "cpuinfo").write_text(f"model name : x\nflags\t\t: {features}\n")
+    assert levels(doctor.processor(str(tmp_path / "cpuinfo"))) == expected
+    assert levels(doctor.processor(str(tmp_path / "none"))) == [doctor.WARNING]
+
+
+@pytest.mark.parametrize(("kib", "expected"), [(16_000_000, doctor.OK), (1_000_000, doctor.WARNING)])
+def test_memory(tmp_path, kib, expected):
+    (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {kib} kB\n")
+    assert levels(doctor.memory(str(tmp_path / "meminfo"))) == [expected]
+
+
+def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12 - 10**9, 10**9))
+    (finding,) = doctor.disk(str(tmp_path / "not" / "yet"))
+    assert finding == (doctor.WARNING, f"1.0 GB free in {tmp_path}; shards and checkpoints take 20")
+
+
+@pytest.mark.parametrize(
+    ("location", "zone", "expected", "said"),
+    [
+        ("US-CENTRAL1", "us-central1-a", doctor.OK, "as the TPU's zone"),
+        ("US", "us-central1-a", doctor.OK, "multi-region us"),
+        ("EU", "us-central1-a", doctor.WARNING, "is in eu, the TPU in us-central1-a"),
+        ("EUROPE-WEST4", "us-central1-a", doctor.WARNING, "transfer fees"),
+        ("US-CENTRAL1", "", doctor.OK, "--zone"),
+    ],
+)
+def test_regions(location, zone, expected, said):
+    finding = doctor.region(location, zone)
+    assert finding.level == expected and said in finding.text
+
+
+def test_a_bucket_that_is_there_and_one_that_is_not(gcs, monkeypatch):
+    monkeypatch.setattr(hardware, "metadata", lambda path: "")
+    monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 2)
+    assert levels(doctor.bucket("gs://corpus/runs", "us-central1-a"))[0] in (doctor.OK, doctor.WARNING)
+    (finding,) = doctor.bucket("gs://absent/runs", None)
+    assert finding.level == doctor.FAULT and "there is no bucket gs://absent" in finding.text
+
+
+def test_a_login(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert "wandb login" in next(doctor.wandb_login()).text
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert "~/.netrc" in next(doctor.wandb_login()).text
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert "WANDB_API_KEY" in next(doctor.wandb_login()).text
+
+
+def test_a_step_that_does_not_learn(monkeypatch):
+    monkeypatch.setattr(doctor, "_train_tiny", lambda: ([4.1, 4.1], 1.0))
+    assert next(doctor.one_step()).level == doctor.FAULT
+    monkeypatch.setattr(doctor, "_train_tiny", lambda: 1 / 0)
+    assert "ZeroDivisionError" in next(doctor.one_step()).text
+
+
+def test_mistakes_are_one_sentence(refused):
+    assert "expected gs://BUCKET" in refused("tools.doctor", "--bucket=corpus")

@@ -1,0 +1,250 @@
+"""Examines this machine before a run does: a line for each check, ok, warning or fault, and what to do.
+
+    python -m tools.doctor [--path=runs] [--bucket=gs://BUCKET/FOLDER] [--zone=us-central1-a]
+
+Exit code 1 if there is a fault. Nothing waits longer than a few seconds for an answer from elsewhere.
+"""
+
+import dataclasses
+import netrc
+import os
+import pathlib
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.data import storage
+from pipeline.devices import hardware, target
+from pipeline.errors import UserError
+
+FLAGS = flags.FLAGS
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OK, WARNING, FAULT = "ok", "warning", "fault"
+PATIENCE_SECONDS = 5
+LEAST_DISK, LEAST_MEMORY = 20e9, 4e9  # bytes: checkpoints of GPT-2 small and its shards; tracing and compiling it
+CPU_FEATURES = {"avx": FAULT, "avx2": WARNING, "fma": WARNING}  # TensorFlow's wheels abort without AVX
+CONTINENTS = {"us": "us-", "eu": "europe-", "asia": "asia-"}  # Cloud Storage's multi-regions, and what lies in them
+
+
+class Finding(NamedTuple):
+    """What a check found: OK, WARNING or FAULT, and a sentence."""
+
+    level: str
+    text: str
+
+
+def main() -> int:
+    """Runs every check and prints it as it ends."""
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("python", python),
+        ("packages", packages),
+        ("wheels", wheels),
+        ("processor", processor),
+        ("memory", memory),
+        ("disk", lambda: disk(FLAGS.path)),
+        ("bucket", lambda: bucket(FLAGS.bucket, FLAGS.zone)),
+        ("wandb", wandb_login),
+        ("step", one_step),
+    ]
+    worst = OK
+    for name, check in checks:
+        for finding in check():
+            print(f"{finding.level:<8} {name:<10} {finding.text}")
+            worst = FAULT if FAULT in (worst, finding.level) else worst
+    return worst == FAULT
+
+
+def python() -> Iterator[Finding]:
+    """The interpreter that the pins were tested with."""
+    version = platform.python_version()
+    if sys.version_info[:2] == (3, 11):
+        yield Finding(OK, f"CPython {version}")
+    else:
+        yield Finding(WARNING, f"Python {version}; the pinned wheels were tested together on CPython 3.11")
+
+
+def pins(file: pathlib.Path) -> dict[str, str]:
+    """Returns the versions that a requirements file pins, without those of files that it includes."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.MULTILINE))
+
+
+def packages() -> Iterator[Finding]:
+    """What users run, against requirements.txt; on a TPU VM tensorflow-tpu stands in for tensorflow."""
+    wanted = pins(ROOT / "requirements.txt")
+    if target.installed("tensorflow-tpu"):
+        wanted |= pins(ROOT / "requirements-tpu.txt")
+        wanted.pop("tensorflow", None)
+    here = {name: target.installed(name) for name in wanted}
+    missing = [name for name, version in here.items() if version is None]
+    other = [f"{name} {here[name]} (tested: {pin})" for name, pin in wanted.items() if here[name] not in (None, pin)]
+    if missing:
+        yield Finding(FAULT, f"missing: {', '.join(missing)}; pip install -r requirements.txt")
+    if other:
+        yield Finding(WARNING, f"other versions than those tested together: {', '.join(other)}")
+    if not missing and not other:
+        yield Finding(OK, f"all {len(wanted)} have their pinned version")
+
+
+def wheels() -> Iterator[Finding]:
+    """TensorFlow and libtpu, of which some pairs abort the process."""
+    try:
+        target.check_wheels()
+    except UserError as error:
+        yield Finding(FAULT, str(error))
+        return
+    tpu = target.installed("tensorflow-tpu")
+    yield Finding(OK, f"tensorflow-tpu {tpu} and its libtpu" if tpu else "tensorflow without TPU support: for CPU, GPU")
+
+
+def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
+    """The vector instructions that TensorFlow's wheels use."""
+    try:
+        found = re.search(r"^flags\s*:(.*)$", pathlib.Path(cpuinfo).read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    if not found:
+        yield Finding(WARNING, f"{platform.machine()}: its features cannot be read")
+        return
+    have = found[1].split()
+    for feature, level in CPU_FEATURES.items():
+        if feature not in have:
+            how = "TensorFlow cannot start" if level == FAULT else "training on this CPU will be slow"
+            yield Finding(level, f"no {feature}: {how}")
+    if all(feature in have for feature in CPU_FEATURES):
+        yield Finding(OK, f"{os.cpu_count()} cores with {', '.join(CPU_FEATURES)}")
+
+
+def memory(meminfo: str = "/proc/meminfo") -> Iterator[Finding]:
+    """What is available, by the kernel's own estimate."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", pathlib.Path(meminfo).read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if not found:
+        yield Finding(WARNING, "how much is available cannot be read")
+        return
+    free = 1024 * int(found[1])
+    if free < LEAST_MEMORY:
+        yield Finding(
+            WARNING, f"{free / 1e9:.1f} GB available; tracing and compiling GPT-2 takes {LEAST_MEMORY / 1e9:.0f} GB"
+        )
+    else:
+        yield Finding(OK, f"{free / 1e9:.1f} GB available")
+
+
+def disk(path: str) -> Iterator[Finding]:
+    """The space where runs and unfinished work would be written."""
+    folder = os.path.abspath(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK):
+        yield Finding(FAULT, f"{folder} cannot be written to; choose another with --path")
+    elif free < LEAST_DISK:
+        yield Finding(
+            WARNING, f"{free / 1e9:.1f} GB free in {folder}; shards and checkpoints take {LEAST_DISK / 1e9:.0f}"
+        )
+    else:
+        yield Finding(OK, f"{free / 1e9:.1f} GB free in {folder}")
+
+
+def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
+    """Whether a bucket can be written to, and whether it stands in the TPU's region."""
+    if not path:
+        yield Finding(OK, "none named (--bucket=gs://…); a pod needs one for data and runs")
+        return
+    if not storage.is_remote(path):
+        raise UserError(f"--bucket={path}: expected gs://BUCKET or gs://BUCKET/FOLDER")
+    from pipeline.data import gcs_client
+
+    gcs_client.PATIENCE = dataclasses.replace(
+        gcs_client.PATIENCE, give_up=PATIENCE_SECONDS, connect=3, silence=PATIENCE_SECONDS, credentials=PATIENCE_SECONDS
+    )
+    try:
+        storage.check_writable(path)
+        with gcs_client.explained(path):
+            found = gcs_client.bucket_of(path)[0]
+            found.reload(**gcs_client.PATIENCE.calls)
+    except (UserError, storage.UnavailableError, FileNotFoundError) as error:
+        yield Finding(FAULT, str(error))
+        return
+    zone = zone or hardware.metadata("zone").rpartition("/")[2]
+    yield region(found.location or "", zone)
+
+
+def region(location: str, zone: str) -> Finding:
+    """Compares a bucket's location with the zone of the machine that will read it."""
+    place = location.lower()
+    if not zone:
+        return Finding(
+            OK, f"can be written to; in {place or 'a location not told'}. The TPU's zone is not known: --zone"
+        )
+    if zone.rpartition("-")[0] == place:
+        return Finding(OK, f"can be written to; in {place}, as the TPU's zone {zone}")
+    if zone.startswith(CONTINENTS.get(place, " ")):
+        return Finding(OK, f"can be written to; in the multi-region {place}, which {zone} belongs to")
+    return Finding(
+        WARNING, f"is in {place}, the TPU in {zone}: reading costs transfer fees and time; make one in the TPU's region"
+    )
+
+
+def wandb_login() -> Iterator[Finding]:
+    """Whether Weights & Biases knows who we are; without, runs are kept offline."""
+    known = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else ""
+    try:
+        if not known and netrc.netrc().authenticators("api.wandb.ai"):
+            known = "~/.netrc"
+    except (OSError, netrc.NetrcParseError):
+        pass
+    if known:
+        yield Finding(OK, f"a key is in {known}")
+    else:
+        yield Finding(OK, "no key: runs are written offline; wandb login, and wandb sync for runs that are there")
+
+
+def one_step() -> Iterator[Finding]:
+    """Trains a tiny model on one batch with the step of every run, and expects its loss to fall."""
+    try:
+        cli.import_tensorflow()
+        losses, seconds = _train_tiny()
+    except Exception as error:
+        yield Finding(FAULT, f"a tiny model cannot be trained: {type(error).__name__}: {str(error).splitlines()[0]}")
+        return
+    said = f"a tiny model's loss went from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps, {seconds:.0f} s"
+    yield Finding(OK if losses[-1] < losses[0] - 0.1 else FAULT, said)
+
+
+def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
+    import numpy as np
+    import tensorflow as tf
+
+    import models
+    from pipeline.training.batch import plan
+    from pipeline.training.optimizers import AdamWConfig
+    from pipeline.training.schedules import Schedule
+    from pipeline.training.step import make_train_step
+
+    began = time.monotonic()
+    model = models.build(models.GPT2Config(layers=1, heads=2, width=32, context=16, vocabulary_size=64))
+    optimizer = AdamWConfig(learning_rate=1e-2).build(Schedule(kind="constant", steps=steps, warmup_steps=0))
+    optimizer.build(model.trainable_variables)
+    batch_plan = plan(global_batch=4, replicas=1, microbatch=2, context=16)
+    step = make_train_step(model, optimizer, batch_plan, clip_norm=1.0, all_reduce=lambda tensors: tensors)
+    tokens = np.random.default_rng(0).integers(0, 64, (4, 17)).astype(np.int32)
+    batch = {"tokens": tf.constant(tokens), "index": tf.range(4, dtype=tf.int64)}
+    compiled = tf.function(step, jit_compile=True)
+    return [float(compiled(batch)["loss"]) for _ in range(steps)], time.monotonic() - began
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("path", "runs", "Where runs and unfinished work will be written.")
+    flags.DEFINE_string("bucket", None, "A bucket, or a folder in one, that runs will use.")
+    flags.DEFINE_string("zone", None, "The TPU's zone; asked of the metadata server on a Google Cloud machine.")
+    cli.run(main)
