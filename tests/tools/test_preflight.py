@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from models.config import ALGPT2Config, GPT2Config
 from pipeline.devices import compiler, program, slices
 from pipeline.devices.compiler import GIB, Buffer, Compiled
 from pipeline.training import batch
@@ -51,10 +52,17 @@ def test_counts_agree_with_analytic_ones(preflight, kind, layers):
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(figures) >= REQUIRED
     assert figures["fits"] and figures["compiled"]["unknown_loops"] == 0
-    layers = "shared_block" if kind == "ALGPT2" else "block_01"
-    assert any(layers in buffer["op"] for buffer in figures["compiled"]["largest"])
-    # A multiplication may be done twice where that saves memory (the logits'), but none may be missing.
-    assert 0.99 < figures["dense_flops_ratio"] < 1.35
+    name = "shared_block" if kind == "ALGPT2" else "block_01"
+    assert any(name in buffer["op"] for buffer in figures["compiled"]["largest"])
+    # In bfloat16 the loss multiplies with the table once more, or with an eighth of a large one, to find its shift.
+    shift = 2 * SMALL["vocabulary_size"] * (128 if kind == "ALGPT2" else SMALL["width"])
+    config = {"GPT2": GPT2Config, "ALGPT2": ALGPT2Config}[kind](**SMALL | {"layers": layers})
+    dense = config.flops_per_token() - 12 * layers * SMALL["width"] * SMALL["context"]
+    once = figures["dense_flops_ratio"] - shift / dense
+    if kind == "GPT2":
+        assert once == pytest.approx(1, abs=0.01)
+    else:  # inside the loop over layers the compiler may do a product twice rather than keep it; none may be missing
+        assert 0.99 < once < 1.35
     own, theirs = figures["compiled"]["once_traffic_bytes"], figures["compiled"]["compiler_traffic_bytes"]
     assert own == pytest.approx(theirs, rel=0.25)
     assert figures["hbm_traffic_bytes"] >= theirs
