@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.data import manifest, records
 from pipeline.training.optimizers import AdafactorConfig
 from pipeline.training.schedules import Schedule
 from tools.study import page, run
-from tools.study.cells import Cell, grid, parts
+from tools.study.cells import CORPORA, Cell, grid, parts
 from tools.study.frozen_adafactor import FrozenAdafactorConfig
 from tools.study.results import Difference
 from tools.study.settings import StudyConfig
@@ -95,8 +96,27 @@ def write_cell(folder, cell):
         (home / f"evaluation-wikitext-{data}.json").write_text(json.dumps({"figures": figures}))
 
 
+def write_data(folder):
+    """Manifests of 2,000 positions to train on, 200 of them padding where lines are records."""
+    for corpus in CORPORA:
+        for packing, padding in (("contiguous", 0), ("lines", 200)):
+            counts = {"documents": 7, "utf8_bytes": 4_000, "words": 900, "word_rule": "whitespace", "tail": ()}
+            shard = manifest.Shard(file="x", records=16, bytes=16 * records.record_bytes(124), crc32c="0")
+            part = manifest.Part(tokens=2_000, records=16, padding_tokens=padding, shards=(shard,), **counts)
+            data = manifest.Manifest(
+                corpus=manifest.Corpus(name=corpus, fingerprint="f", listing="l", seed=0, order="hash"),
+                tokenizer=manifest.Tokenizer(name="t", fingerprint="f", vocabulary_size=4096, end_of_text=0),
+                record=manifest.Record(context=124, bytes=records.record_bytes(124), packing=packing),
+                parts={"train": part, "validation": part},
+            )
+            home = folder / "data" / f"{corpus}-{packing}"
+            home.mkdir(parents=True)
+            (home / "manifest.json").write_text(data.dumps())
+
+
 def test_the_page_follows_from_the_runs(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps(dataclasses.asdict(STUDY) | {"machine": "a machine"}))
+    write_data(tmp_path)
     for cell in all_cells():
         write_cell(tmp_path, cell)
     assert run.best_rates(tmp_path, STUDY) == BEST
@@ -105,8 +125,13 @@ def test_the_page_follows_from_the_runs(tmp_path):
     verdicts = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if " minus " in line}
     assert "| confirmed | " in next(line for said, line in verdicts.items() if "its decay frozen" in said)
     assert "no clear difference" in next(line for said, line in verdicts.items() if "AdamW stays better" in said)
-    assert "the opposite | 64 minus 128: -0.200 ± 0.000" in text and "Machine: a machine." in text
+    assert "nothing against it" in next(line for said, line in verdicts.items() if "costs nothing" in said)
+    assert (
+        "the opposite | 64 minus 128: -0.200 ± 0.000 nats, perplexity × 0.82 |" in text
+        and "Machine: a machine." in text
+    )
     assert "are not run yet" not in text
+    assert "| wikitext, train, lines | 7 | 2,000 | 4.10 | 10.0% | 0.0% |" in text
     plots = sorted((tmp_path / "docs" / "study").glob("*.svg"))
     assert len(plots) == 6 and all(f"study/{plot.name}" in text for plot in plots)
     first = [plot.read_bytes() for plot in plots]
@@ -121,9 +146,12 @@ def test_a_page_of_a_study_that_goes_on_says_what_is_missing(tmp_path, refused):
     for cells in grid(STUDY).values():
         for cell in cells:
             write_cell(tmp_path, cell)
+    write_data(tmp_path)
     page.write(tmp_path, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
-    assert "cells are not run yet" in text and "| not run yet | — |" in text
+    assert "cells are not run yet" in text
+    assert "| not run yet | 64 minus 128: — |" in text and "not decided yet: 1 of 3 seeds |" in text
+    assert all((tmp_path / "page" / f"{part}.svg").exists() == (f"(page/{part}.svg)" in text) for part in page.TITLES)
 
 
 def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ from tools.study.settings import StudyConfig
 
 OPTIMIZERS = {  # name: (gin surface, its settings, the small grid of learning rates)
     "adafactor": ("Adafactor", {"scale_by_parameter": False}, (5e-4, 1e-3, 2e-3, 4e-3)),
-    "frozen": ("FrozenAdafactor", {"scale_by_parameter": False}, (1.25e-4, 2.5e-4, 5e-4, 1e-3)),
+    "frozen": ("FrozenAdafactor", {"scale_by_parameter": False}, (2.5e-4, 5e-4, 1e-3, 2e-3)),
     "scaled": ("Adafactor", {"scale_by_parameter": True}, (2e-2, 4e-2, 8e-2, 1.6e-1)),
-    "adamw": ("AdamW", {}, (5e-4, 1e-3, 2e-3, 4e-3)),
+    "adamw": ("AdamW", {}, (1e-3, 2e-3, 4e-3, 8e-3)),
 }
 CORPORA = ("wikitext", "cpython")
 LAYERS, HEADS, WIDTH = 3, 3, 192

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from absl import flags
 
 from pipeline import cli
+from pipeline.data import manifest
 from pipeline.errors import UserError
 from tools.study import results
-from tools.study.cells import HEADS, LAYERS, WIDTH, grid, parts
+from tools.study.cells import CORPORA, HEADS, LAYERS, WIDTH, grid, parts
 from tools.study.claims import UNTESTABLE, Parts, testable
 from tools.study.results import Row
 from tools.study.run import VOCABULARY, best_rates, summary_path
@@ -34,9 +35,10 @@ NOTES = {
     "embeddings": "All with Adafactor at GPT-2's best learning rate.",
     "contexts": "Sequences a step are halved where the context is doubled. Every model is scored at its own context.",
     "batches": "Sequences a step × learning rate.",
-    "dropout": "Every cell sees its text about once.",
+    "dropout": "How often a cell sees its text stands under Corpora.",
     "packing": "Equal positions a step, of which line-by-line packing spends a part on padding. Both models are scored "
-    "on the same text in both packings: line by line, a token sees its own line only.",
+    "on the same text in both packings. Line by line, a token sees its own line only and the ends of long lines are "
+    "not scored: these rows compare with each other alone.",
 }
 
 
@@ -75,7 +77,7 @@ def write(folder: pathlib.Path, page: pathlib.Path) -> None:
         name: {f"{cell.rate:g}": results.read(folder, f"{cell.rate:g}", [cell]) for cell in cells}
         for name, cells in grid(study).items()
     }
-    text = [_head(study, machine, missing), _claims(rows, study), _grid(over, best)]
+    text = [_head(study, machine, missing), _claims(rows, study), _corpora(folder / "data", study), _grid(over, best)]
     text += [_part(part, rows[part], page.stem) for part in rows]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(text))
@@ -93,9 +95,9 @@ Written by `python -m tools.study.page` from the run directories of `make study`
 The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. What
 can be asked of two CPU cores is asked here again: models of {LAYERS} layers, {HEADS} heads and width {WIDTH},
 {study.tokens:,} tokens a run, {study.batch} sequences of {study.context} tokens a step, {study.seeds} seeds. One
-corpus is the articles of the WikiText files that were given (WikiText-2 raw, validation and test, for the page in this
-repository), split anew by article; the other is the documentation and library of CPython. Each has a byte-level BPE
-vocabulary of {VOCABULARY:,} of its own. A perplexity here compares with others on this page only.
+corpus is the articles of the WikiText files that were given, split anew by article; the other is the documentation and
+library of CPython. Each has a byte-level BPE vocabulary of {VOCABULARY:,} of its own. A perplexity here compares with
+others on this page only.
 
 Losses are over the whole validation part. ± is the standard deviation over the seeds; in a difference it is the
 standard error over the seeds, taken in pairs. Two rows differ clearly if Student's t tells the difference from 0 at
@@ -107,9 +109,26 @@ standard error over the seeds, taken in pairs. Two rows differ clearly if Studen
 
 def _claims(rows: Parts, study: StudyConfig) -> str:
     contexts = [study.context // 2, study.context, 2 * study.context]
-    lines = [(claim.said, *claim.verdict(rows)) for claim in testable(contexts)]
+    lines = [(claim.said, *claim.verdict(rows, study.seeds)) for claim in testable(contexts)]
     lines += [(said, "not testable at this scale", why) for said, why in UNTESTABLE.items()]
-    return "## What the study said, and what these runs say\n\n" + _table(("the study", "here", "measured"), lines)
+    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. "
+    heading += "Confirmed is a clear difference of the claimed sign, whatever its size.\n\n"
+    return heading + _table(("claim", "here", "measured"), lines)
+
+
+def _corpora(folder: pathlib.Path, study: StudyConfig) -> str:
+    lines = []
+    for corpus in CORPORA:
+        for packing in ("contiguous", "lines"):
+            data = manifest.load(str(folder / f"{corpus}-{packing}"))
+            for name, part in data.parts.items():
+                seen = f"{study.tokens / part.tokens:.2f}" if name == "train" else "—"
+                shares = [f"{share / part.tokens:.1%}" for share in (part.padding_tokens, part.truncated_tokens)]
+                lines.append((f"{corpus}, {name}, {packing}", str(part.documents), f"{part.tokens:,}", seen, *shares))
+    header = ("", "documents", "positions", "passes of a cell", "padding", "cut off")
+    return (
+        f"## Corpora\n\nPadding and what is cut off long lines are shares of the positions.\n\n{_table(header, lines)}"
+    )
 
 
 def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float]) -> str:
@@ -130,13 +149,17 @@ def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
         if row is None:
             lines.append((label, *["—"] * 7))
             continue
-        bits = sum(row.bits.values()) / len(row.bits)
-        loss = f"{row.mean:.3f} ± {row.deviation:.3f}"
+        loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
         figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
-        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", f"{bits:.3f}"))
+        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", _bits(label, row)))
     header = ("", "rate", "M parameters", "MFLOPs a token", "seeds", "nats a token", "perplexity", "bits a byte")
-    picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n"
+    picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
+
+
+def _bits(label: str, row: Row) -> str:
+    """A line's end that is cut off has bytes but no likelihood, so that bits a byte would be too few."""
+    return "—" if label.endswith("lines") else f"{sum(row.bits.values()) / len(row.bits):.3f}"
 
 
 def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
@@ -158,6 +181,9 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
     folder.mkdir(exist_ok=True)
     for part, labels in rows.items():
         there = [row for row in labels.values() if row]
+        (folder / f"{part}.svg").unlink(missing_ok=True)
+        if not there:
+            continue
         names = [label for label, row in labels.items() if row]
         figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * max(1, len(there))), layout="constrained")
         for place, row in enumerate(there):

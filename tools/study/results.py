@@ -105,7 +105,7 @@ class Difference:
 
     def __str__(self) -> str:
         spread = f" ± {self.error:.3f}" if math.isfinite(self.error) else ""
-        return f"{self.mean:+.3f}{spread} nats"
+        return f"{self.mean:+.3f}{spread} nats, perplexity × {math.exp(self.mean):.2f}"
 
 
 def difference(higher: Row | None, lower: Row | None) -> Difference | None:
