@@ -32,7 +32,8 @@ NOTES = {
     "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([frozen_adafactor.py](../tools/study/"
     "frozen_adafactor.py)), `scaled` is Adafactor with parameter scaling; both other Adafactors take absolute rates. "
     "The learning rates were chosen on WikiText with one seed and serve both corpora.",
-    "embeddings": "All with Adafactor at GPT-2's best learning rate.",
+    "embeddings": "All with Adafactor at GPT-2's best learning rate. ALGPT2's own was not looked for: a part of what "
+    "is between the two may be the rate's.",
     "contexts": "Sequences a step are halved where the context is doubled. Every model is scored at its own context.",
     "batches": "Sequences a step × learning rate.",
     "dropout": "How often a cell sees its text stands under Corpora.",
