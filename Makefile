@@ -11,7 +11,7 @@ WORKERS   ?=
 SOURCE    ?=
 WIKITEXT  ?=
 
-.PHONY: help setup setup-dev tokenizer shards quickstart test check lint types format bench preflight-table tpu-check study clean
+.PHONY: help setup setup-dev setup-beam test-beam tokenizer shards quickstart test check lint types format bench preflight-table tpu-check study clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,6 +30,16 @@ $(VENV)/.runtime: requirements.txt constraints.txt
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt requirements-plots.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+setup-beam: build/beam/.ready  ## build/beam: an environment with Apache Beam, for pipeline.shard --runner
+
+build/beam/.ready: requirements-beam.txt
+	$(PYTHON) -m venv build/beam
+	build/beam/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-beam.txt
+	@touch $@
+
+test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local engine's; make test skips these without it
+	$(RUN) -m pytest tests/pipeline/data/test_on_beam.py
 
 tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on the embedded corpus
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192

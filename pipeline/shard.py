@@ -2,23 +2,29 @@
 
     python -m pipeline.shard --gin_file=datasets/wikitext-2.gin --source=wikitext-2-raw --output=data/wikitext-2
 
-Repeating the command goes on from where it was stopped, and says so when there is nothing left to do.
+Repeating the command goes on from where it was stopped, and says so when there is nothing left to do. With --runner the
+units run on Apache Beam, with the same bytes (docs/beam.md).
 """
 
+import importlib.util
 import os
 
 from absl import flags
 
 from pipeline import cli, config
 from pipeline.data.settings import ShardConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 
+RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
 FLAGS = flags.FLAGS
 cli.define_gin_flags()
 flags.DEFINE_string("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
 flags.DEFINE_string("output", None, "The directory of the data set, local or gs://.")
 flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes; no result depends on it.")
 flags.DEFINE_string("work_dir", None, "Folder for unfinished work; default: in the output, for gs:// under /tmp.")
+flags.DEFINE_string("runner", None, f"Shard on Apache Beam: {', '.join(RUNNERS)}.")
+flags.DEFINE_multi_string("beam_option", [], "An option of Beam's, such as project=NAME. Repeats.")
+flags.DEFINE_string("describe_job", None, "Write Beam's job graph and its workers' package here, and start nothing.")
 
 
 def main() -> None:
@@ -29,10 +35,34 @@ def main() -> None:
     config.load(gin_files, FLAGS.gin_param)
     settings = config.get(ShardConfig)
     config.refuse_idle(settings)
+    if FLAGS.runner or FLAGS.beam_option or FLAGS.describe_job:
+        _on_beam(settings)
+        return
 
     from pipeline.data.sharder import shard  # numpy, only after the flags and gin files are known to be right
 
     shard(settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir)
+
+
+def _on_beam(settings: ShardConfig) -> None:
+    if FLAGS.runner not in RUNNERS:
+        hint = nearest(FLAGS.runner or "", RUNNERS)
+        raise UserError(f"--runner={FLAGS.runner}: expected one of {', '.join(RUNNERS)}{hint}")
+    if not importlib.util.find_spec("apache_beam"):
+        raise UserError(
+            f"--runner={FLAGS.runner}: Apache Beam is not installed here; `make setup-beam`, and then the same command "
+            "with build/beam/bin/python"
+        )
+    from pipeline.data.on_beam import sharder as on_beam
+
+    sharder = on_beam.BeamSharder(
+        settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir, FLAGS.runner, FLAGS.beam_option
+    )
+    if FLAGS.describe_job:
+        print(sharder.estimate())
+        print(sharder.describe(FLAGS.describe_job))
+    else:
+        on_beam.shard_on_beam(sharder)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,13 @@ def list_files(directory: str) -> list[tuple[str, int]] | None:
     return [(f"gs://{bucket.name}/{blob.name}", int(blob.size)) for blob in blobs if not blob.name.endswith("/")]
 
 
+def delete_files(directory: str) -> None:
+    """Deletes all objects under a directory."""
+    for path, _ in list_files(directory) or []:
+        with contextlib.suppress(FileNotFoundError), explained(path):
+            blob_of(path).delete(**gcs_client.PATIENCE.calls)
+
+
 def check_writable(directory: str) -> None:
     """Refuses a bucket that is missing or not to be written to, by asking for an upload that never sends anything."""
     with explained(directory):

@@ -59,9 +59,9 @@ class Job:
         """How the stream is cut into records."""
         return Cut(context=self.config.context, packing=self.config.packing)
 
-    def encode(self, unit: Unit, file: BinaryIO) -> None:
-        """Stage (a): writes the unit's run file."""
-        UnitEncoder(self.config, self.tokenizer, file).run(self.corpus, unit)
+    def encode(self, unit: Unit, file: BinaryIO) -> dict[str, Counts]:
+        """Stage (a): writes the unit's run file; returns its counts by part."""
+        return UnitEncoder(self.config, self.tokenizer, file).run(self.corpus, unit)
 
     def stream(self, segments: Sequence[Segment]) -> Stream:
         """The token stream of a part, read from its run files."""

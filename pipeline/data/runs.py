@@ -26,7 +26,7 @@ BUCKETS = 256
 DOCUMENT = np.dtype([("key", "<u8"), ("content", "<u8"), ("end", "<u8")])  # end: tokens of the segment up to its own
 MAGIC = b"gpt2run2"
 WHOLE = 0x48674BC7  # the crc32c of any bytes and their own crc32c after them
-_TABLE_BYTES = 2 * (BUCKETS + 1) * 8
+TABLE_BYTES = 2 * (BUCKETS + 1) * 8
 
 
 class Segment(NamedTuple):
@@ -142,7 +142,7 @@ def read_footer(path: str) -> tuple[list[Segment], dict[str, Counts], dict[str, 
     Raises:
         ValueError: the file is no complete run file.
     """
-    with open(path, "rb") as file:
+    with storage.open_read(path) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 20))
         trailer = file.read(20)
@@ -157,7 +157,7 @@ def read_footer(path: str) -> tuple[list[Segment], dict[str, Counts], dict[str, 
 
 def read_table(segment: Segment) -> tuple[np.ndarray, np.ndarray]:
     """Returns (first document, first token) of every bucket of a segment, each int64 [BUCKETS + 1]."""
-    data = os.pread(_opened(segment.path).fileno(), _TABLE_BYTES, segment.table_at)
+    data = os.pread(_opened(segment.path).fileno(), TABLE_BYTES, segment.table_at)
     table = np.frombuffer(data, "<u8").astype(np.int64).reshape(2, -1)
     return table[0], table[1]
 

@@ -64,6 +64,11 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def delete_files(directory: str) -> None:
+    """Deletes all files under a directory of Cloud Storage."""
+    _gcs().delete_files(directory)
+
+
 def check_writable(directory: str) -> None:
     """Refuses a bucket that does not exist or that cannot be written to, before any work is done."""
     _gcs().check_writable(directory)

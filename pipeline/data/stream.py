@@ -32,13 +32,15 @@ class Stream:
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Yields tokens [start, stop) of the stream as uint16 arrays of about CHUNK_TOKENS."""
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        for bucket in range(max(first, 0), len(self._starts) - 1):
+        for bucket in self.buckets(start, stop):
             base = int(self._starts[bucket])
-            if base >= stop:
-                return
             if self._starts[bucket + 1] > max(base, start):
                 yield from self._read_bucket(bucket, max(start - base, 0), stop - base)
+
+    def buckets(self, start: int, stop: int) -> range:
+        """The buckets under tokens [start, stop); empty ones may be among them."""
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        return range(max(first, 0), min(int(np.searchsorted(self._starts, stop)), len(self._starts) - 1))
 
     def contents(self) -> Iterator[np.ndarray]:
         """Yields the content hashes of the documents, segment by segment."""
