@@ -33,7 +33,7 @@ from pipeline.data.sharder import Sharder
 from pipeline.errors import UserError
 
 SHORT_SECONDS = 30 * 60  # a local run of less is over before a cluster has paid for its start
-USER_ERROR = re.compile(r"(?:UserError|UnavailableError): (.+?)(?: \[while running|\n|$)")
+USER_ERROR = re.compile(r"\b(UserError|UnavailableError): (.+?)(?: \[while running|\n|$)")
 
 
 class BeamSharder(Sharder):
@@ -118,9 +118,12 @@ class BeamSharder(Sharder):
             try:
                 self.build(self._work_dir).run().wait_until_finish()
             except Exception as error:
-                if found := USER_ERROR.search(str(error)):
-                    raise UserError(found[1]) from error
-                raise
+                refusal = _refusal(error)
+                if refusal is None:
+                    raise
+                if journal and not isinstance(refusal, storage.UnavailableError):
+                    journal.remove()  # the same command would fail again: leave nothing half-written
+                raise refusal from error
             finally:
                 if journal:
                     journal.close()
@@ -139,6 +142,14 @@ class BeamSharder(Sharder):
             made = options.build_package(package, folder)
         steps = len(graph.components.transforms)
         return f"wrote {folder}: job.pb ({steps} transforms), {made}; nothing was started"
+
+
+def _refusal(error: Exception) -> UserError | None:
+    """What a step refused, out of what Beam makes of it: text, in which the error's name and message stand."""
+    found = USER_ERROR.search(f"{type(error).__name__}: {error}")
+    if not found:
+        return None
+    return (storage.UnavailableError if found[1] == "UnavailableError" else UserError)(found[2])
 
 
 def shard_on_beam(sharder: BeamSharder) -> Manifest:

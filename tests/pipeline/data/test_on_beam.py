@@ -4,6 +4,7 @@ import io
 import lzma
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -84,6 +85,17 @@ def test_wikitext_in_two_processes(tmp_path):
     done = shard(BEAM, *flags, f"--output={tmp_path}/beam", "--runner=DirectRunner", "--workers=2")
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "beam") == local(tmp_path, flags)
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_what_a_step_refuses_ends_with_its_sentence_and_leaves_nothing(tmp_path, openwebtext, mode):
+    flags = (*openwebtext, "--gin_param=shard.shards=5000", "--runner=DirectRunner")
+    done = shard(BEAM, *flags, f"--output={tmp_path}/out", f"--beam_option=direct_running_mode={mode}")
+    assert done.returncode == 2, done.stderr
+    assert re.match(r"error: shard.shards = 5000 is more than .* take at most \d+$", done.stderr.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
 
 
 @needs_beam
