@@ -7,6 +7,7 @@ PROBE_SECONDS for an answer, where TensorFlow's own resolver asks a missing meta
 import glob
 import importlib.metadata
 import importlib.util
+import json
 import os
 import socket
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def resolve(tpu: str | None) -> Target:
         UserError: There is nothing there, or the installed wheels would abort.
     """
     if not tpu:
+        _refuse_several_processes()
         return Target(kind="here")
     if match := slices.VIRTUAL.fullmatch(tpu):
         return Target(kind="virtual", replicas=slices.virtual_replicas(match["replicas"]))
@@ -66,6 +68,20 @@ def resolve(tpu: str | None) -> Target:
     else:
         _require_metadata_server(tpu, address)
     return Target(kind="tpu", address=address, slice=found)
+
+
+def _refuse_several_processes() -> None:
+    """Each of the processes that TF_CONFIG names would train alone, into the same run directory."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        workers = sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError):
+        workers = 0
+    if workers > 1:
+        raise UserError(
+            f"TF_CONFIG names {workers} workers, and training across processes without a TPU is not there yet; "
+            "unset TF_CONFIG to train with this process alone"
+        )
 
 
 def _address_here(tpu: str, piece: slices.Slice) -> str:
