@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 
 from absl import flags
@@ -10,6 +11,7 @@ from absl import flags
 from pipeline.errors import UserError, WorkerLostError, WorkFailedError
 
 FLAGS = flags.FLAGS
+STARTED = time.time()  # of this command, in Unix seconds
 
 
 def define_gin_flags() -> None:

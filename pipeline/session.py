@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import models
 from models.decoding import Sampling, generate
-from pipeline import config, pretrained
+from pipeline import cli, config, pretrained
 from pipeline.data import inputs
 from pipeline.data.manifest import Manifest, read_tokenizer
 from pipeline.data.tokenizer import Tokenizer
@@ -16,10 +17,12 @@ from pipeline.devices.strategy import Connection
 from pipeline.training.batch import BatchPlan
 from pipeline.training.best import BestCheckpoint
 from pipeline.training.checkpoints import Checkpoints, state_of
+from pipeline.training.clock import Clock
 from pipeline.training.incidents import IncidentLog
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import MetricsWriter
 from pipeline.training.preemption import restartable
+from pipeline.training.profile import Profiler
 from pipeline.training.run_directory import RunDirectory, as_json
 from pipeline.training.samples import Samples
 from pipeline.training.schedules import Schedule
@@ -69,13 +72,15 @@ class Session:
             pretrained.check_tokenizer(settings.pretrained, tokenizer)
             pretrained.load_into(model, settings.pretrained)
         started_before = directory.claim(self.identity(), RESUMABLE_CHANGES)  # now that nothing can be refused any more
-        directory.write("config.gin", config.provenance(settings, self.model_config, self.optimizer_config))
+        operative = config.provenance(settings, self.model_config, self.optimizer_config)
+        directory.write("config.gin", operative)
         directory.write("tokenizer.json", tokenizer.data.decode())
         restored = checkpoints.restore_newest()
         start = restored.step if restored else 0
         print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")
         print(optimizer_line(optimizer, model.trainable_variables))
         metrics = MetricsWriter(directory, self.identity(), wandb_mode=settings.wandb, resume_step=start)
+        metrics.text("configuration", textwrap.indent(operative, "    "), start)
         samples = Samples(directory, metrics, start)
         best = BestCheckpoint(directory, model) if settings.keep_best else None
 
@@ -90,6 +95,8 @@ class Session:
         )
         if restored:
             trainer.record = restored.metadata["record"]
+        began = float(directory.once("began.txt", f"{cli.STARTED:.3f}\n"))
+        trainer.clock = Clock(began, restored.metadata.get("seconds") if restored else None)
         with restartable():
             finished = trainer.fit(start)
         summary = None
@@ -98,8 +105,11 @@ class Session:
             if best:
                 summary["best"] = best.record
             if settings.sample_prompt:
-                summary["sample"] = sample(model, tokenizer, settings.sample_prompt)
+                with trainer.clock.spent_on("evaluation"):
+                    summary["sample"] = sample(model, tokenizer, settings.sample_prompt)
                 samples.add(settings.steps, summary["sample"])
+            summary["seconds"] = {part: round(seconds, 3) for part, seconds in trainer.clock.seconds().items()}
+            summary["goodput"] = round(trainer.clock.goodput(), 4)
             directory.write_json("summary.json", summary)  # last: it says that the run is done
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         metrics.close(summary)
@@ -171,6 +181,7 @@ class Session:
             metrics=metrics,
             after_evaluation=after_evaluation,
             incident_log=incident_log,
+            profiler=Profiler(self.directory.join("tensorboard"), settings.profile_steps),
             flops_per_token=self.model_config.flops_per_token(plan.context),
             peak_flops=self.peak_flops(),
         )
@@ -190,7 +201,6 @@ class Session:
             "tokens_seen": record["tokens"],
             "train": {"nats_per_token": record["loss"], **trainer.speed()},
             "validation": trainer.validation(),
-            "seconds": {name: round(value, 1) for name, value in dataclasses.asdict(trainer.clock).items()},
         }
 
 

@@ -4,12 +4,10 @@ It reads from top to bottom in ``Trainer.fit``. The state is the step number and
 step. So a killed run, started again by the same command, goes on from its newest checkpoint.
 """
 
-import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -18,30 +16,13 @@ from pipeline.errors import WorkFailedError
 from pipeline.training import incidents, preemption
 from pipeline.training.batch import BatchPlan
 from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.clock import Clock
 from pipeline.training.metrics import MetricsWriter, Progress
+from pipeline.training.profile import Profiler
 from pipeline.training.settings import TrainConfig
 from pipeline.training.step import make_evaluation_step, make_train_step, strategy_options
 
 METRICS = ("loss", "grad_norm", "skipped")
-
-
-@dataclasses.dataclass
-class Clock:
-    """Wall-clock seconds of a run by what they were spent on."""
-
-    compile: float = 0.0
-    step: float = 0.0
-    input_wait: float = 0.0
-    evaluation: float = 0.0
-    checkpoint: float = 0.0
-
-    @contextmanager
-    def spent_on(self, what: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self, what, getattr(self, what) + time.perf_counter() - start)
 
 
 class TooManySkippedStepsError(WorkFailedError):
@@ -63,6 +44,7 @@ class Trainer:
       metrics: where figures are written.
       after_evaluation: called with the step and the figures of each whole evaluation.
       incident_log: where skipped updates are written down.
+      profiler: traces the steps that were asked for.
       flops_per_token: model FLOPs, forward and backward.
       peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
     """
@@ -82,6 +64,7 @@ class Trainer:
         metrics: MetricsWriter,
         after_evaluation: Callable[[int, dict[str, float]], None],
         incident_log: incidents.IncidentLog,
+        profiler: Profiler,
         flops_per_token: float,
         peak_flops: float | None,
     ):
@@ -90,14 +73,14 @@ class Trainer:
         self._train_data, self._validation_data = train_data, validation_data
         self._validation_bytes = validation_bytes
         self._checkpoints, self._metrics, self._incidents = checkpoints, metrics, incident_log
-        self._after_evaluation = after_evaluation
+        self._after_evaluation, self._profiler = after_evaluation, profiler
         self._paths = [variable.path for variable in model.trainable_variables]
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._stop = threading.Event()
         self._skipped_in_a_row = 0
         self.clock = Clock()
         self.record: dict[str, Any] = {}  # newest figures, also kept with each checkpoint
-        self._timed_tokens = 0
+        self._timed_tokens, self._timed_seconds = 0, 0.0  # of this process, since compiling
         step_options = strategy_options(strategy)
         self._train_step = make_train_step(
             model,
@@ -121,19 +104,22 @@ class Trainer:
                     history = self._run_steps(batches, tf.constant(1)).numpy()  # one true step, so that rates are fair
                 step += 1
                 self._after_steps(step, history, progress)
+                self._profiler.after(step)
             while step < settings.steps and not self._stop.is_set():
                 count = self._steps_until_something_is_due(step)
-                seconds = self.clock.step + self.clock.input_wait
+                began = time.perf_counter()
                 with self.clock.spent_on("step"):
                     history = self._run_steps(batches, tf.constant(count)).numpy()
-                waited = float(history[:, -1].sum())
-                self.clock.step, self.clock.input_wait = self.clock.step - waited, self.clock.input_wait + waited
-                seconds = self.clock.step + self.clock.input_wait - seconds
-                self._timed_tokens += count * self._plan.tokens_per_step
+                seconds, tokens = time.perf_counter() - began, count * self._plan.tokens_per_step
+                self.clock.move(float(history[:, -1].sum()), "step", "input_wait")
+                self._timed_tokens, self._timed_seconds = self._timed_tokens + tokens, self._timed_seconds + seconds
                 step += count
-                self._after_steps(step, history, progress, tokens_per_s=count * self._plan.tokens_per_step / seconds)
+                self._after_steps(step, history, progress, tokens_per_s=tokens / seconds)
+                self._profiler.after(step)
+            self._profiler.close()
             self._save(step)
-            self._checkpoints.wait()
+            with self.clock.spent_on("checkpoint"):
+                self._checkpoints.wait()
         if step < settings.steps:
             progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
             return False
@@ -141,10 +127,9 @@ class Trainer:
 
     def speed(self) -> dict[str, float | None]:
         """Returns tokens a second over all steps since compiling, and the share of peak that they are."""
-        seconds = self.clock.step + self.clock.input_wait
         if not self._timed_tokens:  # all that was left to do was to finish
             return {"tokens_per_second": self.record["tokens_per_s"], "share_of_matmul_peak": self.record["mfu"]}
-        rate = self._timed_tokens / seconds
+        rate = self._timed_tokens / self._timed_seconds
         share = rate * self._flops_per_token / self._peak_flops if self._peak_flops else None
         return {"tokens_per_second": rate, "share_of_matmul_peak": share}
 
@@ -155,7 +140,7 @@ class Trainer:
         }
         if not known and self._validation_data:
             known = self.evaluate()
-            self._after_evaluation(self.record["step"], known)
+            self._note_evaluation(self.record["step"], known)
         return known
 
     def evaluate(self) -> dict[str, float]:
@@ -174,6 +159,10 @@ class Trainer:
             "bits_per_byte": nll / math.log(2) / self._validation_bytes,
             "tokens": tokens,
         }
+
+    def _note_evaluation(self, step: int, figures: dict[str, float]) -> None:
+        with self.clock.spent_on("evaluation"):
+            self._after_evaluation(step, figures)
 
     @tf.function
     def _run_steps(self, batches, count):
@@ -211,16 +200,18 @@ class Trainer:
             "skipped": int(history[:, 2].sum()),
             "tokens_per_s": tokens_per_s or self.record.get("tokens_per_s"),
             "mfu": mfu or self.record.get("mfu"),
-            **{f"seconds.{name}": round(value, 3) for name, value in dataclasses.asdict(self.clock).items()},
         }
         if settings.evaluate_every and step % settings.evaluate_every == 0 and self._validation_data:
             result = self.evaluate()
             if not self._stop.is_set():  # or it is of a part of the data only
                 self.record |= {f"validation.{name}": value for name, value in result.items()}
                 progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
-                self._after_evaluation(step, result)
+                self._note_evaluation(step, result)
+        self.record |= {f"seconds.{part}": round(seconds, 3) for part, seconds in self.clock.seconds().items()}
         self._metrics.write(self.record)
-        rate = f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else f"compiled in {self.clock.compile:.0f} s"
+        rate = (
+            f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else f"compiled in {self.clock.seconds()['compile']:.0f} s"
+        )
         share = f"  {mfu:.0%} of peak" if mfu else ""
         progress.show(step, f"loss {loss:.4f}  grad norm {norm:.3f}  {rate}{share}")
         self._record_incidents(step - len(history), history, progress)
@@ -252,9 +243,10 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         with self.clock.spent_on("checkpoint"):
-            self._checkpoints.save(step, {"record": self.record})
+            self._checkpoints.save(step, {"record": self.record, "seconds": self.clock.seconds()})
 
     def _steps_until_something_is_due(self, step: int) -> int:
         settings = self._settings
         intervals = [settings.steps_per_loop, settings.checkpoint_every, settings.evaluate_every]
-        return min(settings.steps - step, *(every - step % every for every in intervals if every))
+        due = [every - step % every for every in intervals if every]
+        return min(settings.steps - step, *due, *self._profiler.steps_until_change(step))

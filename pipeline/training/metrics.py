@@ -1,14 +1,38 @@
-"""Where a run's figures go: the terminal, metrics.jsonl, TensorBoard, and Weights & Biases when it is wanted."""
+"""Where a run's figures go: the terminal, metrics.jsonl, TensorBoard, and Weights & Biases when it is wanted.
+
+A line of ``metrics.jsonl`` is a JSON object, one after each loop of ``train.steps_per_loop`` steps:
+
+    step                     optimizer steps done
+    tokens                   tokens trained on so far
+    loss                     nats a token: mean over the loop's steps
+    learning_rate            of the last step
+    grad_norm                global norm before clipping: mean over the loop's steps
+    skipped                  updates skipped in this loop (incidents.jsonl says which)
+    tokens_per_s             over the loop; on the line of a process's first step that of the loop before, or left out
+    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out where no peak is known
+    seconds.PART             of the run so far, by what they were spent on: the parts of clock.py, whose sum is the
+                             wall clock since the run's first start
+    validation.NAME          where an evaluation was due: nats_per_token, perplexity, bits_per_byte, tokens (scored)
+
+Steps ascend, each stands once: what a killed process wrote after its last checkpoint is replaced. ``loss`` and
+``grad_norm`` can be NaN or Infinity, as Python's json writes them. TensorBoard and Weights & Biases get the same
+figures under the same names (TensorBoard: ``seconds/PART`` and ``validation/NAME``).
+
+``summary.json`` is written last, and says that the run is done: parameters, steps, tokens_seen, train (nats_per_token,
+tokens_per_second, share_of_matmul_peak: of the last process, without its compiling), validation (as above; {} without
+data), seconds (by part), goodput (the share of them that is ``step``), best (step, nats_per_token; with
+``train.keep_best``) and sample (with ``train.sample_prompt``).
+"""
 
 import contextlib
 import json
-import os
 import sys
 import time
 from typing import Any, TextIO
 
 import tensorflow as tf
 
+from pipeline.training import weights_and_biases
 from pipeline.training.run_directory import RunDirectory
 
 
@@ -18,7 +42,7 @@ class MetricsWriter:
     Args:
       directory: the run's.
       configuration: shown to Weights & Biases.
-      wandb_mode: ``'auto'`` (online when a key is known, else offline), ``'offline'`` or ``'off'``.
+      wandb_mode: ``'auto'`` (online when a key is known and the server answers), ``'offline'`` or ``'off'``.
       resume_step: records after this step are dropped from ``metrics.jsonl``: their steps run again.
     """
 
@@ -28,7 +52,7 @@ class MetricsWriter:
         self._records = self._kept(resume_step)
         self._write("w", self._records)
         self._events = tf.summary.create_file_writer(directory.join("tensorboard"))
-        self._wandb = _start_wandb(directory, configuration, wandb_mode)
+        self._wandb = weights_and_biases.start(directory, configuration, wandb_mode)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a flat record with ``step``; values that are None are left out."""
@@ -73,40 +97,6 @@ class MetricsWriter:
     def _write(self, mode: str, lines: list[str]) -> None:
         with tf.io.gfile.GFile(self._path, mode) as file:
             file.write("".join(line + "\n" for line in lines))
-
-
-def _start_wandb(directory: RunDirectory, configuration: dict[str, Any], mode: str) -> Any:
-    if mode == "off":
-        return None
-    import wandb  # late: a second of imports that a run without it need not pay
-
-    has_key = bool(os.environ.get("WANDB_API_KEY") or _netrc_has_wandb())
-    local = None if "://" in directory.path else directory.path
-    if local:
-        os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
-        id=_wandb_id(directory),
-        resume="allow" if mode == "auto" and has_key else None,
-        mode="online" if mode == "auto" and has_key else "offline",
-        dir=local,
-        config=configuration,
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    )
-
-
-def _wandb_id(directory: RunDirectory) -> str:
-    if not directory.exists("wandb_id.txt"):
-        directory.write("wandb_id.txt", os.urandom(6).hex())
-    return tf.io.gfile.GFile(directory.join("wandb_id.txt")).read().strip()
-
-
-def _netrc_has_wandb() -> bool:
-    import netrc
-
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
-        return "api.wandb.ai" in netrc.netrc().hosts
-    return False
 
 
 class Progress:

@@ -61,6 +61,12 @@ class RunDirectory:
     def write_json(self, name: str, document: Any) -> None:
         self.write(name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
+    def once(self, name: str, text: str) -> str:
+        """Returns a small text file, which is first written with ``text`` where it is missing."""
+        if not self.exists(name):
+            self.write(name, text)
+        return self.read_text(name)
+
     def lock(self) -> None:
         """Keeps other commands from training in a local directory until this process ends, however it ends.
 

@@ -14,6 +14,7 @@ RESUMABLE_CHANGES = frozenset(
         "keep_every",
         "keep_best",
         "max_skipped_steps",
+        "profile_steps",
         "sample_prompt",
         "wandb",
     }
@@ -53,8 +54,9 @@ class TrainConfig:
       skip_loss_above: nats a token; the update of a batch with a higher loss is skipped, like one that is not finite,
         and written to incidents.jsonl. None skips only what is not finite.
       max_skipped_steps: skipped steps in a row that stop the run.
+      profile_steps: (i, j): TensorBoard gets a profile of the steps i … j, of which a few are enough. None for none.
       sample_prompt: text that a sample after each evaluation and at the end continues; empty for no samples.
-      wandb: Weights & Biases: ``'auto'`` (online with a key, else offline), ``'offline'`` or ``'off'``.
+      wandb: Weights & Biases: ``'auto'`` (online with a key and a network, else offline), ``'offline'`` or ``'off'``.
     """
 
     model: str
@@ -78,6 +80,7 @@ class TrainConfig:
     keep_best: bool = False
     skip_loss_above: float | None = None
     max_skipped_steps: int = 20
+    profile_steps: tuple[int, int] | None = None
     sample_prompt: str = ""
     wandb: Literal["auto", "offline", "off"] = "auto"
 
@@ -94,6 +97,12 @@ class TrainConfig:
             raise ValueError(f"warmup_fraction = {self.warmup_fraction}: expected 0 to 1, in place of warmup_steps")
         if self.steps > 0 and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected at most steps = {self.steps}")
+        if self.profile_steps is not None:
+            first, last = self.profile_steps if len(self.profile_steps) == 2 else (0, 0)
+            if not 2 <= first <= last:
+                raise ValueError(
+                    f"profile_steps = {self.profile_steps}: expected (i, j) with 2 ≤ i ≤ j; step 1 compiles"
+                )
         if self.skip_loss_above is not None and self.skip_loss_above <= 0:
             raise ValueError(f"skip_loss_above = {self.skip_loss_above}: expected a positive number, or None for none")
         if self.clip_norm is not None and self.clip_norm <= 0:

@@ -77,6 +77,11 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
     assert summary["steps"] == 30 and summary["tokens_seen"] == 30 * 16 * 64
     assert 0 < summary["train"]["share_of_matmul_peak"] < 1.5 and summary["train"]["tokens_per_second"] > 0
     assert summary["validation"]["nats_per_token"] == pytest.approx(records[-1]["loss"], rel=0.2)
+    seconds = summary["seconds"]
+    assert seconds["compile"] > 0 and seconds["evaluation"] > 0 and seconds["checkpoint"] > 0 and seconds["restart"] > 0
+    assert summary["goodput"] == pytest.approx(seconds["step"] / sum(seconds.values()), abs=1e-3)
+    ended = (run_dir / "summary.json").stat().st_mtime
+    assert sum(seconds.values()) == pytest.approx(ended - float((run_dir / "began.txt").read_text()), abs=1)
     assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= {
         path.name for path in run_dir.iterdir()
     }
