@@ -12,6 +12,8 @@ OPTIMIZERS = {  # name: (gin surface, its settings, the small grid of learning r
     "scaled": ("Adafactor", {"scale_by_parameter": True}, (2e-2, 4e-2, 8e-2, 1.6e-1)),
     "adamw": ("AdamW", {}, (1e-3, 2e-3, 4e-3, 8e-3)),
 }
+ALGPT2 = "algpt2"  # its grid's name: ALGPT2 at E = ALGPT2_EMBEDDING with Adafactor
+ALGPT2_RATES, ALGPT2_EMBEDDING = (5e-4, 1e-3, 2e-3, 4e-3), 64
 CORPORA = ("wikitext", "cpython")
 LAYERS, HEADS, WIDTH = 3, 3, 192
 
@@ -72,18 +74,20 @@ class Cell:
 
 
 def grid(study: StudyConfig) -> dict[str, list[Cell]]:
-    """Returns each optimizer's cells over its learning rates, one seed each, from which the best rate is chosen."""
+    """Returns the cells over learning rates, one seed each, from which each optimizer's and ALGPT2's is chosen."""
     base = Cell(batch=study.batch, context=study.context)
-    return {
+    algpt2 = replace(base, model="algpt2", embedding=ALGPT2_EMBEDDING)
+    optimizers = {
         name: [replace(base, optimizer=name, rate=rate) for rate in rates] for name, (_, _, rates) in OPTIMIZERS.items()
     }
+    return {**optimizers, ALGPT2: [replace(algpt2, rate=rate) for rate in ALGPT2_RATES]}
 
 
 Rows = dict[str, list[Cell]]  # label: the cells of its seeds
 
 
 def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
-    """Returns the rows of each part of the study, given each optimizer's best rate."""
+    """Returns the rows of each part of the study, given the best rate of each grid."""
     base = Cell(batch=study.batch, context=study.context, rate=best["adafactor"])
 
     def seeds(cell: Cell) -> list[Cell]:
@@ -106,7 +110,7 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
 
     def embeddings(cell: Cell) -> dict[str, Cell]:
         factorized = {
-            f"ALGPT2, E = {width or 'none'}": replace(cell, model="algpt2", embedding=width)
+            f"ALGPT2, E = {width or 'none'}": replace(cell, model="algpt2", embedding=width, rate=best[ALGPT2])
             for width in (32, 64, 128, 0)
         }
         return {"GPT-2": cell, **factorized}
@@ -114,7 +118,7 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
     contexts = [study.context // 2, study.context, 2 * study.context]
     batches = [study.batch // 2, study.batch, 2 * study.batch]
     rates = [base.rate / 2, base.rate, 2 * base.rate]
-    algpt2 = replace(base, model="algpt2", embedding=64)
+    algpt2 = replace(base, model="algpt2", embedding=ALGPT2_EMBEDDING, rate=best[ALGPT2])
     return {
         "optimizers": everywhere(optimizers),
         "embeddings": everywhere(embeddings),
@@ -123,7 +127,7 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
         "dropout": over(
             {
                 f"{name}, dropout {rate:g}": replace(cell, dropout=rate)
-                for name, cell in (("GPT-2", base), ("ALGPT2, E = 64", algpt2))
+                for name, cell in (("GPT-2", base), (f"ALGPT2, E = {ALGPT2_EMBEDDING}", algpt2))
                 for rate in (0.0, 0.1)
             }
         ),

@@ -13,7 +13,7 @@ from pipeline import cli
 from pipeline.data import manifest
 from pipeline.errors import UserError
 from tools.study import results
-from tools.study.cells import CORPORA, HEADS, LAYERS, WIDTH, grid, parts
+from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, HEADS, LAYERS, WIDTH, grid, parts
 from tools.study.claims import UNTESTABLE, Parts, testable
 from tools.study.results import Row
 from tools.study.run import VOCABULARY, best_rates, summary_path
@@ -32,8 +32,8 @@ NOTES = {
     "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([frozen_adafactor.py](../tools/study/"
     "frozen_adafactor.py)), `scaled` is Adafactor with parameter scaling; both other Adafactors take absolute rates. "
     "The learning rates were chosen on WikiText with one seed and serve both corpora.",
-    "embeddings": "All with Adafactor at GPT-2's best learning rate. ALGPT2's own was not looked for: a part of what "
-    "is between the two may be the rate's.",
+    "embeddings": "All with Adafactor, GPT-2 at its best learning rate and ALGPT2 at the one that is best for E = "
+    f"{ALGPT2_EMBEDDING}.",
     "contexts": "Sequences a step are halved where the context is doubled. Every model is scored at its own context.",
     "batches": "Sequences a step × learning rate.",
     "dropout": "How often a cell sees its text stands under Corpora.",
@@ -139,7 +139,8 @@ def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float
         ordered = list(rates)
         chosen = f"{best[name]:g}"
         edge = " (at the grid's edge)" if chosen in (ordered[0], ordered[-1]) else ""
-        lines.append((name, ", ".join(figures), chosen + edge))
+        shown = f"adafactor, for ALGPT2 at E = {ALGPT2_EMBEDDING}" if name == ALGPT2 else name
+        lines.append((shown, ", ".join(figures), chosen + edge))
     heading = "## Learning rates\n\nValidation loss in nats a token on WikiText, one seed.\n\n"
     return heading + _table(("optimizer", "rate: loss", "best"), lines)
 
