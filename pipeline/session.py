@@ -13,6 +13,7 @@ from pipeline.data import inputs
 from pipeline.data.manifest import Manifest, read_tokenizer
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.devices import matmul_peak
+from pipeline.devices.heartbeat import Heartbeat
 from pipeline.devices.strategy import Connection
 from pipeline.training.batch import BatchPlan
 from pipeline.training.best import BestCheckpoint
@@ -182,6 +183,7 @@ class Session:
             after_evaluation=after_evaluation,
             incident_log=incident_log,
             profiler=Profiler(self.directory.join("tensorboard"), settings.profile_steps),
+            watching=Heartbeat(self.connection.addresses).watching,
             flops_per_token=self.model_config.flops_per_token(plan.context),
             peak_flops=self.peak_flops(),
         )

@@ -51,6 +51,7 @@ class Connection:
         hosts: Machines that read data.
         slice: The slice that was asked for and found, if any.
         kind: "cpu", "gpu", "virtual" or "tpu".
+        addresses: ``HOST:PORT`` of the gRPC servers of other machines' hosts.
     """
 
     strategy: Any
@@ -58,6 +59,7 @@ class Connection:
     hosts: int = 1
     slice: Slice | None = None
     kind: str
+    addresses: tuple[str, ...] = ()
 
 
 def connect(tpu: str | None) -> Connection:
@@ -123,8 +125,14 @@ def _connect_tpu(found: target.Target) -> Connection:
         raise
     except Exception as error:
         raise explain(error, found.address) from error
+    cluster = {} if found.address == "local" else resolver.cluster_spec().as_dict()
     return Connection(
-        strategy=strategy, replicas=strategy.num_replicas_in_sync, hosts=observed.hosts, slice=found.slice, kind="tpu"
+        strategy=strategy,
+        replicas=strategy.num_replicas_in_sync,
+        hosts=observed.hosts,
+        slice=found.slice,
+        kind="tpu",
+        addresses=tuple(cluster.get("worker", ())),
     )
 
 

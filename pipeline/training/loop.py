@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +46,7 @@ class Trainer:
       after_evaluation: called with the step and the figures of each whole evaluation.
       incident_log: where skipped updates are written down.
       profiler: traces the steps that were asked for.
+      watching: around each loop of steps; says what is wrong where it does not return.
       flops_per_token: model FLOPs, forward and backward.
       peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
     """
@@ -65,6 +67,7 @@ class Trainer:
         after_evaluation: Callable[[int, dict[str, float]], None],
         incident_log: incidents.IncidentLog,
         profiler: Profiler,
+        watching: Callable[[], AbstractContextManager[None]],
         flops_per_token: float,
         peak_flops: float | None,
     ):
@@ -73,7 +76,7 @@ class Trainer:
         self._train_data, self._validation_data = train_data, validation_data
         self._validation_bytes = validation_bytes
         self._checkpoints, self._metrics, self._incidents = checkpoints, metrics, incident_log
-        self._after_evaluation, self._profiler = after_evaluation, profiler
+        self._after_evaluation, self._profiler, self._watching = after_evaluation, profiler, watching
         self._paths = [variable.path for variable in model.trainable_variables]
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._stop = threading.Event()
@@ -108,7 +111,7 @@ class Trainer:
             while step < settings.steps and not self._stop.is_set():
                 count = self._steps_until_something_is_due(step)
                 began = time.perf_counter()
-                with self.clock.spent_on("step"):
+                with self.clock.spent_on("step"), self._watching():
                     history = self._run_steps(batches, tf.constant(count)).numpy()
                 seconds, tokens = time.perf_counter() - began, count * self._plan.tokens_per_step
                 self.clock.move(float(history[:, -1].sum()), "step", "input_wait")

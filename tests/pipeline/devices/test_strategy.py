@@ -77,7 +77,8 @@ def described_tpu(monkeypatch):
     """A TPU that answers as a v2-8 does; TPUStrategy itself is the traced pod's business (test_traced_pod.py)."""
     topology = types.SimpleNamespace(num_tasks=1, num_tpus_per_task=8)
     monkeypatch.setattr(target, "resolve", lambda tpu: target.Target(kind="tpu", address="grpc://x:1", slice=find(tpu)))
-    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", lambda *a, **k: types.SimpleNamespace())
+    resolver = types.SimpleNamespace(cluster_spec=lambda: tf.train.ClusterSpec({"worker": ["x:1"]}))
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", lambda *_, **__: resolver)
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: None)
     monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", lambda resolver: topology)
     monkeypatch.setattr(hardware, "profiler_report", lambda address: "TPU type: TPU v2")
@@ -89,6 +90,7 @@ def described_tpu(monkeypatch):
 def test_a_tpu_that_is_what_was_asked_for(described_tpu):
     connection = strategy.connect("v2-8")
     assert (connection.strategy, connection.replicas, connection.hosts, connection.kind) == (described_tpu, 8, 1, "tpu")
+    assert connection.addresses == ("x:1",)
 
 
 def test_an_older_generation_stops_the_run(described_tpu):
