@@ -2,9 +2,12 @@
 
 python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] [--tpu=v3-8]
 python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
+
+Both are printed as JSON, and kept in the run directory for tools.report.
 """
 
 import json
+import sys
 from typing import Any
 
 from absl import flags
@@ -13,6 +16,7 @@ from pipeline import cli
 from pipeline.devices import target
 from pipeline.errors import UserError
 from pipeline.evaluation import benchmarks, detokenizers
+from pipeline.evaluation import protocol as protocols
 
 FLAGS = flags.FLAGS
 BATCH = 8  # windows of a replica at once
@@ -49,6 +53,20 @@ def main() -> None:
     protocol = {"context": run.model.config.context} | protocol
     protocol |= {"tokenizer": run.tokenizer.fingerprint, "dtype": "float32", "step": run.step}
     print(json.dumps({"figures": figures, "protocol": protocol}, indent=2, ensure_ascii=False))
+    _keep(figures, protocol)
+
+
+def _keep(figures: dict[str, float], protocol: dict[str, Any]) -> None:
+    """Writes the figures into the run directory; one that is not ours to write to is no fault."""
+    import tensorflow as tf
+
+    from pipeline.training.run_directory import RunDirectory
+
+    try:
+        found = {"figures": figures, "protocol": protocol}
+        RunDirectory(FLAGS.run_dir).write_json(protocols.file_name(protocol), found)
+    except (OSError, tf.errors.OpError) as error:
+        print(f"warning: not kept in {FLAGS.run_dir} for tools.report: {error}", file=sys.stderr)
 
 
 def _data(run: Any, _: Any) -> tuple[dict[str, float], dict[str, Any]]:

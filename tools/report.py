@@ -7,6 +7,7 @@ TensorFlow is not imported. Exit code 2 where a directory is no run.
 """
 
 import dataclasses
+import fnmatch
 import importlib.util
 import json
 import math
@@ -19,6 +20,7 @@ from absl import flags
 from pipeline import cli
 from pipeline.data import storage
 from pipeline.errors import UserError
+from pipeline.evaluation import protocol
 from tools import report_page
 
 FLAGS = flags.FLAGS
@@ -37,6 +39,7 @@ class Run:
       incidents: updates that were skipped.
       samples: samples.txt.
       summary: summary.json; {} while the run is not done.
+      evaluations: what pipeline.evaluate kept, of each protocol the newest step.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Run:
     incidents: list[dict[str, Any]]
     samples: str
     summary: dict[str, Any]
+    evaluations: list[dict[str, Any]]
 
     def points(self, x: str, y: str) -> list[tuple[float, float]]:
         """Returns a curve; what is no finite number is (x, nan), a gap."""
@@ -106,7 +110,22 @@ def read(directory: str) -> Run:
         incidents=_lines(directory, "incidents.jsonl"),
         samples=_text(directory, "samples.txt") or "",
         summary=_json(directory, "summary.json") or {},
+        evaluations=_evaluations(directory),
     )
+
+
+def _evaluations(directory: str) -> list[dict[str, Any]]:
+    """Figures with protocols, of each protocol those of the newest step."""
+    newest: dict[str, dict[str, Any]] = {}
+    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(directory) or []}
+    for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
+        found = _json(directory, name)
+        if not isinstance(found, dict) or not {"figures", "protocol"} <= found.keys():
+            continue
+        key = json.dumps(protocol.comparable(found["protocol"]), sort_keys=True)
+        if key not in newest or found["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
+            newest[key] = found
+    return list(newest.values())
 
 
 def _text(directory: str, name: str) -> str | None:

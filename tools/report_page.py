@@ -6,10 +6,12 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from tools.report_tables import tables
+
 POINTS = 800  # of a curve, at most
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 260, 58, 12, 12, 30
 COLOURS = ("#2f7fd6", "#d9632b", "#2e9e62", "#a35bc9", "#b8901a", "#c9447a")
-SHOWN_INCIDENTS, SHOWN_SAMPLES = 20, 5
+SHOWN_SAMPLES = 5
 
 Curve = list[tuple[float, float]]
 
@@ -19,11 +21,13 @@ STYLE = """
 --card:#1b2126}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1080px;padding:16px;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}h1{font-size:1.5em}h2{font-size:1.15em;margin:1.6em 0 .4em}
+h3{font-size:1em}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px}
 figcaption{font-weight:600;font-size:.9em}svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);
 font:14px system-ui,sans-serif}.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9em}
-td,th{padding:4px 12px 4px 0;border-bottom:1px solid var(--line);text-align:left;min-width:4.5em}
+td,th{padding:4px 12px 4px 0;border-bottom:1px solid var(--line);text-align:left;min-width:4.5em;max-width:22em;
+overflow-wrap:break-word;vertical-align:top}
 pre{white-space:pre-wrap;background:var(--card);padding:8px;border-radius:8px;font-size:.85em}
 .note{color:var(--soft);font-size:.9em}.warning{color:var(--warn);font-weight:600}
 .key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}.runs{list-style:none;padding:0}
@@ -153,81 +157,15 @@ def page(runs: Sequence[Any], drawn: Sequence[Figure]) -> str:
         f"<style>{STYLE}</style></head><body><h1>Report of {len(runs)} run{'s' * (len(runs) > 1)}</h1>"
         f'<ul class="runs">{keys}</ul><div class="grid">{shown}</div><p class="note">A curve of more than {POINTS} '
         "records is thinned: of each stretch its lowest and highest stay. Gaps are values that are not finite, dashed "
-        f"lines skipped updates.</p>{_evaluation(runs)}{_seconds(runs)}{_incidents(runs)}{_differences(runs)}"
-        f"{_samples(runs)}</body></html>\n"
+        f"lines skipped updates.</p>{tables(runs)}{_samples(runs)}</body></html>\n"
     )
-
-
-def differing(dictionaries: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the keys whose values are not the same everywhere."""
-    keys = sorted({key for known in dictionaries for key in known})
-    return [key for key in keys if any(known.get(key) != dictionaries[0].get(key) for known in dictionaries)]
-
-
-def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    cells = [f"<tr>{''.join(f'<th>{html.escape(str(cell))}</th>' for cell in head)}</tr>"]
-    cells += [f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows]
-    return f'<div class="scroll"><table>{"".join(cells)}</table></div>'
-
-
-def _evaluation(runs: Sequence[Any]) -> str:
-    rows = []
-    for run in runs:
-        known = [record for record in run.records if "validation.nats_per_token" in record]
-        if run.summary.get("validation"):
-            last = {f"validation.{key}": value for key, value in run.summary["validation"].items()}
-            known.append({"step": run.summary.get("steps", ""), **last})
-        if known:
-            figures = [known[-1].get(f"validation.{key}") for key in ("nats_per_token", "perplexity", "bits_per_byte")]
-            rows.append([run.name, known[-1]["step"], *("" if value is None else f"{value:.4f}" for value in figures)])
-    if not rows:
-        return "<h2>Evaluation</h2><p>None yet.</p>"
-    protocols = [run.protocol() for run in runs]
-    different = differing(protocols)
-    warning = f'<p class="warning">These figures cannot be compared: {", ".join(different)} differ.</p>'
-    table = _table(["run", "step", "nats a token", "perplexity", "bits a byte"], rows)
-    protocol = _table(
-        ["protocol", *(run.name for run in runs)],
-        [[key, *(known.get(key) for known in protocols)] for key in sorted({key for p in protocols for key in p})],
-    )
-    folded = (
-        f"<details><summary>Protocol: windows without overlap over the validation part</summary>{protocol}</details>"
-    )
-    return f"<h2>Evaluation</h2>{warning if different else ''}{table}{folded}"
-
-
-def _seconds(runs: Sequence[Any]) -> str:
-    totals = [history[-1][1] if (history := run.seconds()) else {} for run in runs]
-    parts = sorted({part for known in totals for part in known})
-    rows = [[part, *(f"{known.get(part, 0):,.1f}" for known in totals)] for part in parts]
-    return f"<h2>Seconds by part</h2>{_table(['part', *(run.name for run in runs)], rows)}" if rows else ""
-
-
-def _incidents(runs: Sequence[Any]) -> str:
-    keys = ("step", "reason", "loss", "grad_norm")
-    rows = [
-        [run.name, *(found.get(key, "") for key in keys)] for run in runs for found in run.incidents[:SHOWN_INCIDENTS]
-    ]
-    count = sum(len(run.incidents) for run in runs)
-    said = f"<p>{count:,} skipped updates; the first {SHOWN_INCIDENTS} of each run are shown.</p>"
-    return f"<h2>Incidents</h2>{said + _table(['run', *keys], rows) if rows else '<p>None.</p>'}"
-
-
-def _differences(runs: Sequence[Any]) -> str:
-    if len(runs) < 2:
-        rows, head = [[key, value] for key, value in sorted(runs[0].identity.items())], ["setting", runs[0].name]
-        return f"<h2>Configuration</h2><details><summary>{len(rows)} settings</summary>{_table(head, rows)}</details>"
-    keys = differing([run.identity for run in runs])
-    rows = [[key, *(run.identity.get(key, "-") for run in runs)] for key in keys]
-    table = _table(["setting", *(run.name for run in runs)], rows) if rows else "<p>None.</p>"
-    return f"<h2>Differences of configuration</h2>{table}"
 
 
 def _samples(runs: Sequence[Any]) -> str:
     said = ""
     for run in runs:
-        samples = run.samples.split("=== step ")[1:][-SHOWN_SAMPLES:]
-        shown = "".join(f"<pre>step {html.escape(sample.strip())}</pre>" for sample in samples)
+        samples = [sample.partition(" ===") for sample in run.samples.split("=== step ")[1:]][-SHOWN_SAMPLES:]
+        shown = "".join(f"<pre>step {step}\n{html.escape(text.strip())}</pre>" for step, _, text in samples)
         said += f"<h3>{html.escape(run.name)}</h3>{shown}" if shown else ""
     return f"<h2>Samples, the newest {SHOWN_SAMPLES}</h2>{said}" if said else ""
 

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from pipeline.evaluation import protocol as protocols
 from tools import report, report_page
 
 IDENTITY = {
@@ -102,6 +103,67 @@ def test_another_protocol_is_warned_of(make_run):
     runs = [report.read(str(path)) for path in paths]
     assert "cannot be compared" not in report_page.page(runs[:2], [])
     assert "cannot be compared: model.context differ" in report_page.page(runs, [])
+
+
+@pytest.fixture
+def keep():
+    """Keeps figures in a run directory as pipeline.evaluate does."""
+
+    def run(directory, step, figures, **changes):
+        protocol = {"file_sha256": "f00", "text": "wiki.test.raw", "tokenizer": "t", "stride": 64, "step": step}
+        found = {"figures": figures, "protocol": protocol | changes}
+        (directory / protocols.file_name(found["protocol"])).write_text(json.dumps(found))
+
+    return run
+
+
+def test_evaluations_of_a_protocol_stand_side_by_side_at_their_newest_step(make_run, keep):
+    a, b = make_run("a", [1]), make_run("b", [1])
+    keep(a, 5, {"word_perplexity": 99.0})
+    keep(a, 10, {"word_perplexity": 41.5})
+    keep(b, 10, {"word_perplexity": 39.25, "words": 1234}, text="elsewhere/wiki.test.raw")
+    page = report_page.page([report.read(str(a)), report.read(str(b))], [])
+    assert page.count("<h3>wiki.test.raw</h3>") == 1
+    assert "41.5000" in page and "39.2500" in page and "1,234" in page and "99.0000" not in page
+    assert "cannot be compared" not in page
+
+
+def test_evaluations_of_differing_protocols_are_warned_of(make_run, keep):
+    a, b = make_run("a", [1]), make_run("b", [1])
+    keep(a, 10, {"word_perplexity": 41.5})
+    keep(b, 10, {"word_perplexity": 39.25}, tokenizer="other")
+    runs = [report.read(str(a)), report.read(str(b))]
+    assert "By token these figures cannot be compared: tokenizer differ." in report_page.page(runs, [])
+    keep(b, 10, {"word_perplexity": 38.0}, stride=32)
+    page = report_page.page([runs[0], report.read(str(b))], [])
+    assert "These figures cannot be compared: stride, tokenizer differ." in page
+    keep(b, 10, {"word_perplexity": 7.0}, file_sha256="bar", text="wiki.valid.raw")
+    assert page.count("<h3>wiki.") == 1
+    assert report_page.page([runs[0], report.read(str(b))], []).count("<h3>wiki.") == 2
+
+
+def test_a_damaged_evaluation_is_named(make_run, refused, tmp_path):
+    run = make_run("a", [1])
+    (run / "evaluation-0123456789ab.json").write_text('{"figures"')
+    said = refused("tools.report", f"--run_dir={run}", f"--output={tmp_path / 'r.html'}")
+    assert "evaluation-0123456789ab.json is damaged" in said
+
+
+def test_differences_of_configuration_are_those_settings_alone(make_run):
+    other = {**IDENTITY, "train": {"steps": 20}}
+    runs = [report.read(str(make_run(name, [1], identity=known))) for name, known in (("a", IDENTITY), ("b", other))]
+    table = report_page.page(runs, []).split("<h2>Differences of configuration</h2>")[1]
+    assert "<td>train.steps</td><td>10</td><td>20</td>" in table and "model.context" not in table
+
+
+def test_a_run_on_cloud_storage_makes_the_same_page(gcs, kinds, keep):
+    keep(kinds[0], 5, {"word_perplexity": 99.0})
+    for path in kinds[0].iterdir():
+        gcs.put(f"runs/nan/{path.name}", path.read_bytes())
+    local, remote = report.read(str(kinds[0])), report.read("gs://corpus/runs/nan")
+    assert remote.evaluations and remote.incidents and remote.samples
+    pages = [report_page.page([run], report_page.figures([run])) for run in (local, remote)]
+    assert pages[0].replace(local.name, "RUN") == pages[1].replace(remote.name, "RUN")
 
 
 def test_what_is_no_run_is_refused(refused, make_run, tmp_path):

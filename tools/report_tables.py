@@ -1,0 +1,126 @@
+"""The tables of tools.report: figures with their protocols, time, incidents and differences of configuration."""
+
+import html
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.evaluation.protocol import comparable, differing
+
+SHOWN_INCIDENTS = 20
+
+
+def tables(runs: Sequence[Any]) -> str:
+    """Returns all tables, each under its heading."""
+    return f"{_validation(runs)}{_evaluations(runs)}{_seconds(runs)}{_incidents(runs)}{_differences(runs)}"
+
+
+def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    cells = [f"<tr>{''.join(f'<th>{html.escape(str(cell))}</th>' for cell in head)}</tr>"]
+    cells += [f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows]
+    return f'<div class="scroll"><table>{"".join(cells)}</table></div>'
+
+
+def _folded(title: str, head: Sequence[Any], dictionaries: Sequence[dict[str, Any]]) -> str:
+    """A table that opens on request: a line a key, a column a dictionary."""
+    keys = sorted({key for known in dictionaries for key in known})
+    rows = [[key, *(known.get(key, "-") for known in dictionaries)] for key in keys]
+    return f"<details><summary>{html.escape(title)}</summary>{_table(head, rows)}</details>"
+
+
+def _warning(keys: Sequence[str]) -> str:
+    """Says which figures cannot be compared; other tokens still make the same words and bytes."""
+    if not keys:
+        return ""
+    what = "By token these figures" if list(keys) == ["tokenizer"] else "These figures"
+    return f'<p class="warning">{what} cannot be compared: {html.escape(", ".join(keys))} differ.</p>'
+
+
+def _validation(runs: Sequence[Any]) -> str:
+    rows = []
+    for run in runs:
+        known = [record for record in run.records if "validation.nats_per_token" in record]
+        if run.summary.get("validation"):
+            last = {f"validation.{key}": value for key, value in run.summary["validation"].items()}
+            known.append({"step": run.summary.get("steps", ""), **last})
+        if known:
+            figures = [known[-1].get(f"validation.{key}") for key in ("nats_per_token", "perplexity", "bits_per_byte")]
+            rows.append([run.name, known[-1]["step"], *("" if value is None else f"{value:.4f}" for value in figures)])
+    if not rows:
+        return "<h2>Validation</h2><p>None yet.</p>"
+    protocols = [run.protocol() for run in runs]
+    table = _table(["run", "step", "nats a token", "perplexity", "bits a byte"], rows)
+    title = "Protocol: windows without overlap over the validation part"
+    folded = _folded(title, ["protocol", *(run.name for run in runs)], protocols)
+    return f"<h2>Validation</h2>{_warning(differing(protocols))}{table}{folded}"
+
+
+def _evaluations(runs: Sequence[Any]) -> str:
+    """What pipeline.evaluate kept: a table a source, its rows under one protocol or with a warning."""
+    sources: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for run in runs:
+        for found in run.evaluations:
+            sources.setdefault(_source(found["protocol"]), []).append((run.name, found))
+    said = ""
+    for key in sorted(sources):
+        rows = sources[key]
+        protocols = [comparable(found["protocol"]) for _, found in rows]
+        different = differing(protocols)
+        figures = list(dict.fromkeys(name for _, found in rows for name in found["figures"]))
+        lines = [
+            [
+                name,
+                found["protocol"].get("step", ""),
+                *(found["protocol"].get(what, "-") for what in different),
+                *(_figure(found["figures"].get(figure)) for figure in figures),
+            ]
+            for name, found in rows
+        ]
+        head = ["run", "step", *different, *(figure.replace("_", " ") for figure in figures)]
+        folded = _folded("Protocol", ["protocol", *(name for name, _ in rows)], protocols)
+        title = f"<h3>{html.escape(_title(rows[0][1]['protocol']))}</h3>"
+        said += f"{title}{_warning(different)}{_table(head, lines)}{folded}"
+    return f"<h2>Evaluation</h2>{said}" if said else ""
+
+
+def _source(protocol: dict[str, Any]) -> str:
+    """What was scored: a file by its bytes, or a part of a corpus."""
+    return str(protocol.get("file_sha256") or f"{protocol.get('corpus')} {protocol.get('part')}")
+
+
+def _title(protocol: dict[str, Any]) -> str:
+    if "text" in protocol:
+        return pathlib.PurePath(protocol["text"]).name
+    return f"{str(protocol.get('corpus', 'data')).split()[0]}, {protocol.get('part')}"
+
+
+def _figure(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _seconds(runs: Sequence[Any]) -> str:
+    totals = [history[-1][1] if (history := run.seconds()) else {} for run in runs]
+    parts = sorted({part for known in totals for part in known})
+    rows = [[part, *(f"{known.get(part, 0):,.1f}" for known in totals)] for part in parts]
+    return f"<h2>Seconds by part</h2>{_table(['part', *(run.name for run in runs)], rows)}" if rows else ""
+
+
+def _incidents(runs: Sequence[Any]) -> str:
+    keys = ("step", "reason", "loss", "grad_norm")
+    rows = [
+        [run.name, *(found.get(key, "") for key in keys)] for run in runs for found in run.incidents[:SHOWN_INCIDENTS]
+    ]
+    count = sum(len(run.incidents) for run in runs)
+    said = f"<p>{count:,} skipped updates; the first {SHOWN_INCIDENTS} of each run are shown.</p>"
+    return f"<h2>Incidents</h2>{said + _table(['run', *keys], rows) if rows else '<p>None.</p>'}"
+
+
+def _differences(runs: Sequence[Any]) -> str:
+    if len(runs) < 2:
+        (run,) = runs
+        folded = _folded(f"{len(run.identity)} settings", ["setting", run.name], [run.identity])
+        return f"<h2>Configuration</h2>{folded}"
+    keys = differing([run.identity for run in runs])
+    rows = [[key, *(run.identity.get(key, "-") for run in runs)] for key in keys]
+    table = _table(["setting", *(run.name for run in runs)], rows) if rows else "<p>None.</p>"
+    return f"<h2>Differences of configuration</h2>{table}"
