@@ -165,7 +165,9 @@ def _samples(runs: Sequence[Any]) -> str:
     said = ""
     for run in runs:
         samples = [sample.partition(" ===") for sample in run.samples.split("=== step ")[1:]][-SHOWN_SAMPLES:]
-        shown = "".join(f"<pre>step {step}\n{html.escape(text.strip())}</pre>" for step, _, text in samples)
+        shown = "".join(
+            f"<pre>step {html.escape(step)}\n{html.escape(text.strip())}</pre>" for step, _, text in samples
+        )
         said += f"<h3>{html.escape(run.name)}</h3>{shown}" if shown else ""
     return f"<h2>Samples, the newest {SHOWN_SAMPLES}</h2>{said}" if said else ""
 

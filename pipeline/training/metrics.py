@@ -26,6 +26,7 @@ data), seconds (by part), goodput (the share of them that is ``step``), best (st
 
 import contextlib
 import json
+import shutil
 import sys
 import time
 from typing import Any, TextIO
@@ -118,8 +119,10 @@ class Progress:
         left = ""
         if done > first_done:
             left = f"  {_clock((now - first_time) / (done - first_done) * (self._total - done))} left"
-        line = f"step {done:,}/{self._total:,}  {text}{left}"
-        self._stream.write(f"\r\x1b[2K{line}" if self._tty else f"{line}\n")
+        head = f"step {done:,}/{self._total:,}  "
+        if self._tty:  # a line that wraps could not be rewritten; what it loses is the end of the text
+            text = text[: max(0, shutil.get_terminal_size().columns - 1 - len(head) - len(left))]
+        self._stream.write(f"\r\x1b[2K{head}{text}{left}" if self._tty else f"{head}{text}{left}\n")
         self._stream.flush()
         self._open = self._tty
 

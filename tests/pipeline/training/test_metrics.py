@@ -56,3 +56,13 @@ def test_progress_is_rewritten_on_a_terminal_and_plain_elsewhere(stream, rewritt
     text = stream.getvalue()
     assert "step 50/100" in text and "left" in text and "saved\n" in text
     assert ("\r" in text) is rewritten
+
+
+def test_a_line_that_is_wider_than_the_terminal_stays_one_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    progress = Progress(100, stream=stream)
+    for step in (1, 50):
+        progress.show(step, "loss 3.0  " + "and more figures " * 8)
+    last = stream.getvalue().rpartition("\x1b[2K")[2]
+    assert len(last) == 39 and last.startswith("step 50/100  loss 3.0") and last.endswith("left")
