@@ -2,9 +2,9 @@
 
     python -m tools.preflight_table --output=docs/preflight.md     # make preflight-table
 
-A program takes the compiler about a minute, and there are some 200; what is compiled already is read from the cache, so
-that a broken-off table goes on where it stopped. --models, --slices, --optimizers and --remat choose a part of it, and
-rows that stand in the output and are not chosen are kept.
+A program takes the compiler one to nine minutes, and there are some 200; what is compiled already is read from the
+cache, so that a broken-off table goes on where it stopped, and --missing leaves rows that stand in the output as they
+are, so that another machine can go on. --models, --slices, --optimizers and --remat choose rows; the others stay.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from models.variables import describe
 from pipeline import cli, config
 from pipeline.devices import compiler, slices
 from pipeline.devices.compiler import GIB
@@ -37,9 +38,11 @@ HEAD = """# What fits where
 
 Made by `python -m tools.preflight_table --output=docs/preflight.md`: the training step of each model, bfloat16,
 context 1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of
-4, 2 and 1 sequences a core that fits. *Peak*: HBM a core at its fullest; "needs" where nothing fits. *Bound*: the
+4, 2 and 1 sequences a core that fits. *Peak*: HBM a core at its fullest; "needs" where nothing fits, at one sequence,
+and "needs over" where weights and slots alone are more than the core has (these are not compiled). *Bound*: the
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, corrected for loops.
-Combinations that are missing have not been compiled yet; the command goes on with them.
+Combinations that are missing have not been compiled yet; the command goes on with them, and does no others with
+`--missing`.
 
 | model | slice | optimizer | remat | fits | microbatch | peak GiB | HBM traffic GB | bound ms | estimate ms |
 |---|---|---|---|---|---|---|---|---|---|
@@ -57,6 +60,8 @@ def main() -> int:
     output = pathlib.Path(FLAGS.output)
     rows = read_rows(output)
     for key in itertools.product(*chosen):
+        if FLAGS.missing and key in rows:
+            continue
         rows[key] = row(*key)
         print(rows[key], flush=True)
         write_rows(output, rows)
@@ -75,21 +80,36 @@ def choice(flag: str, known: tuple[str, ...]) -> tuple[str, ...]:
 def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> str:
     """Compiles one combination at falling microbatches until it fits; returns its line of the table."""
     piece = slices.find(slice_name)
-    found = None
+    said: list[str] = []
     for microbatch in MICROBATCHES:
         settings, model, optimizer = configure(model_name, optimizer_name, remat, piece, microbatch)
+        state = state_bytes(model, optimizer)
+        if state > piece.figures.usable_hbm_gib * GIB:  # for which no compiler need be asked
+            said = misfit(f"needs over {state / GIB:.2f}", piece.figures.usable_hbm_gib)
+            break
         found = preflight.check(settings, model, optimizer, piece)
+        said = cells(found)
         if found.fits:
             break
-    assert found is not None
-    return "| " + " | ".join([model_name, slice_name, optimizer_name, remat, *cells(found)]) + " |"
+    return "| " + " | ".join([model_name, slice_name, optimizer_name, remat, *said]) + " |"
+
+
+def state_bytes(model: Any, optimizer: Any) -> int:
+    """Returns the bytes of the weights and the slots, which every core holds whole."""
+    shapes = {name: variable.shape for name, variable in describe(model).items()}
+    return 4 * model.parameters() + optimizer.slot_bytes(shapes)
+
+
+def misfit(needs: str, has_gib: float) -> list[str]:
+    """Returns the columns of a combination that fits at no microbatch."""
+    return ["no", "-", f"{needs} of {has_gib:.2f}", "-", "-", "-"]
 
 
 def cells(found: Figures) -> list[str]:
     """Returns the columns behind the combination's name."""
     peak = f"{found.peak_bytes_per_core / GIB:.2f}"
     if not found.fits:
-        return ["no", "-", f"needs {peak} of {found.hbm_bytes_per_core / GIB:.2f}", "-", "-", "-"]
+        return misfit(f"needs {peak}", found.hbm_bytes_per_core / GIB)
     bound = 1e3 * max(found.compute_seconds, found.traffic_seconds)
     traffic = f"{found.hbm_traffic_bytes / 1e9:.1f}"
     return ["yes", str(found.microbatch), peak, traffic, f"{bound:.0f}", f"{1e3 * (found.estimate_seconds or 0):.0f}"]
@@ -139,4 +159,5 @@ if __name__ == "__main__":
     flags.DEFINE_list("slices", [], "Slices; none means all of the table's.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")
     flags.DEFINE_list("remat", [], "none, full.")
+    flags.DEFINE_bool("missing", False, "Leave rows that the output holds already.")
     cli.run(main)

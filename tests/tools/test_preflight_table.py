@@ -74,3 +74,21 @@ def test_configuration_is_the_run_files_but_for_what_the_table_varies():
 )
 def test_wrong_choices_are_refused(refused, tmp_path, flag, message):
     assert message in refused("tools.preflight_table", flag, f"--output={tmp_path / 'table.md'}")
+
+
+def test_what_cannot_fit_is_known_without_the_compiler(monkeypatch):
+    """AdamW's weights and slots of gpt2-xl are 12 bytes a parameter, 17.4 GiB."""
+    monkeypatch.setattr(preflight_table.preflight, "check", None)
+    row = preflight_table.row("gpt2-xl", "v3-8", "adamw", "full")
+    assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - |"
+
+
+def test_rows_that_stand_are_left_on_request(run_module, tmp_path):
+    output = tmp_path / "table.md"
+    key = ("gpt2-small", "v3-8", "adafactor", "none")
+    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90"]) + " |"}
+    preflight_table.write_rows(output, rows)
+    chosen = ["--models=gpt2-small", "--slices=v3-8", "--optimizers=adafactor", "--remat=none"]
+    done = run_module("tools.preflight_table", *chosen, "--missing", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    assert preflight_table.read_rows(output) == rows
