@@ -7,29 +7,19 @@ import dataclasses
 
 from absl import flags
 
-from pipeline import cli, config, dry_run, preflight, pretrained
-from pipeline.data import manifest, order, storage
-from pipeline.devices import slices, target
+from pipeline import cli, config, dry_run, preflight
+from pipeline.configured import Configured, check_data, configured
+from pipeline.data import storage
+from pipeline.devices import target
 from pipeline.errors import UserError
-from pipeline.training import batch
-from pipeline.training.settings import TrainConfig
 
 FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    config.load(cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin"), FLAGS.gin_param)
-    settings = config.get(TrainConfig)
-    model = pretrained.model_config(settings)
-    optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    config.refuse_idle(settings, model, optimizer)
-    devices = slices.plan(FLAGS.tpu)
-    plan = batch.plan(
-        global_batch=settings.global_batch,
-        replicas=devices.replicas,
-        microbatch=settings.microbatch,
-        context=model.context,
-    )
+    files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
+    run = configured(files, FLAGS.gin_param, FLAGS.tpu)
+    settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
     if FLAGS.dry_run:
         print(config.provenance(settings, model, optimizer))
         print(dry_run.arithmetic(settings, model, optimizer, plan, devices.hosts))
@@ -37,7 +27,7 @@ def main() -> int:
             preflight.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param)
         return 0
     if FLAGS.data and not storage.is_remote(FLAGS.data):
-        _manifest(model, plan, devices.hosts)  # what can be known without a connection is said first
+        check_data(FLAGS.data, run)  # what can be known without a connection is said first
     target.resolve(FLAGS.tpu)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
@@ -46,25 +36,15 @@ def main() -> int:
             raise UserError(
                 f"--{flag}={getattr(FLAGS, flag)}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
             )
-    return _train(settings, model, optimizer, plan, devices)
+    return _train(run)
 
 
-def _manifest(model, plan: batch.BatchPlan, hosts: int) -> manifest.Manifest:
-    """Reads the data's manifest and refuses data that do not fit the model, the batch or the hosts."""
-    data = manifest.load(FLAGS.data)
-    data.check(vocabulary_size=model.vocabulary_size, context=plan.context)
-    order.check_split(
-        data, "train", hosts=hosts, replicas=plan.replicas, global_batch=plan.global_batch, context=plan.context
-    )
-    return data
-
-
-def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, devices: slices.DevicePlan) -> int:
-    data = _manifest(model, plan, devices.hosts)
-    model = dataclasses.replace(model, vocabulary_size=data.tokenizer.vocabulary_size)
-    settings = settings.resolved(data.part("train").records * data.record.context // plan.context)
+def _train(run: Configured) -> int:
+    data = check_data(FLAGS.data, run)
+    model = dataclasses.replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
+    settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
     if FLAGS.preflight:
-        preflight.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param, (settings.model, model.vocabulary_size))
+        preflight.require_fit(run.devices, FLAGS.gin_file, FLAGS.gin_param, (settings.model, model.vocabulary_size))
     cli.import_tensorflow()
     from pipeline.devices import strategy
 
@@ -75,8 +55,8 @@ def _train(settings: TrainConfig, model, optimizer, plan: batch.BatchPlan, devic
     return Session(
         settings=settings,
         model_config=model,
-        optimizer_config=optimizer,
-        plan=plan,
+        optimizer_config=run.optimizer,
+        plan=run.plan,
         manifest=data,
         data=FLAGS.data,
         connection=connection,

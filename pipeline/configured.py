@@ -1,0 +1,54 @@
+"""What a command line says of a training run, before anything is read, connected or imported that takes time."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline import config, pretrained
+from pipeline.data import manifest, order
+from pipeline.devices import slices
+from pipeline.training import batch
+from pipeline.training.settings import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Configured:
+    """What gin files and ``--tpu`` say of a run, each part checked against the others."""
+
+    settings: TrainConfig
+    model: Any
+    optimizer: Any
+    devices: slices.DevicePlan
+    plan: batch.BatchPlan
+
+
+def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | None) -> Configured:
+    """Returns the run that these describe; UserError for what is wrong in it. Reads no data and connects to nothing."""
+    config.load(gin_files, gin_params)
+    settings = config.get(TrainConfig)
+    model = pretrained.model_config(settings)
+    optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    config.refuse_idle(settings, model, optimizer)
+    devices = slices.plan(tpu)
+    plan = batch.plan(
+        global_batch=settings.global_batch,
+        replicas=devices.replicas,
+        microbatch=settings.microbatch,
+        context=model.context,
+    )
+    return Configured(settings=settings, model=model, optimizer=optimizer, devices=devices, plan=plan)
+
+
+def check_data(directory: str, run: Configured) -> manifest.Manifest:
+    """Returns the manifest of ``directory``; UserError for data that do not fit the model, the batch or the hosts."""
+    data = manifest.load(directory)
+    data.check(vocabulary_size=run.model.vocabulary_size, context=run.plan.context)
+    order.check_split(
+        data,
+        "train",
+        hosts=run.devices.hosts,
+        replicas=run.plan.replicas,
+        global_batch=run.plan.global_batch,
+        context=run.plan.context,
+    )
+    return data
