@@ -117,6 +117,36 @@ def read_range(path: str, generation: int, start: int, count: int) -> bytes:
     return data
 
 
+def read_version(path: str) -> tuple[bytes | None, int]:
+    """Reads a small object that others may replace meanwhile; returns its bytes and generation, (None, 0) for none."""
+    while (found := stat(path)) is not None:
+        with contextlib.suppress(FileNotFoundError, exceptions.PreconditionFailed):  # replaced since: read that one
+            return read_range(path, found.generation, 0, found.size), found.generation
+    return None, 0
+
+
+def replace_version(path: str, data: bytes, generation: int) -> int | None:
+    """Replaces a small object if it still has this generation (0: if there is none).
+
+    Returns:
+        The new generation; None where another writer was first.
+    """
+    with explained(path):
+        blob = blob_of(path)
+        try:
+            blob.upload_from_string(
+                data,
+                content_type="application/json",
+                checksum="crc32c",
+                if_generation_match=generation,
+                **gcs_client.PATIENCE.calls,
+            )
+            return int(blob.generation)
+        except exceptions.PreconditionFailed:
+            held, newest = read_version(path)  # our own write, if its reply was lost and it was sent again
+            return newest if held == data else None
+
+
 def upload(local: str, path: str, crc32c: int) -> None:
     """Commits a local file as an object, by resumable chunks if it is larger than 8 MiB.
 

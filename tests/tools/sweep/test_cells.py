@@ -1,0 +1,73 @@
+"""Cells: known by the configuration they come to, checked before anything runs, without what they do not use."""
+
+import pytest
+
+from pipeline import config
+from pipeline.errors import UserError
+from tools.sweep import cells
+from tools.sweep.cells import Base
+
+
+@pytest.fixture(autouse=True)
+def _no_leftover_bindings():
+    yield
+    config.load([])
+
+
+BASE = Base(gin_files=("algpt2.gin",), gin_params=(), data="", tpu="pod-128")
+
+
+def key(overrides, base=BASE):
+    (cell,) = cells.resolve(base, [overrides])
+    return cell.key
+
+
+def test_a_cell_is_the_same_however_it_is_put():
+    same = [
+        {"Adafactor.learning_rate": 1e-3},
+        {"Adafactor.learning_rate": 0.001, "train.model": "algpt2"},
+        {"train.model": "algpt2-base", "Adafactor.learning_rate": 1e-3, "train.seed": 0},
+    ]
+    assert len({key(overrides) for overrides in same}) == 1
+    assert len(cells.resolve(BASE, same)) == 1
+    assert key({}, Base(gin_files=("algpt2.gin",), gin_params=("Adafactor.learning_rate=1e-3",), data="", tpu=None))
+    assert key(same[0]) != key({"Adafactor.learning_rate": 2e-3})
+    assert key(same[0]) != key(same[0] | {"train.seed": 1})
+    assert key(same[0], Base(gin_files=("algpt2.gin",), gin_params=(), data="gs://b/d", tpu="pod-128")) != key(same[0])
+
+
+def test_a_model_comes_with_its_size():
+    found = cells.resolve(BASE, [{"train.model": name} for name in ("algpt2", "gpt2", "gpt2-medium", "algpt2-xl")])
+    assert "--gin_file=models/gpt2-small.gin" in found[1].arguments
+    assert "--gin_file=models/gpt2-medium.gin" in found[2].arguments
+    assert not any("models/" in argument for argument in found[0].arguments), "the run file sizes it"
+    assert len({cell.key for cell in found}) == len({cell.program for cell in found}) == 4
+
+
+def test_an_override_of_a_part_that_a_cell_does_not_use_is_left_out_of_it():
+    grid = [{"train.model": model, "ALGPT2.embedding": e} for model in ("algpt2", "gpt2") for e in (64, 128)]
+    found = cells.resolve(BASE, grid)
+    assert [cell.overrides for cell in found] == [*grid[:2], {"train.model": "gpt2"}]
+    with pytest.raises(UserError, match="no cell uses AdamW.learning_rate"):
+        cells.resolve(BASE, [{"AdamW.learning_rate": 1e-3}])
+
+
+def test_cells_that_differ_in_seed_and_rate_share_a_program():
+    rates = [{"Adafactor.learning_rate": rate, "train.seed": seed} for rate in (1e-3, 1e-4) for seed in (0, 1)]
+    assert len({cell.program for cell in cells.resolve(BASE, rates)}) == 1
+    assert len({cell.program for cell in cells.resolve(BASE, [{"train.microbatch": m} for m in (1, 2, 4)])}) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.model": "algpt3"}, r"train.model = 'algpt3': expected some of .*did you mean 'algpt2'"),
+        ({"Adafactor.learning_rat": 1}, r"no parameter 'learning_rat' \(did you mean 'learning_rate'"),
+        ({"Adafacto.learning_rate": 1}, r"nothing is called 'Adafacto' \(did you mean 'Adafactor'"),
+        ({"Adafactor.learning_rate": "fast"}, "expected a number"),
+        ({"train.global_batch": 100}, "100"),
+    ],
+)
+def test_one_wrong_cell_refuses_the_sweep(overrides, message):
+    with pytest.raises(UserError, match=message):
+        cells.resolve(BASE, [{"train.seed": 1}, overrides])

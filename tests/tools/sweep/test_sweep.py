@@ -1,0 +1,175 @@
+"""Whole sweeps of real runs: killed at random, shared by two workers, with cells that fail; and what they write."""
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.tools.sweep.conftest import STEPS
+
+RATE = "Adafactor.learning_rate"
+DETERMINISTIC = ("cell", RATE, "train.seed", "state", "validation", "train_loss", "steps", "tokens")
+
+
+def table(directory):
+    rows = list(csv.DictReader((directory / "sweep.csv").open()))
+    return [{name: row[name] for name in DETERMINISTIC} for row in rows]
+
+
+def ended(directory):
+    """How often each cell's training came to its end: its last act is to print its summary."""
+    logs = (directory / "cells").glob("*.log")
+    return {path.stem: path.read_text().count('"tokens_seen"') for path in logs}
+
+
+def children(process):
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(number) for number in file.read().split()]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return tmp_path_factory.mktemp("unbroken")
+
+
+@pytest.mark.slow
+def test_a_sweep_of_6_cells(sweep_command, start, unbroken):
+    process = start(sweep_command(unbroken))
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert "6 cells" in said and "6/6  done" in said and "3/3    done" in said, said
+    assert [row["state"] for row in table(unbroken)] == ["done"] * 6
+    assert list(ended(unbroken).values()) == [1] * 6
+    rates = {row[RATE] for row in table(unbroken)}
+    assert rates == {"0.01", "0.03"}
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_ends_with_the_same_table(sweep_command, start, unbroken, records, tmp_path):
+    """SIGKILL takes the worker, the run, or both, whenever the steps taken have reached a random number."""
+    chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", ""))
+    moments = sorted(chance.sample(range(1, 6 * STEPS - 1), 5))
+    process, kills = start(sweep_command(tmp_path)), []
+    deadline = time.monotonic() + 900
+    for moment in moments:
+        while sum(map(len, records(tmp_path).values())) < moment:
+            assert time.monotonic() < deadline
+            if process.poll() is not None:
+                assert process.returncode == 0, process.communicate()[0]
+                break
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))
+        victims = chance.choice(["worker", "run", "both"])
+        runs = children(process) if process.poll() is None else []
+        for run in runs if victims != "worker" else []:
+            os.kill(run, signal.SIGKILL)
+        if victims != "run":
+            process.kill()
+            process.wait()
+            process = start(sweep_command(tmp_path))
+        kills.append((moment, victims, len(runs)))
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, (said, kills)
+    assert table(tmp_path) == table(unbroken), kills
+    assert list(ended(tmp_path).values()) == [1] * 6, kills
+    assert all(steps == list(range(1, STEPS + 1)) for steps in records(tmp_path).values()), kills
+    attempts = sum(entry["attempt"] for entry in map(json.loads, _entries(tmp_path)))
+    assert attempts >= 6
+
+
+def _entries(directory):
+    return [path.read_text() for path in (directory / "ledger").glob("*.json")]
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_cells(sweep_command, start, unbroken, tmp_path):
+    workers = [start(sweep_command(tmp_path, f"--worker={number}/2")) for number in range(2)]
+    said = [worker.communicate(timeout=900)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert list(ended(tmp_path).values()) == [1] * 6
+    assert [json.loads(entry)["attempt"] for entry in _entries(tmp_path)] == [1] * 6
+    done = [sum("  done  " in line for line in text.splitlines()) for text in said]
+    assert sum(done) == 6 and min(done) >= 1, said
+    assert table(tmp_path) == table(unbroken)
+
+
+@pytest.mark.slow
+def test_finished_cells_are_not_run_again_under_another_name(sweep_command, start, unbroken):
+    before = {path: path.stat().st_mtime_ns for path in (unbroken / "cells").rglob("*")}
+    same = ["--grid=model=[algpt2]", "--grid=train.clip_norm=[1.0]"]
+    process = start(sweep_command(unbroken, *same))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert {path: path.stat().st_mtime_ns for path in (unbroken / "cells").rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_machines_that_share_a_bucket_only_run_each_cell_once(sweep_command, start, gcs, tmp_path):
+    workers = []
+    for number in range(2):
+        (tmp_path / f"machine{number}").mkdir()
+        command = sweep_command("gs://corpus/sweep", f"--worker={number}/2", "--gin_param=train.seed=5")
+        command = [flag for flag in command if flag != "--seeds=3"]
+        workers.append(start(command, TMPDIR=str(tmp_path / f"machine{number}"), **gcs.environment))
+    said = [worker.communicate(timeout=900)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    logs = [path.read_text() for path in tmp_path.rglob("*.log")]
+    assert len(logs) == 2 and all(log.count('"tokens_seen"') == 1 for log in logs), said
+    assert gcs.objects()["sweep/sweep.csv"].decode().count("done") == 2
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_goes_on(sweep_command, start, records, tmp_path):
+    command = [*sweep_command(tmp_path), "--gin_param=train.steps=100000"]
+    process = start(command)
+    deadline = time.monotonic() + 300
+    while not any(records(tmp_path).values()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped; the same command goes on" in said
+    (entry,) = map(json.loads, _entries(tmp_path))
+    assert entry["state"] == "stopped"
+    (cell,) = (path for path in (tmp_path / "cells").iterdir() if path.is_dir())
+    assert any((cell / "checkpoints").iterdir()), "the run has saved"
+
+
+@pytest.mark.slow
+def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run_module, tmp_path):
+    listed = tmp_path / "cells.jsonl"
+    listed.write_text('{"SGD.learning_rate": 1e30, "max_skipped_steps": 1}\n{"SGD.learning_rate": 0.1}\n')
+    command = [flag for flag in sweep_command(tmp_path / "sweep") if not flag.startswith(("--grid", "--seeds"))]
+    process = start([*command, "--gin_param=train.optimizer=sgd", f"--list={listed}"])
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    rows = list(csv.DictReader((tmp_path / "sweep" / "sweep.csv").open()))
+    assert sorted((row["SGD.learning_rate"], row["state"]) for row in rows) == [("0.1", "done"), ("1e+30", "failed")]
+    (failed,) = (row for row in rows if row["state"] == "failed")
+    assert "skipped" in failed["reason"] and failed["reason"] in said
+    again = run_module("tools.sweep", f"--run_dir={tmp_path / 'sweep'}", "--table")
+    assert again.returncode == 1 and "1e+30" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--grid=model"], "--grid=model: expected NAME=[VALUE,VALUE]"),
+        (["--worker=2/2"], "--worker=2/2: expected I/N"),
+        (["--random=3"], "--random=N and --sample go together"),
+        (["--grid=train.steps=[3,x]"], "train.steps = 'x': expected a whole number"),
+        (["--grid=seed=[1]", "--grid=train.seed=[2]"], "train.seed stands in --grid or --sample twice"),
+        (["--grid=stepz=[1]"], "did you mean 'steps'?"),
+        (["--list=none.jsonl"], "--list=none.jsonl: cannot be read"),
+        (["seed"], "'seed' is no flag, and no setting either"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_whole(refused, run_flags, small_data, tmp_path, flags, message):
+    directory = tmp_path / "sweep"
+    common = [*run_flags, f"--data={small_data}", f"--run_dir={directory}"]
+    assert message in refused("tools.sweep", *common, "--gin_param=train.steps=2", *flags)
+    assert not directory.exists()

@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one command line, each trained once to its end, whoever is killed meanwhile."""

@@ -1,0 +1,149 @@
+"""Run a sweep: every combination of lists, samples, grids and seeds, each trained once to its end.
+
+    python -m tools.sweep --gin_file=algpt2.gin --data=… --run_dir=runs/sweep --seeds=3 \\
+        --grid='Adafactor.learning_rate=[1e-3,3e-4]' --grid='model=[algpt2,gpt2]'
+    python -m tools.sweep … --random=20 --sample='Adafactor.learning_rate=log(1e-4,1e-2)' --worker=0/4
+    python -m tools.sweep --run_dir=runs/sweep --table
+
+The same command goes on where it was stopped: finished cells are left, half ones resume. Ends with a table, best first,
+and ``sweep.csv``; exit code 1 where a cell failed.
+"""
+
+import os
+import pathlib
+import re
+import sys
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.data import storage
+from pipeline.devices import slices
+from pipeline.errors import UserError, WorkFailedError
+from tools.sweep import agents, axes, fitting, table
+from tools.sweep.cells import Base, Cell, resolve
+from tools.sweep.ledger import DONE, FAILED, MISFIT, Ledger
+from tools.sweep.runner import Runner
+
+FLAGS = flags.FLAGS
+MOST_OVERRIDES = 1000  # NAME=VALUE on the command line
+
+
+def main(*overrides: str) -> int:
+    if not FLAGS.run_dir:
+        raise UserError("--run_dir is missing; expected a directory for the sweep, local or gs://")
+    ledger = Ledger(storage.join(FLAGS.run_dir, "ledger"))
+    if FLAGS.table:
+        return _finish([], ledger)
+    base = Base(
+        gin_files=tuple(cli.required_gin_files("a run such as algpt2.gin")),
+        gin_params=tuple(FLAGS.gin_param),
+        data=FLAGS.data or "",
+        tpu=FLAGS.tpu,
+    )
+    worker, workers = _worker()
+    cells = _cells(base, overrides)
+    if FLAGS.wandb_sweep:
+        return 0
+    if FLAGS.dry_run:
+        print("\n".join(f"{cell.key}  {cell.label}" for cell in cells))
+        return 0
+    if not FLAGS.data:
+        raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
+    if not overrides:
+        os.environ.pop("WANDB_RUN_ID", None)  # of a single run, which an agent of Weights & Biases starts
+    print(f"{len(cells)} cells")
+    first = worker * len(cells) // workers
+    cells = cells[first:] + cells[:first]
+    if FLAGS.preflight and slices.plan(FLAGS.tpu).slice is not None:
+        ended = {key for key, entry in ledger.entries().items() if entry["state"] in (DONE, MISFIT)}
+        fitting.record_misfits(cells, ledger, FLAGS.tpu, ended)
+    runner = Runner(base, ledger, FLAGS.run_dir, again=FLAGS.retry_failed)
+    runner.run(cells)
+    if runner.stopped:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 0
+    return _finish(cells, ledger)
+
+
+def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
+    grid = [axes.grid_axis(text) for text in FLAGS.grid]
+    samples = [axes.sample_axis(text) for text in FLAGS.sample]
+    if bool(samples) != bool(FLAGS.random):
+        raise UserError("--random=N and --sample go together: how many cells, and what of them is drawn")
+    for flag in ("random", "seeds"):
+        if getattr(FLAGS, flag) < 0:
+            raise UserError(f"--{flag}={getattr(FLAGS, flag)}: expected a number of cells")
+    names = [axis.name for axis in (*grid, *samples)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name} stands in --grid or --sample twice; expected each setting once")
+    fixed: axes.Overrides = {}
+    for text in overrides:
+        fixed |= axes.fixed(text)
+    listed = axes.read_list(FLAGS.list) if FLAGS.list else []
+    if FLAGS.wandb_sweep:
+        if listed or fixed:
+            raise UserError("--wandb_sweep takes --grid, --sample and --seeds; a list is none of its methods")
+        said = agents.configuration(base, FLAGS.run_dir, [*samples, *grid], seeds=FLAGS.seeds)
+    wanted = axes.combine(listed, grid, samples, count=max(1, FLAGS.random), seed=FLAGS.sample_seed, seeds=FLAGS.seeds)
+    cells = resolve(base, [fixed | cell for cell in wanted])
+    if FLAGS.wandb_sweep:
+        pathlib.Path(FLAGS.wandb_sweep).write_text(agents.as_yaml(said), encoding="utf-8")
+        print(f"wrote {FLAGS.wandb_sweep}; start it with: wandb sweep {FLAGS.wandb_sweep}")
+    return cells
+
+
+def _worker() -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", FLAGS.worker)
+    worker, workers = (int(number) for number in found.groups()) if found else (1, 0)
+    if not worker < workers:
+        raise UserError(f"--worker={FLAGS.worker}: expected I/N with I from 0 to N-1, such as 0/4")
+    return worker, workers
+
+
+def _finish(cells: list[Cell], ledger: Ledger) -> int:
+    found = table.rows(cells, ledger.entries())
+    if not found:
+        raise UserError(f"--run_dir={FLAGS.run_dir} holds no sweep")
+    path = storage.join(FLAGS.run_dir, "sweep.csv")
+    _write(path, table.as_csv(found).encode())
+    print(f"\n{table.as_text(found)}\nwrote {path}")
+    failed = [row for row in found if row["state"] in (FAILED, MISFIT)]
+    for row in failed:
+        print(f"{row['state']}: {row['cell']}  {row['reason']}")
+    if any(row["state"] == FAILED for row in failed):
+        raise WorkFailedError(f"{len(failed)} of {len(found)} cells have no result; --retry_failed runs them again")
+    return 0
+
+
+def _write(path: str, data: bytes) -> None:
+    if storage.is_remote(path):
+        from pipeline.data import gcs
+
+        while gcs.replace_version(path, data, gcs.read_version(path)[1]) is None:
+            pass  # another worker has ended in the same moment
+        return
+    partial = pathlib.Path(f"{path}.{os.getpid()}")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    cli.define_gin_flags()
+    flags.DEFINE_multi_string("grid", [], "NAME=[VALUE,VALUE]: every combination with the others. Repeats.")
+    flags.DEFINE_string("list", None, 'A file of JSON lines {"NAME": VALUE}, a cell each.')
+    flags.DEFINE_integer("random", 0, "How many cells to draw of what --sample says.")
+    flags.DEFINE_multi_string("sample", [], "NAME=log(LOW,HIGH), uniform(…), int(…) or [VALUE,VALUE]. Repeats.")
+    flags.DEFINE_integer("sample_seed", 0, "Seed of the samples.")
+    flags.DEFINE_integer("seeds", 0, "Runs of each combination, with train.seed = 0, 1, …; 0 leaves the seed alone.")
+    flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
+    flags.DEFINE_string("tpu", None, "As for pipeline.train.")
+    flags.DEFINE_string("run_dir", None, "The sweep's directory, local or gs://: ledger/, cells/, sweep.csv.")
+    flags.DEFINE_string("worker", "0/1", "I/N: the I-th of N workers on one run_dir; each takes what no other has.")
+    flags.DEFINE_bool("preflight", True, "Compile for the slice of --tpu first; what does not fit is not run.")
+    flags.DEFINE_bool("retry_failed", False, "Run cells that failed before once more.")
+    flags.DEFINE_bool("dry_run", False, "List the cells and stop.")
+    flags.DEFINE_bool("table", False, "Print the table of what has been run, and stop.")
+    flags.DEFINE_string("wandb_sweep", None, "Write a file for `wandb sweep`, whose agents then run the cells.")
+    cli.run(main, most_arguments=MOST_OVERRIDES)

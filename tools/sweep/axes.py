@@ -1,0 +1,173 @@
+"""What a sweep varies: lists, grids and random samples of values, as the command line writes them.
+
+Light: standard library only.
+"""
+
+import ast
+import itertools
+import json
+import math
+import pathlib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import UserError
+
+Overrides = dict[str, Any]  # setting, such as "Adafactor.learning_rate": value
+RANGE = re.compile(r"(log|uniform|int)\((.+),(.+)\)")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high`` to draw from: evenly (``uniform``, ``int``) or evenly in their logarithm."""
+
+    kind: str
+    low: float
+    high: float
+
+    def draw(self, chance: random.Random) -> float | int:
+        """Returns a number, to six digits, so that it reads well and names the same cell everywhere."""
+        if self.kind == "int":
+            return chance.randint(int(self.low), int(self.high))
+        if self.kind == "uniform":
+            return float(f"{chance.uniform(self.low, self.high):.6g}")
+        return float(f"{math.exp(chance.uniform(math.log(self.low), math.log(self.high))):.6g}")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting and what it may be: some values, or a range to sample."""
+
+    name: str
+    values: tuple[Any, ...] | Range
+
+
+def grid_axis(text: str) -> Axis:
+    """Reads ``NAME=[VALUE,VALUE]``, whose words need no quotes."""
+    name, values = _split(text, "--grid", "NAME=[VALUE,VALUE]")
+    return Axis(name, _values(values, f"--grid={text}"))
+
+
+def sample_axis(text: str) -> Axis:
+    """Reads ``NAME=log(LOW,HIGH)``, ``uniform(…)``, ``int(…)`` or ``[VALUE,VALUE]``."""
+    name, values = _split(text, "--sample", "NAME=log(1e-4,1e-2)")
+    if values.startswith("["):
+        return Axis(name, _values(values, f"--sample={text}"))
+    found = RANGE.fullmatch(values.replace(" ", ""))
+    try:
+        low, high = (float(number) for number in found.groups()[1:]) if found else (1.0, 0.0)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not found or not low < high or (found[1] == "log" and low <= 0):
+        raise UserError(
+            f"--sample={text}: expected log(LOW,HIGH), uniform(LOW,HIGH), int(LOW,HIGH) or [VALUE,VALUE], "
+            "with LOW below HIGH, and above 0 for log"
+        )
+    return Axis(name, Range(found[1], low, high))
+
+
+def read_list(file: str) -> list[Overrides]:
+    """Reads a file of JSON lines, each an object {setting: value}: the overrides of one cell."""
+    try:
+        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--list={file}: cannot be read ({error})") from None
+    cells = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            cell = json.loads(line)
+        except ValueError:
+            cell = None
+        if not isinstance(cell, dict) or not cell:
+            raise UserError(f'--list={file}:{number}: expected a JSON object, such as {{"train.seed": 1}}')
+        cells.append({full_name(name): value for name, value in cell.items()})
+    if not cells:
+        raise UserError(f"--list={file}: it has no line; expected a JSON object a line")
+    return cells
+
+
+def fixed(text: str) -> Overrides:
+    """Reads ``NAME=VALUE``, as an agent of Weights & Biases hands it over."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"{text!r} is no flag, and no setting either; expected NAME=VALUE, or --name=value")
+    return {full_name(name): literal(value)}
+
+
+def combine(
+    listed: Sequence[Overrides], grid: Iterable[Axis], samples: Iterable[Axis], *, count: int, seed: int, seeds: int
+) -> list[Overrides]:
+    """Returns every combination of listed cells, samples, grid values and seeds, in that order.
+
+    Args:
+      listed: overrides a cell; none of them stands for one cell without any.
+      count: samples to draw of the sampled axes, with ``seed``.
+      seeds: values of ``train.seed``, 0 … seeds-1; 0 leaves it alone.
+    """
+    chance, sampled = random.Random(seed), list(samples)
+    drawn = [{axis.name: _draw(axis, chance) for axis in sampled} for _ in range(count)] if sampled else [{}]
+    axes = list(grid)
+    values = [axis.values for axis in axes if not isinstance(axis.values, Range)]
+    products = [{axis.name: value for axis, value in zip(axes, row, strict=True)} for row in itertools.product(*values)]
+    by_seed: list[Overrides] = [{"train.seed": number} for number in range(seeds)] or [{}]
+    return [
+        first | second | third | last
+        for first in listed or [{}]
+        for second in drawn
+        for third in products
+        for last in by_seed
+    ]
+
+
+def _draw(axis: Axis, chance: random.Random) -> Any:
+    return axis.values.draw(chance) if isinstance(axis.values, Range) else chance.choice(axis.values)
+
+
+def _split(text: str, flag: str, expected: str) -> tuple[str, str]:
+    name, equals, values = (part.strip() for part in text.partition("="))
+    if not name or not equals or not values:
+        raise UserError(f"{flag}={text}: expected {expected}")
+    return full_name(name), values
+
+
+def full_name(name: str) -> str:
+    """Returns a setting's full name: one without a part's name is the run's own, ``model`` as ``train.model``."""
+    return name if "." in name else f"train.{name}"
+
+
+def _values(text: str, flag: str) -> tuple[Any, ...]:
+    if not (text.startswith("[") and text.endswith("]") and text[1:-1].strip()):
+        raise UserError(f"{flag}: expected a list such as [1e-3,3e-4]")
+    return tuple(literal(part) for part in _at_commas(text[1:-1]))
+
+
+def _at_commas(text: str) -> list[str]:
+    """Cuts at the commas that stand in no brackets and no quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "([{":
+            depth += 1
+        elif letter in ")]}":
+            depth -= 1
+        if letter == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def literal(text: str) -> Any:
+    """Reads a Python value; a bare word is a string."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text.strip()

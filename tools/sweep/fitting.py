@@ -1,0 +1,52 @@
+"""The preflight of a sweep: every program that its cells have is compiled for the slice before the first cell runs."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+
+from pipeline.devices.compiler import GIB
+from pipeline.errors import WorkFailedError
+from tools.sweep.cells import Cell
+from tools.sweep.ledger import MISFIT, Ledger
+
+
+def record_misfits(cells: Iterable[Cell], ledger: Ledger, tpu: str, ended: Iterable[str]) -> None:
+    """Compiles each program once; cells that do not fit are recorded as such, and so are not run.
+
+    Args:
+      ended: keys of cells that need no preflight any more.
+
+    Raises:
+      WorkFailedError: a program could not be compiled.
+    """
+    done = set(ended)
+    programs: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.key not in done:
+            programs.setdefault(cell.program, []).append(cell)
+    for number, group in enumerate(programs.values(), 1):
+        fits, said = _preflight(group[0], tpu)
+        print(f"preflight {number}/{len(programs)}  {'fits' if fits else MISFIT}  {said}  {group[0].label}", flush=True)
+        for cell in group:
+            claim = None if fits else ledger.claim(cell.key, {"overrides": cell.overrides}, again=True)
+            if claim:
+                ledger.end(claim, MISFIT, reason=said)
+
+
+def _preflight(cell: Cell, tpu: str) -> tuple[bool, str]:
+    """Returns whether a cell fits, and the memory it needs and has."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = pathlib.Path(folder, "answer.json")
+        command = [sys.executable, "-m", "tools.preflight", *cell.arguments, f"--tpu={tpu}", f"--json={answer}"]
+        done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode == 2:  # it has said why
+            sys.stderr.write(done.stderr)
+            sys.exit(2)
+        if not answer.exists():
+            raise WorkFailedError(f"the preflight for {tpu} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        found = json.loads(answer.read_text())
+    needs, has = (found[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
+    return found["fits"], f"{needs:.2f} of {has:.2f} GiB a core"

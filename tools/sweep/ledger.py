@@ -1,0 +1,147 @@
+"""Who runs which cell of a sweep, and what became of it: one small document a cell, that no two workers can claim.
+
+A claim is a lock on a file of this machine, which the kernel lets go of when the worker and the run that it started are
+both gone. Under a local directory that is all. Under ``gs://`` machines do not see each other's locks: there the
+document itself is claimed, by its generation, and renewed while the cell runs; a claim of another machine counts as
+dead when it was not renewed for LEASE_SECONDS of this machine's own clock, so that clocks need not agree.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+from pipeline.data import storage
+from tools.sweep.stores import Entry, store_at
+
+RUNNING, DONE, FAILED, MISFIT = "running", "done", "failed", "does not fit"
+LEASE_SECONDS = 600.0  # longer than a run that is told to stop may take to save
+RENEWALS = 6  # of a lease
+
+
+@dataclass
+class Claim:
+    """The right to run a cell.
+
+    Attributes:
+      key: the cell's.
+      lock: a descriptor that holds the claim; a run that inherits it holds it too.
+      entry: what the ledger says.
+    """
+
+    key: str
+    lock: int
+    entry: Entry
+    version: int
+    renewed: float = field(default_factory=time.monotonic)
+
+
+class Ledger:
+    """The documents of a sweep.
+
+    Args:
+      folder: where they lie, local or ``gs://``.
+    """
+
+    def __init__(self, folder: str):
+        self._store, self._remote = store_at(folder), storage.is_remote(folder)
+        name = hashlib.sha256(folder.encode()).hexdigest()[:12]
+        locks = os.path.join(tempfile.gettempdir(), f"sweep-{os.getuid()}-{name}") if self._remote else folder
+        self._locks = pathlib.Path(locks)
+        self._machine = _identity(self._locks) if self._remote else ""
+        self._seen: dict[str, tuple[int, float]] = {}  # another machine's claim: its version, and since when
+
+    def entries(self) -> dict[str, Entry]:
+        """Returns what is known, by cell."""
+        found = {name: self._store.read(name)[0] for name in self._store.names()}
+        return {name: entry for name, entry in found.items() if entry is not None}
+
+    def read(self, key: str) -> Entry | None:
+        """Returns what is known of a cell."""
+        return self._store.read(key)[0]
+
+    def claim(self, key: str, facts: Entry, *, again: bool = False) -> Claim | None:
+        """Returns the claim of a cell, or None if another worker runs it or it has come to its end.
+
+        Args:
+          facts: what the document says besides, such as the cell's overrides.
+          again: whether a cell that has failed may be run again.
+        """
+        lock = self._lock(key)
+        if lock is None:
+            return None
+        entry, version = self._store.read(key)
+        before = entry or {}
+        ended = before.get("state") in ((DONE, MISFIT) if again else (DONE, MISFIT, FAILED))
+        if not ended and not self._held_elsewhere(key, before, version):
+            claimed = {
+                **facts,
+                "state": RUNNING,
+                "machine": self._machine,
+                "process": os.getpid(),
+                "attempt": before.get("attempt", 0) + 1,
+                "renewal": 0,
+            }
+            changed = self._store.swap(key, claimed, version)
+            if changed is not None:
+                return Claim(key, lock, claimed, changed)
+        os.close(lock)
+        return None
+
+    def renew(self, claim: Claim) -> bool:
+        """Tells other machines now and then that the cell still runs; returns False if another has taken it over."""
+        if not self._remote or time.monotonic() - claim.renewed < LEASE_SECONDS / RENEWALS:
+            return True
+        claim.renewed = time.monotonic()
+        return self._replace(claim, claim.entry | {"renewal": claim.entry["renewal"] + 1})
+
+    def end(self, claim: Claim, state: str, **facts: object) -> None:
+        """Writes what became of a cell and lets go of it."""
+        self._replace(claim, claim.entry | {"state": state} | facts)
+        os.close(claim.lock)
+
+    def let_go(self, claim: Claim) -> None:
+        """Leaves a cell that has not come to its end to whoever comes next."""
+        self._replace(claim, claim.entry | {"state": "stopped", "machine": ""})
+        os.close(claim.lock)
+
+    def _replace(self, claim: Claim, entry: Entry) -> bool:
+        version = self._store.swap(claim.key, entry, claim.version)
+        if version is not None:
+            claim.entry, claim.version = entry, version
+        return version is not None
+
+    def _lock(self, key: str) -> int | None:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._locks / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return None
+        return lock
+
+    def _held_elsewhere(self, key: str, entry: Entry, version: int) -> bool:
+        """Whether a worker of another machine runs the cell; on this one, or one disk, its lock would be held."""
+        if not self._remote or entry.get("state") != RUNNING or entry["machine"] == self._machine:
+            return False
+        seen, since = self._seen.get(key, (None, 0.0))
+        if seen != version:
+            self._seen[key] = version, time.monotonic()
+            return True
+        return time.monotonic() - since < LEASE_SECONDS
+
+
+def _identity(locks: pathlib.Path) -> str:
+    """Returns what tells those who see these locks from all others: machines, and containers of one machine."""
+    locks.mkdir(parents=True, exist_ok=True)
+    path, partial = locks / "machine", locks / f".machine.{os.getpid()}"
+    partial.write_text(os.urandom(8).hex())
+    with contextlib.suppress(FileExistsError):
+        os.link(partial, path)
+    partial.unlink()
+    return path.read_text()
