@@ -31,7 +31,7 @@ def test_links_lead_somewhere(page):
 def test_commands_name_modules_flags_and_targets_that_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     flags = set()
-    for path in [*ROOT.glob("pipeline/*.py"), *ROOT.glob("tools/*.py")]:
+    for path in [*ROOT.glob("pipeline/*.py"), *ROOT.glob("tools/**/*.py")]:
         flags |= set(re.findall(r'(?:DEFINE_\w+\(|add_argument\()\s*"(?:--)?(\w+)"', path.read_text()))
     text = "\n".join(FENCE.findall(page.read_text())).replace("\\\n", " ")
     for line in text.splitlines():
@@ -39,6 +39,7 @@ def test_commands_name_modules_flags_and_targets_that_exist(page):
         if target := re.match(r"make ([a-z][a-z-]*)", command):
             assert target[1] in targets, line
         if module := re.search(r"python -m ((?:pipeline|tools)[\w.]*)(.*)", command):
-            assert (ROOT / f"{module[1].replace('.', '/')}.py").exists(), line
+            place = ROOT / module[1].replace(".", "/")
+            assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), line
             unknown = set(re.findall(r" --(\w+)", module[2])) - flags
             assert not unknown, f"{line}: {unknown}"
