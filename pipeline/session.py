@@ -1,7 +1,11 @@
 """Brings data, training and devices together for one training run: the part of train.py that needs TensorFlow."""
 
+import contextlib
 import dataclasses
+import functools
 import json
+import os
+import tempfile
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +32,7 @@ from pipeline.training.run_directory import RunDirectory, as_json
 from pipeline.training.samples import Samples
 from pipeline.training.schedules import Schedule
 from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
+from pipeline.training.workers import Workers
 
 SAMPLE_TOKENS = 100
 
@@ -52,10 +57,16 @@ class Session:
 
     def run(self) -> int:
         """Trains to the last step, evaluates and writes ``summary.json``; returns the exit code."""
-        settings, directory = self.settings, self.directory
+        with restartable(), contextlib.ExitStack() as stack:
+            if not self.workers.is_chief:
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            return self._run(stack)
+
+    def _run(self, stack: contextlib.ExitStack) -> int:
+        settings, directory, workers = self.settings, self.directory, self.workers
         tokenizer = Tokenizer(self.manifest.tokenizer.name, read_tokenizer(self.data))
         if directory.exists("summary.json"):
-            directory.claim(self.identity(), RESUMABLE_CHANGES)
+            directory.check(self.identity(), RESUMABLE_CHANGES)
             print(f"{directory.path} is done: {settings.steps:,} steps; its results are in summary.json")
             return 0
         with self.connection.strategy.scope():
@@ -68,27 +79,38 @@ class Session:
             reference={"seed": settings.seed, "data": self.identity()["data"]},
             keep_last=settings.keep_checkpoints,
             keep_every=settings.keep_every,
+            writes=workers.is_chief,
         )
         if settings.pretrained is not None and not checkpoints.steps():
             pretrained.check_tokenizer(settings.pretrained, tokenizer)
             pretrained.load_into(model, settings.pretrained)
-        started_before = directory.claim(self.identity(), RESUMABLE_CHANGES)  # now that nothing can be refused any more
+        # Now that nothing can be refused any more.
+        started_before = workers.is_chief and directory.claim(self.identity(), RESUMABLE_CHANGES)
+        workers.meet()
+        restored = checkpoints.restore_newest()
+        start = restored.step if restored else 0
+        workers.check_same_start(start, directory.path)
+        if not workers.is_chief:  # what it writes, and what a run writes at random or by the clock, is not kept
+            directory.check(self.identity(), RESUMABLE_CHANGES)
+            settings = dataclasses.replace(settings, wandb="off")
+            directory = self.directory = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
         operative = config.provenance(settings, self.model_config, self.optimizer_config)
         directory.write("config.gin", operative)
         directory.write("tokenizer.json", tokenizer.data.decode())
-        restored = checkpoints.restore_newest()
-        start = restored.step if restored else 0
         print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")
         print(optimizer_line(optimizer, model.trainable_variables))
         metrics = MetricsWriter(directory, self.identity(), wandb_mode=settings.wandb, resume_step=start)
         metrics.text("configuration", textwrap.indent(operative, "    "), start)
         samples = Samples(directory, metrics, start)
         best = BestCheckpoint(directory, model) if settings.keep_best else None
+        sampled = settings.sample_prompt and workers.is_chief
 
         def after_evaluation(step: int, figures: dict[str, float]) -> None:
             if best:
                 best.offer(step, figures["nats_per_token"])
-            if settings.sample_prompt and step < settings.steps:  # the last step's sample is the summary's
+            if (
+                settings.sample_prompt and step < settings.steps and workers.is_chief
+            ):  # the last step's sample is the summary's
                 samples.add(step, sample(model, tokenizer, settings.sample_prompt))
 
         trainer = self.trainer(
@@ -98,14 +120,13 @@ class Session:
             trainer.record = restored.metadata["record"]
         began = float(directory.once("began.txt", f"{cli.STARTED:.3f}\n"))
         trainer.clock = Clock(began, restored.metadata.get("seconds") if restored else None)
-        with restartable():
-            finished = trainer.fit(start)
+        finished = trainer.fit(start)
         summary = None
         if finished:
             summary = self.summary(trainer)
             if best:
                 summary["best"] = best.record
-            if settings.sample_prompt:
+            if sampled:
                 with trainer.clock.spent_on("evaluation"):
                     summary["sample"] = sample(model, tokenizer, settings.sample_prompt)
                 samples.add(settings.steps, summary["sample"])
@@ -114,7 +135,14 @@ class Session:
             directory.write_json("summary.json", summary)  # last: it says that the run is done
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         metrics.close(summary)
+        workers.meet()
         return 0
+
+    @functools.cached_property
+    def workers(self) -> Workers:
+        """The processes of this run: one, but for several that TF_CONFIG names. A pod has one for all its hosts."""
+        count = self.connection.hosts if self.connection.slice is None else 1
+        return Workers(self.connection.strategy, count, self.connection.worker)
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """Returns what makes this run this run and no other."""
@@ -184,6 +212,7 @@ class Session:
             incident_log=incident_log,
             profiler=Profiler(self.directory.join("tensorboard"), settings.profile_steps),
             watching=Heartbeat(self.connection.addresses).watching,
+            workers=self.workers,
             flops_per_token=self.model_config.flops_per_token(plan.context),
             peak_flops=self.peak_flops(),
         )
@@ -192,7 +221,7 @@ class Session:
         """Returns what all devices could do: a slice's stated peak, or a matrix multiply measured here."""
         if self.connection.slice:
             return self.connection.slice.cores * self.connection.slice.peak_tflops_per_core * 1e12
-        return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else 1)
+        return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else self.connection.hosts)
 
     def summary(self, trainer: Trainer) -> dict[str, Any]:
         """Returns the run's closing figures."""

@@ -28,11 +28,11 @@ def main() -> int:
         return 0
     if FLAGS.data and not storage.is_remote(FLAGS.data):
         check_data(FLAGS.data, run)  # what can be known without a connection is said first
-    target.resolve(FLAGS.tpu)
+    target.resolve(FLAGS.tpu, together=True)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
-        if devices.hosts > 1 and not storage.is_remote(getattr(FLAGS, flag)):
+        if devices.slice and devices.hosts > 1 and not storage.is_remote(getattr(FLAGS, flag)):
             raise UserError(
                 f"--{flag}={getattr(FLAGS, flag)}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
             )
@@ -48,7 +48,7 @@ def _train(run: Configured) -> int:
     cli.import_tensorflow()
     from pipeline.devices import strategy
 
-    connection = strategy.connect(FLAGS.tpu)
+    connection = strategy.connect(FLAGS.tpu, together=True)
     from pipeline.session import Session  # imports TensorFlow's users, none of which may start it before the connection
     from pipeline.training.run_directory import RunDirectory
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from gin import config_parser
 
+from pipeline.devices import cluster
 from pipeline.errors import UserError, nearest
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / "gin" / "slices"
@@ -173,11 +174,15 @@ def find(name: str) -> Slice:
 def plan(tpu: str | None) -> DevicePlan:
     """Returns replicas and hosts of what ``--tpu`` names, without connecting to it.
 
+    Several workers (TF_CONFIG) have the same number of GPUs each, or none.
+
     Raises:
         UserError: It names no slice, so that its size can be known only by connecting.
     """
     if not tpu:
-        return DevicePlan(replicas=max(1, _gpus()), hosts=1)
+        workers = cluster.here()
+        hosts = len(workers.addresses) if workers else 1
+        return DevicePlan(replicas=hosts * max(1, _gpus()), hosts=hosts)
     if match := VIRTUAL.fullmatch(tpu):
         return DevicePlan(replicas=virtual_replicas(match["replicas"]), hosts=1)
     if tpu == "local":

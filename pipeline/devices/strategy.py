@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.devices import hardware, target
+from pipeline.devices import cluster, hardware, target
 from pipeline.devices.slices import DevicePlan, Slice, plan
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkerLostError
 
 __all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "plan"]
 
@@ -52,6 +52,7 @@ class Connection:
         slice: The slice that was asked for and found, if any.
         kind: "cpu", "gpu", "virtual" or "tpu".
         addresses: ``HOST:PORT`` of the gRPC servers of other machines' hosts.
+        worker: Which of several processes that train together this one is; 0 is the chief, which alone writes.
     """
 
     strategy: Any
@@ -60,19 +61,21 @@ class Connection:
     slice: Slice | None = None
     kind: str
     addresses: tuple[str, ...] = ()
+    worker: int = 0
 
 
-def connect(tpu: str | None) -> Connection:
+def connect(tpu: str | None, *, together: bool = False) -> Connection:
     """Returns a connection to the devices that ``--tpu`` names; checks a TPU against the slice that was asked for.
 
     Args:
         tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name,
             ``SLICE@ADDRESS``, ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name: that TPU.
+        together: Whether the workers of TF_CONFIG do this together.
 
     Raises:
         UserError: It cannot be reached or used, or it is less than the slice promises; one sentence each.
     """
-    found = target.resolve(tpu)
+    found = target.resolve(tpu, together=together)
     if found.kind == "here":
         return _connect_here()
     if found.kind == "virtual":
@@ -83,10 +86,31 @@ def connect(tpu: str | None) -> Connection:
 def _connect_here() -> Connection:
     import tensorflow as tf
 
+    if workers := cluster.here():
+        return _connect_workers(workers)
     gpus = tf.config.list_logical_devices("GPU")
     if len(gpus) > 1:
         return Connection(strategy=tf.distribute.MirroredStrategy(), replicas=len(gpus), kind="gpu")
     return Connection(strategy=tf.distribute.get_strategy(), replicas=1, kind="gpu" if gpus else "cpu")
+
+
+def _connect_workers(workers: cluster.Cluster) -> Connection:
+    """Waits for all workers; each brings its GPUs, or its CPU."""
+    import tensorflow as tf
+
+    print(f"worker {workers.index} of {len(workers.addresses)}: waits for the others", flush=True)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise WorkerLostError(f"not all workers came together ({type(error).__name__}: {error})"[:300]) from error
+    return Connection(
+        strategy=strategy,
+        replicas=strategy.num_replicas_in_sync,
+        hosts=len(workers.addresses),
+        kind="gpu" if tf.config.list_logical_devices("GPU") else "cpu",
+        addresses=tuple(address for number, address in enumerate(workers.addresses) if number != workers.index),
+        worker=workers.index,
+    )
 
 
 def _connect_virtual(replicas: int) -> Connection:

@@ -7,13 +7,12 @@ PROBE_SECONDS for an answer, where TensorFlow's own resolver asks a missing meta
 import glob
 import importlib.metadata
 import importlib.util
-import json
 import os
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pipeline.devices import slices
+from pipeline.devices import cluster, slices
 from pipeline.errors import UserError, nearest
 
 PROBE_SECONDS = 1.0
@@ -42,19 +41,23 @@ class Target:
     slice: slices.Slice | None = None
 
 
-def resolve(tpu: str | None) -> Target:
+def resolve(tpu: str | None, *, together: bool = False) -> Target:
     """Returns the target that ``--tpu`` names, after every check that needs no TensorFlow.
 
     Args:
         tpu: None, ``virtual-8``, a slice's name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's name.
+        together: Whether the workers of TF_CONFIG do this together, as they train.
 
     Raises:
         UserError: There is nothing there, or the installed wheels would abort.
     """
+    match = slices.VIRTUAL.fullmatch(tpu or "")
+    if (not tpu or match) and (workers := cluster.here()) and (match or not together):
+        what = f"--tpu={tpu} are devices of one process" if match else "this is work for one process"
+        raise UserError(f"{what}, and TF_CONFIG names {len(workers.addresses)} workers; unset TF_CONFIG")
     if not tpu:
-        _refuse_several_processes()
         return Target(kind="here")
-    if match := slices.VIRTUAL.fullmatch(tpu):
+    if match:
         return Target(kind="virtual", replicas=slices.virtual_replicas(match["replicas"]))
     found = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
     if "@" in tpu and found is None:
@@ -68,20 +71,6 @@ def resolve(tpu: str | None) -> Target:
     else:
         _require_metadata_server(tpu, address)
     return Target(kind="tpu", address=address, slice=found)
-
-
-def _refuse_several_processes() -> None:
-    """Each of the processes that TF_CONFIG names would train alone, into the same run directory."""
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-        workers = sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
-    except (ValueError, AttributeError, TypeError):
-        workers = 0
-    if workers > 1:
-        raise UserError(
-            f"TF_CONFIG names {workers} workers, and training across processes without a TPU is not there yet; "
-            "unset TF_CONFIG to train with this process alone"
-        )
 
 
 def _address_here(tpu: str, piece: slices.Slice) -> str:

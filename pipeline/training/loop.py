@@ -22,6 +22,7 @@ from pipeline.training.metrics import MetricsWriter, Progress
 from pipeline.training.profile import Profiler
 from pipeline.training.settings import TrainConfig
 from pipeline.training.step import make_evaluation_step, make_train_step, strategy_options
+from pipeline.training.workers import Workers
 
 METRICS = ("loss", "grad_norm", "skipped")
 
@@ -47,6 +48,7 @@ class Trainer:
       incident_log: where skipped updates are written down.
       profiler: traces the steps that were asked for.
       watching: around each loop of steps; says what is wrong where it does not return.
+      workers: the processes that train together.
       flops_per_token: model FLOPs, forward and backward.
       peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
     """
@@ -68,6 +70,7 @@ class Trainer:
         incident_log: incidents.IncidentLog,
         profiler: Profiler,
         watching: Callable[[], AbstractContextManager[None]],
+        workers: Workers,
         flops_per_token: float,
         peak_flops: float | None,
     ):
@@ -77,6 +80,7 @@ class Trainer:
         self._validation_bytes = validation_bytes
         self._checkpoints, self._metrics, self._incidents = checkpoints, metrics, incident_log
         self._after_evaluation, self._profiler, self._watching = after_evaluation, profiler, watching
+        self._workers = workers
         self._paths = [variable.path for variable in model.trainable_variables]
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._stop = threading.Event()
@@ -108,7 +112,7 @@ class Trainer:
                 step += 1
                 self._after_steps(step, history, progress)
                 self._profiler.after(step)
-            while step < settings.steps and not self._stop.is_set():
+            while step < settings.steps and not self._must_stop():
                 count = self._steps_until_something_is_due(step)
                 began = time.perf_counter()
                 with self.clock.spent_on("step"), self._watching():
@@ -123,7 +127,7 @@ class Trainer:
             self._save(step)
             with self.clock.spent_on("checkpoint"):
                 self._checkpoints.wait()
-        if step < settings.steps:
+        if step < settings.steps or self._stop.is_set():  # a signal may have cut the last evaluation short
             progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
             return False
         return True
@@ -147,21 +151,27 @@ class Trainer:
         return known
 
     def evaluate(self) -> dict[str, float]:
-        """Scores the whole validation part: summed nats, tokens, and what follows from them; a signal cuts it short."""
+        """Scores the whole validation part: summed nats, tokens, and what follows; {} where a signal cuts it short."""
         assert self._validation_data is not None
         nll = tokens = 0.0
         with self.clock.spent_on("evaluation"):
             for batch in self._validation_data():
                 batch_nll, batch_tokens = self._run_evaluation(batch)
                 nll, tokens = nll + float(batch_nll), tokens + float(batch_tokens)
-                if self._stop.is_set():
-                    break
+                if self._must_stop():
+                    return {}
         return {
             "nats_per_token": nll / tokens,
             "perplexity": math.exp(min(nll / tokens, 700.0)),
             "bits_per_byte": nll / math.log(2) / self._validation_bytes,
             "tokens": tokens,
         }
+
+    def _must_stop(self) -> bool:
+        """Whether a signal has told this process, or one that trains with it, to stop."""
+        if self._workers.any(self._stop.is_set()):
+            self._stop.set()
+        return self._stop.is_set()
 
     def _note_evaluation(self, step: int, figures: dict[str, float]) -> None:
         with self.clock.spent_on("evaluation"):
@@ -206,7 +216,7 @@ class Trainer:
         }
         if settings.evaluate_every and step % settings.evaluate_every == 0 and self._validation_data:
             result = self.evaluate()
-            if not self._stop.is_set():  # or it is of a part of the data only
+            if result:
                 self.record |= {f"validation.{name}": value for name, value in result.items()}
                 progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
                 self._note_evaluation(step, result)

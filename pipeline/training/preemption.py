@@ -45,8 +45,9 @@ def restartable() -> Iterator[None]:
     except tf.errors.OpError as error:
         if not is_lost_worker(error):
             raise
-        first_line = next(iter(str(error).strip().splitlines()), "")
-        raise WorkerLostError(f"a worker went away ({type(error).__name__}: {first_line[:200]})") from error
+        lines = [line.strip() for line in str(error).splitlines()]
+        said = next((line for line in lines if line and line != "Graph execution error:"), "")
+        raise WorkerLostError(f"a worker went away ({type(error).__name__}: {said[:200]})") from error
 
 
 @contextmanager

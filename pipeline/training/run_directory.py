@@ -99,14 +99,23 @@ class RunDirectory:
           UserError: the directory holds another run, and the message names the values that differ; or another process
             is training in it.
         """
-        identity = json.loads(json.dumps(identity))
-        if not self.exists("run.json"):
-            if gfile.exists(self.path) and (gfile.isdir(self.path) is False or gfile.listdir(self.path)):
-                raise UserError(f"--run_dir={self.path} holds files that are no run; expected a new or empty directory")
+        if self.exists("run.json"):
+            self.check(identity, ignored)
             self.lock()
-            self.write_json("run.json", identity)
-            return False
-        known = self.read_json("run.json")
+            return True
+        if gfile.exists(self.path) and (gfile.isdir(self.path) is False or gfile.listdir(self.path)):
+            raise UserError(f"--run_dir={self.path} holds files that are no run; expected a new or empty directory")
+        self.lock()
+        self.write_json("run.json", identity)
+        return False
+
+    def check(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> None:
+        """Compares a run with the one that is there, as ``claim`` does, and takes nothing.
+
+        Raises:
+          UserError: there is no run, or another one.
+        """
+        identity, known = json.loads(json.dumps(identity)), self.read_json("run.json")
         differing = [
             f"{section}.{key} is {_get(known, section, key)!r} there and {_get(identity, section, key)!r} here"
             for section in sorted({*known, *identity})
@@ -118,8 +127,6 @@ class RunDirectory:
                 f"--run_dir={self.path} holds another run: {'; '.join(differing[:4])}"
                 f"{f'; and {len(differing) - 4} more' if len(differing) > 4 else ''}; expected a new directory"
             )
-        self.lock()
-        return True
 
 
 def _get(sections: dict[str, dict[str, Any]], section: str, key: str) -> Any:

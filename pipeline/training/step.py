@@ -84,8 +84,9 @@ def make_train_step(
         return [nll, weight, *(tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients)]
 
     def accumulate(batch: Batch) -> Tensors:
-        if plan.accumulation == 1:
-            return sums_of(batch)
+        if plan.accumulation == 1:  # several workers' datasets do not know how many rows are theirs
+            rows = plan.microbatch
+            return sums_of({name: tf.ensure_shape(part, [rows, *part.shape[1:]]) for name, part in batch.items()})
         batch = {
             name: tf.reshape(part, [plan.accumulation, plan.microbatch, *part.shape[1:]])
             for name, part in batch.items()

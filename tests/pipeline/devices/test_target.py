@@ -43,24 +43,6 @@ def test_here_and_virtual():
     assert target.resolve("virtual-8") == target.Target(kind="virtual", replicas=8)
 
 
-@pytest.mark.parametrize(
-    ("cluster", "refused"),
-    [
-        ('{"cluster": {"worker": ["a:1", "b:1"]}}', True),
-        ('{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}}', True),
-        ('{"cluster": {"worker": ["a:1"]}}', False),
-        ("no JSON", False),
-    ],
-)
-def test_processes_that_would_each_train_alone(cluster, refused, monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", cluster)
-    if refused:
-        with pytest.raises(UserError, match="TF_CONFIG names 2 workers"):
-            target.resolve(None)
-    else:
-        assert target.resolve(None).kind == "here"
-
-
 def test_a_slice_without_an_address_is_refused_at_once():
     start = time.monotonic()
     with pytest.raises(UserError, match="--tpu=pod-128: no TPU is attached to this machine and no address is known"):

@@ -1,0 +1,58 @@
+"""The processes that train together without a TPU, as TF_CONFIG names them: one on each machine with GPUs, usually.
+
+Light: standard library only. Format: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+
+from pipeline.errors import UserError
+
+EXPECTED = '{"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}'
+JOBS = ("chief", "worker")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Several workers, of which this process is one.
+
+    Args:
+        addresses: HOST:PORT of each, the same order everywhere.
+        index: Which of them this process is; 0 is the chief, which alone writes.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+
+
+def here() -> Cluster | None:
+    """Returns the cluster that TF_CONFIG describes; None where it is not set or names one worker, which trains alone.
+
+    Raises:
+        UserError: It cannot be understood, or it names jobs that this pipeline does not have.
+    """
+    text = os.environ.get("TF_CONFIG", "").strip()
+    if not text:
+        return None
+    try:
+        said = json.loads(text)
+        jobs = {job: tuple(addresses) for job, addresses in said.get("cluster", {}).items()}
+        addresses = tuple(address for job in JOBS for address in jobs.get(job, ()))
+        kind, number = str(said.get("task", {}).get("type")), said.get("task", {}).get("index")
+        if not all(isinstance(address, str) and ":" in address for address in addresses):
+            raise ValueError
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"TF_CONFIG={text[:80]!r} cannot be understood; expected {EXPECTED}") from None
+    others = [job for job in (*jobs, kind) if job not in JOBS and job != "None"]
+    if others:
+        raise UserError(
+            f"TF_CONFIG names the job {others[0]!r}; expected workers only, which hold the weights and evaluate"
+        )
+    if len(addresses) < 2:
+        return None
+    if kind not in jobs or not isinstance(number, int) or not 0 <= number < len(jobs[kind]):
+        raise UserError(
+            f"TF_CONFIG's task is {kind} {number}, which is none of its {len(addresses)} workers; expected {EXPECTED}"
+        )
+    return Cluster(addresses=addresses, index=number + (len(jobs.get("chief", ())) if kind == "worker" else 0))

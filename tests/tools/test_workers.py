@@ -1,0 +1,153 @@
+"""Processes that TF_CONFIG brings together train to the weights of one process, and survive each other's deaths."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+STEPS = 600
+LONGEST = 300  # seconds that a worker may live on after another has died; it takes a few
+# Plain gradient descent, for which sums in another order differ by float32 rounding and no more. Adafactor divides by
+# the root mean square of each variable's gradient, and that of the keys' bias is nothing but rounding.
+SGD = ("--gin_param=train.optimizer=sgd", "--gin_param=SGD.learning_rate=0.3", "--gin_param=SGD.momentum=0.9")
+ROUNDING = 1e-6
+
+
+def free_addresses(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+@pytest.fixture
+def start(small_data, run_flags, project_root, tmp_path):
+    """Starts the workers of a run, in their order; all are dead at the end."""
+    processes = []
+
+    def run(directory, workers, *flags, only_last=()):
+        addresses, started = free_addresses(workers), []
+        for index in range(workers):
+            environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+            if workers > 1:
+                task = {"type": "worker", "index": index}
+                environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            command = [sys.executable, "-m", "pipeline.train", *run_flags, *flags, f"--data={small_data}"]
+            command += [f"--run_dir={directory}", *(only_last if index == workers - 1 else ())]
+            process = subprocess.Popen(
+                command, cwd=project_root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            started.append(process)
+            processes.append(process)
+        return started
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def ends(processes):
+    said = [process.communicate(timeout=LONGEST)[0] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def flags(steps):
+    return (f"--gin_param=train.steps={steps}", "--gin_param=train.steps_per_loop=10", "--gin_param=train.microbatch=2")
+
+
+def records(run):
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def weights(run):
+    import tensorflow as tf
+
+    from pipeline.training import committed
+
+    newest = committed.newest_sound(str(run / "checkpoints"))[0]
+    reader = tf.train.load_checkpoint(f"{newest.folder}/state")
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("variables/weights")]
+    return newest.step, {name: reader.get_tensor(name) for name in sorted(names)}
+
+
+@pytest.mark.slow
+def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
+    runs = {count: tmp_path / f"run{count}" for count in (1, 2, 4)}
+    for count, run in runs.items():
+        codes, said = ends(start(run, count, *flags(20), *SGD))
+        assert codes == [0] * count, said
+        if count > 1:
+            assert [text.count("loss") > 0 for text in said] == [True] + [False] * (count - 1), "one of them speaks"
+    step, expected = weights(runs[1])
+    losses = [record["loss"] for record in records(runs[1])]
+    for count in (2, 4):
+        found = weights(runs[count])
+        assert found[0] == step == 20 and found[1].keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[1][name], value, rtol=0, atol=ROUNDING, err_msg=f"{count} {name}")
+        np.testing.assert_allclose([record["loss"] for record in records(runs[count])], losses, rtol=1e-6)
+        summary = json.loads((runs[count] / "summary.json").read_text())
+        assert summary["tokens_seen"] == 20 * 8 * 32
+
+
+def after_steps(processes, run, steps):
+    """Returns when the run has taken so many steps more than its newest checkpoint knows of."""
+    deadline = time.monotonic() + LONGEST
+    while not any(record["step"] >= steps for record in records(run)[-1:]):
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_workers_leave_a_run_that_goes_on_to_the_same_weights(start, tmp_path):
+    options = (*flags(STEPS), "--gin_param=train.checkpoint_every=50")
+    codes, said = ends(start(tmp_path / "unbroken", 2, *options))
+    assert codes == [0, 0], said
+
+    run, reached = tmp_path / "run", 0
+    for victim, number in ((1, signal.SIGKILL), (1, signal.SIGTERM), (0, signal.SIGKILL)):
+        workers = start(run, 2, *options)
+        after_steps(workers, run, reached + 80)
+        workers[victim].send_signal(number)
+        codes, said = ends(workers)
+        if number == signal.SIGKILL:
+            assert codes[victim] == -signal.SIGKILL
+            assert codes[1 - victim] == os.EX_TEMPFAIL, said
+            assert "the same command goes on from the newest checkpoint" in said[1 - victim]
+        else:
+            assert codes == [0, 0], said
+            assert "stopped by a signal" in said[0]
+            assert weights(run)[0] == records(run)[-1]["step"], "all stop at the same step, which is saved"
+        assert weights(run)[0] > reached
+        reached = weights(run)[0]
+    codes, said = ends(start(run, 2, *options))
+    assert codes == [0, 0], said
+    assert f"resumes at step {reached:,}" in said[0]
+    (_, expected), (step, found) = weights(tmp_path / "unbroken"), weights(run)
+    assert step == STEPS
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_configuration_is_refused(start, tmp_path):
+    codes, said = ends(start(tmp_path / "run", 2, *flags(20), only_last=["--gin_param=Adafactor.learning_rate=0.5"]))
+    assert codes == [os.EX_TEMPFAIL, 2], said
+    assert "holds another run: optimizer.learning_rate is 0.005 there and 0.5 here" in said[1]
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_share_their_directory_are_told_so(start, tmp_path):
+    codes, said = ends(start(tmp_path / "run", 2, *flags(20), only_last=[f"--run_dir={tmp_path / 'other'}"]))
+    assert codes[1] == 2 and "no run.json there" in said[1], said
+    assert not (tmp_path / "other").exists()
