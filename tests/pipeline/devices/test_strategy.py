@@ -76,7 +76,9 @@ def test_what_tensorflow_raises_becomes_one_sentence(error, meaning):
 def described_tpu(monkeypatch):
     """A TPU that answers as a v2-8 does; TPUStrategy itself is the traced pod's business (test_traced_pod.py)."""
     topology = types.SimpleNamespace(num_tasks=1, num_tpus_per_task=8)
-    monkeypatch.setattr(target, "resolve", lambda tpu: target.Target(kind="tpu", address="grpc://x:1", slice=find(tpu)))
+    monkeypatch.setattr(
+        target, "resolve", lambda tpu, **_: target.Target(kind="tpu", address="grpc://x:1", slice=find(tpu))
+    )
     resolver = types.SimpleNamespace(cluster_spec=lambda: tf.train.ClusterSpec({"worker": ["x:1"]}))
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", lambda *_, **__: resolver)
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: None)
