@@ -43,3 +43,12 @@ def test_commands_name_modules_flags_and_targets_that_exist(page):
             assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), line
             unknown = set(re.findall(r" --(\w+)", module[2])) - flags
             assert not unknown, f"{line}: {unknown}"
+
+
+def test_named_tests_exist():
+    """docs/promises.md names the tests that prove each promise."""
+    page = ROOT / "docs" / "promises.md"
+    named = re.findall(r"\[(test_\w+)\]\(([^)]+)\)", page.read_text())
+    assert len(named) > 50
+    for name, path in named:
+        assert f"\ndef {name}(" in (page.parent / path).read_text(), f"{path} has no {name}"

@@ -1,17 +1,19 @@
 """Benchmarks: ratios against the usual tools, measured in one run on this machine.
 
-python -m tools.bench [--only=shard,read,step,evaluate,accumulation,generate] [--json=FILE]
+python -m tools.bench [--only=shard,read,step,evaluate,accumulation,generate] [--json=FILE] [--page=docs/benchmarks.md]
 """
 
 import importlib
 import json
 import os
+import pathlib
 import platform
 
 from absl import flags
 
 from pipeline import cli
 from pipeline.errors import UserError, nearest
+from tools.benchmarks import page
 
 FLAGS = flags.FLAGS
 BENCHMARKS = (
@@ -40,20 +42,24 @@ def main() -> None:
     for name in wanted:
         if name not in BENCHMARKS:
             raise UserError(f"--only={name}: expected one of {', '.join(BENCHMARKS)}{nearest(name, BENCHMARKS)}")
-    if FLAGS.json and not os.path.isdir(os.path.dirname(os.path.abspath(FLAGS.json))):
-        raise UserError(f"--json={FLAGS.json}: its folder does not exist")
+    for flag in ("json", "page"):
+        if (file := getattr(FLAGS, flag)) and not os.path.isdir(os.path.dirname(os.path.abspath(file))):
+            raise UserError(f"--{flag}={file}: its folder does not exist")
     print(f"machine: {machine()}")
-    results: dict[str, object] = {"machine": machine()}
+    results: dict[str, dict[str, object]] = {}
     for name in wanted:
         print(f"\n{name}")
         results[name] = importlib.import_module(f"tools.benchmarks.{name}").run()
     if FLAGS.json:
         with open(FLAGS.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
+            json.dump({"machine": machine(), **results}, file, indent=2)
             file.write("\n")
+    if FLAGS.page:
+        page.write(pathlib.Path(FLAGS.page), results, machine())
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("only", None, "Some of: " + ", ".join(BENCHMARKS))
     flags.DEFINE_string("json", None, "Write the figures to this file too.")
+    flags.DEFINE_string("page", None, "Write them into this Markdown page too; what it says of others stays.")
     cli.run(main)
