@@ -8,7 +8,7 @@ Letters: B batch, P width of the prompts, S = P + new tokens, H heads, K head wi
 token table, V vocabulary, L layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,18 @@ from models.operations import dense, float32, layer_norm
 from models.sampling import DEFAULT, NEVER, Sampling, choose
 
 PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are ever compiled
+
+
+def write_xla(cache, update_BHKT, layer, column):
+    """Puts keys or values of T tokens into the cache at (layer, column), in place under XLA."""
+    return gen_xla_ops.xla_dynamic_update_slice(cache, update_BHKT[None], tf.stack([layer, 0, 0, 0, column]))
+
+
+def write_plain(cache, update_BHKT, layer, column):
+    """As ``write_xla``, without XLA, for a batch of one: in place as well, since nothing else holds the cache then."""
+    _, heads, head_width, length = update_BHKT.shape
+    places = tf.meshgrid(layer, 0, tf.range(heads), tf.range(head_width), column + tf.range(length), indexing="ij")
+    return tf.tensor_scatter_nd_update(cache, tf.stack(places, -1), update_BHKT[None])
 
 
 def generate(
@@ -90,27 +102,77 @@ def _compiled(model: Any, max_new_tokens: int, sampling: Sampling):
 
 def _generate(model, max_new_tokens: int, sampling: Sampling, tokens_BP, lengths_B, end_of_text, seed):
     """Returns new tokens int32 [B, max_new_tokens] and how many of each row count, int32 [B]."""
-    batch, width = tokens_BP.shape
-    shift_B = width - lengths_B
+    width = tokens_BP.shape[1]
     table_EV = model.output_table()
-    keys, values, logits_BV = _prefill(model, tokens_BP, lengths_B, max_new_tokens, table_EV)
+    keys, values, logits_BV = prefill(model, tokens_BP, lengths_B, max_new_tokens, table_EV)
     seen_BV = _seen(tokens_BP, lengths_B, model.config.known_vocabulary)
 
-    def step_body(step, made, finished_B, counts_B, logits_BV, seen_BV, keys, values):
+    def pick(logits_BV, seen_BV, step):
         token_B = choose(logits_BV, seen_BV, sampling, tf.stack([seed, step]))
+        if sampling.repetition_penalty != 1.0:
+            seen_BV |= tf.range(seen_BV.shape[1])[None] == token_B[:, None]
+        return token_B, seen_BV
+
+    return take_tokens(
+        model,
+        pick,
+        seen_BV,
+        logits_BV,
+        keys,
+        values,
+        width=width,
+        shift_B=width - lengths_B,
+        new_tokens=max_new_tokens,
+        end_of_text=end_of_text,
+        table_EV=table_EV,
+    )
+
+
+def take_tokens(
+    model: Any,
+    pick: Callable,
+    memory: tf.Tensor,
+    logits_BV: tf.Tensor,
+    keys: tf.Tensor,
+    values: tf.Tensor,
+    *,
+    width,
+    shift_B,
+    new_tokens,
+    end_of_text,
+    table_EV,
+    write=write_xla,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Takes up to ``new_tokens`` tokens a row, until all rows have ended.
+
+    Args:
+        pick: (logits [B, V], memory, step) → (tokens int32 [B], memory).
+        memory: a tensor that ``pick`` carries from step to step.
+        logits_BV, keys, values: as ``prefill`` returns them.
+        width: P, the first free column of the cache.
+        shift_B: P less each prompt's length.
+        new_tokens, end_of_text: numbers, or int32 scalars.
+        table_EV: ``model.output_table()``.
+        write: as for ``prefill``.
+
+    Returns:
+        New tokens int32 [B, new_tokens] and how many of each row count, int32 [B].
+    """
+    batch = logits_BV.shape[0]
+
+    def step_body(step, made, finished_B, counts_B, logits_BV, memory, keys, values):
+        token_B, memory = pick(logits_BV, memory, step)
         finished_B |= token_B == end_of_text
         made = tf.tensor_scatter_nd_update(made, [[step]], token_B[None])
         counts_B += tf.cast(~finished_B, tf.int32)
-        if sampling.repetition_penalty != 1.0:
-            seen_BV |= tf.range(seen_BV.shape[1])[None] == token_B[:, None]
-        logits_BV, keys, values = _advance(model, token_B, width + step, shift_B, keys, values, table_EV)
-        return step + 1, made, finished_B, counts_B, logits_BV, seen_BV, keys, values
+        logits_BV, keys, values = advance(model, token_B, width + step, shift_B, keys, values, table_EV, write)
+        return step + 1, made, finished_B, counts_B, logits_BV, memory, keys, values
 
-    start = (tf.constant(0), tf.zeros([max_new_tokens, batch], tf.int32), tf.zeros([batch], tf.bool))
+    start = (tf.constant(0), tf.zeros([new_tokens, batch], tf.int32), tf.zeros([batch], tf.bool))
     _, made, _, counts_B, *_ = tf.while_loop(
-        lambda step, made, finished_B, *_: (step < max_new_tokens) & ~tf.reduce_all(finished_B),
+        lambda step, made, finished_B, *_: (step < new_tokens) & ~tf.reduce_all(finished_B),
         step_body,
-        (*start, tf.zeros([batch], tf.int32), logits_BV, seen_BV, keys, values),
+        (*start, tf.zeros([batch], tf.int32), logits_BV, memory, keys, values),
     )
     return tf.transpose(made), counts_B
 
@@ -125,8 +187,14 @@ def _seen(tokens_BP, lengths_B, vocabulary: int):
     return marks > 0
 
 
-def _prefill(model, tokens_BP, lengths_B, new_tokens: int, table_EV):
+def prefill(model, tokens_BP, lengths_B, new_tokens, table_EV, write=write_xla):
     """Runs the prompts through the model at once.
+
+    Args:
+        tokens_BP, lengths_B: int32 prompts, filled up with any token, and their lengths.
+        new_tokens: columns of the cache after the prompts', a number or an int32 scalar.
+        table_EV: ``model.output_table()``.
+        write: puts keys or values into a cache: ``write_xla``, or ``write_plain`` in a program that XLA does not make.
 
     Returns:
         Keys and values [L, B, H, K, S], each row shifted to end its prompt at column P, and the logits [B, V] after
@@ -142,8 +210,8 @@ def _prefill(model, tokens_BP, lengths_B, new_tokens: int, table_EV):
         q, k, v = query_key_value(normal, weights, config.heads)
         x += attention_output(_merged(causal_attention(q, k, v)[0]), weights)
         k, v = (tf.gather(tf.transpose(y, [0, 3, 1, 2]), columns_BP, batch_dims=1) for y in (k, v))
-        keys = _write(keys, tf.transpose(k, [0, 2, 3, 1]), layer, 0)
-        values = _write(values, tf.transpose(v, [0, 2, 3, 1]), layer, 0)
+        keys = write(keys, tf.transpose(k, [0, 2, 3, 1]), layer, 0)
+        values = write(values, tf.transpose(v, [0, 2, 3, 1]), layer, 0)
         return mlp_half(x, weights, config, None, layer)[0], keys, values
 
     empty = tf.zeros(shape, model.activation_dtype)
@@ -152,10 +220,10 @@ def _prefill(model, tokens_BP, lengths_B, new_tokens: int, table_EV):
     return keys, values, float32(model.finish(last_B1D)[:, 0]) @ table_EV
 
 
-def _advance(model, token_B, column, shift_B, keys, values, table_EV):
+def advance(model, token_B, column, shift_B, keys, values, table_EV, write=write_xla):
     """Takes one token a row, at ``column`` of the cache; returns the next logits [B, V] and the cache."""
     config = model.config
-    columns = tf.range(keys.shape[4])[None]
+    columns = tf.range(tf.shape(keys)[4])[None]
     visible = ((columns >= shift_B[:, None]) & (columns <= column))[:, None, None]  # [B, 1, 1, S]
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
@@ -163,7 +231,7 @@ def _advance(model, token_B, column, shift_B, keys, values, table_EV):
         fused = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)  # one row: cutting is cheap
         shape = [-1, config.heads, config.head_width, 1]
         q, k, v = (tf.reshape(part, shape) for part in tf.split(fused, 3, -1))
-        keys, values = _write(keys, k, layer, column), _write(values, v, layer, column)
+        keys, values = write(keys, k, layer, column), write(values, v, layer, column)
         scores = tf.einsum("bhkq,bhks->bhqs", float32(q), float32(keys[layer])) * config.head_width**-0.5
         seen = tf.cast(tf.nn.softmax(tf.where(visible, scores, NEVER)), v.dtype)
         x += attention_output(_merged(tf.einsum("bhqs,bhks->bhkq", seen, values[layer])), weights)
@@ -178,8 +246,3 @@ def _advance(model, token_B, column, shift_B, keys, values, table_EV):
 def _merged(output_BHKT):
     _, heads, head_width, length = output_BHKT.shape
     return tf.reshape(output_BHKT, [-1, heads * head_width, length])
-
-
-def _write(cache, update_BHKT, layer, column):
-    """Puts keys or values of T tokens into the cache at (layer, column), in place under XLA."""
-    return gen_xla_ops.xla_dynamic_update_slice(cache, update_BHKT[None], tf.stack([layer, 0, 0, 0, column]))

@@ -64,8 +64,38 @@ def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
         logits_BV = _keep_highest(logits_BV, tf.ones_like(logits_BV), float(min(sampling.top_k, logits_BV.shape[1])))
     if sampling.top_p < 1:
         logits_BV = _keep_highest(logits_BV, tf.nn.softmax(logits_BV), sampling.top_p)
-    # Gumbel's trick: the argmax of logits plus this noise is a draw from their softmax.
-    uniform = tf.random.stateless_uniform(logits_BV.shape, seed_2, minval=1e-20, alg="philox")
+    return _drawn(logits_BV, seed_2)
+
+
+def choose_by(logits_BV, temperature, top_k, top_p, seed_2) -> tf.Tensor:
+    """Returns one token a row, int32 [B], like ``choose`` without a penalty, by settings that a program is given.
+
+    Args:
+        logits_BV: as for ``choose``.
+        temperature, top_k, top_p: scalars, float32, int32 and float32, in the ranges of ``Sampling``.
+        seed_2: as for ``choose``.
+    """
+
+    def draw():
+        warm_BV = logits_BV / temperature
+        ones, enough = tf.ones_like(warm_BV), tf.cast(tf.minimum(top_k, warm_BV.shape[1]), tf.float32)
+        warm_BV = tf.cond(top_k > 0, lambda: _keep_highest(warm_BV, ones, enough), lambda: warm_BV)
+        return _drawn(
+            tf.cond(top_p < 1, lambda: _keep_highest(warm_BV, tf.nn.softmax(warm_BV), top_p), lambda: warm_BV), seed_2
+        )
+
+    return tf.cond(temperature > 0, draw, lambda: _likeliest(logits_BV))
+
+
+def _drawn(logits_BV, seed_2) -> tf.Tensor:
+    """Draws by Gumbel's trick: the argmax of logits plus this noise is a draw from their softmax.
+
+    The uniform numbers are made from bits here, since XLA and TensorFlow's own kernels turn the same bits into
+    different ones: a seed gives the same text in a SavedModel.
+    """
+    bits = tf.random.stateless_uniform(logits_BV.shape, seed_2, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+    fraction = tf.bitcast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.int32)
+    uniform = tf.maximum(tf.cast(fraction, tf.float32) * 2.0**-23, 1e-20)
     return _likeliest(logits_BV - tf.math.log(-tf.math.log(uniform)))
 
 
@@ -76,7 +106,7 @@ def _likeliest(logits_BV) -> tf.Tensor:
     return tf.reduce_min(tf.where(highest, tf.range(vocabulary), vocabulary - 1), -1)
 
 
-def _keep_highest(logits_BV, weights_BV, enough: float) -> tf.Tensor:
+def _keep_highest(logits_BV, weights_BV, enough) -> tf.Tensor:
     """Keeps the fewest highest logits whose weights add up to ``enough``; the others become −1e30.
 
     Bisects for the threshold over the 32 bits of an ordered integer instead of sorting the vocabulary: each pass is one

@@ -4,10 +4,13 @@ python -m pipeline.export --run_dir=… --format=huggingface|native|saved_model 
 
 huggingface  config.json, model.safetensors and tokenizer.json for GPT2LMHeadModel; an ALGPT2 becomes a plain GPT-2
 native       the same files with our names; an ALGPT2 comes back from it as it was
-saved_model  a TensorFlow SavedModel: serve(tokens int32 [1, context]) → float32 logits [1, context, vocabulary]
+saved_model  a TensorFlow SavedModel whose signatures ``generate`` and ``score`` take and give text: pipeline/serving/
+
+The directory appears when it is whole, or not at all.
 """
 
 import os
+import tempfile
 
 from absl import flags
 
@@ -25,36 +28,35 @@ def main() -> None:
     for flag in ("run_dir", "output"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory")
+    if "://" in FLAGS.output:
+        raise UserError(f"--output={FLAGS.output}: is not on this machine; expected a local directory, to copy from")
     if os.path.exists(FLAGS.output) and (not os.path.isdir(FLAGS.output) or os.listdir(FLAGS.output)):
         raise UserError(f"--output={FLAGS.output}: exists and is not an empty directory; expected a new one")
     cli.import_tensorflow()
     from models import pretrained
     from pipeline import trained
+    from pipeline.serving import signatures
 
     run = trained.load(FLAGS.run_dir)
-    note = ""
-    try:
-        if FLAGS.format == "huggingface":
-            note = pretrained.save_huggingface(run.model, FLAGS.output, end_of_text=run.tokenizer.end_of_text)
-        elif FLAGS.format == "native":
-            pretrained.save_native(run.model, FLAGS.output)
-        else:
-            _save_model(run.model, FLAGS.output)
-    except ValueError as error:
-        raise UserError(f"--format={FLAGS.format}: {error}") from None
-    with open(os.path.join(FLAGS.output, "tokenizer.json"), "wb") as file:
-        file.write(run.tokenizer.data)
+    output = os.path.abspath(FLAGS.output)
+    os.makedirs(os.path.dirname(output), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=os.path.dirname(output)) as parent:
+        unfinished = os.path.join(parent, "unfinished")  # inside, so that it gets the usual permissions
+        os.mkdir(unfinished)
+        note = ""
+        try:
+            if FLAGS.format == "huggingface":
+                note = pretrained.save_huggingface(run.model, unfinished, end_of_text=run.tokenizer.end_of_text)
+            elif FLAGS.format == "native":
+                pretrained.save_native(run.model, unfinished)
+            else:
+                signatures.TextModel(run.model, run.tokenizer).save(unfinished)
+        except ValueError as error:
+            raise UserError(f"--format={FLAGS.format}: {error}") from None
+        with open(os.path.join(unfinished, "tokenizer.json"), "wb") as file:
+            file.write(run.tokenizer.data)
+        os.rename(unfinished, output)  # takes the place of an empty directory
     print(f"wrote step {run.step:,} of {FLAGS.run_dir} to {FLAGS.output}. {note}".rstrip())
-
-
-def _save_model(model, directory: str) -> None:
-    import tensorflow as tf
-
-    module = tf.Module()
-    module.variables_of_the_model = [variable.value for variable in model.variables]
-    spec = tf.TensorSpec([1, model.config.context], tf.int32, name="tokens")
-    module.serve = tf.function(lambda tokens: model(tokens), input_signature=[spec])
-    tf.saved_model.save(module, directory, signatures={"serving_default": module.serve})
 
 
 if __name__ == "__main__":

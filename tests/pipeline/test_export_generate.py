@@ -6,29 +6,14 @@ import tensorflow as tf
 
 import models
 from models import pretrained
-from pipeline.data import tokenizer as tokenizers
-from pipeline.training.checkpoints import Checkpoints, state_of
-from pipeline.training.run_directory import RunDirectory, as_json
+from tests import tiny_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(run directory, its model): an ALGPT2 of a few thousand weights with a tokenizer of its own."""
     path = tmp_path_factory.mktemp("run")
-    tokenizer = tokenizers.train(["the cat sat on the mat and the dog sat on the log"] * 20, 265, "tiny")
-    config = models.ALGPT2Config(
-        layers=2, heads=2, width=32, context=48, embedding=16, vocabulary_size=tokenizer.vocabulary_size
-    )
-    model = models.build(config, seed=5)
-    for variable in model.trainable_variables:
-        variable.assign(variable * 4)
-    directory = RunDirectory(str(path))
-    directory.write_json("run.json", {"model": as_json(config)})
-    directory.write("tokenizer.json", tokenizer.data.decode())
-    checkpoints = Checkpoints(directory.join("checkpoints"), state_of(model))
-    checkpoints.save(3, {})
-    checkpoints.wait()
-    return path, model
+    return path, tiny_run.write(path)
 
 
 @pytest.mark.slow
@@ -43,7 +28,7 @@ def test_every_format_is_written_and_agrees(run, run_module, tmp_path):
         assert "wrote step 3" in done.stdout and (output / "tokenizer.json").exists()
         if form == "saved_model":
             loaded = tf.saved_model.load(str(output))  # its variables live as long as it does
-            logits = loaded.serve(tokens)
+            logits = loaded.signatures["serving_default"](tokens)["output_0"]
         else:
             again = models.build(pretrained.read_config(str(output))) if form == "native" else None
             if again is None:
@@ -60,6 +45,10 @@ def test_bad_exports_are_refused(run, refused, tmp_path):
     (tmp_path / "file").write_text("x")
     text = refused("pipeline.export", f"--run_dir={path}", f"--output={tmp_path}")
     assert "not an empty directory" in text
+    assert "not on this machine" in refused("pipeline.export", f"--run_dir={path}", "--output=gs://bucket/model")
+    new = tmp_path / "new"
+    assert "no run.json" in refused("pipeline.export", f"--run_dir={tmp_path}", f"--output={new}")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"], "something half-written is left"
 
 
 @pytest.mark.slow

@@ -1,0 +1,63 @@
+"""GPT-2's pattern, which cuts a text into the pieces that are encoded on their own, as TensorFlow ops.
+
+TensorFlow's regular expressions differ from the tokenizer's twice. They cannot look ahead, so ``\\s+(?!\\S)`` becomes
+single white space here, which is joined afterwards: a run keeps its last character to itself before other text, unless
+that is a blank and the text took it. And they know an older Unicode, in which some letters are none, so the classes are
+spelled out as the ranges that the tokenizer's own engine finds.
+
+Source: Radford et al. 2019, the pattern of its encoder.py.
+"""
+
+import functools
+
+import tensorflow as tf
+import tensorflow_text
+
+LETTER, NUMBER, SPACE = r"\p{L}", r"\p{N}", r"\s"
+
+
+@functools.cache
+def ranges(kind: str) -> str:
+    """Returns the code points of a class of the tokenizer's engine, as the inside of brackets: ``\\x{41}-\\x{5a}…``."""
+    from tokenizers import Regex, pre_tokenizers
+
+    points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    outside = pre_tokenizers.Split(Regex(f"{kind}+"), "removed").pre_tokenize_str("".join(map(chr, points)))
+    edges = [0, *(edge for _, (start, stop) in outside for edge in (start, stop)), len(points)]
+    inside = [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop]
+    return "".join(rf"\x{{{points[start]:x}}}-\x{{{points[stop - 1]:x}}}" for start, stop in inside)
+
+
+@functools.cache
+def pattern() -> str:
+    """Returns GPT-2's pattern without its look ahead, for RE2."""
+    letter, number, space = map(ranges, (LETTER, NUMBER, SPACE))
+    return f"'s|'t|'re|'ve|'m|'ll|'d| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+|[{space}]"
+
+
+def split(texts_N: tf.Tensor) -> tf.RaggedTensor:
+    """Returns the bytes of each piece of each text, int32 [N, (pieces)].
+
+    Args:
+        texts_N: valid UTF-8.
+    """
+    shown = tf.strings.regex_replace(
+        texts_N, r"\x00", "\x01"
+    )  # regex_split ends a text at NUL; to the pattern both are one
+    found = tensorflow_text.regex_split(shown, pattern(), pattern())
+    pieces, owner = found.flat_values, found.value_rowids()
+    blank = tf.strings.regex_full_match(pieces, f"[{ranges(SPACE)}]")
+    follows = tf.concat([owner[1:], [-1]], 0) == owner  # there is a next piece of the same text
+    starts_blank = tf.strings.substr(pieces, 0, 1) == b" "
+    # Before other text that took no blank, the last of a run stands alone.
+    kept_apart = _next(follows) & ~_next(_next(blank)) & ~_next(_next(starts_blank))
+    joined = blank & _next(blank) & follows & ~kept_apart
+    head = tf.concat([[True], ~joined[:-1]], 0)[: tf.size(pieces)]
+    group = tf.cumsum(tf.cast(head, tf.int64)) - 1
+    lengths = tf.math.segment_sum(tf.strings.length(pieces), group)
+    return tf.RaggedTensor.from_value_rowids(lengths, tf.boolean_mask(owner, head), nrows=found.nrows())
+
+
+def _next(values: tf.Tensor) -> tf.Tensor:
+    """Returns for each place what stands at the one after it, and False for the last."""
+    return tf.concat([values[1:], [False]], 0)[: tf.size(values)]

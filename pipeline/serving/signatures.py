@@ -1,0 +1,201 @@
+"""The SavedModel of a trained run: signatures that take and give text, for programs without Python.
+
+generate(prompts string [N], max_tokens, temperature, top_k, top_p, seed) → continuations string [N], tokens int32 [N]
+score(texts string [N]) → tokens int32 [N], negative_log_likelihood float32 [N] in nats, perplexity float32 [N]
+serving_default(tokens int32 [1, context]) → logits float32 [1, context, vocabulary]
+
+Texts of one request are worked on one after another, each as ``pipeline.generate`` works on it alone, so memory does
+not grow with their number. Nothing is compiled by XLA, which TensorFlow Serving lacks unless it is asked for; the
+prompt's pass has a graph for each of a few widths.
+
+Letters: B batch (1), P width, E width of the token table, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from models import decoding
+from models.block import block
+from models.loss import token_nll
+from models.sampling import choose_by
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.serving.byte_pairs import BytePairs
+
+MOST_TEXTS = 64  # of a request
+BYTES_A_TOKEN = 32  # of context, that a text may have; English has 4 to 5, and one long word takes seconds to tokenize
+STRINGS = tf.TensorSpec([None], tf.string)
+
+
+class TextModel(tf.Module):
+    """A model and its tokenizer as functions of text.
+
+    Args:
+        model: from ``models.build``.
+        tokenizer: the run's.
+
+    Raises:
+        UserError: the tokenizer cannot be part of a graph.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer):
+        super().__init__()
+        self._model, self._end_of_text = model, tokenizer.end_of_text
+        self.variables_of_the_model = [variable.value for variable in model.variables]
+        self.byte_pairs = BytePairs(tokenizer)
+        self.widths = _widths(model.config.context)
+
+    def save(self, directory: str) -> None:
+        """Writes the SavedModel."""
+        window = self.serve.get_concrete_function(tf.TensorSpec([1, self._model.config.context], tf.int32, "tokens"))
+        signatures = {"serving_default": window, "generate": self.generate, "score": self.score}
+        tf.saved_model.save(self, directory, signatures=signatures)
+
+    @tf.function(autograph=False)
+    def serve(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of a whole window."""
+        return self._model(tokens)
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            STRINGS,
+            *(tf.TensorSpec([], dtype) for dtype in (tf.int32, tf.float32, tf.int32, tf.float32, tf.int32)),
+        ],
+    )
+    def generate(self, prompts, max_tokens, temperature, top_k, top_p, seed) -> dict[str, tf.Tensor]:
+        """Continues each prompt by up to ``max_tokens`` tokens, or fewer where the context or the text ends."""
+        context = self._model.config.context
+        checks = [
+            _expect(max_tokens >= 1, "max_tokens={}: expected at least 1", max_tokens),
+            _expect(temperature >= 0, "temperature={}: expected 0 (greedy) or more", temperature),
+            _expect(top_k >= 0, "top_k={}: expected 0 (no limit) or more", top_k),
+            _expect((top_p > 0) & (top_p <= 1), "top_p={}: expected more than 0 and at most 1 (no limit)", top_p),
+        ]
+        ids = self._tokens(prompts, "prompt", checks, least=1, most=context - 1)
+        table_EV = self._model.output_table()
+
+        def pick(logits_BV, memory, step):
+            return choose_by(logits_BV, temperature, top_k, top_p, tf.stack([seed, step])), memory
+
+        def continue_one(prompt):
+            length = tf.size(prompt)
+            new_tokens = tf.minimum(max_tokens, context - length)
+
+            def prefill(tokens_BP):
+                return decoding.prefill(
+                    self._model, tokens_BP, length[None], new_tokens, table_EV, decoding.write_plain
+                )
+
+            keys, values, logits_BV = self._at_width(prompt, prefill)
+            width = tf.shape(keys)[4] - new_tokens
+            made, counts = decoding.take_tokens(
+                self._model,
+                pick,
+                tf.constant(0),
+                logits_BV,
+                keys,
+                values,
+                width=width,
+                shift_B=(width - length)[None],
+                new_tokens=new_tokens,
+                end_of_text=self._end_of_text,
+                table_EV=table_EV,
+                write=decoding.write_plain,
+            )
+            return self.byte_pairs.decode(made[0, : counts[0]]), counts[0]
+
+        texts, counts = _one_by_one(ids, continue_one, (tf.string, tf.int32))
+        return {"continuations": texts, "tokens": counts}
+
+    @tf.function(autograph=False, input_signature=[STRINGS])
+    def score(self, texts) -> dict[str, tf.Tensor]:
+        """Scores each text's tokens, the first after an end of text; a text of none has a perplexity of 1."""
+        ids = self._tokens(texts, "text", [], least=0, most=self._model.config.context)
+
+        def score_one(labels):
+            length = tf.size(labels)
+            inputs = tf.concat([[self._end_of_text], labels], 0)[:-1]
+
+            def nll(tokens_BP):
+                width = tokens_BP.shape[1]
+                labels_P = tf.ensure_shape(tf.pad(labels, [[0, width - length]]), [width])
+                vocabulary = self._model.config.known_vocabulary
+                table = tf.convert_to_tensor(self._model.table)
+                each = token_nll(self._features(tokens_BP)[0], table, labels_P, vocabulary_size=vocabulary)
+                return tf.reduce_sum(tf.where(tf.range(width) < length, each, 0.0))
+
+            return length, self._at_width(inputs, nll)
+
+        tokens, nats = _one_by_one(ids, score_one, (tf.int32, tf.float32))
+        perplexity = tf.exp(tf.math.divide_no_nan(nats, tf.cast(tokens, tf.float32)))
+        return {"tokens": tokens, "negative_log_likelihood": nats, "perplexity": perplexity}
+
+    def _features(self, tokens_BP: tf.Tensor) -> tf.Tensor:
+        """As the model's ``features``, without what only gradients need."""
+        model = self._model
+
+        def body(layer, weights, x):
+            return (block(x, weights, model.config, None, layer)[0],)
+
+        (x,) = model.over_blocks(body, model.embed(tokens_BP, tf.range(tokens_BP.shape[1])))
+        return model.finish(x)
+
+    def _at_width(self, tokens: tf.Tensor, program: Callable) -> Any:
+        """Returns ``program`` of the tokens, filled up to the first of the widths that holds them, int32 [1, P]."""
+
+        def branch(width):
+            return lambda: program(tf.reshape(tf.pad(tokens, [[0, width - tf.size(tokens)]]), [1, width]))
+
+        index = tf.searchsorted(tf.constant(self.widths), tf.reshape(tf.size(tokens), [1]))[0]
+        return tf.switch_case(index, [branch(width) for width in self.widths])
+
+    def _tokens(self, texts, name: str, checks: Sequence[tf.Operation], *, least: int, most: int) -> tf.RaggedTensor:
+        """Tokenizes, and refuses texts that are too many, too long or too short."""
+        largest = BYTES_A_TOKEN * self._model.config.context
+        count, lengths = tf.size(texts), tf.strings.length(texts)
+        few = _expect(count <= MOST_TEXTS, f"{{}} {name}s in a request; expected at most {MOST_TEXTS}", count)
+        sizes = _expect_each(lengths <= largest, name, lengths, f"bytes; expected at most {largest}")
+        with tf.control_dependencies([*checks, few, sizes]):
+            ids = self.byte_pairs.encode(tf.identity(texts))
+        tokens = tf.cast(ids.row_lengths(), tf.int32)
+        with tf.control_dependencies(
+            [
+                _expect_each(tokens >= least, name, tokens, "tokens; expected some text"),
+                _expect_each(
+                    tokens <= most,
+                    name,
+                    tokens,
+                    f"tokens; expected at most {most} in a context of {self._model.config.context}",
+                ),
+            ]
+        ):
+            return ids.with_values(tf.identity(ids.values))
+
+
+def _widths(context: int) -> list[int]:
+    """Returns the widths that a prompt is filled up to: doubling, and the whole context."""
+    widths = [decoding.PROMPT_STEP]
+    while widths[-1] < context:
+        widths.append(2 * widths[-1])
+    return [*(width for width in widths if width < context), context]
+
+
+def _one_by_one(ids: tf.RaggedTensor, function: Callable, dtypes: tuple[tf.DType, ...]) -> Any:
+    """Returns ``function`` of each row's tokens, stacked; one row at a time, for the sake of memory."""
+    specs = tuple(tf.TensorSpec([], dtype) for dtype in dtypes)
+    return tf.map_fn(function, ids, fn_output_signature=specs, parallel_iterations=1)
+
+
+def _expect(condition: tf.Tensor, sentence: str, value: tf.Tensor) -> tf.Operation:
+    return tf.debugging.Assert(condition, [tf.strings.format(sentence, value)])
+
+
+def _expect_each(good_N: tf.Tensor, name: str, values_N: tf.Tensor, sentence: str) -> tf.Operation:
+    """Refuses the first text that is not good, by its number and value."""
+    first = tf.argmin(tf.cast(tf.concat([good_N, [False]], 0), tf.int32), output_type=tf.int32)
+    value = tf.concat([values_N, [0]], 0)[first]
+    return tf.debugging.Assert(
+        tf.reduce_all(good_N), [tf.strings.format(f"{name} {{}} has {{}} {sentence}", (first, value))]
+    )
