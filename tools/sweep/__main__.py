@@ -50,6 +50,7 @@ def main(*overrides: str) -> int:
         return 0
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
+    _claim_directory()
     if not overrides:
         os.environ.pop("WANDB_RUN_ID", None)  # of a single run, which an agent of Weights & Biases starts
     print(f"{len(cells)} cells")
@@ -64,6 +65,20 @@ def main(*overrides: str) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 0
     return _finish(cells, ledger)
+
+
+def _claim_directory() -> None:
+    """Refuses a directory that cannot be written to, or that holds something else, before anything is done."""
+    directory = FLAGS.run_dir
+    if storage.is_remote(directory):
+        storage.check_writable(directory)
+        return
+    try:
+        os.makedirs(directory, exist_ok=True)
+        if os.listdir(directory) and not os.path.isdir(os.path.join(directory, "ledger")):
+            raise UserError(f"--run_dir={directory} holds files that are no sweep; expected a new or empty directory")
+    except OSError as error:
+        raise UserError(f"--run_dir={directory} cannot be written to ({error.strerror})") from None
 
 
 def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
@@ -89,7 +104,10 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
     wanted = axes.combine(listed, grid, samples, count=max(1, FLAGS.random), seed=FLAGS.sample_seed, seeds=FLAGS.seeds)
     cells = resolve(base, [fixed | cell for cell in wanted])
     if FLAGS.wandb_sweep:
-        pathlib.Path(FLAGS.wandb_sweep).write_text(agents.as_yaml(said), encoding="utf-8")
+        try:
+            pathlib.Path(FLAGS.wandb_sweep).write_text(agents.as_yaml(said), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--wandb_sweep={FLAGS.wandb_sweep} cannot be written ({error.strerror})") from None
         print(f"wrote {FLAGS.wandb_sweep}; start it with: wandb sweep {FLAGS.wandb_sweep}")
     return cells
 

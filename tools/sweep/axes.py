@@ -143,7 +143,10 @@ def full_name(name: str) -> str:
 def _values(text: str, flag: str) -> tuple[Any, ...]:
     if not (text.startswith("[") and text.endswith("]") and text[1:-1].strip()):
         raise UserError(f"{flag}: expected a list such as [1e-3,3e-4]")
-    return tuple(literal(part) for part in _at_commas(text[1:-1]))
+    parts = _at_commas(text[1:-1])
+    if not all(part.strip() for part in parts):
+        raise UserError(f"{flag}: nothing stands beside a comma; expected a list such as [1e-3,3e-4]")
+    return tuple(literal(part) for part in parts)
 
 
 def _at_commas(text: str) -> list[str]:

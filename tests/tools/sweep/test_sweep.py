@@ -165,6 +165,9 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
         (["--grid=seed=[1]", "--grid=train.seed=[2]"], "train.seed stands in --grid or --sample twice"),
         (["--grid=stepz=[1]"], "did you mean 'steps'?"),
         (["--list=none.jsonl"], "--list=none.jsonl: cannot be read"),
+        (["--grid=train.seed=[1,]"], "nothing stands beside a comma"),
+        (["--run_dir=/proc/sweep"], "--run_dir=/proc/sweep cannot be written to"),
+        (["--seeds=1", "--wandb_sweep=/proc/sweep.yaml"], "--wandb_sweep=/proc/sweep.yaml cannot be written"),
         (["seed"], "'seed' is no flag, and no setting either"),
     ],
 )
@@ -173,3 +176,8 @@ def test_a_wrong_sweep_is_refused_whole(refused, run_flags, small_data, tmp_path
     common = [*run_flags, f"--data={small_data}", f"--run_dir={directory}"]
     assert message in refused("tools.sweep", *common, "--gin_param=train.steps=2", *flags)
     assert not directory.exists()
+
+
+def test_a_directory_of_something_else_is_refused(refused, run_flags, small_data):
+    flags = [*run_flags, f"--data={small_data}", "--gin_param=train.steps=2", f"--run_dir={small_data}"]
+    assert "holds files that are no sweep" in refused("tools.sweep", *flags)
