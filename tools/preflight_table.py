@@ -1,6 +1,6 @@
 """The preflight of every model on the usual slices, as a table: what fits, at which microbatch, and how fast at best.
 
-    python -m tools.preflight_table --output=docs/preflight.md     # make preflight-table
+    python -m tools.preflight_table --output=docs/preflight.md --readme=README.md     # make preflight-table
 
 A program takes the compiler one to nine minutes, and there are some 200; what is compiled already is read from the
 cache, so that a broken-off table goes on where it stopped, and --missing leaves rows that stand in the output as they
@@ -33,6 +33,8 @@ MODELS = {
 SLICES = ("v2-8", "v3-8", "v3-128", "v4-32", "v5e-16")
 OPTIMIZERS = ("adafactor", "adamw")
 REMAT = ("none", "full")
+EXCERPT = ("<!-- preflight of v3-128 -->", "<!-- end of preflight -->")
+EXCERPT_SLICE = "v3-128"
 MICROBATCHES = (4, 2, 1)  # the first that fits is shown
 HEAD = """# What fits where
 
@@ -51,6 +53,8 @@ Combinations that are missing have not been compiled yet; the command goes on wi
 
 def main() -> int:
     compiler.require_compiler()
+    if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text():
+        raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, behind which the excerpt goes")
     chosen = [
         choice("models", tuple(MODELS)),
         choice("slices", SLICES),
@@ -65,6 +69,8 @@ def main() -> int:
         rows[key] = row(*key)
         print(rows[key], flush=True)
         write_rows(output, rows)
+        if FLAGS.readme:
+            write_excerpt(pathlib.Path(FLAGS.readme), rows)
     return 0
 
 
@@ -153,8 +159,35 @@ def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
     output.write_text(HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place)))
 
 
+def write_excerpt(readme: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
+    """Puts what is known of one slice between the two marks of a page: a line a model and optimizer."""
+    text = readme.read_text()
+    before, _, rest = text.partition(EXCERPT[0])
+    _, mark, after = rest.partition(EXCERPT[1])
+    readme.write_text(f"{before}{EXCERPT[0]}\n{excerpt(rows)}{EXCERPT[1]}{after if mark else rest}")
+
+
+def excerpt(rows: dict[tuple[str, ...], str]) -> str:
+    """Returns the excerpt as Markdown: microbatch, peak and estimate without and with rematerialisation."""
+    lines = [f"| on a {EXCERPT_SLICE} | optimizer | without rematerialisation | with |", "|---|---|---|---|"]
+    for model, optimizer in itertools.product(MODELS, OPTIMIZERS):
+        found = [rows.get((model, EXCERPT_SLICE, optimizer, remat)) for remat in REMAT]
+        if any(found):
+            lines.append(f"| {model} | {optimizer} | {' | '.join(map(short, found))} |")
+    return "\n".join(lines) + "\n"
+
+
+def short(line: str | None) -> str:
+    """Returns a line of the table in a few words."""
+    if line is None:
+        return "not compiled yet"
+    fits, microbatch, peak, _, _, estimate = (cell.strip() for cell in line.strip("| ").split("|")[4:])
+    return f"{microbatch} a core, {peak} GiB, {estimate} ms" if fits == "yes" else f"does not fit: {peak} GiB"
+
+
 if __name__ == "__main__":
     flags.DEFINE_string("output", "docs/preflight.md", "The Markdown file that holds the table.")
+    flags.DEFINE_string("readme", None, "A page that gets an excerpt between its two marks, such as README.md.")
     flags.DEFINE_list("models", [], "Models, comma-separated; none means all.")
     flags.DEFINE_list("slices", [], "Slices; none means all of the table's.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")

@@ -92,3 +92,25 @@ def test_rows_that_stand_are_left_on_request(run_module, tmp_path):
     done = run_module("tools.preflight_table", *chosen, "--missing", f"--output={output}")
     assert done.returncode == 0, done.stderr
     assert preflight_table.read_rows(output) == rows
+
+
+def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{preflight_table.EXCERPT[0]}\nold\n{preflight_table.EXCERPT[1]}\nafter\n")
+    cells = {
+        "none": ["yes", "4", "1.81", "21.7", "56", "85"],
+        "full": preflight_table.misfit("needs over 17.41", 15.48),
+    }
+    rows = {
+        ("gpt2-small", name, "adafactor", remat): "| "
+        + " | ".join(["gpt2-small", name, "adafactor", remat, *said])
+        + " |"
+        for remat, said in cells.items()
+        for name in ("v3-128", "v2-8")
+    }
+    for _ in range(2):
+        preflight_table.write_excerpt(readme, rows)
+    said = readme.read_text()
+    assert said.startswith("before\n") and said.endswith("\nafter\n") and "old" not in said
+    assert said.count("| gpt2-small |") == 1
+    assert "| 4 a core, 1.81 GiB, 85 ms | does not fit: needs over 17.41 of 15.48 GiB |" in said
