@@ -1,0 +1,92 @@
+"""Generation token by token, for those who watch: each token with its probability and the likeliest others.
+
+Letters: B batch (1), P width of the prompt, S columns of the cache, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from models import decoding
+from models.sampling import Sampling, choose_by
+
+CACHE = tf.TensorSpec([None] * 5)
+
+
+class Step(NamedTuple):
+    """A new token, its probability before temperature, top-k and top-p, and the likeliest tokens with theirs."""
+
+    token: int
+    probability: float
+    likeliest: list[tuple[int, float]]
+
+
+class Stepper:
+    """A model that can be asked for one token at a time; not to be shared between threads.
+
+    Args:
+        model: from ``models.build``.
+        widths: to the first of which that holds it a prompt is filled up; the last is the context.
+        alternatives: how many of the likeliest tokens each step names.
+    """
+
+    def __init__(self, model: Any, widths: Sequence[int], alternatives: int = 5):
+        self._model, self._widths, self._alternatives = model, widths, alternatives
+        self._table_EV = model.output_table()
+        number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)
+        logits = tf.TensorSpec([1, model.config.known_vocabulary])
+        # Not by XLA, which compiles anew for every size of the cache.
+        self._prefill = tf.function(self._prefill_graph, autograph=False)
+        self._choose = tf.function(
+            self._choose_graph,
+            autograph=False,
+            input_signature=[logits, tf.TensorSpec([]), number, tf.TensorSpec([]), tf.TensorSpec([2], tf.int32)],
+        )
+        self._advance = tf.function(
+            self._advance_graph, autograph=False, input_signature=[numbers, number, numbers, CACHE, CACHE]
+        )
+
+    def steps(
+        self, prompt: Sequence[int], *, max_new_tokens: int, end_of_text: int, sampling: Sampling, seed: int
+    ) -> Iterator[Step]:
+        """Yields up to ``max_new_tokens`` steps; one that ends the text is the last, and is not yielded.
+
+        Args:
+            prompt: at least one token; it and the new ones fit the context.
+            sampling: how tokens are chosen; there is no repetition penalty here.
+            seed: the tokens are those that ``models.decoding.generate`` gives for it.
+        """
+        width = next(width for width in self._widths if width >= len(prompt))
+        tokens = tf.constant([[*prompt, *[0] * (width - len(prompt))]], tf.int32)
+        shift = tf.constant([width - len(prompt)])
+        keys, values, logits = self._prefill(tokens, tf.constant([len(prompt)]), tf.constant(max_new_tokens))
+        for step in range(max_new_tokens):
+            token, probability, others, theirs = self._choose(
+                logits, sampling.temperature, sampling.top_k, sampling.top_p, tf.constant([seed, step])
+            )
+            if int(token[0]) == end_of_text:
+                return
+            likeliest = list(zip(others.numpy().tolist(), theirs.numpy().tolist(), strict=True))
+            yield Step(int(token[0]), float(probability), likeliest)
+            if step + 1 < max_new_tokens:
+                logits, keys, values = self._advance(token, width + step, shift, keys, values)
+
+    def _prefill_graph(self, tokens_BP, lengths_B, new_tokens):
+        return decoding.prefill(
+            self._model, tokens_BP, lengths_B, new_tokens, self._table_EV, write=decoding.write_plain
+        )
+
+    def _choose_graph(self, logits_BV, temperature, top_k, top_p, seed_2):
+        token_B = choose_by(logits_BV, temperature, top_k, top_p, seed_2)
+        probabilities_V = tf.nn.softmax(logits_BV)[0]
+        best = tf.math.top_k(probabilities_V, min(self._alternatives, logits_BV.shape[1]))
+        return token_B, probabilities_V[token_B[0]], best.indices, best.values
+
+    def _advance_graph(self, token_B, column, shift_B, keys, values):
+        config = self._model.config
+        shape = [config.layers, 1, config.heads, config.head_width, None]
+        keys, values = tf.ensure_shape(keys, shape), tf.ensure_shape(values, shape)
+        return decoding.advance(
+            self._model, token_B, column, shift_B, keys, values, self._table_EV, write=decoding.write_plain
+        )

@@ -1,0 +1,115 @@
+"""The one thread that works on requests, and the bounded line before it.
+
+A model's operations use all cores already, so requests wait for one another; past ``waiting`` of them the next is
+refused at once. A request that nobody waits for any longer leaves the line, or stops after the token at hand.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+
+class BusyError(Exception):
+    """The line is full."""
+
+
+class Job:
+    """One request's work: what it yields is read on the event loop that it was made on."""
+
+    def __init__(self, work: Callable[[], Iterator[Any]], left: Callable[["Job"], None]):
+        self._work, self._left = work, left
+        self._loop = asyncio.get_running_loop()
+        self._results: asyncio.Queue = asyncio.Queue()
+        self._closed = threading.Event()
+
+    def run(self) -> None:
+        """Does the work, on the worker's thread; an error is raised where the results are read."""
+        failure = None
+        try:
+            results = iter(()) if self._closed.is_set() else self._work()
+            for result in results:
+                self._send((result, None, False))
+                if self._closed.is_set():
+                    break
+        except Exception as error:
+            failure = error
+        self.close()
+        self._send((None, failure, True))
+
+    def _send(self, message: tuple[Any, Exception | None, bool]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._results.put_nowait, message)
+        except RuntimeError:  # the loop has ended, and with it everyone who could read this
+            self._closed.set()
+
+    def close(self) -> None:
+        """Leaves the line, or stops the work after its next result. Closing again changes nothing."""
+        self._closed.set()
+        self._left(self)
+
+    async def results(self) -> AsyncGenerator[Any, None]:
+        """Yields what the work yields; whoever stops reading closes the job."""
+        try:
+            while True:
+                result, failure, last = await self._results.get()
+                if failure:
+                    raise failure
+                if last:
+                    return
+                yield result
+        finally:
+            self.close()
+
+
+class Worker:
+    """A thread and the line before it.
+
+    Args:
+        waiting: requests that may wait while one is worked on.
+    """
+
+    def __init__(self, waiting: int):
+        self._most = waiting + 1
+        self._open: set[Job] = set()
+        self._lock = threading.Lock()
+        self._line: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def open(self) -> int:
+        """Requests that are worked on or wait."""
+        return len(self._open)
+
+    def submit(self, work: Callable[[], Iterator[Any]]) -> Job:
+        """Puts work into the line.
+
+        Raises:
+            BusyError: the line is full.
+        """
+        with self._lock:
+            if len(self._open) >= self._most:
+                raise BusyError
+            job = Job(work, self._leave)
+            self._open.add(job)
+        self._line.put(job)
+        return job
+
+    def stop(self) -> None:
+        """Closes all work and waits for the thread's end."""
+        with self._lock:
+            jobs = list(self._open)
+        for job in jobs:
+            job.close()
+        self._line.put(None)
+        self._thread.join()
+
+    def _leave(self, job: Job) -> None:
+        with self._lock:
+            self._open.discard(job)
+
+    def _run(self) -> None:
+        while (job := self._line.get()) is not None:
+            job.run()
