@@ -42,6 +42,12 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
 def check_data(directory: str, run: Configured) -> manifest.Manifest:
     """Returns the manifest of ``directory``; UserError for data that do not fit the model, the batch or the hosts."""
     data = manifest.load(directory)
+    check_manifest(data, run)
+    return data
+
+
+def check_manifest(data: manifest.Manifest, run: Configured) -> None:
+    """Compares data whose manifest has been read with a run, as ``check_data`` does."""
     data.check(vocabulary_size=run.model.vocabulary_size, context=run.plan.context)
     order.check_split(
         data,
@@ -51,4 +57,3 @@ def check_data(directory: str, run: Configured) -> manifest.Manifest:
         global_batch=run.plan.global_batch,
         context=run.plan.context,
     )
-    return data

@@ -17,7 +17,7 @@ import sys
 from absl import flags
 
 from pipeline import cli
-from pipeline.data import storage
+from pipeline.data import manifest, storage
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
 from tools.sweep import agents, axes, fitting, table
@@ -35,28 +35,33 @@ def main(*overrides: str) -> int:
     ledger = Ledger(storage.join(FLAGS.run_dir, "ledger"))
     if FLAGS.table:
         return _finish([], ledger)
+    only_said = FLAGS.dry_run or FLAGS.wandb_sweep
+    reads_data = FLAGS.data and not (only_said and storage.is_remote(FLAGS.data))
     base = Base(
         gin_files=tuple(cli.required_gin_files("a run such as algpt2.gin")),
         gin_params=tuple(FLAGS.gin_param),
         data=FLAGS.data or "",
         tpu=FLAGS.tpu,
+        manifest=manifest.load(FLAGS.data) if reads_data else None,
     )
     worker, workers = _worker()
     cells = _cells(base, overrides)
     if FLAGS.wandb_sweep:
         return 0
     if FLAGS.dry_run:
-        print("\n".join(f"{cell.key}  {cell.label}" for cell in cells))
+        print("\n".join(cell.label for cell in cells))
         return 0
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
+    devices = slices.plan(FLAGS.tpu)
+    _check_visible(devices)
     _claim_directory()
     if not overrides:
         os.environ.pop("WANDB_RUN_ID", None)  # of a single run, which an agent of Weights & Biases starts
     print(f"{len(cells)} cells")
     first = worker * len(cells) // workers
     cells = cells[first:] + cells[:first]
-    if FLAGS.preflight and slices.plan(FLAGS.tpu).slice is not None:
+    if FLAGS.preflight and devices.slice:
         ended = {key for key, entry in ledger.entries().items() if entry["state"] in (DONE, MISFIT)}
         fitting.record_misfits(cells, ledger, FLAGS.tpu, ended)
     runner = Runner(base, ledger, FLAGS.run_dir, again=FLAGS.retry_failed)
@@ -65,6 +70,15 @@ def main(*overrides: str) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 0
     return _finish(cells, ledger)
+
+
+def _check_visible(devices: slices.DevicePlan) -> None:
+    """Refuses local files where the hosts of a slice need them, which would fail every cell."""
+    for flag in ("data", "run_dir"):
+        if devices.slice and devices.hosts > 1 and not storage.is_remote(getattr(FLAGS, flag)):
+            raise UserError(
+                f"--{flag}={getattr(FLAGS, flag)}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
+            )
 
 
 def _claim_directory() -> None:

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline import config
-from pipeline.configured import Configured, check_data, configured
+from pipeline.configured import Configured, check_manifest, configured
+from pipeline.data.manifest import Manifest
 from pipeline.errors import UserError, nearest
-from pipeline.training.settings import TrainConfig
+from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
 from tools.sweep.axes import Overrides
 
 MODEL = "train.model"
@@ -18,16 +19,22 @@ USUAL_SIZE = {"gpt2": "gpt2-small", "algpt2": "algpt2-base"}
 NO_PROGRAM = {"seed", "steps", "schedule", "warmup_steps", "warmup_fraction", "final_fraction", "evaluate_every"}
 NO_PROGRAM |= {"checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "wandb", "sample_prompt"}
 NO_PROGRAM |= {"learning_rate", "profile_steps", "max_skipped_steps", "pretrained"}
+# What a run goes on with all the same, but for what a sweep may compare the speed or the best weights of.
+NO_RESULT = RESUMABLE_CHANGES - {"microbatch", "steps_per_loop", "evaluate_every", "keep_best"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What all cells of a sweep have in common: what pipeline.train's command line would say."""
+    """What all cells of a sweep have in common: what pipeline.train's command line would say.
+
+    ``manifest`` is that of ``data``, or None where nothing is going to run and the data need not be there.
+    """
 
     gin_files: tuple[str, ...]
     gin_params: tuple[str, ...]
     data: str
     tpu: str | None
+    manifest: Manifest | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +42,18 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-      key: 12 hexadecimal digits of its whole configuration and data; equal runs have equal keys, however they are put.
+      key: 12 hexadecimal digits of its whole configuration and of its data; equal runs have equal keys, however they
+        are put and wherever the data lie.
       overrides: the settings that the sweep gives it, without those of parts that it does not use.
-      arguments: gin files and overrides, as flags of pipeline.train and of tools.preflight.
+      arguments: gin files and overrides, as flags of pipeline.train.
+      preflight: the same as flags of tools.preflight, which does not read the data: with what they decide.
       program: key of what the compiler sees of it.
     """
 
     key: str
     overrides: Overrides
     arguments: tuple[str, ...]
+    preflight: tuple[str, ...]
     program: str
 
     @property
@@ -85,15 +95,35 @@ def _resolve(base: Base, overrides: Overrides) -> Cell:
     overrides = {name: value for name, value in overrides.items() if name.partition(".")[0] in owners}
     parameters = [*base.gin_params, *_parameters(overrides)]
     run = configured(files, parameters, base.tpu)
-    if base.data and "://" not in base.data:
-        check_data(base.data, run)
+    decided: list[str] = []
+    if base.manifest:
+        check_manifest(base.manifest, run)
+        run = _with_data(run, base.manifest)
+        decided = [f"train.steps={run.settings.steps}"]
+        decided.append(f"{config.MODELS[run.settings.model]}.vocabulary_size={run.model.vocabulary_size}")
     arguments = [f"--gin_file={file}" for file in files] + [f"--gin_param={value}" for value in parameters]
-    whole = _described(run) | {"data": base.data}
-    program = {
-        part: {name: value for name, value in values.items() if name not in NO_PROGRAM}
-        for part, values in _described(run).items()
-    }
-    return Cell(key=_hash(whole), overrides=overrides, arguments=tuple(arguments), program=_hash(program))
+    return Cell(
+        key=_hash(_described(run, NO_RESULT) | {"data": _identity(base.manifest)}),
+        overrides=overrides,
+        arguments=tuple(arguments),
+        preflight=(*arguments, *(f"--gin_param={value}" for value in decided)),
+        program=_hash(_described(run, NO_PROGRAM)),
+    )
+
+
+def _with_data(run: Configured, data: Manifest) -> Configured:
+    """Returns the run with its steps in numbers and its model's vocabulary, as pipeline.train resolves them."""
+    settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
+    model = replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
+    return replace(run, settings=settings, model=model)
+
+
+def _identity(data: Manifest | None) -> dict[str, Any]:
+    """Returns what makes a data set this one, wherever it lies."""
+    if data is None:
+        return {}
+    tokenizer = {"fingerprint": data.tokenizer.fingerprint, "end_of_text": data.tokenizer.end_of_text}
+    return {"corpus": data.corpus.fingerprint, "tokenizer": tokenizer, "settings": dict(data.settings)}
 
 
 def _sized(base: Base, overrides: Overrides) -> tuple[list[str], Overrides]:
@@ -128,9 +158,14 @@ def _parameters(overrides: Overrides) -> list[str]:
     return [f"{name}={value!r}" for name, value in overrides.items() if name != MODEL or str(value) in config.MODELS]
 
 
-def _described(run: Configured) -> dict[str, dict[str, Any]]:
+def _described(run: Configured, without: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Returns every setting of a run by part, without those of some names."""
     parts = {"train": run.settings, "model": run.model, "optimizer": run.optimizer}
-    return {name: {"kind": type(part).__name__, **asdict(part)} for name, part in parts.items()}
+    return {
+        part: {"kind": type(values).__name__}
+        | {name: value for name, value in asdict(values).items() if name not in without}
+        for part, values in parts.items()
+    }
 
 
 def _hash(document: Any) -> str:

@@ -40,7 +40,7 @@ def _preflight(cell: Cell, tpu: str) -> tuple[bool, str]:
     """Returns whether a cell fits, and the memory it needs and has."""
     with tempfile.TemporaryDirectory() as folder:
         answer = pathlib.Path(folder, "answer.json")
-        command = [sys.executable, "-m", "tools.preflight", *cell.arguments, f"--tpu={tpu}", f"--json={answer}"]
+        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, f"--tpu={tpu}", f"--json={answer}"]
         done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode == 2:  # it has said why
             sys.stderr.write(done.stderr)

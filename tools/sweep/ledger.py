@@ -31,6 +31,7 @@ class Claim:
       key: the cell's.
       lock: a descriptor that holds the claim; a run that inherits it holds it too.
       entry: what the ledger says.
+      lost: whether another machine has taken the cell over, as from a worker that slept for longer than a lease.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Claim:
     entry: Entry
     version: int
     renewed: float = field(default_factory=time.monotonic)
+    lost: bool = False
 
 
 class Ledger:
@@ -94,10 +96,11 @@ class Ledger:
 
     def renew(self, claim: Claim) -> bool:
         """Tells other machines now and then that the cell still runs; returns False if another has taken it over."""
-        if not self._remote or time.monotonic() - claim.renewed < LEASE_SECONDS / RENEWALS:
-            return True
-        claim.renewed = time.monotonic()
-        return self._replace(claim, claim.entry | {"renewal": claim.entry["renewal"] + 1})
+        if self._remote and not claim.lost and time.monotonic() - claim.renewed >= LEASE_SECONDS / RENEWALS:
+            claim.renewed = time.monotonic()
+            with contextlib.suppress(storage.UnavailableError):  # no network: the next renewal tells who has the cell
+                claim.lost = not self._replace(claim, claim.entry | {"renewal": claim.entry["renewal"] + 1})
+        return not claim.lost
 
     def end(self, claim: Claim, state: str, **facts: object) -> None:
         """Writes what became of a cell and lets go of it."""

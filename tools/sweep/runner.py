@@ -44,6 +44,7 @@ class Runner:
         self._group = os.path.basename(directory.rstrip("/"))
         self._remote = storage.is_remote(directory)
         self._run: subprocess.Popen | None = None
+        self._told = False  # to stop: the run that is going on
         self._tty = sys.stdout.isatty()
         self.stopped = False
 
@@ -75,6 +76,9 @@ class Runner:
                 said = self._run_cell(cell, claim)
                 if self.stopped:
                     return
+                if claim.lost:
+                    self._say(f"{said}  {cell.label}")
+                    continue
                 left.remove(cell)
                 ended, spent = ended + 1, spent + time.monotonic() - began
                 rest = f"  {duration(spent / ended * len(left))} left" if left else ""
@@ -100,6 +104,9 @@ class Runner:
             if summary is not None:
                 self._ledger.end(claim, DONE, result=result_of(summary))
                 return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats a token"
+            if claim.lost:
+                self._ledger.let_go(claim)
+                return "taken over by another worker"
             if self.stopped:
                 break
             if code > 0 and code != os.EX_TEMPFAIL:
@@ -119,6 +126,7 @@ class Runner:
         command = [sys.executable, "-m", "pipeline.train", *cell.arguments, *tpu]
         command += [f"--data={self._base.data}", f"--run_dir={self.directory_of(cell)}"]
         environment = {"WANDB_RUN_GROUP": self._group, "WANDB_NAME": cell.label} | os.environ
+        self._told = False
         with open(log, "ab") as output:
             run = self._run = subprocess.Popen(
                 command,
@@ -132,6 +140,8 @@ class Runner:
             )
         try:
             while run.poll() is None:
+                if self.stopped and not self._told:  # the signal came while the run was being started
+                    self._tell(signal.SIGTERM)
                 time.sleep(POLL_SECONDS)
                 if not self._ledger.renew(claim):  # this machine slept, and another took the cell over
                     run.kill()
@@ -144,9 +154,13 @@ class Runner:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """The first signal lets the run save and stop, a second Ctrl-C ends it at once."""
-        if self._run:
-            self._run.send_signal(signal.SIGINT if self.stopped and number == signal.SIGINT else signal.SIGTERM)
+        self._tell(signal.SIGINT if self.stopped and number == signal.SIGINT else signal.SIGTERM)
         self.stopped = True
+
+    def _tell(self, number: int) -> None:
+        if self._run:
+            self._told = True
+            self._run.send_signal(number)
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

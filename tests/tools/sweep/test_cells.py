@@ -1,8 +1,11 @@
 """Cells: known by the configuration they come to, checked before anything runs, without what they do not use."""
 
+import dataclasses
+
 import pytest
 
 from pipeline import config
+from pipeline.data import manifest
 from pipeline.errors import UserError
 from tools.sweep import cells
 from tools.sweep.cells import Base
@@ -33,7 +36,45 @@ def test_a_cell_is_the_same_however_it_is_put():
     assert key({}, Base(gin_files=("algpt2.gin",), gin_params=("Adafactor.learning_rate=1e-3",), data="", tpu=None))
     assert key(same[0]) != key({"Adafactor.learning_rate": 2e-3})
     assert key(same[0]) != key(same[0] | {"train.seed": 1})
-    assert key(same[0], Base(gin_files=("algpt2.gin",), gin_params=(), data="gs://b/d", tpu="pod-128")) != key(same[0])
+    assert key(same[0]) == key(same[0] | {"train.wandb": "off", "train.checkpoint_every": 7}), "it would go on"
+
+
+@pytest.fixture
+def on_data(small_data):
+    """The base of a small run on the manifest of real shards, of which fields may be changed."""
+    there = manifest.load(str(small_data))
+
+    def make(data="here", *parameters, **changes):
+        tokenizer = dataclasses.replace(there.tokenizer, **changes)
+        return Base(
+            gin_files=("quickstart.gin",),
+            gin_params=("ALGPT2.context=32", "train.warmup_steps=0", *parameters),
+            data=data,
+            tpu=None,
+            manifest=dataclasses.replace(there, tokenizer=tokenizer),
+        )
+
+    return make
+
+
+def test_data_are_known_by_what_they_hold_and_not_by_where_they_lie(on_data):
+    assert key({}, on_data("here")) == key({}, on_data("gs://b/there"))
+    assert key({}, on_data()) != key({}, on_data(fingerprint="another"))
+    vocabulary = on_data().manifest.tokenizer.vocabulary_size
+    assert key({}, on_data()) == key({"ALGPT2.vocabulary_size": vocabulary}, on_data())
+
+
+def test_one_pass_over_the_data_is_its_number_of_steps(on_data):
+    sequences = on_data().manifest.part("train").records * 2  # records of 64 tokens
+    assert key({"train.steps": -1}, on_data()) == key({"train.steps": sequences // 16}, on_data())
+
+
+def test_a_preflight_is_told_what_the_data_decide(on_data):
+    (cell,) = cells.resolve(on_data("here", "train.steps=-1"), [{}])
+    config.load(["quickstart.gin"], [flag.removeprefix("--gin_param=") for flag in cell.preflight[1:]])
+    assert config.get(config.SURFACES["train"]).steps > 0
+    assert config.get(config.SURFACES["ALGPT2"]).vocabulary_size == on_data().manifest.tokenizer.vocabulary_size
+    assert not any("vocabulary" in argument for argument in cell.arguments)
 
 
 def test_a_model_comes_with_its_size():

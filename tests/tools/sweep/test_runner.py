@@ -1,0 +1,74 @@
+"""One worker: a cell that it has lost to another machine is left to that one."""
+
+import subprocess
+import threading
+import time
+
+import pytest
+
+from tools.sweep import ledger as ledgers
+from tools.sweep import runner as runners
+from tools.sweep.cells import Base, Cell
+from tools.sweep.ledger import DONE, Ledger
+
+BASE = Base(gin_files=(), gin_params=(), data="", tpu=None)
+CELL = Cell(key="cell", overrides={"train.seed": 1}, arguments=(), preflight=(), program="")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Has the worker start a long sleep in place of a training; a list of these processes."""
+    plain, found = subprocess.Popen, []
+
+    def start(command, **options):
+        found.append(plain(["sleep", "120"], **options))
+        return found[-1]
+
+    monkeypatch.setattr(runners.subprocess, "Popen", start)
+    monkeypatch.setattr(runners, "RESTART_SECONDS", 0)
+    monkeypatch.setattr(runners, "WAIT_SECONDS", 0.1)
+    yield found
+    for process in found:
+        process.kill()
+        process.wait()
+
+
+def test_a_cell_that_another_machine_took_over_is_not_started_again(started, gcs, tmp_path, monkeypatch, capsys):
+    workers = []
+    for machine in "ab":
+        (tmp_path / machine).mkdir()
+        monkeypatch.setattr(ledgers.tempfile, "gettempdir", lambda machine=machine: str(tmp_path / machine))
+        workers.append(Ledger("gs://corpus/sweep/ledger"))
+    lease = ledgers.LEASE_SECONDS
+    monkeypatch.setattr(ledgers, "LEASE_SECONDS", 0.0)  # as if the first machine had slept
+    monkeypatch.setattr(ledgers, "RENEWALS", 1e9)  # and now renews its lease as soon as it can
+
+    def other_machine():
+        while not started or (claim := workers[1].claim(CELL.key, {})) is None:
+            time.sleep(0.05)
+        ledgers.LEASE_SECONDS = lease
+        started[0].wait(timeout=60)  # the first worker ends its run when it sees that it has lost the cell
+        time.sleep(1)
+        workers[1].end(claim, DONE)
+
+    other = threading.Thread(target=other_machine)
+    other.start()
+    runners.Runner(BASE, workers[0], "gs://corpus/sweep").run([CELL])
+    other.join()
+    assert len(started) == 1
+    assert workers[0].read(CELL.key)["state"] == DONE
+    assert "taken over by another worker" in capsys.readouterr().out
+
+
+def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(started, tmp_path, monkeypatch):
+    runner, start = runners.Runner(BASE, Ledger(str(tmp_path / "ledger")), str(tmp_path)), runners.subprocess.Popen
+
+    def start_and_signal(command, **options):
+        run = start(command, **options)
+        runner._stop(runners.signal.SIGTERM, None)  # before the worker knows of the run
+        return run
+
+    monkeypatch.setattr(runners.subprocess, "Popen", start_and_signal)
+    runner.run([CELL])
+    assert [process.returncode for process in started] == [-runners.signal.SIGTERM]
+    assert runner.stopped
