@@ -1,6 +1,7 @@
-"""One worker: a cell that it has lost to another machine is left to that one."""
+"""One worker: what it lost to another machine, what it is told, and what it tells the runs that it starts."""
 
 import subprocess
+import sys
 import threading
 import time
 
@@ -9,19 +10,22 @@ import pytest
 from tools.sweep import ledger as ledgers
 from tools.sweep import runner as runners
 from tools.sweep.cells import Base, Cell
-from tools.sweep.ledger import DONE, Ledger
+from tools.sweep.ledger import DONE, FAILED, Ledger
 
 BASE = Base(gin_files=(), gin_params=(), data="", tpu=None)
 CELL = Cell(key="cell", overrides={"train.seed": 1}, arguments=(), preflight=(), program="")
 
 
+SLEEP = ("sleep", "120")
+
+
 @pytest.fixture
-def started(monkeypatch):
-    """Has the worker start a long sleep in place of a training; a list of these processes."""
+def started(monkeypatch, request):
+    """Has the worker start a long sleep, or its parameter, in place of a training; a list of these processes."""
     plain, found = subprocess.Popen, []
 
     def start(command, **options):
-        found.append(plain(["sleep", "120"], **options))
+        found.append(plain(getattr(request, "param", SLEEP), **options))
         return found[-1]
 
     monkeypatch.setattr(runners.subprocess, "Popen", start)
@@ -72,3 +76,20 @@ def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(started, tm
     runner.run([CELL])
     assert [process.returncode for process in started] == [-runners.signal.SIGTERM]
     assert runner.stopped
+
+
+WANDB = """
+import wandb
+run = wandb.init(mode='offline', settings=wandb.Settings(silent=True))
+raise SystemExit(f'{run.group} {run.name}')
+"""
+
+
+@pytest.mark.parametrize("started", [(sys.executable, "-c", WANDB)], indirect=True)
+def test_weights_and_biases_sees_a_group_a_sweep_and_a_name_a_cell(started, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    ledger = Ledger(str(tmp_path / "rates" / "ledger"))
+    runners.Runner(BASE, ledger, str(tmp_path / "rates")).run([CELL])
+    assert len(started) == 1, "what fails by itself is not tried again"
+    assert ledger.read(CELL.key)["state"] == FAILED
+    assert ledger.read(CELL.key)["reason"] == "rates train.seed=1"
