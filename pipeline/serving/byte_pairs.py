@@ -2,6 +2,7 @@
 
 All pieces of all texts stand side by side in one array of ids. A round finds each piece's pair of the lowest rank and
 merges its occurrences, so a batch takes as many rounds as its longest piece takes merges, whatever the number of texts.
+keras-hub's BytePairTokenizer would be less to keep, but joins the line feeds before an apostrophe and misses U+2028.
 
 Source: Sennrich et al. 2016, Neural Machine Translation of Rare Words with Subword Units; Radford et al. 2019 (bytes).
 Letters: N texts, W pieces, M bytes, A ids still to be merged.
