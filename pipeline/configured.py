@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline import config, pretrained
-from pipeline.data import manifest, order
+from pipeline.data import manifest, order, storage
 from pipeline.devices import slices
+from pipeline.errors import UserError
 from pipeline.training import batch
 from pipeline.training.settings import TrainConfig
 
@@ -39,6 +40,15 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
     return Configured(settings=settings, model=model, optimizer=optimizer, devices=devices, plan=plan)
 
 
+def check_visible(devices: slices.DevicePlan, **directories: str) -> None:
+    """Refuses local directories, by the names of their flags, where the several hosts of a slice need them."""
+    for flag, directory in directories.items():
+        if devices.slice and devices.hosts > 1 and not storage.is_remote(directory):
+            raise UserError(
+                f"--{flag}={directory}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
+            )
+
+
 def check_data(directory: str, run: Configured) -> manifest.Manifest:
     """Returns the manifest of ``directory``; UserError for data that do not fit the model, the batch or the hosts."""
     data = manifest.load(directory)
@@ -57,3 +67,10 @@ def check_manifest(data: manifest.Manifest, run: Configured) -> None:
         global_batch=run.plan.global_batch,
         context=run.plan.context,
     )
+
+
+def with_data(run: Configured, data: manifest.Manifest) -> Configured:
+    """Returns the run with what its data decide: the model's vocabulary, and steps and warm-up in numbers."""
+    settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
+    model = dataclasses.replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
+    return dataclasses.replace(run, settings=settings, model=model)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import models
-from models.decoding import Sampling, generate
 from pipeline import cli, config, pretrained
 from pipeline.data import inputs
 from pipeline.data.manifest import Manifest, read_tokenizer
@@ -29,12 +28,10 @@ from pipeline.training.metrics import MetricsWriter
 from pipeline.training.preemption import restartable
 from pipeline.training.profile import Profiler
 from pipeline.training.run_directory import RunDirectory, as_json
-from pipeline.training.samples import Samples
-from pipeline.training.schedules import Schedule
+from pipeline.training.samples import Samples, sample
+from pipeline.training.schedules import schedule_of
 from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
 from pipeline.training.workers import Workers
-
-SAMPLE_TOKENS = 100
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -90,7 +87,7 @@ class Session:
         restored = checkpoints.restore_newest()
         start = restored.step if restored else 0
         workers.check_same_start(start, directory.path)
-        if not workers.is_chief:  # what it writes, and what a run writes at random or by the clock, is not kept
+        if not workers.is_chief:  # what it writes is not kept
             directory.check(self.identity(), RESUMABLE_CHANGES)
             settings = dataclasses.replace(settings, wandb="off")
             directory = self.directory = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -108,9 +105,7 @@ class Session:
         def after_evaluation(step: int, figures: dict[str, float]) -> None:
             if best:
                 best.offer(step, figures["nats_per_token"])
-            if (
-                settings.sample_prompt and step < settings.steps and workers.is_chief
-            ):  # the last step's sample is the summary's
+            if sampled and step < settings.steps:  # the last step's sample is the summary's
                 samples.add(step, sample(model, tokenizer, settings.sample_prompt))
 
         trainer = self.trainer(
@@ -242,24 +237,3 @@ def optimizer_line(optimizer: Any, variables: list[Any]) -> str:
     highest = max(steps.values())
     down_to = f", down to {steps[least]:.1e} of {least}" if steps[least] < highest else ""
     return f"optimizer slots {optimizer.slot_bytes() / 2**20:,.1f} MiB a replica; effective step {highest:.1e}{down_to}"
-
-
-def schedule_of(settings: TrainConfig) -> Schedule:
-    """Returns the learning rate's schedule."""
-    return Schedule(
-        kind=settings.schedule,
-        steps=settings.steps,
-        warmup_steps=settings.warmup_steps,
-        final_fraction=settings.final_fraction,
-    )
-
-
-def sample(model: Any, tokenizer: Tokenizer, prompt: str) -> str:
-    """Returns the prompt and how the model goes on, at temperature 0.8 from its 40 likeliest tokens."""
-    ids = tokenizer.encode(prompt)[: model.config.context // 2]
-    length = min(SAMPLE_TOKENS, model.config.context - len(ids))
-    sampling = Sampling(temperature=0.8, top_k=40)
-    (made,) = generate(
-        model, [ids], max_new_tokens=length, end_of_text=tokenizer.end_of_text, sampling=sampling, seed=0
-    )
-    return prompt + tokenizer.decode(made)

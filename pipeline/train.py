@@ -3,12 +3,10 @@
 python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://… [--dry_run]
 """
 
-import dataclasses
-
 from absl import flags
 
 from pipeline import cli, config, dry_run, preflight
-from pipeline.configured import Configured, check_data, configured
+from pipeline.configured import Configured, check_data, check_visible, configured, with_data
 from pipeline.data import storage
 from pipeline.devices import target
 from pipeline.errors import UserError
@@ -32,19 +30,16 @@ def main() -> int:
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
-        if devices.slice and devices.hosts > 1 and not storage.is_remote(getattr(FLAGS, flag)):
-            raise UserError(
-                f"--{flag}={getattr(FLAGS, flag)}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
-            )
+        check_visible(devices, **{flag: getattr(FLAGS, flag)})
     return _train(run)
 
 
 def _train(run: Configured) -> int:
     data = check_data(FLAGS.data, run)
-    model = dataclasses.replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
-    settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
+    run = with_data(run, data)
     if FLAGS.preflight:
-        preflight.require_fit(run.devices, FLAGS.gin_file, FLAGS.gin_param, (settings.model, model.vocabulary_size))
+        vocabulary = run.settings.model, run.model.vocabulary_size
+        preflight.require_fit(run.devices, FLAGS.gin_file, FLAGS.gin_param, vocabulary)
     cli.import_tensorflow()
     from pipeline.devices import strategy
 
@@ -53,8 +48,8 @@ def _train(run: Configured) -> int:
     from pipeline.training.run_directory import RunDirectory
 
     return Session(
-        settings=settings,
-        model_config=model,
+        settings=run.settings,
+        model_config=run.model,
         optimizer_config=run.optimizer,
         plan=run.plan,
         manifest=data,

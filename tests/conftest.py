@@ -60,3 +60,13 @@ def refused(run_module):
         return lines[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run_dir(tmp_path_factory):
+    """The run of tests/tiny_run.py, for tests that read it."""
+    from tests import tiny_run
+
+    path = tmp_path_factory.mktemp("tiny_run")
+    tiny_run.write(path)
+    return path

@@ -61,7 +61,7 @@ def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: A
     import tensorflow as tf
 
     import models
-    from pipeline.session import schedule_of
+    from pipeline.training.schedules import schedule_of
     from pipeline.training.step import make_train_step
 
     with unfilled_variables():

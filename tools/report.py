@@ -11,7 +11,6 @@ import fnmatch
 import importlib.util
 import json
 import math
-import os
 import pathlib
 from typing import Any
 
@@ -172,9 +171,7 @@ def main() -> None:
         raise UserError("--png needs matplotlib; pip install -r requirements-plots.txt")
     runs = [read(directory) for directory in FLAGS.run_dir]
     figures = report_page.figures(runs)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    partial.write_text(report_page.page(runs, figures), encoding="utf-8")
-    partial.replace(output)
+    storage.replace_bytes(report_page.page(runs, figures).encode(), str(output))
     print(f"wrote {output}: {len(runs)} run(s), {output.stat().st_size / 1e6:.2f} MB")
     for path in report_page.write_pngs(figures, output) if FLAGS.png else []:
         print(f"wrote {path}")

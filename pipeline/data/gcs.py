@@ -147,6 +147,12 @@ def replace_version(path: str, data: bytes, generation: int) -> int | None:
             return newest if held == data else None
 
 
+def replace_bytes(data: bytes, path: str) -> None:
+    """Replaces a small object, whatever generation it has."""
+    while replace_version(path, data, read_version(path)[1]) is None:
+        pass  # another writer came in between
+
+
 def upload(local: str, path: str, crc32c: int) -> None:
     """Commits a local file as an object, by resumable chunks if it is larger than 8 MiB.
 

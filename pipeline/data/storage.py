@@ -189,6 +189,17 @@ def _move(local: str, path: str) -> None:
             os.rename(file.name, path)
 
 
+def replace_bytes(data: bytes, path: str) -> None:
+    """Puts a small file in the place of whatever stands there, by one atomic operation; its directory exists."""
+    if is_remote(path):
+        _gcs().replace_bytes(data, path)
+        return
+    with partial_file(os.path.dirname(path) or ".") as file:
+        file.write(data)
+        file.flush()
+        os.replace(file.name, path)
+
+
 def publish_bytes(data: bytes, path: str) -> None:
     """Commits a small file by one atomic operation, as ``publish`` does."""
     import google_crc32c

@@ -27,10 +27,6 @@ from pipeline.training.workers import Workers
 METRICS = ("loss", "grad_norm", "skipped")
 
 
-class TooManySkippedStepsError(WorkFailedError):
-    """Updates were skipped for so many steps in a row that going on is a waste."""
-
-
 class Trainer:
     """Trains one model on one strategy.
 
@@ -127,7 +123,7 @@ class Trainer:
             self._save(step)
             with self.clock.spent_on("checkpoint"):
                 self._checkpoints.wait()
-        if step < settings.steps or self._stop.is_set():  # a signal may have cut the last evaluation short
+        if step < settings.steps or self._must_stop():  # a signal may have cut the last evaluation short
             progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
             return False
         return True
@@ -248,7 +244,7 @@ class Trainer:
             )
             progress.note(f"step {step:,}: update skipped, {incident['reason']}; see {incidents.FILE_NAME}")
             if self._skipped_in_a_row >= self._settings.max_skipped_steps:
-                raise TooManySkippedStepsError(
+                raise WorkFailedError(
                     f"{self._skipped_in_a_row} updates in a row were skipped, to step {step:,} ({incident['reason']}); "
                     "no weight has been changed by them. Lower the learning rate or lengthen the warm-up; "
                     "python -m tools.replay shows the records"

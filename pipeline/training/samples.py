@@ -1,11 +1,14 @@
 """What a run's model writes at its intervals: text under the number of the step, in ``samples.txt``."""
 
 import re
+from typing import Any
 
+from models.decoding import Sampling, generate
 from pipeline.training.metrics import MetricsWriter
 from pipeline.training.run_directory import RunDirectory
 
 FILE = "samples.txt"
+SAMPLE_TOKENS = 100
 HEAD = re.compile(r"^=== step ([\d,]+) ===\n", re.MULTILINE)
 
 
@@ -30,3 +33,14 @@ class Samples:
         self._text += f"=== step {step:,} ===\n{text}\n\n"
         self._directory.write(FILE, self._text)
         self._metrics.text("sample", text, step)
+
+
+def sample(model: Any, tokenizer: Any, prompt: str) -> str:
+    """Returns the prompt and how the model goes on, at temperature 0.8 from its 40 likeliest tokens."""
+    ids = tokenizer.encode(prompt)[: model.config.context // 2]
+    length = min(SAMPLE_TOKENS, model.config.context - len(ids))
+    sampling = Sampling(temperature=0.8, top_k=40)
+    (made,) = generate(
+        model, [ids], max_new_tokens=length, end_of_text=tokenizer.end_of_text, sampling=sampling, seed=0
+    )
+    return prompt + tokenizer.decode(made)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UserError, nearest
+from pipeline.training.settings import TrainConfig
 
 KINDS = ("linear", "cosine", "constant", "inverse_sqrt")
 
@@ -75,3 +76,13 @@ class Schedule:
         progress = xp.minimum(xp.maximum((step - float(self.warmup_steps)) / decay_steps, 0.0), 1.0)
         left = 1.0 - progress if self.kind == "linear" else 0.5 * (1.0 + xp.cos(math.pi * progress))
         return warm * (self.final_fraction + (1.0 - self.final_fraction) * left)
+
+
+def schedule_of(settings: TrainConfig) -> Schedule:
+    """Returns the learning rate's schedule."""
+    return Schedule(
+        kind=settings.schedule,
+        steps=settings.steps,
+        warmup_steps=settings.warmup_steps,
+        final_fraction=settings.final_fraction,
+    )

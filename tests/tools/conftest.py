@@ -1,7 +1,9 @@
 """A small committed data set of real text, and the flags of a run small enough to be started many times."""
 
+import os
 import pathlib
 import pydoc_data.topics
+import subprocess
 
 import numpy as np
 import pytest
@@ -77,3 +79,26 @@ def run_flags():
 def project_root():
     """Where ``python -m`` finds the project's modules."""
     return pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def start_process(project_root):
+    """Starts a command from the project's root, its output in one pipe; what is left of them is killed at the end."""
+    processes = []
+
+    def run(command, **environment):
+        process = subprocess.Popen(
+            command,
+            cwd=project_root,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()

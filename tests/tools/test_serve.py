@@ -19,7 +19,6 @@ import tensorflow as tf
 from models.decoding import generate
 from models.sampling import Sampling
 from pipeline import trained
-from tests import tiny_run
 from tests.chromium import PATH, Chromium
 
 pytest.importorskip("starlette", reason="requirements-serve.txt is not installed")
@@ -28,16 +27,9 @@ PROMPT = "the cat sat on"
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run")
-    tiny_run.write(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def process(run_dir):
+def process(tiny_run_dir):
     """(server process, its address)."""
-    command = [sys.executable, "-m", "tools.serve", f"--run_dir={run_dir}", "--port=0", "--waiting=20"]
+    command = [sys.executable, "-m", "tools.serve", f"--run_dir={tiny_run_dir}", "--port=0", "--waiting=20"]
     started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     line = started.stdout.readline()
     assert " is on http://127.0.0.1:" in line
@@ -57,8 +49,8 @@ def client(url):
         yield client
 
 
-def expected(run_dir, count, sampling, seed=0):
-    run = trained.load(str(run_dir))
+def expected(tiny_run_dir, count, sampling, seed=0):
+    run = trained.load(str(tiny_run_dir))
     tokens = run.tokenizer.encode(PROMPT)
     end = run.tokenizer.end_of_text
     (made,) = generate(run.model, [tokens], max_new_tokens=count, end_of_text=end, sampling=sampling, seed=seed)
@@ -67,8 +59,8 @@ def expected(run_dir, count, sampling, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 0.9, "top_k": 40, "top_p": 0.95}])
-def test_the_text_is_that_of_generate_whole_and_streamed(client, run_dir, settings):
-    run, made = expected(run_dir, 20, Sampling(**settings), seed=5)
+def test_the_text_is_that_of_generate_whole_and_streamed(client, tiny_run_dir, settings):
+    run, made = expected(tiny_run_dir, 20, Sampling(**settings), seed=5)
     body = {"prompt": PROMPT, "max_tokens": 20, "seed": 5, **settings}
     answer = client.post("/generate", json=body).json()
     assert answer["text"] == run.tokenizer.decode(made)
@@ -83,8 +75,8 @@ def test_the_text_is_that_of_generate_whole_and_streamed(client, run_dir, settin
         assert shares == sorted(shares, reverse=True) and 0 < token["probability"] <= shares[0] < 1
 
 
-def test_probabilities_and_scores_are_the_models(client, run_dir):
-    run, made = expected(run_dir, 5, Sampling(), seed=3)
+def test_probabilities_and_scores_are_the_models(client, tiny_run_dir):
+    run, made = expected(tiny_run_dir, 5, Sampling(), seed=3)
     tokens = run.tokenizer.encode(PROMPT)
     rows = [run.tokenizer.end_of_text, *tokens, *made]
     logs = tf.nn.log_softmax(run.model(tf.constant([rows[:-1]])))[0].numpy()
@@ -182,8 +174,8 @@ def load(url, *, clients, seconds):
 
 @pytest.mark.slow
 @pytest.mark.skipif(PATH is None, reason="no Chromium is installed")
-def test_the_page_in_a_browser(url, run_dir, tmp_path):
-    run, made = expected(run_dir, 12, Sampling(temperature=0))
+def test_the_page_in_a_browser(url, tiny_run_dir, tmp_path):
+    run, made = expected(tiny_run_dir, 12, Sampling(temperature=0))
     with Chromium(str(tmp_path / "profile")) as browser:
         browser.screen(1000, 800, dark=False)
         browser.open(url)

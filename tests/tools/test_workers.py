@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 
@@ -28,30 +27,22 @@ def free_addresses(count):
 
 
 @pytest.fixture
-def start(small_data, run_flags, project_root, tmp_path):
-    """Starts the workers of a run, in their order; all are dead at the end."""
-    processes = []
+def start(small_data, run_flags, start_process):
+    """Starts the workers of a run, in their order."""
 
     def run(directory, workers, *flags, only_last=()):
         addresses, started = free_addresses(workers), []
         for index in range(workers):
-            environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+            environment = {"CUDA_VISIBLE_DEVICES": "-1"}
             if workers > 1:
                 task = {"type": "worker", "index": index}
                 environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
             command = [sys.executable, "-m", "pipeline.train", *run_flags, *flags, f"--data={small_data}"]
             command += [f"--run_dir={directory}", *(only_last if index == workers - 1 else ())]
-            process = subprocess.Popen(
-                command, cwd=project_root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            started.append(process)
-            processes.append(process)
+            started.append(start_process(command, **environment))
         return started
 
-    yield run
-    for process in processes:
-        process.kill()
-        process.wait()
+    return run
 
 
 def ends(processes):

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from absl import flags
 
 from pipeline import cli, config
+from pipeline.data import storage
 from pipeline.data.progress import duration
 from pipeline.errors import UserError, WorkFailedError
 from tools.bench import machine
@@ -175,9 +176,7 @@ def _score(folder: pathlib.Path, cell: Cell, data: str) -> None:
     if path.exists():
         return
     printed = _module("pipeline.evaluate", f"--run_dir={path.parent}", f"--data={folder}/data/{data}")
-    partial = path.with_suffix(".partial")
-    partial.write_text(printed)
-    partial.replace(path)
+    storage.replace_bytes(printed.encode(), str(path))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import sys
 from absl import flags
 
 from pipeline import cli
+from pipeline.configured import check_visible
 from pipeline.data import manifest, storage
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
@@ -54,7 +55,7 @@ def main(*overrides: str) -> int:
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
     devices = slices.plan(FLAGS.tpu)
-    _check_visible(devices)
+    check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)
     _claim_directory()
     if not overrides:
         os.environ.pop("WANDB_RUN_ID", None)  # of a single run, which an agent of Weights & Biases starts
@@ -70,15 +71,6 @@ def main(*overrides: str) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 0
     return _finish(cells, ledger)
-
-
-def _check_visible(devices: slices.DevicePlan) -> None:
-    """Refuses local files where the hosts of a slice need them, which would fail every cell."""
-    for flag in ("data", "run_dir"):
-        if devices.slice and devices.hosts > 1 and not storage.is_remote(getattr(FLAGS, flag)):
-            raise UserError(
-                f"--{flag}={getattr(FLAGS, flag)}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
-            )
 
 
 def _claim_directory() -> None:
@@ -139,7 +131,7 @@ def _finish(cells: list[Cell], ledger: Ledger) -> int:
     if not found:
         raise UserError(f"--run_dir={FLAGS.run_dir} holds no sweep")
     path = storage.join(FLAGS.run_dir, "sweep.csv")
-    _write(path, table.as_csv(found).encode())
+    storage.replace_bytes(table.as_csv(found).encode(), path)
     print(f"\n{table.as_text(found)}\nwrote {path}")
     failed = [row for row in found if row["state"] in (FAILED, MISFIT)]
     for row in failed:
@@ -147,18 +139,6 @@ def _finish(cells: list[Cell], ledger: Ledger) -> int:
     if any(row["state"] == FAILED for row in failed):
         raise WorkFailedError(f"{len(failed)} of {len(found)} cells have no result; --retry_failed runs them again")
     return 0
-
-
-def _write(path: str, data: bytes) -> None:
-    if storage.is_remote(path):
-        from pipeline.data import gcs
-
-        while gcs.replace_version(path, data, gcs.read_version(path)[1]) is None:
-            pass  # another worker has ended in the same moment
-        return
-    partial = pathlib.Path(f"{path}.{os.getpid()}")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 if __name__ == "__main__":

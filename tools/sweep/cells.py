@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline import config
-from pipeline.configured import Configured, check_manifest, configured
+from pipeline.configured import Configured, check_manifest, configured, with_data
 from pipeline.data.manifest import Manifest
 from pipeline.errors import UserError, nearest
 from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
@@ -98,7 +98,7 @@ def _resolve(base: Base, overrides: Overrides) -> Cell:
     decided: list[str] = []
     if base.manifest:
         check_manifest(base.manifest, run)
-        run = _with_data(run, base.manifest)
+        run = with_data(run, base.manifest)
         decided = [f"train.steps={run.settings.steps}"]
         decided.append(f"{config.MODELS[run.settings.model]}.vocabulary_size={run.model.vocabulary_size}")
     arguments = [f"--gin_file={file}" for file in files] + [f"--gin_param={value}" for value in parameters]
@@ -109,13 +109,6 @@ def _resolve(base: Base, overrides: Overrides) -> Cell:
         preflight=(*arguments, *(f"--gin_param={value}" for value in decided)),
         program=_hash(_described(run, NO_PROGRAM)),
     )
-
-
-def _with_data(run: Configured, data: Manifest) -> Configured:
-    """Returns the run with its steps in numbers and its model's vocabulary, as pipeline.train resolves them."""
-    settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
-    model = replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
-    return replace(run, settings=settings, model=model)
 
 
 def _identity(data: Manifest | None) -> dict[str, Any]:

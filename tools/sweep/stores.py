@@ -5,7 +5,6 @@ is the object's generation, and a write is refused where it has changed.
 """
 
 import json
-import os
 import pathlib
 from typing import Any, Protocol
 
@@ -44,9 +43,7 @@ class LocalStore:
 
     def swap(self, name: str, entry: Entry, version: int) -> int | None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f".{name}.{os.getpid()}"
-        partial.write_text(json.dumps(entry) + "\n")
-        partial.replace(self._folder / f"{name}.json")
+        storage.replace_bytes(json.dumps(entry).encode() + b"\n", str(self._folder / f"{name}.json"))
         return version
 
 

@@ -13,7 +13,6 @@ import tensorflow as tf
 from models.decoding import generate
 from models.sampling import Sampling
 from pipeline import trained
-from tests import tiny_run
 
 MAX_TOKENS = 8
 CALLS = """
@@ -38,17 +37,10 @@ assert not {"models", "pipeline", "tokenizers", "keras_hub"} & set(sys.modules)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run")
-    tiny_run.write(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def call(run, tmp_path_factory):
+def call(tiny_run_dir, tmp_path_factory):
     """Calls signatures of the exported model in one fresh process: [(name, texts as bytes, settings)] → answers."""
     root, output = pathlib.Path(__file__).parents[3], tmp_path_factory.mktemp("export") / "1"
-    command = [sys.executable, "-m", "pipeline.export", f"--run_dir={run}", "--format=saved_model"]
+    command = [sys.executable, "-m", "pipeline.export", f"--run_dir={tiny_run_dir}", "--format=saved_model"]
     subprocess.run([*command, f"--output={output}"], cwd=root, check=True)
 
     def call(calls):
@@ -96,10 +88,10 @@ def hostile_prompts(count):
 
 
 @pytest.mark.slow
-def test_a_thousand_hostile_prompts_give_the_text_of_generate_or_a_clear_error(run, call):
+def test_a_thousand_hostile_prompts_give_the_text_of_generate_or_a_clear_error(tiny_run_dir, call):
     prompts = hostile_prompts(1000)
     answers = call([("generate", [prompt], settings()) for prompt in prompts])
-    loaded = trained.load(str(run))
+    loaded = trained.load(str(tiny_run_dir))
     tokens = [loaded.tokenizer.encode(prompt.decode(errors="replace")) for prompt in prompts]
     fitting = [row for row in range(1000) if 0 < len(tokens[row]) <= 48 - MAX_TOKENS]
     made = generate(
@@ -125,7 +117,7 @@ def test_a_thousand_hostile_prompts_give_the_text_of_generate_or_a_clear_error(r
 
 
 @pytest.mark.slow
-def test_samples_scores_and_refusals(run, call):
+def test_samples_scores_and_refusals(tiny_run_dir, call):
     texts = ["the cat sat", "the dog\x00 and the שלום", ""]
     warm = settings(temperature=0.8, top_k=50, top_p=0.9, seed=7)
     encoded = [text.encode() for text in texts]
@@ -141,7 +133,7 @@ def test_samples_scores_and_refusals(run, call):
             ("score", [b"a", b"ab " * 40], {}),
         ]
     )
-    loaded = trained.load(str(run))
+    loaded = trained.load(str(tiny_run_dir))
     ids = [loaded.tokenizer.encode(text) for text in texts]
     end = loaded.tokenizer.end_of_text
     chosen = Sampling(temperature=0.8, top_k=50, top_p=0.9)

@@ -1,14 +1,10 @@
 """Sweeps of real, tiny runs."""
 
 import json
-import os
-import pathlib
-import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 STEPS = 6
 
 
@@ -28,22 +24,9 @@ def sweep_command(small_data, run_flags):
 
 
 @pytest.fixture
-def start():
-    """Starts a command as a process; what is left of them is killed at the end."""
-    processes = []
-
-    def run(command, **environment):
-        environment = os.environ | {"RESTART_SECONDS": "0"} | environment
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        processes.append(process)
-        return process
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.wait()
+def start(start_process):
+    """Starts a sweep as a process, which does not wait before it starts a run again."""
+    return lambda command, **environment: start_process(command, **{"RESTART_SECONDS": "0"} | environment)
 
 
 @pytest.fixture
