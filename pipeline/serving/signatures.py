@@ -74,7 +74,7 @@ class TextModel(tf.Module):
             _expect((top_p > 0) & (top_p <= 1), "top_p={}: expected more than 0 and at most 1 (no limit)", top_p),
         ]
         ids = self._tokens(prompts, "prompt", checks, least=1, most=context - 1)
-        table_EV = self._model.output_table()
+        table_VE = self._model.output_table()
 
         def pick(logits_BV, memory, step):
             return choose_by(logits_BV, temperature, top_k, top_p, tf.stack([seed, step])), memory
@@ -85,7 +85,7 @@ class TextModel(tf.Module):
 
             def prefill(tokens_BP):
                 return decoding.prefill(
-                    self._model, tokens_BP, length[None], new_tokens, table_EV, decoding.write_plain
+                    self._model, tokens_BP, length[None], new_tokens, table_VE, decoding.write_plain
                 )
 
             keys, values, logits_BV = self._at_width(prompt, prefill)
@@ -101,7 +101,7 @@ class TextModel(tf.Module):
                 shift_B=(width - length)[None],
                 new_tokens=new_tokens,
                 end_of_text=self._end_of_text,
-                table_EV=table_EV,
+                table_VE=table_VE,
                 write=decoding.write_plain,
             )
             return self.byte_pairs.decode(made[0, : counts[0]]), counts[0]

@@ -33,7 +33,7 @@ class Stepper:
 
     def __init__(self, model: Any, widths: Sequence[int], alternatives: int = 5):
         self._model, self._widths, self._alternatives = model, widths, alternatives
-        self._table_EV = model.output_table()
+        self._table_VE = model.output_table()
         number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)
         logits = tf.TensorSpec([1, model.config.known_vocabulary])
         # Not by XLA, which compiles anew for every size of the cache.
@@ -74,7 +74,7 @@ class Stepper:
 
     def _prefill_graph(self, tokens_BP, lengths_B, new_tokens):
         return decoding.prefill(
-            self._model, tokens_BP, lengths_B, new_tokens, self._table_EV, write=decoding.write_plain
+            self._model, tokens_BP, lengths_B, new_tokens, self._table_VE, write=decoding.write_plain
         )
 
     def _choose_graph(self, logits_BV, temperature, top_k, top_p, seed_2):
@@ -88,5 +88,5 @@ class Stepper:
         shape = [config.layers, 1, config.heads, config.head_width, None]
         keys, values = tf.ensure_shape(keys, shape), tf.ensure_shape(values, shape)
         return decoding.advance(
-            self._model, token_B, column, shift_B, keys, values, self._table_EV, write=decoding.write_plain
+            self._model, token_B, column, shift_B, keys, values, self._table_VE, write=decoding.write_plain
         )
