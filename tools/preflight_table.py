@@ -43,6 +43,8 @@ context 1,024, without accumulation, compiled by libtpu for the slice, with its 
 4, 2 and 1 sequences a core that fits. *Peak*: HBM a core at its fullest; "needs" where nothing fits, at one sequence,
 and "needs over" where weights and slots alone are more than the core has (these are not compiled). *Bound*: the
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, corrected for loops.
+An estimate below its bound, as in many rows of ALGPT2, is a contradiction that is not explained yet: trust neither
+of the two to better than that.
 Combinations that are missing have not been compiled yet; the command goes on with them, and does no others with
 `--missing`.
 
