@@ -26,8 +26,9 @@ class Figures:
         hbm_traffic_bytes: Between HBM and a core in a step, loops counted as often as they run.
         all_reduce_bytes: What a core gives to the all-reduce: one float32 gradient of every weight.
         compute_seconds, traffic_seconds: The two sides of the roofline.
-        estimate_seconds: The compiler's own estimate, corrected for loops, or else the roofline.
-        estimate_source: "compiler", or "roofline" where the compiler's figure was not to be believed.
+        cycles_seconds: The compiler's cycles of all instructions, one after another, at the generation's clock.
+        estimate_seconds: The compiler's own estimate, corrected for loops; where it cannot be true, ``cycles_seconds``.
+        estimate_source: "compiler", or "cycles".
         tokens_per_second, mfu: Of the whole slice; share of peak by model FLOPs.
         hours, tokens: Of the whole schedule.
     """
@@ -43,6 +44,7 @@ class Figures:
     all_reduce_bytes: float
     compute_seconds: float
     traffic_seconds: float
+    cycles_seconds: float
     estimate_seconds: float | None
     estimate_source: str
     tokens_per_second: float | None
@@ -78,9 +80,8 @@ def figures(
     attention = 12.0 * model.layers * model.width * plan.context * tokens_per_core
     compute = compiled.flops / (piece.peak_tflops_per_core * 1e12)
     traffic = compiled.traffic_bytes / (piece.hbm_gbps_per_core * 1e9)
-    seconds, source = believed(
-        compiled.compiler_seconds, model_flops / (piece.peak_tflops_per_core * 1e12), max(compute, traffic)
-    )
+    cycles = compiled.cycles / (piece.figures.clock_ghz * 1e9)
+    seconds, source = believed(compiled.compiler_seconds, max(compute, traffic), cycles)
     rate = plan.tokens_per_step / seconds if compiled.fits and seconds else None
     peak_flops = piece.peak_tflops_per_core * 1e12 * piece.cores
     return Figures(
@@ -97,6 +98,7 @@ def figures(
         all_reduce_bytes=float(sizes["weights"]) if plan.replicas > 1 else 0.0,
         compute_seconds=compute,
         traffic_seconds=traffic,
+        cycles_seconds=cycles,
         estimate_seconds=seconds if compiled.fits else None,
         estimate_source=source,
         tokens_per_second=rate,
@@ -110,14 +112,14 @@ def figures(
     )
 
 
-def believed(compiler_seconds: float | None, least: float, roofline: float) -> tuple[float, str]:
+def believed(compiler_seconds: float | None, roofline: float, cycles: float) -> tuple[float, str]:
     """Returns the step's time and where it comes from.
 
-    The compiler's estimate was seen to be negative for one program; below half of what the arithmetic alone takes at
-    the core's peak it is not believed either.
+    The compiler's estimate was seen to be negative, on v4 and v5e for whole models; below the roofline it is not
+    believed either.
     """
-    if compiler_seconds is None or compiler_seconds < 0.5 * least:
-        return roofline, "roofline"
+    if compiler_seconds is None or compiler_seconds < roofline:
+        return max(cycles, roofline), "cycles"
     return compiler_seconds, "compiler"
 
 
@@ -171,21 +173,26 @@ def plan_text(found: Figures) -> str:
 def _time_lines(found: Figures, piece: Slice) -> list[str]:
     assert found.estimate_seconds and found.tokens_per_second and found.mfu and found.hours and found.dense_flops_ratio
     compiled = found.compiled
-    source = f"the {found.estimate_source}'s"
+    source = "its cycles: the compiler's own estimate cannot be true"
     if found.estimate_source == "compiler":
-        source += f", from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with every loop's body counted once"
+        source = (
+            f"the compiler's, from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with a loop's body counted once"
+        )
     lines = [
         f"FLOPs a core      model {found.model_flops:.3e}, hardware {found.hardware_flops:.3e}; "
         f"outside attention {found.dense_flops_ratio:.3f} of 6·N·tokens (what is above 1 is computed twice)",
         f"HBM traffic       {found.hbm_traffic_bytes / 1e9:.1f} GB a core and step "
-        f"(the compiler says {compiled.compiler_traffic_bytes / 1e9:.1f}, counting every loop's body once)",
+        f"(the compiler says {compiled.compiler_traffic_bytes / 1e9:.1f}, counting a loop's body once)",
         f"all-reduce        {found.all_reduce_bytes / 1e9:.3f} GB a core and step",
         f"roofline          {max(found.compute_seconds, found.traffic_seconds) * 1e3:.1f} ms: arithmetic "
         f"{found.compute_seconds * 1e3:.1f} ms at {piece.peak_tflops_per_core:g} TFLOP/s, memory "
         f"{found.traffic_seconds * 1e3:.1f} ms at {piece.hbm_gbps_per_core:g} GB/s; assumes that both overlap fully "
         "and that the all-reduce and the input cost nothing more",
+        f"cycles            {found.cycles_seconds * 1e3:.1f} ms: what the compiler expects of each instruction, one "
+        f"after another at {piece.figures.clock_ghz:.2f} GHz",
         f"estimate          {found.estimate_seconds * 1e3:.1f} ms a step ({source})",
-        f"rate              {found.tokens_per_second:,.0f} tokens/s, {100 * found.mfu:.1f} % of the slice's peak",
+        f"rate              {found.tokens_per_second:,.0f} tokens/s, {100 * found.mfu:.1f} % of the slice's peak, "
+        "by the estimate",
         f"schedule          {found.tokens:,} tokens in {found.hours:.1f} hours",
     ]
     if compiled.unknown_loops:

@@ -2,7 +2,7 @@
 
     python -m tools.preflight_table --output=docs/preflight.md --readme=README.md     # make preflight-table
 
-A program takes the compiler one to nine minutes, and there are some 200; what is compiled already is read from the
+A program takes the compiler one to nine minutes, and there are 240; what is compiled already is read from the
 cache, so that a broken-off table goes on where it stopped, and --missing leaves rows that stand in the output as they
 are, so that another machine can go on. --models, --slices, --optimizers and --remat choose rows; the others stay.
 """
@@ -26,9 +26,9 @@ from tools.preflight_figures import Figures
 
 FLAGS = flags.FLAGS
 MODELS = {
-    f"{kind}-{size}": kind
-    for kind, sizes in {"gpt2": ("small", "medium", "large", "xl"), "algpt2": ("base", "medium", "large", "xl")}.items()
-    for size in sizes
+    **dict.fromkeys(("gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"), "gpt2"),
+    **dict.fromkeys(("algpt2-base", "algpt2-base E=256", "algpt2-base E=512", "algpt2-base E=none"), "algpt2"),
+    **dict.fromkeys(("algpt2-medium", "algpt2-medium E=none", "algpt2-large", "algpt2-xl"), "algpt2"),
 }
 SLICES = ("v2-8", "v3-8", "v3-128", "v4-32", "v5e-16")
 OPTIMIZERS = ("adafactor", "adamw")
@@ -42,15 +42,16 @@ Made by `python -m tools.preflight_table --output=docs/preflight.md`: the traini
 context 1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of
 4, 2 and 1 sequences a core that fits. *Peak*: HBM a core at its fullest; "needs" where nothing fits, at one sequence,
 and "needs over" where weights and slots alone are more than the core has (these are not compiled). *Bound*: the
-roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, corrected for loops.
-An estimate below its bound, as in many rows of ALGPT2, is a contradiction that is not explained yet: trust neither
-of the two to better than that.
+roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, every op at its own roofline,
+corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywhere. *Cycles*: what the compiler expects
+of each instruction, one after another at the generation's clock. ALGPT2 has E = 128 unless it says otherwise.
 Combinations that are missing have not been compiled yet; the command goes on with them, and does no others with
 `--missing`.
 
-| model | slice | optimizer | remat | fits | microbatch | peak GiB | HBM traffic GB | bound ms | estimate ms |
-|---|---|---|---|---|---|---|---|---|---|
+| model | slice | optimizer | remat | fits | microbatch | peak GiB | traffic GB | bound ms | estimate ms | cycles ms |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
+COLUMNS = HEAD.splitlines()[-1].count("---")
 
 
 def main() -> int:
@@ -110,7 +111,7 @@ def state_bytes(model: Any, optimizer: Any) -> int:
 
 def misfit(needs: str, has_gib: float) -> list[str]:
     """Returns the columns of a combination that fits at no microbatch."""
-    return ["no", "-", f"{needs} of {has_gib:.2f}", "-", "-", "-"]
+    return ["no", "-", f"{needs} of {has_gib:.2f}", *["-"] * 4]
 
 
 def cells(found: Figures) -> list[str]:
@@ -120,15 +121,18 @@ def cells(found: Figures) -> list[str]:
         return misfit(f"needs {peak}", found.hbm_bytes_per_core / GIB)
     bound = 1e3 * max(found.compute_seconds, found.traffic_seconds)
     traffic = f"{found.hbm_traffic_bytes / 1e9:.1f}"
-    return ["yes", str(found.microbatch), peak, traffic, f"{bound:.0f}", f"{1e3 * (found.estimate_seconds or 0):.0f}"]
+    estimate = f"{1e3 * (found.estimate_seconds or 0):.0f}" if found.estimate_source == "compiler" else "-"
+    cycles = f"{1e3 * found.cycles_seconds:.0f}"
+    return ["yes", str(found.microbatch), peak, traffic, f"{bound:.0f}", estimate, cycles]
 
 
 def configure(
     model_name: str, optimizer_name: str, remat: str, piece: slices.Slice, microbatch: int
 ) -> tuple[TrainConfig, Any, Any]:
     """Returns the run of gpt2.gin or algpt2.gin with another size, optimizer, rematerialisation and batch."""
-    kind = MODELS[model_name]
-    config.load([f"{kind}.gin", f"models/{model_name}.gin"], ["AdamW.learning_rate=1e-4"])
+    kind, (size, _, embedding) = MODELS[model_name], model_name.partition(" E=")
+    params = [f"ALGPT2.embedding={embedding.title()}"] if embedding else []
+    config.load([f"{kind}.gin", f"models/{size}.gin"], ["AdamW.learning_rate=1e-4", *params])
     settings = dataclasses.replace(
         config.get(TrainConfig),
         optimizer=optimizer_name,
@@ -145,7 +149,7 @@ def read_rows(output: pathlib.Path) -> dict[tuple[str, ...], str]:
     """Returns the table's lines by (model, slice, optimizer, remat)."""
     lines = output.read_text().splitlines() if output.is_file() else []
     parts = [(line, re.findall(r"[^|\s][^|]*[^|\s]", line)) for line in lines]
-    return {tuple(cells[:4]): line for line, cells in parts if cells and cells[0] in MODELS}
+    return {tuple(cells[:4]): line for line, cells in parts if line.count("|") == COLUMNS + 1 and cells[0] in MODELS}
 
 
 def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
@@ -170,7 +174,7 @@ def write_excerpt(readme: pathlib.Path, rows: dict[tuple[str, ...], str]) -> Non
 
 
 def excerpt(rows: dict[tuple[str, ...], str]) -> str:
-    """Returns the excerpt as Markdown: microbatch, peak and estimate without and with rematerialisation."""
+    """Returns the excerpt as Markdown: microbatch, peak and times without and with rematerialisation."""
     lines = [f"| on a {EXCERPT_SLICE} | optimizer | without rematerialisation | with |", "|---|---|---|---|"]
     for model, optimizer in itertools.product(MODELS, OPTIMIZERS):
         found = [rows.get((model, EXCERPT_SLICE, optimizer, remat)) for remat in REMAT]
@@ -183,8 +187,9 @@ def short(line: str | None) -> str:
     """Returns a line of the table in a few words."""
     if line is None:
         return "not compiled yet"
-    fits, microbatch, peak, _, _, estimate = (cell.strip() for cell in line.strip("| ").split("|")[4:])
-    return f"{microbatch} a core, {peak} GiB, {estimate} ms" if fits == "yes" else f"does not fit: {peak} GiB"
+    fits, microbatch, peak, _, _, *times = (cell.strip() for cell in line.strip("| ").split("|")[4:])
+    spent = " to ".join(time for time in times if time != "-")
+    return f"{microbatch} a core, {peak} GiB, {spent} ms" if fits == "yes" else f"does not fit: {peak} GiB"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 CACHE = pathlib.Path(
     os.environ.get("PREFLIGHT_CACHE", pathlib.Path(__file__).resolve().parents[2] / "build" / "preflight")
 )
-RESULT_VERSION = 4  # of the figures that are kept; another version is compiled again
+RESULT_VERSION = 5  # of the figures that are kept; another version is compiled again
 MEGACORE = {"v4", "v5p"}  # a chip's two cores act as one device
 GIB = 2**30
 
@@ -49,6 +49,7 @@ class Compiled:
         flops: Matrix-multiply FLOPs, loops counted as often as they run.
         attention_flops: Those of batched multiplications, which are attention's; part of ``flops``.
         traffic_bytes: Between HBM and the core, loops counted likewise.
+        cycles: What the compiler expects of each instruction, added up, loops counted likewise.
         compiler_seconds: The compiler's ``optimal_seconds``, corrected for loops; None where it is not to be believed.
         compiler_flops, compiler_traffic_bytes, compiler_optimal_seconds: As the compiler prints them.
         once_traffic_bytes: Our own count with loops counted once, to be compared with the compiler's.
@@ -66,6 +67,7 @@ class Compiled:
     flops: float = 0.0
     attention_flops: float = 0.0
     traffic_bytes: float = 0.0
+    cycles: float = 0.0
     compiler_seconds: float | None = None
     compiler_flops: float = 0.0
     compiler_traffic_bytes: float = 0.0

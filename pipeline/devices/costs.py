@@ -12,9 +12,11 @@ from pipeline.devices.program import ARRAY, Computation, Instruction, Program, e
 
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
-    *("optimization-barrier", "iota", "partition-id", "replica-id", "copy-done", "async-done", "all-reduce-done"),
+    *("optimization-barrier", "iota", "partition-id", "replica-id", "async-done", "all-reduce-done"),
+    *("copy-done", "slice-done", "dynamic-slice-done"),
 }
 SLICES = {"dynamic-slice", "slice", "gather"}
+PREFETCHES = {"copy-start", "slice-start", "dynamic-slice-start"}
 
 
 @dataclass
@@ -92,21 +94,44 @@ def _dot(computation: Computation, instruction: Instruction) -> float:
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> float:
-    """2 × outputs × input features of the kernel × window positions that hold data.
+    """2 × outputs × input features of the kernel × window positions that meet data.
 
-    The TPU compiler writes a batched matrix multiplication as a convolution over the batch's axes whose input is
-    dilated so far that every window touches one element: there the window counts once.
+    The TPU compiler writes a matrix multiplication over batched rows as a convolution over the batch's axes, padded or
+    dilated so far that most positions of a window meet nothing.
     """
-    labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.rest)
-    kernel = computation.instructions[instruction.operands[1]].arrays[0].dimensions
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
     assert labels, instruction.rest
-    depth = kernel[labels[1].index("i")]
+    data, kernel = (computation.instructions[name].arrays[0].dimensions for name in instruction.operands[:2])
+    result = instruction.arrays[0].dimensions
     window = re.search(r"window=\{([^}]*)\}", instruction.rest)
     settings = dict(part.split("=", 1) for part in window[1].split()) if window else {}
-    sizes = [int(size) for size in settings.get("size", "").split("x") if size]
-    dilation = [int(size) for size in settings.get("lhs_dilate", "").split("x") if size] or [1] * len(sizes)
-    positions = _product(max(1.0, size / dilate) for size, dilate in zip(sizes, dilation, strict=True))
-    return 2.0 * _product(instruction.arrays[0].dimensions) * depth * positions
+    flops = 2.0 * kernel[labels[2].index("i")]
+    for label, length in zip(labels[3], result, strict=True):
+        if label.isdigit():
+            flops *= _meetings(data[labels[1].index(label)], length, settings, int(label))
+        else:
+            flops *= length
+    return flops
+
+
+def _meetings(length: int, outputs: int, window: dict[str, str], axis: int) -> int:
+    """Counts, along one axis of a convolution, the pairs of an output and a window position that meet an element.
+
+    Args:
+        length: Elements of the data, before padding and dilation.
+        outputs: Elements of the result.
+        window: What the compiler writes of the window, such as {"size": "4", "pad": "3_3"}; axes are parted by "x".
+        axis: Which of the window's axes.
+    """
+
+    def of(name: str, default: str) -> str:
+        return window[name].split("x")[axis] if name in window else default
+
+    size, stride = int(of("size", "1")), int(of("stride", "1"))
+    data_step, kernel_step = int(of("lhs_dilate", "1")), int(of("rhs_dilate", "1"))
+    before = int(of("pad", "0_0").split("_")[0])
+    places = (output * stride - before + place * kernel_step for output in range(outputs) for place in range(size))
+    return sum(0 <= place <= (length - 1) * data_step and place % data_step == 0 for place in places)
 
 
 def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
@@ -114,6 +139,9 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     if instruction.opcode in FREE or "AllocateBuffer" in instruction.rest:
         return 0.0
     operands = [computation.instructions[name] for name in instruction.operands if name in computation.instructions]
+    if instruction.opcode in PREFETCHES:  # the result names both places, of a slice the whole first
+        first, second = instruction.arrays[:2]
+        return float(second.bytes * (first.in_hbm + second.in_hbm))
     if instruction.opcode in SLICES:
         return 2.0 * instruction.hbm_bytes
     if instruction.opcode == "dynamic-update-slice":
@@ -162,6 +190,11 @@ def _uses(parameter: Instruction, users: dict[str, list[Instruction]]) -> list[I
     for user in users.get(parameter.name, []):
         uses += _uses(user, users) if user.opcode == "bitcast" else [user]
     return uses
+
+
+def prefetches(program: Program) -> bool:
+    """Whether instructions run from memory on the core that others fill beforehand, as on v4 and later."""
+    return any(instruction.opcode in PREFETCHES for _, instruction, _ in executed(program, unroll=False))
 
 
 def costliest(

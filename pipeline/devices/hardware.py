@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.devices.slices import GENERATIONS, Slice
+from pipeline.devices.generations import GENERATIONS
+from pipeline.devices.slices import Slice
 from pipeline.errors import UserError
 
 GOOGLE_VENDOR = "0x1ae0"

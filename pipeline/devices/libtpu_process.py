@@ -90,8 +90,10 @@ def measure(compiled: Any, text: str) -> dict[str, Any]:
     cost = cost[0] if isinstance(cost, list) else cost
     parsed = program.parse(text)
     once, all_trips = costs.total(parsed, unroll=False), costs.total(parsed)
-    # The compiler's figures, loops counted once, times what the loops' further trips add by our own count.
-    traffic = cost["bytes accessed"] * all_trips.hbm_bytes / max(once.hbm_bytes, 1.0)
+    if costs.prefetches(parsed):  # of which the compiler counts every slice as the whole that it is cut from
+        traffic = all_trips.hbm_bytes
+    else:  # the compiler's figure, loops counted once, times what their further trips add by our own count
+        traffic = cost["bytes accessed"] * all_trips.hbm_bytes / max(once.hbm_bytes, 1.0)
     optimal = cost.get("optimal_seconds", 0.0)
     seconds = optimal * all_trips.cycles / once.cycles if optimal > 0 and once.cycles else None
     return {
@@ -103,6 +105,7 @@ def measure(compiled: Any, text: str) -> dict[str, Any]:
         "flops": all_trips.matmul_flops,
         "attention_flops": all_trips.batched_flops,
         "traffic_bytes": traffic,
+        "cycles": all_trips.cycles,
         "compiler_seconds": seconds,
         "compiler_flops": cost["flops"],
         "compiler_traffic_bytes": cost["bytes accessed"],

@@ -1,7 +1,7 @@
 """TPU slices: what a name such as ``pod-128`` promises, before anything is connected.
 
 Light: imports neither TensorFlow nor Keras, so that a dry run knows the batch arithmetic of a pod at once. A slice is a
-file ``gin/slices/NAME.gin``; what every core of a generation has stands in ``GENERATIONS`` and nowhere else.
+file ``gin/slices/NAME.gin``; what every core of a generation has stands in generations.py and nowhere else.
 """
 
 import dataclasses
@@ -14,56 +14,13 @@ from dataclasses import dataclass
 from gin import config_parser
 
 from pipeline.devices import cluster
+from pipeline.devices.generations import GENERATIONS, Generation
 from pipeline.errors import UserError, nearest
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / "gin" / "slices"
 INCLUDED = re.compile(r"slices/(?P<name>[\w.-]+)\.gin")
 VIRTUAL = re.compile(r"virtual-(?P<replicas>\d+)")
 GPU_DEVICE = re.compile(r"/dev/nvidia\d+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """One generation of TPU, by the device that a program sees: a core, or on v4 and v5p a whole chip ("megacore").
-
-    Args:
-        cores_per_chip: Such devices on a chip.
-        hbm_gib: Memory of a device, in GiB, as it is advertised.
-        usable_hbm_gib: What the compiler (libtpu 0.0.52) lets one program have, in GiB.
-        peak_tflops: bfloat16 matrix multiply of a device, in 10**12 FLOP/s.
-        hbm_gbps: Bandwidth to its memory, in 10**9 bytes/s.
-        source: The page that states chip figures.
-    """
-
-    cores_per_chip: int
-    hbm_gib: float
-    usable_hbm_gib: float
-    peak_tflops: float
-    hbm_gbps: float
-    source: str
-
-
-_PAGES = "https://cloud.google.com/tpu/docs/"
-GENERATIONS = {
-    "v2": Generation(
-        cores_per_chip=2, hbm_gib=8, usable_hbm_gib=7.48, peak_tflops=23, hbm_gbps=350, source=_PAGES + "v2"
-    ),
-    "v3": Generation(
-        cores_per_chip=2, hbm_gib=16, usable_hbm_gib=15.48, peak_tflops=61.5, hbm_gbps=450, source=_PAGES + "v3"
-    ),
-    "v4": Generation(
-        cores_per_chip=1, hbm_gib=32, usable_hbm_gib=30.75, peak_tflops=275, hbm_gbps=1200, source=_PAGES + "v4"
-    ),
-    "v5e": Generation(
-        cores_per_chip=1, hbm_gib=16, usable_hbm_gib=15.75, peak_tflops=197, hbm_gbps=819, source=_PAGES + "v5e"
-    ),
-    "v5p": Generation(
-        cores_per_chip=1, hbm_gib=95, usable_hbm_gib=95.73, peak_tflops=459, hbm_gbps=2765, source=_PAGES + "v5p"
-    ),
-    "v6e": Generation(
-        cores_per_chip=1, hbm_gib=32, usable_hbm_gib=31.24, peak_tflops=918, hbm_gbps=1640, source=_PAGES + "v6e"
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pipeline.training import batch
 from tools import preflight_figures, preflight_table
 
 
-def figures(fits):
+def figures(fits, estimate=0.09):
     from models.config import GPT2Config
 
     compiled = Compiled(
@@ -19,7 +19,8 @@ def figures(fits):
         hbm_limit_bytes=0 if fits else round(15.48 * GIB),
         flops=3.5e12,
         traffic_bytes=27e9,
-        compiler_seconds=0.09,
+        cycles=111.7e6,
+        compiler_seconds=estimate,
     )
     return preflight_figures.figures(
         compiled,
@@ -32,8 +33,9 @@ def figures(fits):
 
 
 def test_a_row_says_what_fits_and_how_fast():
-    assert preflight_table.cells(figures(True)) == ["yes", "4", "3.00", "27.0", "60", "90"]
-    assert preflight_table.cells(figures(False)) == ["no", "-", "needs 24.00 of 15.48", "-", "-", "-"]
+    assert preflight_table.cells(figures(True)) == ["yes", "4", "3.00", "27.0", "60", "90", "119"]
+    assert preflight_table.cells(figures(True, estimate=-400.0))[-2:] == ["-", "119"]
+    assert preflight_table.cells(figures(False)) == ["no", "-", "needs 24.00 of 15.48", *["-"] * 4]
 
 
 def test_figures_of_the_whole_run():
@@ -50,9 +52,12 @@ def test_figures_of_the_whole_run():
 def test_rows_that_are_not_chosen_are_kept_and_all_are_in_order(tmp_path):
     output = tmp_path / "docs" / "preflight.md"
     keys = [("gpt2-xl", "v3-8", "adamw", "full"), ("gpt2-small", "v3-128", "adafactor", "none")]
-    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90"]) + " |" for key in keys}
+    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90", "119"]) + " |" for key in keys}
     preflight_table.write_rows(output, rows)
+    with output.open("a") as file:  # as a table had it before it had its last column
+        file.write("| gpt2-small | v3-8 | adamw | full | yes | 4 | 2.09 | 27.7 | 66 | 104 |\n")
     assert preflight_table.read_rows(output) == rows
+    preflight_table.write_rows(output, rows)
     lines = [line for line in output.read_text().splitlines() if line.startswith("| gpt2")]
     assert lines == [rows[keys[1]], rows[keys[0]]]
 
@@ -62,6 +67,10 @@ def test_configuration_is_the_run_files_but_for_what_the_table_varies():
     assert (settings.model, settings.global_batch, settings.microbatch) == ("algpt2", 16, 2)
     assert (model.layers, model.width, model.remat, model.known_vocabulary) == (48, 1600, "full", 50257)
     assert type(optimizer).__name__ == "AdamWConfig"
+    assert model.embedding == 128
+    for name, embedding in (("E=512", 512), ("E=none", None)):
+        model = preflight_table.configure(f"algpt2-base {name}", "adamw", "full", slices.find("v3-8"), 2)[1]
+        assert model.embedding == embedding
 
 
 @pytest.mark.parametrize(
@@ -80,13 +89,13 @@ def test_what_cannot_fit_is_known_without_the_compiler(monkeypatch):
     """AdamW's weights and slots of gpt2-xl are 12 bytes a parameter, 17.4 GiB."""
     monkeypatch.setattr(preflight_table.preflight, "check", None)
     row = preflight_table.row("gpt2-xl", "v3-8", "adamw", "full")
-    assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - |"
+    assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - | - |"
 
 
 def test_rows_that_stand_are_left_on_request(run_module, tmp_path):
     output = tmp_path / "table.md"
     key = ("gpt2-small", "v3-8", "adafactor", "none")
-    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90"]) + " |"}
+    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90", "119"]) + " |"}
     preflight_table.write_rows(output, rows)
     chosen = ["--models=gpt2-small", "--slices=v3-8", "--optimizers=adafactor", "--remat=none"]
     done = run_module("tools.preflight_table", *chosen, "--missing", f"--output={output}")
@@ -98,7 +107,7 @@ def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{preflight_table.EXCERPT[0]}\nold\n{preflight_table.EXCERPT[1]}\nafter\n")
     cells = {
-        "none": ["yes", "4", "1.81", "21.7", "56", "85"],
+        "none": ["yes", "4", "1.81", "21.7", "56", "85", "119"],
         "full": preflight_table.misfit("needs over 17.41", 15.48),
     }
     rows = {
@@ -113,4 +122,4 @@ def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
     said = readme.read_text()
     assert said.startswith("before\n") and said.endswith("\nafter\n") and "old" not in said
     assert said.count("| gpt2-small |") == 1
-    assert "| 4 a core, 1.81 GiB, 85 ms | does not fit: needs over 17.41 of 15.48 GiB |" in said
+    assert "| 4 a core, 1.81 GiB, 85 to 119 ms | does not fit: needs over 17.41 of 15.48 GiB |" in said

@@ -83,6 +83,40 @@ def test_traffic_counts_hbm_only_and_slices_by_their_size(parsed):
     assert costs.total(parsed).hbm_bytes == pytest.approx(7 * (inputs + counter) + scores + 2 * piece + 4, abs=64)
 
 
+@pytest.mark.parametrize(
+    ("window", "labels", "data", "kernel", "result"),
+    [
+        # Rows of four sequences: the sequences are an axis of the window, of which padding leaves one place each.
+        ("size=4 pad=3_3 rhs_reversal=1", "bf0_0io->0fb", "1600,1600,1", "4,1600,1024", "4,1024,1600"),
+        ("size=4", "0fb_0io->fb0", "4,1024,1600", "4,1024,6400", "6400,1600,1"),
+        ("size=1", "0bf_oi0->0bf", "4,1024,1600", "6400,1600,1", "4,1024,6400"),
+    ],
+)
+def test_a_window_counts_where_it_meets_data(window, labels, data, kernel, result):
+    shapes = {"%x": data, "%y": kernel}
+    lines = [f"  {name} = bf16[{shape}]{{2,1,0}} parameter({i})" for i, (name, shape) in enumerate(shapes.items())]
+    product = f"ROOT %p = f32[{result}]{{2,1,0}} convolution(%x, %y), window={{{window}}}, dim_labels={labels}"
+    text = "ENTRY %main (x: bf16[1], y: bf16[1]) -> f32[1] {\n" + "\n".join(lines) + f"\n  {product}\n}}\n"
+    width = 6400 if "6400" in window + data + kernel + result else 1600
+    assert costs.total(program.parse(text)).matmul_flops == 2 * 4096 * 1600 * width
+
+
+def test_what_is_brought_to_the_core_beforehand_counts_once():
+    """A slice from HBM (its whole stands first in the result), and a copy back."""
+    text = """ENTRY %main (x: f32[1024,768]) -> f32[1024,768] {
+  %x = f32[1024,768]{1,0} parameter(0)
+  %slice-start.1 = ((f32[1024,768]{1,0}), f32[256,768]{1,0:S(1)}, s32[]{:S(2)}) MOVED
+  %slice-done.1 = f32[256,768]{1,0:S(1)} slice-done(%slice-start.1)
+  %sum = f32[256,768]{1,0:S(1)} add(%slice-done.1, %slice-done.1)
+  %copy-start.1 = (f32[256,768]{1,0}, f32[256,768]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%sum)
+  ROOT %copy-done.1 = f32[256,768]{1,0} copy-done(%copy-start.1)
+}
+""".replace("MOVED", "slice-start(%x), slice={[0:256], [0:768]}")
+    parsed = program.parse(text)
+    assert costs.prefetches(parsed) and not costs.prefetches(program.parse(TEXT))
+    assert costs.total(parsed).hbm_bytes == 2 * 4 * 256 * 768
+
+
 def test_a_trip_count_that_the_compiler_states_is_taken():
     stated = TEXT.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"11"}}')
     assert costs.total(program.parse(stated)).matmul_flops == 11 * PRODUCT + SCORES

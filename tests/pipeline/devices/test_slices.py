@@ -27,32 +27,59 @@ def test_the_pod_of_the_study():
     assert pod.hbm_gbps_per_core * 2 == 900
 
 
-def test_libtpu_knows_every_topology_and_its_devices_and_hosts():
-    """The compiler itself is asked, in one process; half a second for all of them."""
+def asked_of_libtpu(code, names, **figures):
+    """Runs code in a process that may hold the compiler, over (topology, options, figures) of these slices."""
     pytest.importorskip("libtpu")
     from pipeline.devices import compiler
 
     wanted = []
-    for name in slices.known():
+    for name in names:
         piece = slices.find(name)
         options = {"chips_per_host_bounds": compiler._chips_per_host(piece)}
         if piece.generation in compiler.MEGACORE:
             options["chip_config_name"] = "megacore"
-        wanted.append((compiler.topology_name(piece), options, piece.cores, piece.hosts))
-    code = """
-import json, sys
-from jax.experimental import topologies
-for name, options, cores, hosts in json.loads(sys.argv[1]):
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    found = len(devices), len({device.process_index for device in devices})
-    assert found == (cores, hosts), (name, found, cores, hosts)
-print("all agree")
-"""
+        of_slice = {name: figure(piece) for name, figure in figures.items()}
+        wanted.append((compiler.topology_name(piece), options, of_slice))
     environment = compiler._environment(slices.find("v3-8"))
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(wanted)], env=environment, capture_output=True, text=True, check=False
     )
     assert "all agree" in done.stdout, done.stderr[-2000:]
+
+
+def test_libtpu_knows_every_topology_and_its_devices_and_hosts():
+    """The compiler itself is asked, in one process; half a second for all of them."""
+    code = """
+import json, sys
+from jax.experimental import topologies
+for name, options, wanted in json.loads(sys.argv[1]):
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+    found = {"cores": len(devices), "hosts": len({device.process_index for device in devices})}
+    assert found == wanted, (name, found, wanted)
+print("all agree")
+"""
+    asked_of_libtpu(code, slices.known(), cores=lambda piece: piece.cores, hosts=lambda piece: piece.hosts)
+
+
+def test_the_clock_is_the_compilers():
+    """A large product takes the compiler's cycles at the generation's peak and a little more, never less."""
+    code = """
+import json, re, sys
+import jax, jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+for name, options, wanted in json.loads(sys.argv[1]):
+    device = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices[0]
+    x = jax.ShapeDtypeStruct((8192, 8192), jnp.bfloat16, sharding=SingleDeviceSharding(device))
+    text = jax.jit(jnp.matmul).lower(x, x).compile().as_text()
+    cycles = sum(map(int, re.findall(r'"estimated_cycles":"([0-9]+)"', text)))
+    share = 2 * 8192**3 / cycles / wanted["flops_per_cycle"]
+    assert 0.65 < share <= 1, (name, share)
+print("all agree")
+"""
+    names = ("v2-8", "v3-8", "v4-8", "v5e-4", "v5p-8", "v6e-4")
+    asked_of_libtpu(code, names, flops_per_cycle=lambda piece: piece.figures.flops_per_cycle)
+    assert 0.9 < slices.find("v3-8").figures.clock_ghz < 0.95
 
 
 def test_googles_name_for_v5e():
