@@ -105,7 +105,10 @@ def bound(surface: type) -> dict[str, tuple[Any, str]]:
     for parameter, value in values.items():
         if not _fits(value, hints[parameter]):
             expected = type_name(hints[parameter])
-            raise UserError(f"{_origins[name, parameter]}: {name}.{parameter} = {value!r}: expected {expected}")
+            near = nearest(
+                str(value), [choice for choice in typing.get_args(hints[parameter]) if isinstance(choice, str)]
+            )
+            raise UserError(f"{_origins[name, parameter]}: {name}.{parameter} = {value!r}: expected {expected}{near}")
     return {parameter: (value, _origins[name, parameter]) for parameter, value in values.items()}
 
 

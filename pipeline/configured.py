@@ -31,6 +31,11 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
     config.refuse_idle(settings, model, optimizer)
     devices = slices.plan(tpu)
+    if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):
+        raise UserError(
+            f"AdamW.slots='sharded' is for one process, which sees all slots when it saves them; TF_CONFIG names "
+            f"{devices.hosts} workers, of which each sees its own: expected 'replicated'"
+        )
     plan = batch.plan(
         global_batch=settings.global_batch,
         replicas=devices.replicas,

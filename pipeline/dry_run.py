@@ -38,7 +38,7 @@ def arithmetic(
     }
     variables = describe(sized)
     shapes = {name: variable.shape for name, variable in variables.items()}
-    rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes) / 2**20:,.1f} MiB a replica"
+    rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes, plan.replicas) / 2**20:,.1f} MiB a replica"
     steps = {name: optimizer.effective_step(variable.rms) for name, variable in variables.items()}
     return "\n".join(f"{name:<19} {value}" for name, value in rows.items()) + "\n" + effective_steps(steps)
 

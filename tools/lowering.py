@@ -50,7 +50,8 @@ def all_reduce_over(replicas: int):
 
 
 def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: Any) -> tuple[bytes, dict[str, int]]:
-    """Returns the serialised HLO of one optimizer step on one replica, and the bytes of its weights and slots.
+    """Returns the serialised HLO of one optimizer step on one replica, and bytes: of its weights, of its slots, and of
+    what it gives to all-reduces.
 
     Args:
         model_config: a config of models/config.py with its vocabulary size.
@@ -59,6 +60,7 @@ def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: A
         plan: BatchPlan; its replicas take part in the all-reduce.
     """
     import tensorflow as tf
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
     import models
     from pipeline.training.schedules import schedule_of
@@ -67,16 +69,26 @@ def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: A
     with unfilled_variables():
         optimizer = optimizer_config.build(schedule_of(settings))
         model = models.build(model_config, compute_dtype=settings.compute_dtype)
-        optimizer.build(model.trainable_variables)
+        optimizer.build(model.trainable_variables, plan.replicas)
     step = make_train_step(
-        model, optimizer, plan, clip_norm=settings.clip_norm, all_reduce=all_reduce_over(plan.replicas)
+        model,
+        optimizer,
+        plan,
+        clip_norm=settings.clip_norm,
+        all_reduce=all_reduce_over(plan.replicas),
+        replica_id=gen_xla_ops.xla_replica_id,
     )
     batch = {
         "tokens": tf.TensorSpec([plan.per_replica, plan.context + 1], tf.int32),
         "index": tf.TensorSpec([plan.per_replica], tf.int64),
     }
     weights = sum(4 * variable.shape.num_elements() for variable in model.trainable_variables)
-    return _hlo(step, batch), {"weights": weights, "slots": optimizer.slot_bytes()}
+    reductions = (plan.replicas > 1) + (optimizer.slot_owners > 1)  # of the gradients; of the new weights
+    return _hlo(step, batch), {
+        "weights": weights,
+        "slots": optimizer.slot_bytes(),
+        "all_reduce": reductions * weights,
+    }
 
 
 def lower_evaluation(model_config: Any, settings: Any, plan: Any) -> tuple[bytes, dict[str, int]]:
@@ -94,7 +106,7 @@ def lower_evaluation(model_config: Any, settings: Any, plan: Any) -> tuple[bytes
         "weights": tf.TensorSpec([plan.microbatch, plan.context], tf.float32),
     }
     weights = sum(4 * variable.shape.num_elements() for variable in model.trainable_variables)
-    return _hlo(step, batch), {"weights": weights, "slots": 0}
+    return _hlo(step, batch), {"weights": weights, "slots": 0, "all_reduce": 0}
 
 
 def _hlo(step: Any, batch: dict[str, Any]) -> bytes:

@@ -24,7 +24,8 @@ class Figures:
         hardware_flops: Matrix-multiply FLOPs that the compiled program makes.
         dense_flops_ratio: Its FLOPs outside attention over 6·N·tokens: 1 when nothing is forgotten or done twice.
         hbm_traffic_bytes: Between HBM and a core in a step, loops counted as often as they run.
-        all_reduce_bytes: What a core gives to the all-reduce: one float32 gradient of every weight.
+        all_reduce_bytes: What a core gives to all-reduces: one float32 gradient of every weight, and every weight anew
+            where the slots are split over the replicas.
         compute_seconds, traffic_seconds: The two sides of the roofline.
         cycles_seconds: The compiler's cycles of all instructions, one after another, at the generation's clock.
         estimate_seconds: The compiler's own estimate, corrected for loops; where it cannot be true, ``cycles_seconds``.
@@ -69,7 +70,7 @@ def figures(
     Args:
         compiled: The training step's program.
         model: The model's config, with a vocabulary size.
-        sizes: Bytes of "weights" and "slots".
+        sizes: Bytes of "weights" and "slots" that a core holds, and of the "all_reduce".
         plan: The batch arithmetic.
         steps: Optimizer steps of the schedule.
         piece: The slice.
@@ -95,7 +96,7 @@ def figures(
         if compiled.fits
         else None,
         hbm_traffic_bytes=compiled.traffic_bytes,
-        all_reduce_bytes=float(sizes["weights"]) if plan.replicas > 1 else 0.0,
+        all_reduce_bytes=float(sizes["all_reduce"]),
         compute_seconds=compute,
         traffic_seconds=traffic,
         cycles_seconds=cycles,

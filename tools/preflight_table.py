@@ -92,7 +92,7 @@ def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> st
     said: list[str] = []
     for microbatch in MICROBATCHES:
         settings, model, optimizer = configure(model_name, optimizer_name, remat, piece, microbatch)
-        state = state_bytes(model, optimizer)
+        state = state_bytes(model, optimizer, piece.cores)
         if state > piece.figures.usable_hbm_gib * GIB:  # for which no compiler need be asked
             said = misfit(f"needs over {state / GIB:.2f}", piece.figures.usable_hbm_gib)
             break
@@ -103,10 +103,10 @@ def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> st
     return "| " + " | ".join([model_name, slice_name, optimizer_name, remat, *said]) + " |"
 
 
-def state_bytes(model: Any, optimizer: Any) -> int:
-    """Returns the bytes of the weights and the slots, which every core holds whole."""
+def state_bytes(model: Any, optimizer: Any, replicas: int) -> int:
+    """Returns the bytes of the weights and the slots that every core holds."""
     shapes = {name: variable.shape for name, variable in describe(model).items()}
-    return 4 * model.parameters() + optimizer.slot_bytes(shapes)
+    return 4 * model.parameters() + optimizer.slot_bytes(shapes, replicas)
 
 
 def misfit(needs: str, has_gib: float) -> list[str]:

@@ -82,6 +82,7 @@ def inside() -> int:
     optimizers = (
         AdafactorConfig(learning_rate=1e-3, beta1=0.9, weight_decay=0.1),
         AdamWConfig(learning_rate=1e-3, weight_decay=0.1),
+        AdamWConfig(learning_rate=1e-3, slots="sharded"),
         SGDConfig(learning_rate=1e-3),
     )
     for kind in (GPT2Config, ALGPT2Config):
@@ -89,7 +90,9 @@ def inside() -> int:
             for accumulation in (1, 2):
                 for optimizer in optimizers if variant["remat"] == "none" else optimizers[:1]:
                     problem = check(kind(**SIZE, **variant), optimizer, accumulation)
-                    name = f"{kind.__name__[:-6]} {type(optimizer).__name__[:-6]} {variant} accumulation {accumulation}"
+                    slots = " sharded" if optimizer.splits_slots(REPLICAS) else ""
+                    name = f"{kind.__name__[:-6]} {type(optimizer).__name__[:-6]}{slots} {variant} "
+                    name += f"accumulation {accumulation}"
                     print(f"{'REFUSED' if problem else 'ok':<17} {name}{f': {problem}' if problem else ''}", flush=True)
                     failures += bool(problem)
         problem = check_evaluation(kind(**SIZE))
@@ -125,6 +128,7 @@ def check(model_config: Any, optimizer_config: Any, accumulation: int) -> str | 
     """Lowers one optimizer step with weights and slots as arguments; returns what the TPU refuses, or None."""
     import keras
     import tensorflow as tf
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
     import models
     from pipeline.training import batch, step
@@ -133,11 +137,18 @@ def check(model_config: Any, optimizer_config: Any, accumulation: int) -> str | 
 
     optimizer = optimizer_config.build(Schedule(kind="cosine", steps=100, warmup_steps=10))
     model = models.build(model_config, compute_dtype="bfloat16")
-    optimizer.build(model.trainable_variables)
+    optimizer.build(model.trainable_variables, REPLICAS)
     variables = [*model.trainable_variables, *optimizer.variables]
     rows = ROWS * accumulation
     plan = batch.plan(global_batch=rows * REPLICAS, replicas=REPLICAS, microbatch=ROWS, context=CONTEXT)
-    train = step.make_train_step(model, optimizer, plan, clip_norm=1.0, all_reduce=all_reduce_over(REPLICAS))
+    train = step.make_train_step(
+        model,
+        optimizer,
+        plan,
+        clip_norm=1.0,
+        all_reduce=all_reduce_over(REPLICAS),
+        replica_id=gen_xla_ops.xla_replica_id,
+    )
 
     def pure(tokens, index, *values):
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:

@@ -27,15 +27,17 @@ PREFIX = "state"
 
 
 def state_of(model: Any, optimizer: Any | None = None) -> dict[str, tf.Variable]:
-    """Returns all that a run's state is made of, by names that do not depend on the topology.
+    """Returns all that a run's state is made of, by names and in shapes that do not depend on the topology.
 
     Args:
       model: a Keras model with distinct variable paths.
       optimizer: built on the model's variables; None leaves its slots out.
     """
     state = {f"weights/{variable.path}": variable.value for variable in model.variables}
-    if optimizer is not None:
-        state |= {f"optimizer/{variable.path}": variable.value for variable in optimizer.variables}
+    if optimizer is not None:  # of a slot that is split over the replicas, the whole
+        state |= {
+            f"optimizer/{variable.path}": getattr(variable, "whole", variable.value) for variable in optimizer.variables
+        }
     return state
 
 
@@ -44,7 +46,7 @@ class Checkpoints:
 
     Args:
       directory: of all checkpoints of a run, local or ``gs://``; made when the first is written.
-      variables: name -> variable; mirrored ones of any number of replicas, or plain ones.
+      variables: name -> variable; mirrored ones of any number of replicas, plain ones, or the WholeSlot of split ones.
       reference: JSON values that every commit carries: the seed, and what the data are.
       keep_last: how many of the newest checkpoints stay.
       keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.

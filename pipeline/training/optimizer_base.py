@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from pipeline.training.optimizers import FLOAT32_BYTES, OptimizerConfig, decays
+from pipeline.training.optimizers import FLOAT32_BYTES, OptimizerConfig, block_shape, decays
 from pipeline.training.schedules import Schedule
+from pipeline.training.sharded_slots import WholeSlot
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -30,6 +31,9 @@ class Optimizer(keras.optimizers.Optimizer):
     Args:
         config: The settings.
         schedule: The learning rate's factor as a function of the step.
+
+    Attributes:
+        slot_owners: Replicas that every slot is split over, from ``build`` on; 1 where each holds the whole.
     """
 
     config_class: ClassVar[type[OptimizerConfig]]
@@ -45,6 +49,7 @@ class Optimizer(keras.optimizers.Optimizer):
         with keras.name_scope(name):
             self._iterations = keras.Variable(0, name="iteration", dtype="int32", trainable=False, aggregation="none")
         self._slots: dict[str, dict[str, keras.Variable]] = {}
+        self.slot_owners = 1
 
     def _var_key(self, variable: Any) -> str:
         """Keras variables go by path, so that one without a value (a preflight's) has its slots too."""
@@ -65,11 +70,12 @@ class Optimizer(keras.optimizers.Optimizer):
         """The rate of the coming update (float32 scalar)."""
         return self._scheduled_rate()
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
+    def build(self, variables: Sequence[keras.Variable], replicas: int | None = None) -> None:
         """Creates the slots, in the strategy's scope that is active.
 
         Args:
             variables: Every variable that ``update`` will be given; their paths must differ.
+            replicas: How many there are, to split slots over where the settings say so; None: the strategy's.
 
         Raises:
             ValueError: Two variables share a path, so that their slots could not be told apart in a checkpoint.
@@ -77,13 +83,33 @@ class Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(list(variables))
+        replicas = replicas or tf.distribute.get_strategy().num_replicas_in_sync
+        if self.config.splits_slots(replicas):
+            self.slot_owners = replicas
         for variable in variables:
             if variable.path in self._slots:
                 raise ValueError(f"two variables are called {variable.path!r}; slots need distinct names")
             self._slots[variable.path] = {
-                slot: self.add_variable(shape, dtype="float32", name=f"{variable.path.replace('/', '_')}_{slot}")
+                slot: self._add_slot(shape, f"{variable.path.replace('/', '_')}_{slot}")
                 for slot, shape in self.config.slot_shapes(tuple(variable.shape)).items()
             }
+
+    def _add_slot(self, shape: tuple[int, ...], name: str) -> keras.Variable:
+        if self.slot_owners == 1:
+            return self.add_variable(shape, dtype="float32", name=name)
+        with keras.name_scope(self.name, caller=self):  # as add_variable does, which cannot say "on read"
+            slot = keras.Variable(
+                initializer="zeros",
+                shape=block_shape(shape, self.slot_owners),
+                dtype="float32",
+                trainable=False,
+                synchronization="on_read",
+                aggregation="none",
+                name=name,
+            )
+        slot.whole = WholeSlot(slot, shape)  # what a checkpoint takes in its place
+        self._track_variable(slot)
+        return slot
 
     def update(self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
         """Makes one update in the replica that calls: every variable and slot, then the step counter.
@@ -98,23 +124,53 @@ class Optimizer(keras.optimizers.Optimizer):
                 self.update_step(gradient, variable, learning_rate)
         self._iterations.assign_add(1)
 
+    def update_rows(
+        self, gradients: Sequence[tf.Tensor], weights: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    ) -> list[tf.Tensor]:
+        """Makes one update of the rows that a replica owns: their slots, then the step counter, but not the weights.
+
+        Args:
+            gradients, weights: One block of rows for each variable, float32, otherwise as ``update`` takes them.
+            variables: Those given to ``build``, in any order.
+
+        Returns:
+            The new weights of these rows, which all replicas have yet to exchange.
+        """
+        learning_rate = self._scheduled_rate()
+        rows = []
+        for gradient, old, variable in zip(gradients, weights, variables, strict=True):
+            with tf.name_scope(f"update/{variable.path}"):
+                rows.append(self._new_weights(gradient, old, variable, learning_rate))
+        self._iterations.assign_add(1)
+        return rows
+
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable and its slots.
 
         Keras's own ``apply`` and ``fit`` call this too, with the tf.Variable in place of the Keras variable.
         """
+        if self.slot_owners > 1:
+            raise ValueError(f"slots are split over {self.slot_owners} replicas, which only the training step updates")
         known = self._trainable_variables[self._get_variable_index(variable)]
         gradient = tf.cast(gradient, tf.float32)
         weights = tf.cast(tf.convert_to_tensor(variable), tf.float32)
-        change = self.scaled_update(gradient, weights, known, tf.cast(learning_rate, tf.float32))
-        if self.config.weight_decay and decays(known.shape, getattr(known, "stacked_axes", 0)):
+        variable.assign(self._new_weights(gradient, weights, known, learning_rate))
+
+    def _new_weights(
+        self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> tf.Tensor:
+        change = self.scaled_update(gradient, weights, variable, tf.cast(learning_rate, tf.float32))
+        if self.config.weight_decay and decays(variable.shape, getattr(variable, "stacked_axes", 0)):
             change += learning_rate * self.config.weight_decay * weights
-        variable.assign(weights - change)
+        return weights - change
 
     def scaled_update(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
-        """Returns what is subtracted from the weights, weight decay apart, and assigns the variable's slots."""
+        """Returns what is subtracted from the weights, weight decay apart, and assigns the variable's slots.
+
+        Where slots are split, gradient, weights and slots are blocks of rows of the variable.
+        """
         raise NotImplementedError
 
     def slots(self, variable: keras.Variable) -> dict[str, keras.Variable]:

@@ -10,7 +10,7 @@ fewer than two axes (axes that only stack equal layers, ``variable.stacked_axes`
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import UserError
 from pipeline.training.schedules import Schedule
@@ -36,6 +36,11 @@ def largest_axes(shape: Sequence[int], minimum: int) -> tuple[int, int] | None:
 def decays(shape: Sequence[int], stacked_axes: int = 0) -> bool:
     """Whether weight decay applies: true for matrices and tables, false for biases and layer norms."""
     return len(shape) - stacked_axes >= 2
+
+
+def block_shape(shape: Sequence[int], replicas: int) -> tuple[int, ...]:
+    """Returns the shape of the rows that each of so many replicas owns of an array of this shape, padded alike."""
+    return (-(-shape[0] // replicas), *shape[1:])
 
 
 def _require(name: str, value: float | None, condition: bool, expected: str) -> None:
@@ -67,9 +72,15 @@ class OptimizerConfig:
         """Returns the rate that truly multiplies a unit update of a variable whose weights have this RMS."""
         return self.learning_rate
 
-    def slot_bytes(self, shapes: Mapping[str, Sequence[int]]) -> int:
-        """Returns the bytes of all slots for variables of these shapes (by name)."""
+    def splits_slots(self, replicas: int) -> bool:
+        """Whether each of so many replicas holds its rows of every slot only."""
+        return False
+
+    def slot_bytes(self, shapes: Mapping[str, Sequence[int]], replicas: int) -> int:
+        """Returns the bytes of all slots that one replica holds for variables of these shapes (by name)."""
         slots = [slot for shape in shapes.values() for slot in self.slot_shapes(shape).values()]
+        if self.splits_slots(replicas):
+            slots = [block_shape(slot, replicas) for slot in slots]
         return FLOAT32_BYTES * sum(_product(slot) for slot in slots)
 
     def build(self, schedule: Schedule) -> "Optimizer":
@@ -155,11 +166,16 @@ class AdamWConfig(OptimizerConfig):
         beta1: Decay of the running mean of gradients.
         beta2: Decay of the running mean of squared gradients.
         epsilon: Added to the root of the second moment, after the bias correction.
+        slots: ``'replicated'`` gives every replica both slots whole, 8 bytes a parameter. ``'sharded'`` splits them
+            over the replicas, each of which updates its own rows of the weights (ZeRO stage 1, Rajbhandari et al.,
+            2020, https://arxiv.org/abs/1910.02054); the weights are then put together by a second all-reduce of their
+            size. Weights come out the same, checkpoints are the same, and a run may go on with either.
     """
 
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
+    slots: Literal["replicated", "sharded"] = "replicated"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,6 +185,9 @@ class AdamWConfig(OptimizerConfig):
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         return {"mean": tuple(shape), "moment": tuple(shape)}
+
+    def splits_slots(self, replicas: int) -> bool:
+        return self.slots == "sharded" and replicas > 1
 
     def build(self, schedule: Schedule) -> "Optimizer":
         from pipeline.training.adamw import AdamW

@@ -17,6 +17,7 @@ RESUMABLE_CHANGES = frozenset(
         "profile_steps",
         "sample_prompt",
         "wandb",
+        "slots",  # of AdamW
     }
 )
 

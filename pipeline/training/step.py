@@ -4,7 +4,8 @@ Shapes: B sequences of one replica's step, A microbatches of M sequences (B = AÂ
 
 Each replica adds up float32 gradients of the *summed* token loss over its microbatches; one all-reduce then adds the
 replicas' gradients, losses and token counts; only then is anything divided. So the result does not depend on how a
-global batch is spread over replicas and microbatches, but for float32 rounding.
+global batch is spread over replicas and microbatches, but for float32 rounding. Where the optimizer's slots are split
+over the replicas (sharded_slots.py), each updates its own rows, and a second all-reduce puts the new weights together.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from models.loss import summed_nll, token_nll
 from pipeline.training.batch import BatchPlan
+from pipeline.training.sharded_slots import update_own_rows
 
 Tensors = list[tf.Tensor]
 Batch = dict[str, tf.Tensor]
@@ -42,6 +44,11 @@ def strategy_options(strategy: tf.distribute.Strategy) -> dict[str, Any]:
     return {"all_reduce": all_reduce, "compiled": (lambda function: function) if on_tpu else compiled_by_xla}
 
 
+def replica_of_strategy() -> tf.Tensor:
+    """Returns the number of the replica that calls, from 0, as tf.distribute counts them."""
+    return tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
+
+
 def make_train_step(
     model: Any,
     optimizer: Any,
@@ -51,6 +58,7 @@ def make_train_step(
     skip_loss_above: float | None = None,
     seed: int = 0,
     all_reduce: AllReduce,
+    replica_id: Callable[[], tf.Tensor] = replica_of_strategy,
     compiled: Compiled = lambda function: function,
 ) -> Callable[[Batch], dict[str, tf.Tensor]]:
     """Returns ``step(batch) -> metrics``, to be called in a replica context.
@@ -64,7 +72,8 @@ def make_train_step(
       skip_loss_above: nats a token; a higher loss leaves all weights untouched. None sets no bound.
       seed: of dropout; a mask is a function of it and of the example's index.
       all_reduce: adds a list of tensors over the replicas, and returns it.
-      compiled: wraps the two halves on either side of the all-reduce.
+      replica_id: the number of the replica that calls, int32; asked where the optimizer's slots are split.
+      compiled: wraps the parts on either side of an all-reduce.
 
     Returns:
       A function whose metrics are float32, equal on every replica: the scalars ``loss`` (nats a token), ``grad_norm``
@@ -72,6 +81,7 @@ def make_train_step(
       untouched), and ``gradient_norms`` [number of trainable variables], before clipping too.
     """
     variables = model.trainable_variables
+    split = optimizer.slot_owners > 1
 
     def sums_of(microbatch: Batch) -> Tensors:
         """Returns summed nats, summed weights and the gradient of each variable, all float32."""
@@ -103,7 +113,8 @@ def make_train_step(
         )
         return sums
 
-    def update(nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor) -> dict[str, tf.Tensor]:
+    def update(replica: tf.Tensor | None, nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor) -> tuple[Any, Tensors]:
+        """Returns the metrics, and where slots are split this replica's part of each variable's new weights."""
         loss, gradients = nll / weight, [gradient / weight for gradient in sums]
         squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
         norm = tf.sqrt(tf.add_n(squares))
@@ -118,14 +129,25 @@ def make_train_step(
             optimizer.update(gradients, variables)
             return tf.constant(0.0)
 
-        skipped = tf.cond(usable, apply, lambda: tf.constant(1.0))
-        return {"loss": loss, "grad_norm": norm, "skipped": skipped, "gradient_norms": tf.sqrt(tf.stack(squares))}
+        if split:
+            skipped, parts = update_own_rows(optimizer, gradients, variables, replica, usable)
+        else:
+            skipped, parts = tf.cond(usable, apply, lambda: tf.constant(1.0)), []
+        metrics = {"loss": loss, "grad_norm": norm, "skipped": skipped, "gradient_norms": tf.sqrt(tf.stack(squares))}
+        return metrics, parts
 
-    accumulate, update = compiled(accumulate), compiled(update)
+    def assign(*weights: tf.Tensor) -> None:
+        for variable, new in zip(variables, weights, strict=True):
+            variable.assign(new)
+
+    accumulate, update, assign = compiled(accumulate), compiled(update), compiled(assign)
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and the loop around it is converted
     def step(batch: Batch) -> dict[str, tf.Tensor]:
-        return update(*all_reduce(accumulate(batch)))
+        metrics, parts = update(replica_id() if split else None, *all_reduce(accumulate(batch)))
+        if split:
+            assign(*all_reduce(parts))
+        return metrics
 
     return step
 

@@ -1,5 +1,7 @@
 """Forty wrong command lines and gin files: each ends with exit code 2 and one line with the right name or place."""
 
+import json
+
 import pytest
 
 # Gin files by name ({} is their folder), what stands on the command line, and what the refusal must contain.
@@ -29,6 +31,17 @@ CASES = [
     ({}, ["--gin_file=gpt2.gin", "--gin_param=train.model=gpt3"], "gpt2"),
     ({}, ["--gin_file=gpt2.gin", "--gin_param=train.compute_dtype=bf16"], "bfloat16"),
     ({}, ["--gin_file=gpt2.gin", "--gin_param=GPT2.remat=fulll"], "full"),
+    (
+        {},
+        [
+            "--gin_file=gpt2.gin",
+            "--gin_param=train.optimizer=adamw",
+            "--gin_param=AdamW.learning_rate=1e-3",
+            "--gin_param=AdamW.slots=shraded",
+        ],
+        "'shraded': expected one of 'replicated', 'sharded' (did you mean 'sharded'?)",
+    ),
+    ({}, ["--gin_file=gpt2.gin", "--gin_param=Adafactor.slots=sharded"], "Adafactor has no parameter 'slots'"),
     ({}, ["--gin_file=gpt2.gin", "--gin_param=GPT2.heads=7"], "6"),
     ({}, ["--gin_file=gpt2.gin", "--gin_param=GPT2.dropout=1.5"], "below 1"),
     ({}, ["--gin_file=gpt2.gin", "--gin_param=train.microbatch=3", "--tpu=pod-128"], "4"),
@@ -65,3 +78,12 @@ def test_what_a_file_binds_for_another_choice_is_no_mistake(run_module):
     chosen = ("--gin_param=train.optimizer=adamw", "--gin_param=AdamW.learning_rate=6e-4")
     done = run_module("pipeline.train", "--dry_run", "--gin_file=gpt2.gin", "--tpu=v3-8", *chosen)
     assert done.returncode == 0 and "AdamW.learning_rate = 0.0006" in done.stdout, done.stderr
+
+
+def test_slots_are_not_sharded_over_several_processes(refused, monkeypatch):
+    """Each would see its own rows alone, and none could save them all."""
+    cluster = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    chosen = [f"--gin_param={name}" for name in ("train.optimizer=adamw", "AdamW.learning_rate=1e-3")]
+    said = refused("pipeline.train", "--gin_file=gpt2.gin", *chosen, "--gin_param=AdamW.slots=sharded")
+    assert "AdamW.slots='sharded' is for one process" in said and "expected 'replicated'" in said

@@ -101,6 +101,21 @@ def test_accumulation_is_counted_as_often_as_it_runs(preflight):
 
 
 @pytest.mark.slow
+def test_slots_that_are_sharded_take_their_share_of_a_core(preflight):
+    """8 divides every variable's rows here, so that a core of v3-8 holds an eighth; the new weights go out too."""
+    changes = {"train.optimizer": "adamw", "AdamW.learning_rate": 1e-3}
+    whole = preflight(**changes, flags=["--noevaluation"])[1]
+    done, split = preflight(**changes, **{"AdamW.slots": "sharded"}, flags=["--noevaluation"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert whole["memory"]["slots"] == 2 * whole["memory"]["weights"]
+    assert split["memory"]["slots"] == whole["memory"]["slots"] / 8
+    arguments = whole["compiled"]["argument_bytes"] - split["compiled"]["argument_bytes"]
+    assert arguments == pytest.approx(whole["memory"]["slots"] * 7 / 8, rel=0.02)  # vectors are padded to 1,024
+    assert split["all_reduce_bytes"] == 2 * whole["all_reduce_bytes"] == 2 * split["memory"]["weights"]
+    assert split["peak_bytes_per_core"] < whole["peak_bytes_per_core"]
+
+
+@pytest.mark.slow
 def test_rematerialised_blocks_cast_their_weights_where_they_use_them(preflight, tmp_path):
     """Cast before the loop over microbatches, all blocks' bfloat16 weights would live at once: 2.9 GiB of gpt2-xl."""
     file = tmp_path / "step.hlo"

@@ -25,7 +25,7 @@ def figures(fits, estimate=0.09):
     return preflight_figures.figures(
         compiled,
         model=GPT2Config(vocabulary_size=50257),
-        sizes={"weights": GIB // 2, "slots": 0},
+        sizes={"weights": GIB // 2, "slots": 0, "all_reduce": GIB // 2},
         plan=batch.plan(global_batch=512, replicas=128, microbatch=4, context=1024),
         steps=90_000,
         piece=slices.find("v3-128"),
@@ -90,6 +90,12 @@ def test_what_cannot_fit_is_known_without_the_compiler(monkeypatch):
     monkeypatch.setattr(preflight_table.preflight, "check", None)
     row = preflight_table.row("gpt2-xl", "v3-8", "adamw", "full")
     assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - | - |"
+
+
+def test_sharded_slots_are_counted_as_a_core_holds_them():
+    _, model, optimizer = preflight_table.configure("gpt2-xl", "adamw", "full", slices.find("v3-128"), 1)
+    split = dataclasses.replace(optimizer, slots="sharded")
+    assert preflight_table.state_bytes(model, split, 128) / GIB == pytest.approx(5.80 + 11.61 / 128, abs=0.02)
 
 
 def test_rows_that_stand_are_left_on_request(run_module, tmp_path):

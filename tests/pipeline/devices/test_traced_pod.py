@@ -1,5 +1,6 @@
 """The training program as the real TPUStrategy builds it for v3-8 and v3-128, asserted on its graph; nothing runs."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -17,6 +18,7 @@ SIZE = {"layers": 2, "heads": 2, "width": 128, "context": CONTEXT, "vocabulary_s
 OPTIMIZERS = {
     "adafactor": AdafactorConfig(learning_rate=1e-3, weight_decay=0.1),
     "adamw": AdamWConfig(learning_rate=1e-3, weight_decay=0.1),
+    "adamw, sharded slots": AdamWConfig(learning_rate=1e-3, weight_decay=0.1, slots="sharded"),
 }
 # Ops that leave the device, or that the TPU has no kernel for.
 FORBIDDEN = {
@@ -82,8 +84,14 @@ def check_program(graph, model, optimizer, replicas):
         assert type(variable.value).__name__ == "TPUDistributedVariable" or len(variable.value.values) == replicas
         devices = {copy.device for copy in variable.value.values}
         assert len(devices) == replicas and all("TPU:" in device for device in devices)
-    # One all-reduce for each gradient, one for the loss and one for the token count: outside every loop.
-    assert kinds["CrossReplicaSum"] == len(variables) + 2
+    # One all-reduce for each gradient, one for the loss and one for the token count: outside every loop. Where each
+    # core has its rows of the slots, one more for each variable's new weights.
+    split = optimizer.slot_owners > 1
+    assert kinds["CrossReplicaSum"] == (2 if split else 1) * len(variables) + 2
+    for variable in variables if split else ():
+        for slot in optimizer.slots(variable).values():
+            rows, others = variable.shape[0], variable.shape[1:]
+            assert {tuple(copy.shape) for copy in slot.value.values} == {(math.ceil(rows / replicas), *others)}
     assert not [node for node in inner if node.op == "CrossReplicaSum"]
     for op in (op for op in outer if op.type == "CrossReplicaSum"):
         groups = tf.get_static_value(op.inputs[1])

@@ -125,7 +125,7 @@ class TestEveryOptimizer:
     def test_slot_bytes_agree_with_the_plan_without_tensors(self, config):
         _, optimizer = run(config, steps=1)
         actual = sum(v.numpy().nbytes for v in optimizer.variables if not v.path.endswith("iteration"))
-        assert optimizer.slot_bytes() == config.slot_bytes(SHAPES) == actual
+        assert optimizer.slot_bytes() == config.slot_bytes(SHAPES, replicas=1) == actual
 
     def test_config_goes_through_json(self, config):
         optimizer = config.build(SCHEDULE)

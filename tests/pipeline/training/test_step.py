@@ -30,8 +30,18 @@ def mirrored(devices):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def train(model_config, optimizer_config, devices, accumulation, poison=(), dtype="float32", folder=None, start=0):
-    """Trains from step ``start`` to STEPS; returns the metrics of each step and the final weights by name.
+def train(
+    model_config,
+    optimizer_config,
+    devices,
+    accumulation,
+    poison=(),
+    dtype="float32",
+    folder=None,
+    start=0,
+    skip_loss_above=None,
+):
+    """Trains from step ``start`` to STEPS; returns the metrics of each step, and the final weights and slots by name.
 
     Writes a checkpoint to ``folder`` after SAVED steps, or begins with the one that is there.
     """
@@ -54,7 +64,9 @@ def train(model_config, optimizer_config, devices, accumulation, poison=(), dtyp
         model = models.build(model_config, seed=2 if start else 1, compute_dtype=dtype)
         optimizer = optimizer_config.build(Schedule(steps=STEPS, warmup_steps=2))
         optimizer.build(model.trainable_variables)
-    step = make_train_step(model, optimizer, plan, clip_norm=0.05, **strategy_options(strategy))
+    step = make_train_step(
+        model, optimizer, plan, clip_norm=0.05, skip_loss_above=skip_loss_above, **strategy_options(strategy)
+    )
     checkpoints = Checkpoints(f"{folder}/{dtype}", state_of(model, optimizer))
     if start:
         assert checkpoints.restore_newest().step == start
@@ -87,7 +99,9 @@ def train(model_config, optimizer_config, devices, accumulation, poison=(), dtyp
             checkpoints.wait()
         if number in poison:
             table.assign(clean)
-    return history, {variable.path: variable.numpy() for variable in model.trainable_variables}
+    weights = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    slots = {name: value.numpy() for name, value in state_of(model, optimizer).items() if name.startswith("optimizer/")}
+    return history, weights, slots
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -99,11 +113,11 @@ def test_replicas_accumulation_and_a_restart_change_nothing(virtual_devices, nam
     spreads += [(2, 1, 0), (2, 4, 0), (4, 1, SAVED), (4, 4, 0)] if (name, dtype) == ("sgd", "float32") else []
     model, optimizer = ALGPT2 if name == "adafactor" else GPT2, OPTIMIZERS[name]
     options = {"dtype": dtype, "folder": tmp_path}
-    want_history, want_weights = train(model, optimizer, virtual_devices[:1], 1, **options)
+    want_history, want_weights, _ = train(model, optimizer, virtual_devices[:1], 1, **options)
     assert all(step["grad_norm"] > 0.05 for step in want_history), "clipping must be at work"
     loss, norm, weight = (2e-6, 2e-5, 2e-5) if dtype == "float32" else (1e-3, 2e-2, 2e-3)
     for replicas, accumulation, start in spreads:
-        history, weights = train(model, optimizer, virtual_devices[:replicas], accumulation, **options, start=start)
+        history, weights, _ = train(model, optimizer, virtual_devices[:replicas], accumulation, **options, start=start)
         for want, got in zip(want_history[start:], history, strict=True):
             np.testing.assert_allclose(got["loss"], want["loss"], rtol=loss)
             np.testing.assert_allclose(got["grad_norm"], want["grad_norm"], rtol=norm)
@@ -112,7 +126,7 @@ def test_replicas_accumulation_and_a_restart_change_nothing(virtual_devices, nam
 
 
 def test_a_non_finite_step_leaves_everything_untouched(virtual_devices):
-    history, weights = train(GPT2, SGD, virtual_devices[:1], 2, poison=(0, 1, 2, 3, 4))
+    history, weights, _ = train(GPT2, SGD, virtual_devices[:1], 2, poison=(0, 1, 2, 3, 4))
     assert [step["skipped"] for step in history] == [1.0] * STEPS
     import models
 
@@ -122,6 +136,6 @@ def test_a_non_finite_step_leaves_everything_untouched(virtual_devices):
 
 
 def test_a_finite_step_is_not_skipped(virtual_devices):
-    history, weights = train(GPT2, SGD, virtual_devices[:2], 2)
+    history, weights, _ = train(GPT2, SGD, virtual_devices[:2], 2)
     assert [step["skipped"] for step in history] == [0.0] * STEPS
     assert history[-1]["loss"] < 1.05 * np.log(VOCABULARY) and all(np.isfinite(v).all() for v in weights.values())
