@@ -20,13 +20,9 @@ from pipeline.training.sharded_slots import WholeSlot
 class Optimizer(keras.optimizers.Optimizer):
     """The base: a subclass names its config class and computes one variable's update in ``scaled_update``.
 
-    Two optional attributes of a variable tell what its shape does not:
-
-    * ``stacked_axes``: leading axes that only stack equal layers (0 when absent). They do not count as axes for weight
-      decay, and statistics are taken layer by layer.
-    * ``logical_rows``: rows of the first axis that are real, the rest being padding whose weights and gradients are
-      zero (all rows when absent). Means are taken over the real rows, so that padding a vocabulary to a multiple of
-      128 leaves the update of every real row as it was.
+    A variable may have ``logical_rows``: rows of the first axis that are real, the rest being padding whose weights and
+    gradients are zero (all rows when absent). Means are taken over the real rows, so that padding a vocabulary to a
+    multiple of 128 leaves the update of every real row as it was.
 
     Args:
         config: The settings.
@@ -160,7 +156,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
         change = self.scaled_update(gradient, weights, variable, tf.cast(learning_rate, tf.float32))
-        if self.config.weight_decay and decays(variable.shape, getattr(variable, "stacked_axes", 0)):
+        if self.config.weight_decay and decays(variable.shape):
             change += learning_rate * self.config.weight_decay * weights
         return weights - change
 
@@ -215,18 +211,10 @@ def real_size(variable: keras.Variable) -> int:
 
 
 def mean_square(x: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
-    """Returns the mean of x² over the variable's real elements; one mean for each layer of a stack.
+    """Returns the mean of x² over the variable's real elements, a float32 scalar.
 
     Args:
         x: float32, of the variable's shape, zero where the variable is padding.
-        variable: Says which axes stack layers and how many rows are real.
-
-    Returns:
-        float32, a scalar, or for a stack of the variable's rank with ones in place of the reduced axes.
+        variable: Says how many rows are real.
     """
-    stacked_axes = getattr(variable, "stacked_axes", 0)
-    axes = list(range(stacked_axes, len(variable.shape)))
-    layers = 1
-    for length in variable.shape[:stacked_axes]:
-        layers *= length
-    return tf.reduce_sum(tf.square(x), axis=axes, keepdims=bool(stacked_axes)) / (real_size(variable) / layers)
+    return tf.reduce_sum(tf.square(x)) / real_size(variable)

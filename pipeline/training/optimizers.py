@@ -5,7 +5,7 @@ Defaults and their documentation live here only; the mathematics is in adafactor
 
 Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrinks by learning_rate(step) × weight_decay
 × itself, beside the update and not through it. It spares biases and layer norms, by which we mean every variable of
-fewer than two axes (axes that only stack equal layers, ``variable.stacked_axes``, do not count).
+fewer than two axes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ def largest_axes(shape: Sequence[int], minimum: int) -> tuple[int, int] | None:
     return (order[-2], order[-1]) if shape[order[-2]] >= minimum else None
 
 
-def decays(shape: Sequence[int], stacked_axes: int = 0) -> bool:
+def decays(shape: Sequence[int]) -> bool:
     """Whether weight decay applies: true for matrices and tables, false for biases and layer norms."""
-    return len(shape) - stacked_axes >= 2
+    return len(shape) >= 2
 
 
 def block_shape(shape: Sequence[int], replicas: int) -> tuple[int, ...]:

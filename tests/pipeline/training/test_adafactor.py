@@ -191,25 +191,6 @@ def test_padding_a_table_leaves_the_update_of_real_rows_as_it_was(clip):
     np.testing.assert_array_equal(padded["table"][200:], 0.0)
 
 
-def test_a_stack_of_layers_updates_as_its_layers_do():
-    config = AdafactorConfig(learning_rate=1e-2, weight_decay=0.1)
-    rng = np.random.default_rng(4)
-    layers = {f"layer{i}": rng.normal(0, 0.1 * (i + 1), (130, 140)).astype(np.float32) for i in range(3)}
-    gradients = [
-        {name: rng.normal(0, size * (i + 1), (130, 140)).astype(np.float32) for i, name in enumerate(layers)}
-        for size in (1, 9, 0.2)
-    ]
-    apart, _ = ours(config, layers, gradients)
-    stacked, _ = ours(
-        config,
-        {"stack": np.stack(list(layers.values()))},
-        [{"stack": np.stack(list(g.values()))} for g in gradients],
-        stack={"stacked_axes": 1},
-    )
-    for i, name in enumerate(layers):
-        np.testing.assert_allclose(stacked["stack"][i], apart[name], rtol=1e-5, atol=1e-8)
-
-
 def test_zero_gradients_give_no_nan():
     """Mistake 4 of others shows here first: the very first update with nothing to divide by."""
     weights, gradients = problem(3)
