@@ -160,19 +160,19 @@ def take_tokens(
     """
     batch = logits_BV.shape[0]
 
-    def step_body(step, made, finished_B, counts_B, logits_BV, memory, keys, values):
-        token_B, memory = pick(logits_BV, memory, step)
+    def step_body(step, made, finished_B, counts_B, logits_VB, memory, keys, values):
+        token_B, memory = pick(tf.transpose(logits_VB), memory, step)
         finished_B |= token_B == end_of_text
         made = tf.tensor_scatter_nd_update(made, [[step]], token_B[None])
         counts_B += tf.cast(~finished_B, tf.int32)
         logits_BV, keys, values = advance(model, token_B, width + step, shift_B, keys, values, table_VE, write)
-        return step + 1, made, finished_B, counts_B, logits_BV, memory, keys, values
+        return step + 1, made, finished_B, counts_B, tf.transpose(logits_BV), memory, keys, values
 
     start = (tf.constant(0), tf.zeros([new_tokens, batch], tf.int32), tf.zeros([batch], tf.bool))
     _, made, _, counts_B, *_ = tf.while_loop(
         lambda step, made, finished_B, *_: (step < new_tokens) & ~tf.reduce_all(finished_B),
         step_body,
-        (*start, tf.zeros([batch], tf.int32), logits_BV, memory, keys, values),
+        (*start, tf.zeros([batch], tf.int32), tf.transpose(logits_BV), memory, keys, values),
     )
     return tf.transpose(made), counts_B
 
