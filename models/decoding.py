@@ -25,6 +25,9 @@ PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths ar
 
 def write_xla(cache, update_BHKT, layer, column):
     """Puts keys or values of T tokens into the cache at (layer, column), in place under XLA."""
+    if not tf.is_tensor(cache):
+        changed = gen_xla_ops.xla_dynamic_update_slice(cache[layer], update_BHKT, tf.stack([0, 0, 0, column]))
+        return [*cache[:layer], changed, *cache[layer + 1 :]]
     return gen_xla_ops.xla_dynamic_update_slice(cache, update_BHKT[None], tf.stack([layer, 0, 0, 0, column]))
 
 
@@ -106,6 +109,8 @@ def _generate(model, max_new_tokens: int, sampling: Sampling, tokens_BP, lengths
     table_VE = model.output_table()
     keys, values, logits_BV = prefill(model, tokens_BP, lengths_B, max_new_tokens, table_VE)
     seen_BV = _seen(tokens_BP, lengths_B, model.config.known_vocabulary)
+    if len(model.blocks) > 1:  # no loop over layers: XLA would copy each layer out of one tensor, an eighth of a step
+        keys, values = tf.unstack(keys), tf.unstack(values)
 
     def pick(logits_BV, seen_BV, step):
         token_B = choose(logits_BV, seen_BV, sampling, tf.stack([seed, step]))
@@ -223,7 +228,7 @@ def prefill(model, tokens_BP, lengths_B, new_tokens, table_VE, write=write_xla):
 def advance(model, token_B, column, shift_B, keys, values, table_VE, write=write_xla):
     """Takes one token a row, at ``column`` of the cache; returns the next logits [B, V] and the cache."""
     config = model.config
-    columns = tf.range(tf.shape(keys)[4])[None]
+    columns = tf.range(tf.shape(keys if tf.is_tensor(keys) else keys[0])[-1])[None]
     visible = ((columns >= shift_B[:, None]) & (columns <= column))[:, None, None]  # [B, 1, 1, S]
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
