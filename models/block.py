@@ -172,7 +172,7 @@ def mlp_half_gradient(dy_BTD, kept: MlpKept, weights: BlockWeights, config: GPT2
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
     d_gelu, *d_output = dense_gradient(branch, gelu(kept.hidden), weights.mlp_output_kernel)
-    d_hidden = tf.cast(float32(d_gelu) * gelu_gradient(kept.hidden), dy_BTD.dtype)
+    d_hidden = tf.cast(gelu_gradient(d_gelu, kept.hidden), dy_BTD.dtype)
     statistics = (kept.mean, kept.inverse)
     normal = normalized(kept.middle, statistics, weights.mlp_norm_scale, weights.mlp_norm_bias)
     d_normal, *d_input = dense_gradient(d_hidden, normal, weights.mlp_input_kernel)

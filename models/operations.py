@@ -98,11 +98,16 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(0.5 * u * (1.0 + tf.tanh(_GELU_A * (u + _GELU_B * u * u * u))), x.dtype)
 
 
-def gelu_gradient(x: tf.Tensor) -> tf.Tensor:
-    """Returns the derivative of ``gelu`` at ``x``, float32."""
-    u = float32(x)
+def gelu_gradient(dy: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Returns ``dy`` times the derivative of ``gelu`` at ``x``, float32."""
+    dy, u = float32(dy), float32(x)
     t = tf.tanh(_GELU_A * (u + _GELU_B * u * u * u))
-    return 0.5 * (1.0 + t) + 0.5 * u * (1.0 - t * t) * _GELU_A * (1.0 + 3.0 * _GELU_B * u * u)
+    first, second = 0.5 * (1.0 + t), 0.5 * u * (1.0 - t * t) * _GELU_A * (1.0 + 3.0 * _GELU_B * u * u)
+    if x.dtype == tf.float32:
+        # The bias's gradient adds this up over tokens, and what an addition made XLA's CPU adds up 10 times faster than
+        # what a multiplication made: 4 % of a block's forward and backward pass.
+        return dy * first + dy * second
+    return dy * (first + second)
 
 
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
