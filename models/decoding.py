@@ -153,7 +153,7 @@ def take_tokens(
     Args:
         pick: (logits [B, V], memory, step) → (tokens int32 [B], memory).
         memory: a tensor that ``pick`` carries from step to step.
-        logits_BV, keys, values: as ``prefill`` returns them.
+        logits_BV, keys, values: as ``prefill`` returns them; under XLA keys and values may be lists of layers.
         width: P, the first free column of the cache.
         shift_B: P less each prompt's length.
         new_tokens, end_of_text: numbers, or int32 scalars.
@@ -165,6 +165,7 @@ def take_tokens(
     """
     batch = logits_BV.shape[0]
 
+    # The loop carries [V, B]: XLA folds a transposition into the product that it follows, and into the slow order.
     def step_body(step, made, finished_B, counts_B, logits_VB, memory, keys, values):
         token_B, memory = pick(tf.transpose(logits_VB), memory, step)
         finished_B |= token_B == end_of_text
