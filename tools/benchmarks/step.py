@@ -89,17 +89,17 @@ def _compiled(tokens: np.ndarray, accumulation: int) -> tuple[Any, dict[str, tf.
     return tf.function(step, jit_compile=True), batch
 
 
-def keras_hub_backbone() -> Any:
+def keras_hub_backbone(config: models.GPT2Config) -> Any:
     """Returns keras-hub's GPT-2 of the same size, with random weights."""
     from keras_hub.models import GPT2Backbone
 
     return GPT2Backbone(
-        vocabulary_size=CONFIG.vocabulary_size,
-        num_layers=CONFIG.layers,
-        num_heads=CONFIG.heads,
-        hidden_dim=CONFIG.width,
-        intermediate_dim=4 * CONFIG.width,
-        max_sequence_length=CONFIG.context,
+        vocabulary_size=config.vocabulary_size,
+        num_layers=config.layers,
+        num_heads=config.heads,
+        hidden_dim=config.width,
+        intermediate_dim=4 * config.width,
+        max_sequence_length=config.context,
         dropout=0.0,
     )
 
@@ -107,7 +107,7 @@ def keras_hub_backbone() -> Any:
 def _keras_hub(tokens: np.ndarray) -> Step:
     import keras
 
-    backbone = keras_hub_backbone()
+    backbone = keras_hub_backbone(CONFIG)
     logits = backbone.token_embedding(backbone.output, reverse=True)
     model = keras.Model(backbone.inputs, logits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
