@@ -110,22 +110,25 @@ def check_program(graph, model, optimizer, replicas):
             assert not shape.unknown_rank and all(axis.size >= 0 for axis in shape.dim), node.name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("remat", ["none", "full"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", [GPT2Config, ALGPT2Config])
+def every_program(test):
+    """Runs a test on each model, optimizer and rematerialisation."""
+    for name, values in (("remat", ["none", "full"]), ("optimizer", OPTIMIZERS), ("kind", [GPT2Config, ALGPT2Config])):
+        test = pytest.mark.parametrize(name, values)(test)
+    return pytest.mark.slow(test)
+
+
+@every_program
 def test_a_host_of_v3(described_strategy, kind, optimizer, remat):
     strategy = described_strategy("v3-8")
     traced = trace(strategy, kind(remat=remat, **SIZE), OPTIMIZERS[optimizer])
     check_program(*traced, replicas=8)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [GPT2Config, ALGPT2Config])
-def test_the_pod(described_strategy, kind):
+@every_program
+def test_the_pod(described_strategy, kind, optimizer, remat):
     strategy = described_strategy("v3-128")
     assert strategy.extended.num_hosts == 16
-    traced = trace(strategy, kind(remat="full", **SIZE), OPTIMIZERS["adafactor"])
+    traced = trace(strategy, kind(remat=remat, **SIZE), OPTIMIZERS[optimizer])
     check_program(*traced, replicas=128)
 
 
