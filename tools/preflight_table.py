@@ -47,12 +47,13 @@ corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywh
 of each instruction, one after another at the generation's clock. ALGPT2 has E = 128 unless it says otherwise.
 Gradients take less than a copy of the weights: the compiler itself shards the update over the replicas where it can
 (Xu et al. 2020, https://arxiv.org/abs/2004.13336), by reduce-scatters in place of all-reduces.
-Combinations that are missing have not been compiled yet; the command goes on with them, and does no others with
-`--missing`.
+Combinations that are missing, and figures that are "?", have not been compiled yet; the command goes on with them, and
+does no others with `--missing`.
 
 | model | slice | optimizer | remat | fits | microbatch | peak GiB | traffic GB | bound ms | estimate ms | cycles ms |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
+UNKNOWN = "?"
 COLUMNS = HEAD.splitlines()[-1].count("---")
 
 
@@ -69,7 +70,7 @@ def main() -> int:
     output = pathlib.Path(FLAGS.output)
     rows = read_rows(output)
     for key in itertools.product(*chosen):
-        if FLAGS.missing and key in rows:
+        if FLAGS.missing and UNKNOWN not in rows.get(key, UNKNOWN):
             continue
         rows[key] = row(*key)
         print(rows[key], flush=True)
@@ -190,7 +191,7 @@ def short(line: str | None) -> str:
     if line is None:
         return "not compiled yet"
     fits, microbatch, peak, _, _, *times = (cell.strip() for cell in line.strip("| ").split("|")[4:])
-    spent = " to ".join(time for time in times if time != "-")
+    spent = " to ".join(time for time in times if time not in ("-", UNKNOWN))
     return f"{microbatch} a core, {peak} GiB, {spent} ms" if fits == "yes" else f"does not fit: {peak} GiB"
 
 
@@ -201,5 +202,5 @@ if __name__ == "__main__":
     flags.DEFINE_list("slices", [], "Slices; none means all of the table's.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")
     flags.DEFINE_list("remat", [], "none, full.")
-    flags.DEFINE_bool("missing", False, "Leave rows that the output holds already.")
+    flags.DEFINE_bool("missing", False, "Leave rows that the output holds whole.")
     cli.run(main)

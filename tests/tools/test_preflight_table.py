@@ -1,6 +1,7 @@
 """The table of what fits where: its rows survive a run of a part of it, and wrong choices are refused."""
 
 import dataclasses
+import types
 
 import pytest
 
@@ -107,6 +108,22 @@ def test_rows_that_stand_are_left_on_request(run_module, tmp_path):
     done = run_module("tools.preflight_table", *chosen, "--missing", f"--output={output}")
     assert done.returncode == 0, done.stderr
     assert preflight_table.read_rows(output) == rows
+
+
+def test_rows_with_an_unknown_figure_count_as_missing(monkeypatch, tmp_path):
+    output, done = tmp_path / "table.md", []
+    keys = [("gpt2-small", "v3-8", "adafactor", remat) for remat in ("none", "full")]
+    cells = ["yes", "4", "3.00", "27.0", "60", "90"]
+    rows = {key: "| " + " | ".join([*key, *cells, last]) + " |" for key, last in zip(keys, ("119", "?"), strict=True)}
+    preflight_table.write_rows(output, rows)
+    chosen = {"models": ["gpt2-small"], "slices": ["v3-8"], "optimizers": ["adafactor"], "remat": [], "readme": None}
+    asked = types.SimpleNamespace(**chosen, output=str(output), missing=True)
+    monkeypatch.setattr(preflight_table, "FLAGS", asked)
+    monkeypatch.setattr(preflight_table.compiler, "require_compiler", lambda: "0")
+    monkeypatch.setattr(preflight_table, "row", lambda *key: done.append(key) or rows[key])
+    preflight_table.main()
+    assert done == [keys[1]]
+    assert preflight_table.short(rows[keys[1]]) == "4 a core, 3.00 GiB, 90 ms"
 
 
 def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
