@@ -53,7 +53,7 @@ quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evalua
 	$(RUN) -m tools.quickstart
 
 test: $(VENV)/.dev  ## all tests
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

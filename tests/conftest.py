@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -12,6 +13,12 @@ os.environ.setdefault("WANDB_MODE", "offline")
 VIRTUAL_DEVICES = 4
 pytest_plugins = ("tests.gcs_fixture",)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files with most slow tests first: left to the end, one of several workers would be alone with them."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
