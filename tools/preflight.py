@@ -31,6 +31,8 @@ GPT2_VOCABULARY = 50_257
 
 def main() -> int:
     gin_files = cli.required_gin_files("a run such as algpt2.gin or gpt2.gin")
+    if FLAGS.json and not pathlib.Path(FLAGS.json).absolute().parent.is_dir():
+        raise UserError(f"--json={FLAGS.json}: its folder does not exist")
     if not FLAGS.tpu:
         raise UserError("--tpu is missing; expected a slice such as pod-128 or v3-8")
     config.load(gin_files, FLAGS.gin_param)
