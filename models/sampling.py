@@ -31,7 +31,7 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature}: expected 0 (greedy) or more")
         if self.top_k < 0:
             raise ValueError(f"top_k={self.top_k}: expected 0 (no limit) or more")

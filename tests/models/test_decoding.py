@@ -125,7 +125,15 @@ def test_bad_prompts_are_refused(small_model, prompts, count, text):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"repetition_penalty": 0}]
+    "setting",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"repetition_penalty": 0},
+    ],
 )
 def test_bad_settings_are_refused(setting):
     with pytest.raises(ValueError, match=f"{next(iter(setting))}="):
