@@ -97,7 +97,9 @@ def _write(directory: str, described: dict[str, Any], tensors: Tensors, metadata
 
     os.makedirs(directory, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
-    save_file(contiguous, os.path.join(directory, WEIGHTS), metadata=metadata or None)
+    weights = os.path.join(directory, WEIGHTS)
+    save_file(contiguous, weights, metadata=metadata or None)
+    os.chmod(weights, 0o644)  # save_file lets nobody else read it
     with open(os.path.join(directory, CONFIG), "w", encoding="utf-8") as file:
         json.dump(described, file, indent=2)
 

@@ -20,6 +20,12 @@ def define_gin_flags() -> None:
     flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100. Repeats.")
 
 
+def define_tpu_flag(meaning: str) -> None:
+    """Defines ``--tpu``, which is not to be empty: an unset variable would train on this machine's CPU unasked."""
+    flags.DEFINE_string("tpu", None, meaning)
+    flags.register_validator("tpu", lambda name: name != "", "is empty; expected a slice such as v3-8, or no --tpu")
+
+
 def required_gin_files(expected: str) -> list[str]:
     """Returns the files of ``--gin_file``; UserError where there is none, which says what was expected."""
     if not FLAGS.gin_file:

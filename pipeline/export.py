@@ -15,6 +15,7 @@ import tempfile
 from absl import flags
 
 from pipeline import cli
+from pipeline.data import storage
 from pipeline.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
@@ -32,6 +33,7 @@ def main() -> None:
         raise UserError(f"--output={FLAGS.output}: is not on this machine; expected a local directory, to copy from")
     if os.path.exists(FLAGS.output) and (not os.path.isdir(FLAGS.output) or os.listdir(FLAGS.output)):
         raise UserError(f"--output={FLAGS.output}: exists and is not an empty directory; expected a new one")
+    storage.check_writable(FLAGS.output)
     cli.import_tensorflow()
     from models import pretrained
     from pipeline import trained

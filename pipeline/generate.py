@@ -41,10 +41,13 @@ def main() -> None:
         if longest >= context:
             flag = "prompts_file" if FLAGS.prompts_file else "prompt"
             raise UserError(f"--{flag} has {longest} tokens; expected fewer than the model's context of {context}")
+        new = min(FLAGS.max_tokens, context - longest)
+        if new < FLAGS.max_tokens:
+            print(f"note: the model's context of {context} ends after {new} new tokens", file=sys.stderr)
         made = generate(
             run.model,
             prompts,
-            max_new_tokens=min(FLAGS.max_tokens, context - longest),
+            max_new_tokens=new,
             end_of_text=run.tokenizer.end_of_text,
             sampling=sampling,
             seed=FLAGS.seed,
@@ -62,6 +65,8 @@ def _batches() -> Iterator[list[str]]:
     if not FLAGS.prompts_file:
         if not FLAGS.prompt:
             raise UserError("--prompt is empty; expected some text to continue")
+        if not _is_text(FLAGS.prompt):
+            raise UserError(f"--prompt={FLAGS.prompt!a}: is not UTF-8 text")
         return iter([[FLAGS.prompt]])
     try:
         with open(FLAGS.prompts_file, encoding="utf-8") as file:
@@ -76,7 +81,22 @@ def _batches() -> Iterator[list[str]]:
 def _typed() -> str:
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
-    return sys.stdin.readline().rstrip("\n")
+    try:
+        typed = sys.stdin.readline().rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--interactive: what was typed is not UTF-8 text ({error})") from None
+    if not _is_text(typed):
+        raise UserError(f"--interactive: {typed!a} is not UTF-8 text")
+    return typed
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can write it: the interpreter hands undecodable bytes of a command line on as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
@@ -85,9 +105,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("prompts_file", None, "Texts to continue, one a line, in one batch.")
     flags.DEFINE_bool("interactive", False, "Read prompts from standard input, until an empty line.")
     flags.DEFINE_integer("max_tokens", 100, "New tokens at most; fewer where the context ends.", lower_bound=1)
-    flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.")
-    flags.DEFINE_integer("top_k", 0, "Only the k likeliest tokens; 0 is no limit.")
-    flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that add up to this probability; 1 is no limit.")
+    flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.", lower_bound=0)
+    flags.DEFINE_integer("top_k", 0, "Only the k likeliest tokens; 0 is no limit.", lower_bound=0)
+    flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that add up to this; 1 is no limit.", 0, 1)
     flags.DEFINE_float("repetition_penalty", 1.0, "Makes tokens already in the text less likely; 1 is none.")
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.")
     cli.run(main)

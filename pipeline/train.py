@@ -35,6 +35,7 @@ def main() -> int:
 
 
 def _train(run: Configured) -> int:
+    storage.check_writable(FLAGS.run_dir)
     data = check_data(FLAGS.data, run)
     run = with_data(run, data)
     if FLAGS.preflight:
@@ -62,7 +63,7 @@ def _train(run: Configured) -> int:
 def define_flags() -> None:
     """Defines the command line, for whoever runs ``main``."""
     cli.define_gin_flags()
-    flags.DEFINE_string("tpu", None, "A slice (pod-128, v3-8), local, virtual-N, a TPU name or grpc:// address.")
+    cli.define_tpu_flag("A slice (pod-128, v3-8), local, virtual-N, a TPU name or grpc:// address.")
     flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
     flags.DEFINE_string("run_dir", None, "Where the run keeps its results, local or gs://.")
     flags.DEFINE_bool("preflight", False, "First compile the step for the slice with the TPU's compiler: does it fit?")

@@ -8,6 +8,7 @@ does not fit. Needs requirements-preflight.txt (jax and libtpu), about a minute 
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -31,10 +32,13 @@ GPT2_VOCABULARY = 50_257
 
 def main() -> int:
     gin_files = cli.required_gin_files("a run such as algpt2.gin or gpt2.gin")
-    if FLAGS.json and not pathlib.Path(FLAGS.json).absolute().parent.is_dir():
-        raise UserError(f"--json={FLAGS.json}: its folder does not exist")
-    if not FLAGS.tpu:
-        raise UserError("--tpu is missing; expected a slice such as pod-128 or v3-8")
+    for flag in ("json", "program"):
+        file = getattr(FLAGS, flag)
+        if file and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file)))):
+            raise UserError(f"--{flag}={file}: expected a file in a folder that exists")
+    if not FLAGS.tpu or FLAGS.tpu == "local" or slices.VIRTUAL.fullmatch(FLAGS.tpu):
+        said = f"={FLAGS.tpu} names no slice to compile for" if FLAGS.tpu else " is missing"
+        raise UserError(f"--tpu{said}; expected one such as pod-128 or v3-8")
     config.load(gin_files, FLAGS.gin_param)
     settings = config.get(TrainConfig)
     if settings.steps == ONE_EPOCH:
@@ -163,7 +167,7 @@ def write_json(answer: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     cli.define_gin_flags()
-    flags.DEFINE_string("tpu", None, "The slice to compile for, such as pod-128 or v3-8.")
+    cli.define_tpu_flag("The slice to compile for, such as pod-128 or v3-8.")
     flags.DEFINE_string("json", None, "Also write the figures here.")
     flags.DEFINE_string("program", None, "Also write the compiled program's text (HLO) here.")
     flags.DEFINE_bool("search", False, "Find the largest microbatch that fits, with and without rematerialisation.")

@@ -93,8 +93,8 @@ class Sharder:
         """
         both = 1 if storage.is_remote(self._output) else 2  # the output stands beside the work
         storage.check_space(self._work_dir, int(WORK_BYTES * self._corpus.text_bytes) * both)
-        if storage.is_remote(self._output):
-            storage.check_writable(self._output)
+        for directory in (self._output, self._work_dir):
+            storage.check_writable(directory)
         journal = Journal(self._work_dir, self._plan)
         for path in glob.glob(os.path.join(glob.escape(self._output), storage.PARTIAL + "*")):  # a kill left it
             os.unlink(path)

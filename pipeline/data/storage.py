@@ -70,8 +70,21 @@ def delete_files(directory: str) -> None:
 
 
 def check_writable(directory: str) -> None:
-    """Refuses a bucket that does not exist or that cannot be written to, before any work is done."""
-    _gcs().check_writable(directory)
+    """Refuses a directory or a bucket that cannot be written to, before any work is done; makes nothing.
+
+    Raises:
+        UserError: A bucket that does not exist or refuses; a local directory that could not be made or written to.
+    """
+    if is_remote(directory):
+        _gcs().check_writable(directory)
+        return
+    existing = os.path.abspath(directory)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        raise UserError(f"{directory}: {existing} is not a directory; expected a new directory, or one that is there")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{directory}: {existing} cannot be written to; expected a directory of yours")
 
 
 def open_read(path: str) -> BinaryIO:

@@ -71,12 +71,15 @@ class RunDirectory:
         """Keeps other commands from training in a local directory until this process ends, however it ends.
 
         Raises:
-          UserError: one is training in it.
+          UserError: one is training in it, or it cannot be written to.
         """
         if "://" in self.path:  # Cloud Storage has no locks that a killed process lets go of
             return
-        gfile.makedirs(self.path)
-        descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT)  # never closed but by the kernel
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT)  # never closed but by the kernel
+        except OSError as error:
+            raise UserError(f"--run_dir={self.path} cannot be written to ({error.strerror})") from None
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_text  # noqa: F401  registers the tokenizer's ops, which the saved model is loaded with
 
 import models
 from models import pretrained
@@ -26,6 +27,7 @@ def test_every_format_is_written_and_agrees(run, run_module, tmp_path):
         done = run_module("pipeline.export", f"--run_dir={path}", f"--format={form}", f"--output={output}")
         assert done.returncode == 0, done.stderr
         assert "wrote step 3" in done.stdout and (output / "tokenizer.json").exists()
+        assert all(file.stat().st_mode & 0o044 for file in output.iterdir()), "others cannot read it"
         if form == "saved_model":
             loaded = tf.saved_model.load(str(output))  # its variables live as long as it does
             logits = loaded.signatures["serving_default"](tokens)["output_0"]
@@ -60,6 +62,8 @@ def test_prompts_of_a_file_are_continued_like_one_alone(run, run_module, tmp_pat
     assert together.returncode == 0, together.stderr
     typed = run_module("pipeline.generate", *greedy, "--interactive", input="the cat\nthe dog sat on\n\n")
     assert typed.stdout == together.stdout != ""
+    many = run_module("pipeline.generate", *greedy, "--max_tokens=9999", "--prompt=the cat")
+    assert "note: the model's context of" in many.stderr and many.returncode == 0
 
 
 def test_bad_prompts_are_refused(run, refused, tmp_path):

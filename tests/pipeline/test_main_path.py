@@ -228,6 +228,6 @@ def test_evaluation_and_generation_refuse_in_one_line(trained, refused, run_dir,
         ("pipeline.evaluate", [f"--run_dir={tmp_path}", f"--text={tmp_path}/text.txt"], "run.json"),
         ("pipeline.generate", [run, "--prompt="], "--prompt is empty"),
         ("pipeline.generate", [run, "--prompt=" + "word " * 200], "context of 64"),
-        ("pipeline.generate", [run, "--prompt=a", "--temperature=-1"], "temperature"),
+        ("pipeline.generate", [run, "--prompt=a", "--repetition_penalty=0"], "repetition_penalty"),
     ):
         assert expected in refused(module, *arguments)

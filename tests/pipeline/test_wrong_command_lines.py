@@ -73,6 +73,24 @@ def test_it_is_refused_in_one_helpful_line(refused, tmp_path, files, arguments, 
     assert expected in refused("pipeline.train", "--dry_run", *arguments)
 
 
+SAID_FIRST = [  # of other commands, before anything is read or imported that takes time
+    ("pipeline.train", ["--gin_file=algpt2.gin", "--tpu="], "--tpu=: is empty; expected a slice"),
+    ("pipeline.shard", ["--gin_file=datasets/cpython.gin", "--output={}/file/x"], "file is not a directory"),
+    ("pipeline.export", ["--run_dir={}", "--output={}/file/x"], "file is not a directory"),
+    ("pipeline.generate", ["--run_dir={}", "--prompt=caf\udce9"], r"--prompt='caf\udce9': is not UTF-8"),
+    ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--top_p=7"], "--top_p=7: 7.0 is not a number in the range"),
+    ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=virtual-8"], "virtual-8 names no slice to compile for"),
+    ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=v3-8", "--json={}"], "expected a file in a folder that exists"),
+]
+
+
+@pytest.mark.parametrize(("module", "arguments", "expected"), SAID_FIRST)
+def test_other_commands_say_it_first_and_write_nothing(refused, tmp_path, module, arguments, expected):
+    (tmp_path / "file").write_text("mine")
+    assert expected in refused(module, *[argument.replace("{}", str(tmp_path)) for argument in arguments])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_a_file_binds_for_another_choice_is_no_mistake(run_module):
     """gpt2.gin sets Adafactor; choosing AdamW on the command line leaves those lines idle, and they stay allowed."""
     chosen = ("--gin_param=train.optimizer=adamw", "--gin_param=AdamW.learning_rate=6e-4")

@@ -150,7 +150,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("sample_seed", 0, "Seed of the samples.")
     flags.DEFINE_integer("seeds", 0, "Runs of each combination, with train.seed = 0, 1, …; 0 leaves the seed alone.")
     flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
-    flags.DEFINE_string("tpu", None, "As for pipeline.train.")
+    cli.define_tpu_flag("As for pipeline.train.")
     flags.DEFINE_string("run_dir", None, "The sweep's directory, local or gs://: ledger/, cells/, sweep.csv.")
     flags.DEFINE_string("worker", "0/1", "I/N: the I-th of N workers on one run_dir; each takes what no other has.")
     flags.DEFINE_bool("preflight", True, "Compile for the slice of --tpu first; what does not fit is not run.")

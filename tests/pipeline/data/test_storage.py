@@ -383,6 +383,18 @@ def test_the_check_leaves_nothing(gcs):
     assert gcs.objects() == {}
 
 
+def test_a_local_directory_that_could_not_be_made_is_refused_and_none_is_made(tmp_path, monkeypatch):
+    storage.check_writable(str(tmp_path / "new" / "data"))
+    (tmp_path / "file").write_bytes(b"")
+    for path in ("file", "file/data/deep"):
+        with pytest.raises(UserError, match=r"file is not a directory"):
+            storage.check_writable(str(tmp_path / path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for anyone but root
+    with pytest.raises(UserError, match="cannot be written to"):
+        storage.check_writable(str(tmp_path / "new" / "data"))
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("path", ["gs://", "gs:///a", "gs://Upper/a", "gs://a b/c", "gs://x/a"])
 def test_what_cannot_be_a_bucket_is_refused_without_asking(gcs, path):
     for operation in OPERATIONS.values():

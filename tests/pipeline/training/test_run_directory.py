@@ -77,3 +77,9 @@ time.sleep(600)
         first.kill()
         first.wait()
     assert RunDirectory(str(tmp_path / "run")).claim(IDENTITY, frozenset())
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--run_dir=\S+ cannot be written to \(Not a directory\)"):
+        RunDirectory(str(tmp_path / "file" / "run")).claim(IDENTITY, frozenset())
