@@ -33,10 +33,12 @@ def main() -> None:
     from pipeline.data.corpora import open_corpus
     from pipeline.data.corpora.base import train_texts
 
+    folder = os.path.dirname(os.path.abspath(FLAGS.output))
+    storage.check_writable(folder)
     texts = itertools.islice(train_texts(open_corpus(settings, FLAGS.source)), FLAGS.documents)
     name = os.path.basename(FLAGS.output).removesuffix(".json")
     trained = tokenizer.train(texts, FLAGS.size, name)
-    os.makedirs(os.path.dirname(os.path.abspath(FLAGS.output)), exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     storage.publish_bytes(trained.data, FLAGS.output)
     print(f"wrote {FLAGS.output}: {trained.vocabulary_size:,} entries, end of text is {trained.end_of_text}")
 
