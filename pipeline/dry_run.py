@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from models.config import GPT2Config
 from models.variables import describe
+from pipeline.data.progress import counted
 from pipeline.training.batch import BatchPlan
 from pipeline.training.optimizers import OptimizerConfig
 from pipeline.training.settings import ONE_EPOCH, TrainConfig
@@ -28,9 +29,9 @@ def arithmetic(
     origin = "" if model.vocabulary_size else " (GPT-2's; the data's manifest decides)"
     rows = {
         "parameters": f"{sized.parameters():,} with a vocabulary of {vocabulary:,}{origin}",
-        "replicas": f"{plan.replicas:,} on {hosts:,} host{'s' if hosts > 1 else ''}",
+        "replicas": f"{plan.replicas:,} on {counted(hosts, 'host')}",
         "global batch": f"{plan.global_batch:,} sequences of {plan.context:,} tokens",
-        "": f"= {plan.replicas} replicas × {plan.accumulation} accumulation × {plan.microbatch} microbatch",
+        "": f"= {counted(plan.replicas, 'replica')} × {plan.accumulation} accumulation × {plan.microbatch} microbatch",
         "tokens a step": f"{plan.tokens_per_step:,}",
         "steps": "one pass over the train part" if settings.steps == ONE_EPOCH else f"{settings.steps:,}",
         **({} if settings.steps == ONE_EPOCH else {"tokens in all": f"{settings.steps * plan.tokens_per_step:,}"}),

@@ -97,7 +97,7 @@ def main() -> int:
         raise UserError(f"--workers={FLAGS.workers}: expected 1 or more")
 
     from pipeline.data.pool import Pool
-    from pipeline.data.progress import Progress
+    from pipeline.data.progress import Progress, counted
 
     manifest = load(FLAGS.data)
     read_tokenizer(FLAGS.data)
@@ -119,11 +119,11 @@ def main() -> int:
         first.setdefault(fault.kind, fault)
     for fault in first.values():
         print(f"fault: {fault}", file=sys.stderr)
-    records = sum(shard.records for shard in shards)
+    records, within = sum(shard.records for shard in shards), counted(len(shards), "shard")
     if faults:
-        print(f"{len(faults)} faults of {len(first)} kinds in {len(shards)} shards", file=sys.stderr)
+        print(f"{counted(len(faults), 'fault')} of {counted(len(first), 'kind')} in {within}", file=sys.stderr)
         return 1
-    print(f"{FLAGS.data}: {len(shards)} shards, {records:,} records, {total:,} bytes: all as the manifest says")
+    print(f"{FLAGS.data}: {within}, {records:,} records, {total:,} bytes: all as the manifest says")
     return 0
 
 

@@ -7,7 +7,7 @@ from pipeline.data import manifest as manifests
 from pipeline.data import records
 from pipeline.data.cut import Cut
 from pipeline.data.manifest import Manifest
-from pipeline.data.progress import duration
+from pipeline.data.progress import counted, duration
 from pipeline.data.runs import Counts
 from pipeline.data.settings import ShardConfig
 from pipeline.data.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ def summary(manifest: Manifest, seconds: float | None = None) -> str:
         dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in part.dropped.items())
         text.append(
             f"{name}: {part.documents:,} documents{dropped}, {part.utf8_bytes:,} bytes, {part.tokens:,} tokens in "
-            f"{part.records:,} records and a tail of {len(part.tail):,}, {len(part.shards)} shards"
+            f"{part.records:,} records and a tail of {len(part.tail):,}, {counted(len(part.shards), 'shard')}"
         )
     if seconds is not None:
         total = sum(part.utf8_bytes for part in manifest.parts.values())

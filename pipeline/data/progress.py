@@ -15,6 +15,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, thing: str) -> str:
+    """Spells '1 shard' or '2 shards'."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines
 
 
