@@ -21,7 +21,7 @@ from absl import flags
 
 from pipeline import cli
 from pipeline.data import storage
-from pipeline.devices import hardware, target
+from pipeline.devices import metadata, target
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -175,7 +175,7 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
     except (UserError, storage.UnavailableError, FileNotFoundError) as error:
         yield Finding(FAULT, str(error))
         return
-    zone = zone or hardware.metadata("zone").rpartition("/")[2]
+    zone = zone or metadata.instance("zone").rpartition("/")[2]
     yield region(found.location or "", zone)
 
 

@@ -75,6 +75,8 @@ def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: A
         optimizer,
         plan,
         clip_norm=settings.clip_norm,
+        skip_loss_above=settings.skip_loss_above,
+        seed=settings.seed,
         all_reduce=all_reduce_over(plan.replicas),
         replica_id=gen_xla_ops.xla_replica_id,
     )

@@ -20,7 +20,7 @@ from absl import flags
 
 from pipeline import cli, config, pretrained
 from pipeline.devices import compiler, slices
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkFailedError
 from pipeline.training import batch
 from pipeline.training.settings import ONE_EPOCH, TrainConfig
 from tools.preflight_figures import Figures, figures, gib, report
@@ -56,10 +56,10 @@ def main() -> int:
     print(report(found, title_of(model, optimizer, settings), piece))
     answer = found.as_json()
     if FLAGS.evaluation and found.fits:
-        scored = evaluation(settings, model, optimizer, piece)
-        answer["evaluation"] = dataclasses.asdict(scored)
-        print(f"evaluation        {'fits' if scored.fits else 'does NOT fit'}: {gib(scored.peak_bytes)} GiB")
-        answer["fits"] = found.fits and scored.fits
+        scored = evaluation(settings, model, optimizer, piece, found)
+        answer["evaluation"], answer["fits"] = dataclasses.asdict(scored), scored.fits
+        said = "fits" if scored.fits else "does NOT fit"
+        print(f"evaluation        {said}: {gib(scored.peak_bytes)} GiB with the slots")
     print(f"took              {time.monotonic() - start:.0f} s")
     write_json(answer)
     return 0 if answer["fits"] else 1
@@ -90,11 +90,18 @@ def check(
     return figures(compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece)
 
 
-def evaluation(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice) -> compiler.Compiled:
-    """Lowers and compiles the evaluation step; returns what the compiler says."""
+def evaluation(
+    settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, training: Figures
+) -> compiler.Compiled:
+    """Lowers and compiles the evaluation step; returns what the compiler says, with the slots on top.
+
+    They are no part of its program, and stay in HBM meanwhile.
+    """
     plan = batch.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
     hlo, _ = lower("evaluation", settings, model, optimizer, plan)
-    return compiler.compile_for(hlo, piece, plan.replicas)
+    compiled = compiler.compile_for(hlo, piece, plan.replicas)
+    peak = compiled.peak_bytes + training.memory["slots"]
+    return dataclasses.replace(compiled, peak_bytes=peak, fits=compiled.fits and peak <= training.hbm_bytes_per_core)
 
 
 def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: batch.BatchPlan) -> tuple[bytes, dict]:
@@ -112,7 +119,7 @@ def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: ba
         command = [sys.executable, "-m", "tools.lowering", str(asked), str(output)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode or not output.is_file():
-            raise RuntimeError(f"the step could not be lowered: {done.stderr.strip()[-3000:]}")
+            raise WorkFailedError(f"the step could not be lowered: {' '.join(done.stderr.split())[-2000:]}")
         return output.read_bytes(), json.loads(pathlib.Path(f"{output}.json").read_text())
 
 
@@ -121,32 +128,35 @@ def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slic
     if settings.global_batch % piece.cores:
         batch.plan(global_batch=settings.global_batch, replicas=piece.cores, microbatch=1, context=model.context)
     share = settings.global_batch // piece.cores
-    best: list[tuple[str, Figures]] = []
+    tried: list[tuple[str, Figures]] = []
     for remat in ("none", "full"):
         variant = dataclasses.replace(model, remat=remat)
         found = largest_that_fits(
             settings, variant, optimizer, piece, [m for m in range(1, share + 1) if share % m == 0]
         )
-        if found is None:
-            print(f"remat {remat:<10} does not fit at any microbatch")
+        tried.append((remat, found))
+        if not found.fits:
+            print(f"remat {remat:<10} does not fit at any microbatch: {gib(found.peak_bytes_per_core)} GiB at 1")
             continue
         print(
             f"remat {remat:<10} microbatch {found.microbatch} × accumulation {found.accumulation}: "
             f"{gib(found.peak_bytes_per_core)} GiB, {1e3 * (found.estimate_seconds or 0):.1f} ms a step"
         )
-        best.append((remat, found))
-    if not best:
-        write_json({"fits": False})
+    remat, chosen = min(tried, key=lambda row: row[1].estimate_seconds or float("inf"))
+    write_json({**chosen.as_json(), "remat": remat, "tried": {name: found.as_json() for name, found in tried}})
+    if not chosen.fits:
         return 1
-    remat, chosen = min(best, key=lambda row: row[1].estimate_seconds or float("inf"))
     name = config.MODELS[settings.model]
     print(f"recommended       --gin_param={name}.remat=\"'{remat}'\" --gin_param=train.microbatch={chosen.microbatch}")
-    write_json({**chosen.as_json(), "remat": remat, "tried": {name: found.as_json() for name, found in best}})
     return 0
 
 
-def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Slice, sizes: list[int]) -> Figures | None:
-    """Bisects the microbatches that divide a core's share: what fits at one size fits at every smaller one."""
+def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Slice, sizes: list[int]) -> Figures:
+    """Bisects the microbatches that divide a core's share: what fits at one size fits at every smaller one.
+
+    Returns:
+      The figures of the largest that fits; of the smallest where none does.
+    """
     low, high, best = 0, len(sizes) - 1, None
     middle = high  # the largest first: for most runs it fits, and nothing else need be compiled
     while low <= high:
@@ -156,7 +166,7 @@ def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Sli
         else:
             high = middle - 1
         middle = (low + high) // 2
-    return best
+    return best or found
 
 
 def write_json(answer: dict[str, Any]) -> None:

@@ -156,8 +156,10 @@ def report(found: Figures, title: str, piece: Slice) -> str:
         f"batch             {plan_text(found)}",
         f"fits              {'yes' if found.fits else 'NO'}: {share}",
     ]
-    if found.fits:
-        lines += [f"  {purpose:<26} {gib(size):>7} GiB" for purpose, size in found.memory.items()]
+    lines += [f"  {purpose:<26} {gib(size):>7} GiB" for purpose, size in found.memory.items() if size]
+    if not found.fits:
+        lines.append("  (of a program that does not fit the compiler names no buffers; --search finds one that does)")
+    else:
         lines += ["largest buffers   as the program makes them (they do not all live at once)"]
         lines += [f"  {gib(b.bytes):>7} GiB  {b.shape:<28} {b.op}" for b in found.compiled.largest[:8]]
         lines += _time_lines(found, piece)

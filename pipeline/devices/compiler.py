@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.devices.slices import Slice
 from pipeline.devices.target import installed
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkFailedError
 
 CACHE = pathlib.Path(
     os.environ.get("PREFLIGHT_CACHE", pathlib.Path(__file__).resolve().parents[2] / "build" / "preflight")
@@ -103,7 +103,7 @@ def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.P
 
     Raises:
         UserError: libtpu refuses the topology, or is not installed.
-        RuntimeError: The compiler failed in a way of its own.
+        WorkFailedError: The compiler failed in a way of its own.
     """
     version = require_compiler()
     key = hashlib.sha256(hlo)
@@ -144,12 +144,12 @@ def _run(hlo: bytes, piece: Slice, replicas: int, keep_text: pathlib.Path | None
         root = pathlib.Path(__file__).resolve().parents[2]
         done = subprocess.run(command, cwd=root, env=_environment(piece), capture_output=True, text=True, check=False)
         if not answer.is_file():
-            raise RuntimeError(f"the TPU compiler died ({done.returncode}): {done.stderr.strip()[-2000:]}")
+            raise WorkFailedError(f"the TPU compiler died ({done.returncode}): {' '.join(done.stderr.split())[-2000:]}")
         said = json.loads(answer.read_text())
     if "refused" in said:
         raise UserError(f"libtpu refuses the topology {topology_name(piece)}: {said['refused']}")
     if "failed" in said:
-        raise RuntimeError(f"the TPU compiler failed: {said['failed']}")
+        raise WorkFailedError(f"the TPU compiler failed: {said['failed']}")
     return from_json(said)
 
 

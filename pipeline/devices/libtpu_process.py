@@ -17,9 +17,10 @@ import numpy as np
 from pipeline.devices import costs, program
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-# "the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.48G)"
-SIZE = r"\(([\d.]+)([KMG]?)\)"
-USED = re.compile(rf"required for [\w ]*{SIZE} exceeds available HBM {SIZE}")
+# "the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.48G)", or, from another pass,
+# "Ran out of memory in memory space hbm. Used 18.25G of 15.48G hbm."
+SIZE = r"\(?([\d.]+)([KMG]?)\)?"
+USED = re.compile(rf"(?:required for [\w ]*|memory space hbm\. Used ){SIZE} (?:exceeds available HBM|of) {SIZE}")
 LISTED = 12
 
 

@@ -3,14 +3,19 @@
 Programs of two layers compile in seconds. The cache is the test's own, so that every run compiles anew once.
 """
 
+import dataclasses
 import json
+import re
 
 import pytest
 
 from models.config import ALGPT2Config, GPT2Config
-from pipeline.devices import compiler, program, slices
+from pipeline.devices import compiler, libtpu_process, program, slices
 from pipeline.devices.compiler import GIB, Buffer, Compiled
 from pipeline.training import batch
+from pipeline.training.optimizers import AdafactorConfig
+from pipeline.training.settings import TrainConfig
+from tools import preflight as command
 from tools import preflight_figures
 
 pytest.importorskip("libtpu", reason="requirements-preflight.txt is not installed")
@@ -150,6 +155,7 @@ def test_what_does_not_fit_ends_with_1(preflight):
     assert figures["fits"] is False and figures["tokens_per_second"] is None
     assert figures["peak_bytes_per_core"] > figures["hbm_bytes_per_core"] == pytest.approx(7.48 * GIB, rel=1e-3)
     assert "fits              NO" in done.stdout
+    assert re.search(r"^  weights +0\.\d\d GiB$", done.stdout, re.M) and "  activations and gradients" in done.stdout
 
 
 @pytest.mark.slow
@@ -185,11 +191,95 @@ def test_search_recommends_a_microbatch(preflight):
     assert "recommended" in done.stdout
 
 
+SETTINGS = TrainConfig(model="gpt2", optimizer="adafactor", steps=10, global_batch=96, microbatch=4)
+ADAFACTOR, PIECE = AdafactorConfig(learning_rate=1e-3), slices.find("v3-8")
+
+
+@pytest.fixture
+def search(monkeypatch):
+    """Runs the search where a sequence takes so many GiB a core without and with rematerialisation."""
+
+    def run(none, full):
+        tried, answers = [], []
+
+        def check(settings, model, optimizer, piece):
+            tried.append((model.remat, settings.microbatch))
+            peak = round({"none": none, "full": full}[model.remat] * settings.microbatch * GIB)
+            compiled = Compiled(fits=peak < 15.48 * GIB, peak_bytes=peak, flops=1e12, cycles=1e9)
+            plan = batch.plan(global_batch=96, replicas=8, microbatch=settings.microbatch, context=model.context)
+            sizes = {"weights": 0, "slots": 0, "all_reduce": 0}
+            return preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=10, piece=piece)
+
+        monkeypatch.setattr(command, "check", check)
+        monkeypatch.setattr(command, "write_json", answers.append)
+        code = command.search(SETTINGS, GPT2Config(**SMALL), ADAFACTOR, PIECE)
+        return code, tried, answers[0]
+
+    return run
+
+
+def test_search_bisects_what_divides_a_core_s_share(search, capsys):
+    """Twelve sequences a core: of 1, 2, 3, 4, 6 and 12 the largest that fits is 4, and no two are tried twice."""
+    code, tried, answer = search(none=3, full=3.5)
+    assert code == 0 and len(set(tried)) == len(tried) <= 2 * 4
+    assert (answer["microbatch"], answer["accumulation"]) == (4, 3)
+    assert "microbatch 4 × accumulation 3" in capsys.readouterr().out
+    _, tried, answer = search(none=99, full=2)
+    assert (answer["remat"], answer["microbatch"]) == ("full", 6)
+
+
+def test_search_says_what_nothing_fits(search, capsys):
+    code, _, answer = search(none=30, full=16)
+    assert code == 1 and answer["fits"] is False and set(answer) >= REQUIRED
+    assert answer["microbatch"] == 1 and "does not fit at any microbatch: 16.00 GiB at 1" in capsys.readouterr().out
+
+
+def test_evaluation_stands_beside_the_slots(monkeypatch):
+    """GPT-2 xl's slots of AdamW are 11.6 GiB: an evaluation of 5 GiB has no room beside them."""
+    compiled = Compiled(fits=True, peak_bytes=5 * GIB)
+    monkeypatch.setattr(command, "lower", lambda *arguments: (b"", {}))
+    monkeypatch.setattr(compiler, "compile_for", lambda *arguments: compiled)
+    plan = batch.plan(global_batch=96, replicas=8, microbatch=4, context=256)
+    for slots, fits in ((10 * GIB, True), (11 * GIB, False)):
+        sizes = {"weights": 0, "slots": slots, "all_reduce": 0}
+        model = GPT2Config(**SMALL)
+        training = preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=1, piece=PIECE)
+        found = command.evaluation(SETTINGS, model, ADAFACTOR, PIECE, training)
+        assert found.fits is fits and found.peak_bytes == slots + 5 * GIB
+
+
+def test_the_step_is_lowered_with_every_setting_that_changes_it():
+    """Dropout's masks are constants of the seed; a bound on the loss is a comparison more."""
+    model = GPT2Config(**SMALL | {"layers": 1, "dropout": 0.1})
+    plan = batch.plan(global_batch=8, replicas=8, microbatch=1, context=256)
+    lowered = {
+        command.lower("train", dataclasses.replace(SETTINGS, **changes), model, ADAFACTOR, plan)[0]
+        for changes in ({}, {"seed": 1}, {"skip_loss_above": 9.0})
+    }
+    assert len(lowered) == 3
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (18.25G) exceeds available HBM (15.48G). HLO module: a_step.",
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.25G of 15.48G hbm. Exceeded hbm "
+        "capacity by 2.77G. HLO module: a_step. Memory usage report: …",
+    ],
+)
+def test_each_form_of_running_out_of_memory_is_understood(message):
+    found = libtpu_process._out_of_memory(message)
+    assert found and found["fits"] is False
+    assert (found["peak_bytes"], found["hbm_limit_bytes"]) == (int(18.25 * GIB), int(15.48 * GIB))
+    assert libtpu_process._out_of_memory("INTERNAL: Mosaic failed") is None
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--gin_file=gpt2.gin", "--tpu=pod-129"], "no slice is called 'pod-129' (did you mean 'pod-128'?)"),
-        (["--gin_file=gpt2.gin", "--tpu=virtual-8"], "no slice is called 'virtual-8'"),
+        (["--gin_file=gpt2.gin", "--tpu=virtual-8"], "--tpu=virtual-8 names no slice to compile for"),
         (["--gin_file=gpt2.gin"], "--tpu is missing"),
         (["--tpu=pod-128"], "--gin_file is missing"),
         (
