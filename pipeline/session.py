@@ -14,10 +14,12 @@ import models
 from pipeline import cli, config, pretrained
 from pipeline.data import inputs
 from pipeline.data.manifest import Manifest, read_tokenizer
+from pipeline.data.progress import counted
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.devices import matmul_peak
 from pipeline.devices.heartbeat import Heartbeat
 from pipeline.devices.strategy import Connection
+from pipeline.errors import UserError
 from pipeline.training.batch import BatchPlan
 from pipeline.training.best import BestCheckpoint
 from pipeline.training.checkpoints import Checkpoints, state_of
@@ -41,6 +43,9 @@ class Session:
     Attributes:
       model_config: with the vocabulary's size, from the manifest where gin leaves it open.
       plan: batch arithmetic for the connection's replicas.
+
+    Raises:
+      UserError: the plan is for another number of replicas than the connection has.
     """
 
     settings: TrainConfig
@@ -51,6 +56,14 @@ class Session:
     data: str
     connection: Connection
     directory: RunDirectory
+
+    def __post_init__(self) -> None:
+        planned, found = self.plan.replicas, self.connection.replicas
+        if planned != found:
+            raise UserError(
+                f"the batch was planned for {counted(planned, 'replica')}, and TensorFlow has {found} "
+                f"({self.connection.kind}): fewer or more devices than --tpu or this machine's device files say"
+            )
 
     def run(self) -> int:
         """Trains to the last step, evaluates and writes ``summary.json``; returns the exit code."""

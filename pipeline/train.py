@@ -63,7 +63,10 @@ def _train(run: Configured) -> int:
 def define_flags() -> None:
     """Defines the command line, for whoever runs ``main``."""
     cli.define_gin_flags()
-    cli.define_tpu_flag("A slice (pod-128, v3-8), local, virtual-N, a TPU name or grpc:// address.")
+    cli.define_tpu_flag(
+        "A slice (pod-128), one at an address or of a Cloud TPU's name (v3-8@grpc://10.0.0.2:8470, v3-8@my-tpu), "
+        "local on a TPU VM, or virtual-N; default: the GPUs or the CPU here."
+    )
     flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
     flags.DEFINE_string("run_dir", None, "Where the run keeps its results, local or gs://.")
     flags.DEFINE_bool("preflight", False, "First compile the step for the slice with the TPU's compiler: does it fit?")

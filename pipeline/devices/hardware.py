@@ -9,11 +9,11 @@ import glob
 import os
 import pathlib
 import re
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.devices import metadata
 from pipeline.devices.generations import GENERATIONS
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError
@@ -111,31 +111,13 @@ def combine(cores: int, hosts: int, claims: Iterable[tuple[str, str]]) -> Observ
 def _claims(resolver: Any, address: str) -> Iterator[tuple[str, str]]:
     if address == "local":
         yield "TPU_ACCELERATOR_TYPE", os.environ.get("TPU_ACCELERATOR_TYPE", "")
-        yield "metadata server", metadata_attribute("accelerator-type")
+        yield "metadata server", metadata.attribute("accelerator-type")
         yield "PCI bus", pci_generation() or ""
     elif address.startswith("grpc://"):
         yield "profiler", profiler_report(address)
     else:
         yield "Cloud TPU API", cloud_accelerator_type(resolver)
         yield "profiler", profiler_report(resolver.master())
-
-
-def metadata_attribute(name: str) -> str:
-    """Returns an attribute of this VM from Google's metadata server, or an empty string where there is none."""
-    return metadata(f"attributes/{name}")
-
-
-def metadata(path: str) -> str:
-    """Returns what the metadata server says of this VM, such as ``zone``, or an empty string where there is none."""
-    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
-    url = f"http://{server}/computeMetadata/v1/instance/{path}"
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers={"Metadata-Flavor": "Google"}), timeout=1
-        ) as answer:
-            return answer.read().decode()
-    except OSError:
-        return ""
 
 
 def pci_generation(bus: str = "/sys/bus/pci/devices") -> str | None:

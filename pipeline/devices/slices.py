@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gin import config_parser
 
-from pipeline.devices import cluster
+from pipeline.devices import cluster, metadata
 from pipeline.devices.generations import GENERATIONS, Generation
 from pipeline.errors import UserError, nearest
 
@@ -34,7 +34,8 @@ class Slice:
         cores: Devices that a program sees, each of which is one replica.
         hosts: Machines; each reads its own part of the data.
         hbm_gib_per_core: Memory of one such device, in GiB.
-        address: A Cloud TPU's name, a grpc:// address, "local" on a TPU VM; None = found where the run starts.
+        address: A Cloud TPU's name, a grpc:// address, or on a TPU VM that is the whole slice "local"; None = found
+            where the run starts.
         zone: The Cloud TPU's zone; None = that of the machine.
         project: The Cloud TPU's project; None = that of the machine.
 
@@ -65,6 +66,11 @@ class Slice:
             )
         if self.hosts < 1 or self.cores % self.hosts:
             raise UserError(f"slice {self.name!r}: hosts={self.hosts} does not divide cores={self.cores}")
+        if self.address == "local" and self.hosts > 1:  # each VM of it sees its own chips only
+            raise UserError(
+                f"{self.name} has {self.hosts} hosts, and 'local' reaches the chips of one; "
+                f"give the TPU's name or address: --tpu={self.name}@NAME"
+            )
 
     @property
     def chips(self) -> int:
@@ -118,7 +124,8 @@ def find(name: str) -> Slice:
     """
     name, _, address = name.partition("@")
     if not is_known(name):
-        raise UserError(f"no slice is called {name!r}{nearest(name, known())}; known: {', '.join(known())}")
+        way_out = "" if address else f"; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@{name}"
+        raise UserError(f"no slice is called {name!r}{nearest(name, known())}; known: {', '.join(known())}{way_out}")
     values = _read(_file_of(name))
     if address:
         values["address"] = address
@@ -126,6 +133,21 @@ def find(name: str) -> Slice:
     if missing:
         raise UserError(f"gin/slices/{_file_of(name).name} sets no slice.{missing[0]}")
     return Slice(**values)
+
+
+def local() -> Slice | None:
+    """Returns the slice that this TPU VM is, by its accelerator type; None where nobody tells or no file describes it.
+
+    Raises:
+        UserError: It is one of several hosts, which ``local`` does not reach.
+    """
+    name = accelerator_type()
+    return find(f"{name}@local") if is_known(name) else None
+
+
+def accelerator_type() -> str:
+    """Returns what this TPU VM says that it is, such as "v3-8" or "v5litepod-4"; an empty string where nobody tells."""
+    return os.environ.get("TPU_ACCELERATOR_TYPE") or metadata.attribute("accelerator-type")
 
 
 def plan(tpu: str | None) -> DevicePlan:
@@ -143,11 +165,13 @@ def plan(tpu: str | None) -> DevicePlan:
     if match := VIRTUAL.fullmatch(tpu):
         return DevicePlan(replicas=virtual_replicas(match["replicas"]), hosts=1)
     if tpu == "local":
-        tpu = os.environ.get("TPU_ACCELERATOR_TYPE", tpu)
-    name = tpu.partition("@")[0]
-    if not is_known(name) and (name == "local" or "://" in name):
-        raise UserError(f"--tpu={tpu}: its cores are known only once connected; name the slice too: --tpu=v3-8@{tpu}")
-    found = find(tpu)
+        found, said = local(), accelerator_type()
+    else:
+        found, said = None if "://" in tpu.partition("@")[0] else find(tpu), ""
+    if found is None:
+        no_file = f"this machine is a {said!r}, of which gin/slices has no file"
+        why = no_file if said else "its cores are known only once connected"
+        raise UserError(f"--tpu={tpu}: {why}; name the slice too: --tpu=v3-8@{tpu}")
     return DevicePlan(replicas=found.cores, hosts=found.hosts, slice=found)
 
 

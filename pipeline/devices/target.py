@@ -12,12 +12,11 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pipeline.devices import cluster, slices
+from pipeline.devices import cluster, metadata, slices
 from pipeline.errors import UserError, nearest
 
 PROBE_SECONDS = 1.0
 GRPC_PORT = 8470
-METADATA_SERVER = "metadata.google.internal"
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 # tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
 # library"), although its own requirements admit them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
@@ -32,7 +31,7 @@ class Target:
         kind: "here" (this machine's GPUs or CPU), "virtual" (virtual CPU devices) or "tpu".
         replicas: For "virtual": how many; otherwise 0, to be found out.
         address: For "tpu": what TPUClusterResolver takes: "local", a grpc:// address or a Cloud TPU's name.
-        slice: The slice that was asked for, where one was.
+        slice: The slice that was asked for, where one was, or that this TPU VM says it is.
     """
 
     kind: str
@@ -59,11 +58,14 @@ def resolve(tpu: str | None, *, together: bool = False) -> Target:
         return Target(kind="here")
     if match:
         return Target(kind="virtual", replicas=slices.virtual_replicas(match["replicas"]))
+    check_wheels()
+    if tpu == "local":
+        _require_attached_tpu(tpu)
+        return Target(kind="tpu", address="local", slice=slices.local())
     found = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
     if "@" in tpu and found is None:
         slices.find(tpu)
     address = (found.address or _address_here(tpu, found)) if found else tpu
-    check_wheels()
     if address == "local":
         _require_attached_tpu(tpu)
     elif address.startswith("grpc://"):
@@ -124,9 +126,9 @@ def require_reachable(address: str) -> None:
 
 def _require_metadata_server(tpu: str, name: str) -> None:
     """A Cloud TPU's name is looked up through the machine's service account, which only a Google Cloud VM has."""
-    server = os.environ.get("GCE_METADATA_IP", METADATA_SERVER)
+    host, _, port = metadata.server().partition(":")
     try:
-        socket.create_connection((server, 80), timeout=PROBE_SECONDS).close()
+        socket.create_connection((host, int(port or 80)), timeout=PROBE_SECONDS).close()
     except OSError:
         hint = nearest(name, slices.known())
         raise UserError(

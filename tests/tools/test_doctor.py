@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pipeline.devices import hardware, target
+from pipeline.devices import metadata, target
 from tools import doctor
 
 
@@ -89,7 +89,7 @@ def test_regions(location, zone, expected, said):
 
 
 def test_a_bucket_that_is_there_and_one_that_is_not(gcs, monkeypatch):
-    monkeypatch.setattr(hardware, "metadata", lambda path: "")
+    monkeypatch.setattr(metadata, "instance", lambda path: "")
     monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 2)
     assert levels(doctor.bucket("gs://corpus/runs", "us-central1-a"))[0] in (doctor.OK, doctor.WARNING)
     (finding,) = doctor.bucket("gs://absent/runs", None)

@@ -1,5 +1,8 @@
 """The real TPUStrategy on a slice that is only described: graphs can be built for it anywhere, and nothing runs."""
 
+import http.server
+import threading
+
 import pytest
 
 
@@ -73,3 +76,30 @@ def described_strategy():
         return tf.distribute.TPUStrategy(resolver, experimental_device_assignment=assignment)
 
     return build
+
+
+@pytest.fixture
+def metadata_says(monkeypatch):
+    """A metadata server on loopback, for a VM that has these attributes, and an environment that says nothing."""
+    said = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            folder, _, name = self.path.rpartition("/")
+            asked_well = folder == "/computeMetadata/v1/instance/attributes" and self.headers["Metadata-Flavor"]
+            known = asked_well == "Google" and name in said
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(said[name].encode() if known else b"<html>not found</html>")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # is not asked: it would tell of its own machine
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        yield said.update
+        server.shutdown()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.devices import hardware
+from pipeline.devices import hardware, metadata
 from pipeline.devices.hardware import Observed, check, combine, generation_of
 from pipeline.devices.slices import find
 from pipeline.errors import UserError
@@ -124,9 +124,9 @@ class Resolver:
         return "grpc://10.0.0.2:8470"
 
 
-def test_a_tpu_vm_is_asked_in_three_ways(monkeypatch):
+def test_a_tpu_vm_is_asked_in_three_ways(monkeypatch, metadata_says):
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v3-8")
-    monkeypatch.setattr(hardware, "metadata_attribute", lambda name: "v3-8")
+    metadata_says({"accelerator-type": "v3-8"})
     monkeypatch.setattr(hardware, "pci_generation", lambda: "v2")
     observed = hardware.observe(Resolver(), Topology(1, 8), "local")
     assert observed == Observed(cores=8, hosts=1, generation="v2", hbm_gib_per_core=8, source="PCI bus")
@@ -148,5 +148,14 @@ def test_colab_is_asked_through_the_profiler(monkeypatch):
 
 
 def test_a_missing_metadata_server_is_no_answer(monkeypatch):
+    monkeypatch.delenv("GCE_METADATA_HOST", raising=False)
     monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1:9")
-    assert hardware.metadata_attribute("accelerator-type") == ""
+    assert metadata.attribute("accelerator-type") == ""
+
+
+def test_the_metadata_server_names_the_generation(metadata_says, monkeypatch):
+    monkeypatch.setattr(hardware, "pci_generation", lambda: None)
+    metadata_says({"accelerator-type": "v5litepod-4"})
+    observed = hardware.observe(Resolver(), Topology(1, 4), "local")
+    assert (observed.generation, observed.source) == ("v5e", "metadata server")
+    assert metadata.attribute("absent") == ""

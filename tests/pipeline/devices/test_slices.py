@@ -100,9 +100,26 @@ def test_plan_knows_the_batch_arithmetic(tpu, replicas, hosts, monkeypatch):
     assert (found.replicas, found.hosts) == (replicas, hosts)
 
 
-def test_a_tpu_vm_says_what_it_is(monkeypatch):
-    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v3-8")
+def test_a_tpu_vm_says_what_it_is(monkeypatch, metadata_says):
+    metadata_says({"accelerator-type": "v5litepod-4"})
+    planned = slices.plan("local")
+    assert (planned.replicas, planned.slice.name, planned.slice.address) == (4, "v5e-4", "local")
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v3-8")  # libtpu too believes its environment first
     assert slices.plan("local").replicas == 8
+
+
+@pytest.mark.parametrize("name", ["local", "v3-128@local"])
+def test_a_host_of_several_is_not_the_slice(name, monkeypatch, metadata_says):
+    metadata_says({"accelerator-type": "v3-128"})
+    with pytest.raises(UserError, match=r"v3-128 has 16 hosts, and 'local' reaches .* one; .*--tpu=v3-128@NAME"):
+        slices.plan(name)
+
+
+def test_the_slices_that_grants_give_are_there():
+    names = ["v2-8", "v3-8", "v3-32", "v3-128", "pod-128", "v3-512", "v4-8", "v4-16", "v4-32", "v4-64", "v4-128"]
+    names += [f"{kind}-{chips}" for kind in ("v5e", "v5litepod") for chips in (4, 8, 16, 64, 256)]
+    assert all(slices.is_known(name) for name in names)
+    assert {"v5p", "v6e"} < {slices.find(name).generation for name in slices.known()}
 
 
 @pytest.mark.parametrize(
@@ -111,15 +128,29 @@ def test_a_tpu_vm_says_what_it_is(monkeypatch):
         ("pod-129", r"no slice is called 'pod-129' \(did you mean 'pod-128'\?\)"),
         ("../v3-8", "no slice is called '../v3-8'"),
         ("grpc://10.0.0.2:8470", r"known only once connected; name the slice too: --tpu=v3-8@grpc://10.0.0.2:8470"),
-        ("local", "known only once connected"),
+        ("local", "known only once connected; name the slice too: --tpu=v3-8@local"),
+        ("my-tpu", r"known: .*v6e-256; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@my-tpu"),
         ("virtual-0", "expected 1 to 64 virtual CPU devices"),
         ("virtual-1000", "expected 1 to 64 virtual CPU devices"),
     ],
 )
-def test_what_plan_cannot_know(tpu, message, monkeypatch):
-    monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
+def test_what_plan_cannot_know(tpu, message, metadata_says):
+    metadata_says({})
     with pytest.raises(UserError, match=message):
         slices.plan(tpu)
+
+
+def test_a_machine_that_no_file_describes(metadata_says):
+    metadata_says({"accelerator-type": "v5litepod-1"})
+    assert slices.local() is None
+    with pytest.raises(UserError, match="this machine is a 'v5litepod-1', of which gin/slices has no file; name the"):
+        slices.plan("local")
+
+
+def test_nobody_is_asked_to_name_a_slice_twice():
+    with pytest.raises(UserError) as told:
+        slices.plan("v3-9@my-tpu")
+    assert "no slice is called 'v3-9'" in str(told.value) and "name its slice" not in str(told.value)
 
 
 @pytest.mark.parametrize(

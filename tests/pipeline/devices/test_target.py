@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.devices import target
+from pipeline.devices import slices, target
 from pipeline.errors import UserError
 
 
@@ -67,11 +67,24 @@ def test_a_tpu_vm(monkeypatch):
     monkeypatch.setattr(target, "tpu_attached", lambda: True)
     pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
     assert target.resolve("v3-8").address == "local"
-    assert target.resolve("local").slice is None
     with pytest.raises(UserError, match="--tpu=pod-128: only one of its hosts is here and no address is known"):
         target.resolve("pod-128")
     pretend_installed(monkeypatch, tensorflow="2.21.0")
     with pytest.raises(UserError, match=r"has no TPU support; pip install -r requirements-tpu.txt"):
+        target.resolve("local")
+
+
+def test_local_is_the_slice_that_the_plan_is_for(monkeypatch, metadata_says):
+    monkeypatch.setattr(target, "tpu_attached", lambda: True)
+    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
+    metadata_says({})
+    assert target.resolve("local") == target.Target(kind="tpu", address="local")
+    metadata_says({"accelerator-type": "v2-8"})
+    found = target.resolve("local")
+    assert (found.address, found.slice) == ("local", slices.plan("local").slice)
+    assert found.slice.name == "v2-8"
+    metadata_says({"accelerator-type": "v4-32"})
+    with pytest.raises(UserError, match="v4-32 has 4 hosts, and 'local' reaches the chips of one"):
         target.resolve("local")
 
 
@@ -92,7 +105,7 @@ def test_local_without_a_tpu():
 
 
 def test_a_name_that_cannot_be_looked_up(monkeypatch, closed):
-    monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1")  # port 80 of loopback: nothing there
+    monkeypatch.setenv("GCE_METADATA_HOST", closed)
     with pytest.raises(
         UserError, match=r"'pod-12' is no slice \(did you mean 'pod-128'\?\).*no metadata server answers"
     ):
