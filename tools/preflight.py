@@ -3,7 +3,7 @@
     python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 [--search] [--json=FILE]
 
 Prints whether it fits, where the memory goes, FLOPs, HBM traffic and a bound of the step's time. Exit code 1 when it
-does not fit. Needs requirements-preflight.txt (jax and libtpu), about a minute a program, and no TPU.
+does not fit. Needs requirements-preflight.txt (jax and libtpu), one to nine minutes a program, and no TPU.
 """
 
 import dataclasses

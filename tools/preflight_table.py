@@ -45,6 +45,7 @@ and "needs over" where weights and slots alone are more than the core has (these
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, every op at its own roofline,
 corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywhere. *Cycles*: what the compiler expects
 of each instruction, one after another at the generation's clock. ALGPT2 has E = 128 unless it says otherwise.
+Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
 Gradients take less than a copy of the weights: the compiler itself shards the update over the replicas where it can
 (Xu et al. 2020, https://arxiv.org/abs/2004.13336), by reduce-scatters in place of all-reduces.
 Combinations that are missing, and figures that are "?", have not been compiled yet; the command goes on with them, and

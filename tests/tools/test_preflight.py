@@ -147,6 +147,19 @@ def test_a_program_is_compiled_once(preflight, cache):
 
 
 @pytest.mark.slow
+def test_gpt2_small_is_as_lean_as_promised(run_module, cache, tmp_path, monkeypatch):
+    """4 sequences of 1,024 a core of v3-128, Adafactor, no rematerialisation; deterministic for a pinned compiler."""
+    monkeypatch.setenv("PREFLIGHT_CACHE", str(cache))
+    answer = tmp_path / "answer.json"
+    done = run_module("tools.preflight", "--gin_file=gpt2.gin", "--tpu=pod-128", "--noevaluation", f"--json={answer}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(answer.read_text())
+    assert (figures["microbatch"], figures["accumulation"], figures["replicas"]) == (4, 1, 128)
+    assert figures["hbm_traffic_bytes"] <= 22e9 and figures["peak_bytes_per_core"] <= 2.6e9
+    assert figures["estimate_source"] == "compiler" and figures["estimate_seconds"] <= 0.085
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_ends_with_1(preflight):
     """32 sequences of 16,384 wide logits and 16 heads of attention at 4,096 tokens: more than a v2 core's 7.48 GiB."""
     changes = {"GPT2.context": 4096, "GPT2.heads": 16, "GPT2.width": 1024, "train.microbatch": 32}
