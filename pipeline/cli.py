@@ -70,7 +70,13 @@ def import_tensorflow() -> None:
     """Imports TensorFlow without its C++ start-up log, which no setting of TensorFlow 2.21 silences.
 
     What was written to stderr meanwhile is shown after all when the import fails.
+
+    Raises:
+        UserError: The installed wheels would abort the process, and take what they say of it with them.
     """
+    from pipeline.devices import target
+
+    target.check_wheels()
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:
