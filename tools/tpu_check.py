@@ -18,8 +18,8 @@ from pipeline.devices.target import LAST_LIBTPU_FOR
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "tpu-environment"
-# What the models and the optimizers need beside requirements-tpu.txt; the versions are requirements.txt's.
-NEEDED = ("keras", "gin-config", "absl-py")
+# Of requirements-tpu.txt, what lowering a step needs: no data, no bucket, no report.
+NEEDED = ("tensorflow-tpu", "libtpu", "tensorboard", "keras", "numpy", "gin-config", "absl-py")
 # The wheel asks nobody who this machine is, and says that it is one host of v3.
 PRETENDED = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -48,19 +48,9 @@ def environment() -> pathlib.Path:
     if not stamp.exists() or stamp.stat().st_mtime < requirements.stat().st_mtime:
         print(f"building {ENVIRONMENT.relative_to(ROOT)} from {requirements.name}")
         venv.create(ENVIRONMENT, with_pip=True)
-        pins = [line for line in (ROOT / "requirements.txt").read_text().split() if line.split("==")[0] in NEEDED]
-        command = [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-            str(requirements),
-            *pins,
-        ]
-        subprocess.run(command, check=True)
+        pins = [line for line in requirements.read_text().splitlines() if line.split("==")[0] in NEEDED]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), *pins], check=True)
         stamp.touch()
     return python
 

@@ -40,11 +40,35 @@ def test_versions_are_compared_with_the_pins(monkeypatch):
     assert other.level == doctor.WARNING and "keras 2.0 (tested: 3." in other.text
 
 
+def test_a_tpu_vm_is_compared_with_its_own_pins(monkeypatch):
+    here = doctor.pins(doctor.ROOT / "requirements-tpu.txt")
+    monkeypatch.setattr(target, "installed", here.get)
+    assert list(doctor.packages()) == [(doctor.OK, f"all {len(here)} have their pinned version")]
+    monkeypatch.setattr(target, "installed", (here | {"wandb": None, "tensorboard": "2.21.0"}).get)
+    missing, other = doctor.packages()
+    assert missing == (doctor.FAULT, "missing: wandb; pip install -r requirements-tpu.txt")
+    assert "tensorboard 2.21.0 (tested: 2.20.0)" in other.text
+
+
+def test_a_tpu_vm_gets_all_that_users_run():
+    usual, on_tpu = (doctor.pins(doctor.ROOT / file) for file in ("requirements.txt", "requirements-tpu.txt"))
+    assert usual.keys() - on_tpu.keys() == {"tensorflow", "tensorflow-text"}
+    only_there = {"tensorflow-tpu", "libtpu", "google-api-python-client", "oauth2client"}
+    assert on_tpu.keys() - usual.keys() == only_there
+    assert {name for name in usual.keys() & on_tpu.keys() if usual[name] != on_tpu[name]} == {"tensorboard"}
+    assert on_tpu["tensorboard"].split(".")[:2] == on_tpu["tensorflow-tpu"].split(".")[:2]
+
+
 def test_wheels_that_abort(monkeypatch):
+    """They are a fault; the step, which would end the doctor with them, is not tried."""
     versions = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.52"}
     monkeypatch.setattr(target, "installed", versions.get)
+    monkeypatch.setattr(doctor.cli, "import_tensorflow", lambda: pytest.fail("the process would be dead"))
     (finding,) = doctor.wheels()
     assert finding.level == doctor.FAULT and "pip install libtpu==0.0.24" in finding.text
+    assert list(doctor.one_step()) == [
+        (doctor.WARNING, "not tried: TensorFlow would abort, as the line on wheels says")
+    ]
 
 
 @pytest.mark.parametrize(
