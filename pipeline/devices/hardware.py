@@ -35,7 +35,8 @@ class Observed:
         cores: Devices that the program sees.
         hosts: Machines.
         generation: A key of GENERATIONS, or whatever other name a source gave.
-        hbm_gib_per_core: Memory of one device, in GiB.
+        hbm_gib_per_core: Memory that a device of this generation has, in GiB. No source states that of the very
+            machine, so it differs from the slice's only where generation or the slice's file do.
         source: Who named the generation.
     """
 
@@ -156,7 +157,7 @@ def profiler_report(address: str) -> str:
     """
     from tensorflow.profiler.experimental import client
 
-    host = address.split("://")[-1].split(",")[0].rsplit(":", 1)[0]
+    host = address.split(",")[0].split("://")[-1].rsplit(":", 1)[0]
     try:
         return client.monitor(f"grpc://{host}:{PROFILER_PORT}", duration_ms=100, level=2)
     except Exception:  # an old runtime has no profiler service; the topology is still compared

@@ -4,6 +4,7 @@ TensorFlow is imported only after target.py has found something to connect to.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,29 +14,40 @@ from pipeline.errors import UserError, WorkerLostError
 
 __all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "plan"]
 
-# What TensorFlow and libtpu say, by pattern, and what it means for the user. The first that matches decides.
+# What TensorFlow, libtpu and the Cloud TPU API say, by pattern, and what it means for the user. The first that matches
+# decides. Numbers stand beside the word that makes them a status: ports, process ids and steps have the same digits.
 MEANINGS = (
-    (r"already in use|lockfile|libtpu_lockfile|held by|Device or resource busy", "is busy: another process uses it"),
+    (r"already in use|lockfile|\bheld by\b|Device or resource busy", "is busy: another process uses it"),
     (
-        r"already (been )?initialized|previously initialized|different incarnation|session.*(was|is) reset",
+        r"already (been )?initialized|previously initialized|different incarnation|session.*\b(was|is) reset",
         "was initialised by another process; end that one, or restart the TPU, and start again",
     ),
     (
-        r"PERMISSION_DENIED|permission|403|Forbidden|insufficient.*scope",
+        r"\b(googleapiclient|oauth2client|Google API client)\b",
+        "cannot be looked up by name: pip install google-api-python-client oauth2client",
+    ),
+    (
+        r"PERMISSION_?DENIED|UNAUTHENTICATED|\b(permissions?|Forbidden|Unauthorized|credentials?)\b"
+        r"|\bHTTP ?(Error )?40[13]\b|insufficient.*\bscope",
         "may not be used by this account (no permission)",
     ),
     (
-        r"UNHEALTHY|not healthy|state is .?(CREATING|STOPPED|PREEMPTED|TERMINATED)|PREEMPTED",
+        r"\bUNHEALTHY|\bnot healthy|\bPREEMPTED\b|\bstate(:| is) \W?(STOPP(ED|ING)|TERMINATED|DELETING)\b",
         "is not healthy or was preempted",
     ),
+    (r"\bnot yet ready\b|\bstate is \W?CREATING\b|to become healthy", "is not ready yet; start again when it is"),
     (
-        r"NOT_FOUND|404|No TPUs with the specified|was not found|could not be found",
+        r"\bNOT_FOUND\b|\bHTTP ?(Error )?404\b|No TPUs with the specified|\b(was not|could not be) found\b",
         "does not exist in this project and zone",
     ),
-    (r"UNAVAILABLE|failed to connect|DEADLINE_?EXCEEDED|timed? ?out|unreachable|Name or service", "is not reachable"),
-    (r"googleapiclient", "cannot be looked up by name: pip install google-api-python-client google-auth"),
     (
-        r"No OpKernel|not registered|InitializeTPUSystem|No TPU devices|ConfigureDistributedTPU",
+        r"UNAVAILABLE|failed to connect|Connection (refused|reset)|DEADLINE_?EXCEEDED|timed? ?out|unreachable"
+        r"|No route to host|Name or service",
+        "is not reachable",
+    ),
+    (
+        r"No (registered .*)?OpKernel|not registered|InitializeTPUSystem|ConfigureDistributedTPU|No TPU devices"
+        r"|TPUs not found in the cluster|Cannot find any TPU cores",
         "is not usable: TensorFlow finds no TPU",
     ),
 )
@@ -138,25 +150,30 @@ def _connect_tpu(found: target.Target) -> Connection:
     zone, project = (found.slice.zone, found.slice.project) if found.slice else (None, None)
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(found.address, zone=zone, project=project)
-        if found.address != "local":
+        hosts = [] if found.address == "local" else resolver.cluster_spec().job_tasks("worker")
+        for host in hosts:  # TensorFlow would wait for a silent one for minutes
+            target.require_reachable(host)
+        if hosts:
             tf.config.experimental_connect_to_cluster(resolver)
         topology = tf.tpu.experimental.initialize_tpu_system(resolver)
         observed = hardware.observe(resolver, topology, found.address)
         if found.slice:
             hardware.check(found.slice, observed)
+            if observed.generation is None:
+                what = f"{found.slice.generation} is not confirmed, {observed.cores} cores are"
+                print(f"warning: no source tells the generation of {found.address!r}: {what}", file=sys.stderr)
         strategy = tf.distribute.TPUStrategy(resolver)
     except UserError:
         raise
     except Exception as error:
         raise explain(error, found.address) from error
-    cluster = {} if found.address == "local" else resolver.cluster_spec().as_dict()
     return Connection(
         strategy=strategy,
         replicas=strategy.num_replicas_in_sync,
         hosts=observed.hosts,
         slice=found.slice,
         kind="tpu",
-        addresses=tuple(cluster.get("worker", ())),
+        addresses=tuple(hosts),
     )
 
 

@@ -1,6 +1,7 @@
 """The real TPUStrategy on a slice that is only described: graphs can be built for it anywhere, and nothing runs."""
 
 import http.server
+import socket
 import threading
 
 import pytest
@@ -96,10 +97,25 @@ def metadata_says(monkeypatch):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
         monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # is not asked: it would tell of its own machine
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         yield said.update
         server.shutdown()
+
+
+@pytest.fixture
+def listening():
+    """An address on loopback at which something accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed():
+    """An address on loopback at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return f"127.0.0.1:{port}"

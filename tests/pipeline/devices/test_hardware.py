@@ -1,5 +1,8 @@
 """The machine that answered against the slice that was asked for, from recorded and described answers."""
 
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.devices import hardware, metadata
@@ -145,6 +148,70 @@ def test_a_node_is_asked_through_the_api_and_its_profiler(monkeypatch):
 def test_colab_is_asked_through_the_profiler(monkeypatch):
     monkeypatch.setattr(hardware, "profiler_report", lambda address: PROFILER_V2)
     assert hardware.observe(Resolver(), Topology(1, 8), "grpc://10.0.0.2:8470").generation == "v2"
+
+
+PROFILER = """
+import sys
+from concurrent import futures
+import grpc
+
+text = sys.argv[1].encode()
+
+class Monitor(grpc.GenericRpcHandler):
+    def service(self, call):
+        if call.method == "/tensorflow.ProfilerService/Monitor":  # MonitorResponse's first field is the text
+            return grpc.unary_unary_rpc_method_handler(lambda *_: bytes([0x0A, len(text)]) + text)
+
+server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[Monitor()])
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+sys.stdin.read()
+server.stop(0)
+"""
+
+
+def test_the_profiler_of_the_first_address_is_asked_at_its_own_port(monkeypatch):
+    """TensorFlow's client against a service in another process, for it holds on to the interpreter while it waits."""
+    command = [sys.executable, "-c", PROFILER, PROFILER_V3]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as service:
+        monkeypatch.setattr(hardware, "PROFILER_PORT", int(service.stdout.readline()))
+        assert hardware.profiler_report("grpc://127.0.0.1:8470,grpc://10.0.0.3:8470") == PROFILER_V3
+        service.communicate()
+
+
+def test_a_profiler_that_is_not_there_is_no_answer(monkeypatch, closed):
+    monkeypatch.setattr(hardware, "PROFILER_PORT", int(closed.partition(":")[2]))
+    assert hardware.profiler_report("127.0.0.1:8470") == ""
+
+
+def test_tensorflows_client_still_has_what_the_api_is_asked_with():
+    """Its failures are no answer, so that a method of another name would never be noticed."""
+    from tensorflow.python.tpu.client import client
+
+    class Node:  # of the API's Python client
+        def projects(self):
+            return self
+
+        locations = nodes = projects
+
+        def get(self, name):
+            assert name == "projects/p/locations/z/nodes/my-tpu"
+            return self
+
+        def execute(self):
+            return {"acceleratorType": "v3-128"}
+
+    class Found:
+        _cloud_tpu_client = client.Client("my-tpu", zone="z", project="p", service=Node())
+
+    assert hardware.cloud_accelerator_type(Found()) == "v3-128"
+
+
+def test_tensorflows_resolver_keeps_its_client_where_it_is_looked_for():
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver
+    assert resolver("grpc://10.0.0.2:8470")._cloud_tpu_client.name() == "grpc://10.0.0.2:8470"
 
 
 def test_a_missing_metadata_server_is_no_answer(monkeypatch):

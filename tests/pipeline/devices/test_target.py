@@ -1,6 +1,5 @@
 """Where --tpu leads: every failure is one sentence and quick, before TensorFlow is imported."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -16,21 +15,6 @@ def _no_tpu(monkeypatch):
     monkeypatch.setattr(target, "tpu_attached", lambda: False)
     for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS"):
         monkeypatch.delenv(variable, raising=False)
-
-
-@pytest.fixture
-def listening():
-    """An address on loopback at which something accepts connections."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.fixture
-def closed():
-    """A port at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return f"127.0.0.1:{port}"
 
 
 def pretend_installed(monkeypatch, **versions):
