@@ -138,5 +138,17 @@ def test_a_step_that_does_not_learn(monkeypatch):
     assert "ZeroDivisionError" in next(doctor.one_step()).text
 
 
+def test_a_step_beside_the_tpu_wheel_is_not_compiled_for_the_cpu(monkeypatch):
+    """Its XLA knows no such platform ("could not find registered transfer manager for platform Host")."""
+    import tensorflow as tf
+
+    compiled, function = [], tf.function
+    monkeypatch.setattr(tf, "function", lambda *f, **how: compiled.append(how["jit_compile"]) or function(*f, **how))
+    for version in (None, "2.20.0"):
+        monkeypatch.setattr(target, "installed", {"tensorflow-tpu": version}.get)
+        doctor._train_tiny(steps=1)
+    assert compiled == [True, False]
+
+
 def test_mistakes_are_one_sentence(refused):
     assert "expected gs://BUCKET" in refused("tools.doctor", "--bucket=corpus")
