@@ -88,7 +88,10 @@ def require_compiler() -> str:
     """Returns the version of libtpu; UserError if it or jax is not installed."""
     libtpu = installed("libtpu")
     if libtpu is None or installed("jax") is None:
-        raise UserError("the preflight needs jax and libtpu: pip install -r requirements-preflight.txt")
+        how = "pip install -r requirements-preflight.txt"
+        if installed("tensorflow-tpu"):  # which aborts beside the preflight's libtpu
+            how = "in an environment of its own, pip install -r requirements.txt -r requirements-preflight.txt"
+        raise UserError(f"the preflight needs jax and libtpu: {how}")
     return libtpu
 
 

@@ -316,7 +316,10 @@ def test_a_topology_that_libtpu_refuses(tmp_path, monkeypatch):
 
 def test_a_missing_compiler_is_one_sentence(monkeypatch):
     monkeypatch.setattr(compiler, "installed", lambda package: None)
-    with pytest.raises(compiler.UserError, match=r"pip install -r requirements-preflight.txt"):
+    with pytest.raises(compiler.UserError, match=r"jax and libtpu: pip install -r requirements-preflight.txt"):
+        compiler.require_compiler()
+    monkeypatch.setattr(compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)  # on a TPU VM
+    with pytest.raises(compiler.UserError, match=r"in an environment of its own, pip install -r requirements.txt -r"):
         compiler.require_compiler()
 
 
