@@ -24,7 +24,7 @@ MEANINGS = (
     ),
     (
         r"\b(googleapiclient|oauth2client|Google API client)\b",
-        "cannot be looked up by name: pip install google-api-python-client oauth2client",
+        f"cannot be looked up by name: pip install {' '.join(target.API_CLIENT)}",
     ),
     (
         r"PERMISSION_?DENIED|UNAUTHENTICATED|\b(permissions?|Forbidden|Unauthorized|credentials?)\b"

@@ -4,6 +4,7 @@ Light: imports neither TensorFlow nor Keras. Every failure is one UserError sent
 PROBE_SECONDS for an answer, where TensorFlow's own resolver asks a missing metadata server for minutes.
 """
 
+import dataclasses
 import glob
 import importlib.metadata
 import importlib.util
@@ -17,6 +18,7 @@ from pipeline.errors import UserError, nearest
 
 PROBE_SECONDS = 1.0
 GRPC_PORT = 8470
+API_CLIENT = ("google-api-python-client", "oauth2client")
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 # tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
 # library"), although its own requirements admit them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
@@ -48,7 +50,7 @@ def resolve(tpu: str | None, *, together: bool = False) -> Target:
         together: Whether the workers of TF_CONFIG do this together, as they train.
 
     Raises:
-        UserError: There is nothing there, or the installed wheels would abort.
+        UserError: There is nothing there, or the installed wheels would abort or cannot look it up.
     """
     match = slices.VIRTUAL.fullmatch(tpu or "")
     if (not tpu or match) and (workers := cluster.here()) and (match or not together):
@@ -65,13 +67,16 @@ def resolve(tpu: str | None, *, together: bool = False) -> Target:
     found = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
     if "@" in tpu and found is None:
         slices.find(tpu)
-    address = (found.address or _address_here(tpu, found)) if found else tpu
+    if found and not found.address:
+        found = dataclasses.replace(found, address=_address_here(tpu, found))  # which the slice checks
+    address = (found and found.address) or tpu
     if address == "local":
         _require_attached_tpu(tpu)
     elif address.startswith("grpc://"):
         require_reachable(address)
     else:
         _require_metadata_server(tpu, address)
+        _require_api_client(tpu, address)
     return Target(kind="tpu", address=address, slice=found)
 
 
@@ -135,6 +140,16 @@ def _require_metadata_server(tpu: str, name: str) -> None:
             f"--tpu={tpu}: {name!r} is no slice{hint}, and Cloud TPUs cannot be looked up by name from here "
             f"(no metadata server answers: this is no Google Cloud machine)"
         ) from None
+
+
+def _require_api_client(tpu: str, name: str) -> None:
+    """TensorFlow's resolver asks the Cloud TPU API through these, and brings neither along."""
+    missing = [package for package in API_CLIENT if installed(package) is None]
+    if missing:
+        raise UserError(
+            f"--tpu={tpu}: {name!r} cannot be looked up without {' and '.join(missing)}; "
+            f"pip install {' '.join(API_CLIENT)} (requirements-tpu.txt has the versions)"
+        )
 
 
 def check_wheels() -> None:

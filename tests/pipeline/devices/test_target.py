@@ -41,6 +41,10 @@ def test_the_environment_names_an_address(monkeypatch, listening):
     monkeypatch.delenv("TPU_NAME")
     monkeypatch.setenv("COLAB_TPU_ADDR", listening)
     assert target.resolve("v2-8").address == f"grpc://{listening}"
+    monkeypatch.delenv("COLAB_TPU_ADDR")
+    monkeypatch.setenv("TPU_NAME", "local")  # as tutorials for TPU VMs have it
+    with pytest.raises(UserError, match="v3-32 has 4 hosts, and 'local' reaches the chips of one"):
+        target.resolve("v3-32")
 
 
 def test_an_address_behind_the_slice(listening):
@@ -94,6 +98,16 @@ def test_a_name_that_cannot_be_looked_up(monkeypatch, closed):
         UserError, match=r"'pod-12' is no slice \(did you mean 'pod-128'\?\).*no metadata server answers"
     ):
         target.resolve("pod-12")
+
+
+def test_a_name_is_looked_up_with_packages_that_tensorflow_does_not_bring_along(monkeypatch, listening):
+    monkeypatch.setenv("GCE_METADATA_HOST", listening)
+    pretend_installed(monkeypatch, tensorflow="2.21.0", oauth2client="4.1.3")
+    with pytest.raises(UserError, match="'my-tpu' cannot be looked up without google-api-python-client; pip install g"):
+        target.resolve("v3-128@my-tpu")
+    pretend_installed(monkeypatch, google_api_python_client="2.202.0", oauth2client="4.1.3")
+    found = target.resolve("v3-128@my-tpu")
+    assert (found.address, found.slice.name) == ("my-tpu", "v3-128")
 
 
 def test_an_unknown_slice_before_an_address():
