@@ -56,6 +56,13 @@ def resolve(tpu: str | None, *, together: bool = False) -> Target:
     if (not tpu or match) and (workers := cluster.here()) and (match or not together):
         what = f"--tpu={tpu} are devices of one process" if match else "this is work for one process"
         raise UserError(f"{what}, and TF_CONFIG names {len(workers.addresses)} workers; unset TF_CONFIG")
+    if (not tpu or match) and installed("tensorflow-tpu"):
+        # "could not find registered transfer manager for platform Host", from the first compiled step
+        what = f"--tpu={tpu}" if match else "--tpu is missing"
+        raise UserError(
+            f"{what}: tensorflow-tpu has no XLA for this machine's CPU; expected a slice or local, "
+            f"or another environment with requirements.txt"
+        )
     if not tpu:
         return Target(kind="here")
     if match:

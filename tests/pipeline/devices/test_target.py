@@ -27,6 +27,14 @@ def test_here_and_virtual():
     assert target.resolve("virtual-8") == target.Target(kind="virtual", replicas=8)
 
 
+@pytest.mark.parametrize(("tpu", "what"), [(None, "--tpu is missing"), ("virtual-8", "--tpu=virtual-8")])
+def test_the_tpu_wheel_compiles_for_tpus_alone(monkeypatch, tpu, what):
+    """Measured with tensorflow-tpu 2.20.0, whose XLA knows no platform Host."""
+    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
+    with pytest.raises(UserError, match=f"{what}: tensorflow-tpu has no XLA for this machine's CPU; expected a slice"):
+        target.resolve(tpu)
+
+
 def test_a_slice_without_an_address_is_refused_at_once():
     start = time.monotonic()
     with pytest.raises(UserError, match="--tpu=pod-128: no TPU is attached to this machine and no address is known"):
