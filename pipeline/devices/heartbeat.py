@@ -1,7 +1,7 @@
 """Names the host that has fallen silent when a call to a slice's devices does not return.
 
 A hung host stops the all-reduce, and with it every other host: the coordinator waits and says nothing. While a watched
-call takes far longer than the ones before, each host is asked whether its gRPC server still speaks. A kernel accepts
+call takes far longer than its likes before, each host is asked whether its gRPC server still speaks. A kernel accepts
 connections for a process that hangs; only a live server answers with its HTTP/2 settings (RFC 9113, section 3.4).
 """
 
@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty settings of ours
 FRAME_HEADER, SETTINGS = 9, 4
 PROBE_SECONDS = 5.0
 LEAST_SECONDS, TIMES_LONGER = 120.0, 5.0
+COMPILING_SECONDS = 600.0
 
 
 def speaks(address: str, seconds: float = PROBE_SECONDS) -> bool:
@@ -36,13 +38,23 @@ def speaks(address: str, seconds: float = PROBE_SECONDS) -> bool:
         return False
 
 
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A call under way: its kind, the seconds that the longest of its kind took, and those after which to ask."""
+
+    kind: str
+    longest: float
+    patience: float
+
+
 class Heartbeat:
-    """Watches calls to the devices.
+    """Watches calls to the devices, one at a time.
 
     Args:
       hosts: ``HOST:PORT`` of each host's gRPC server; without any, nothing is watched.
       note: takes a line for people.
-      least_seconds: a shorter call is never asked about; nor one that is not TIMES_LONGER than the longest before it.
+      least_seconds: a shorter call is never asked about; nor one that is not TIMES_LONGER than the longest of its kind.
+      compiling_seconds: the same for the first call of a kind that compiles.
     """
 
     def __init__(
@@ -50,43 +62,57 @@ class Heartbeat:
         hosts: Sequence[str],
         note: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
         least_seconds: float = LEAST_SECONDS,
+        compiling_seconds: float = COMPILING_SECONDS,
     ):
-        self._hosts, self._note, self._least = list(hosts), note, least_seconds
-        self._longest = 0.0
-        self._began: float | None = None
+        self._hosts, self._note = list(hosts), note
+        self._least, self._compiling = least_seconds, compiling_seconds
+        self._longest: dict[str, float] = {}  # by kind: a compilation says nothing about a loop of steps
+        self._call: _Call | None = None
         self._changed = threading.Condition()
         if hosts:
             threading.Thread(target=self._watch, daemon=True, name="heartbeat").start()
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watches one call."""
-        with self._changed:
-            self._began = time.monotonic()
-            self._changed.notify()
+    def watching(self, kind: str, *, compiles: bool = False) -> Iterator[None]:
+        """Watches one call.
+
+        Args:
+          kind: what is called, as the sentence begins that tells of it: "a loop of steps".
+          compiles: whether the first call of this kind compiles, for minutes.
+        """
+        longest = self._longest.get(kind, 0.0)
+        least = self._compiling if compiles and not longest else self._least
+        call = _Call(kind, longest, max(least, TIMES_LONGER * longest))
+        self._turn_to(call)
+        began = time.monotonic()
         try:
             yield
         finally:
-            with self._changed:
-                self._longest = max(self._longest, time.monotonic() - self._began)
-                self._began = None
-                self._changed.notify()
+            self._longest[kind] = max(longest, time.monotonic() - began)
+            self._turn_to(None)
+
+    def _turn_to(self, call: _Call | None) -> None:
+        with self._changed:
+            self._call = call
+            self._changed.notify()
 
     def _watch(self) -> None:
-        patience = 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._began is not None)
-                began = self._began
-                patience = max(self._least, TIMES_LONGER * self._longest)
-                left = self._changed.wait_for(lambda: self._began != began, timeout=patience)  # noqa: B023
-            while not left:
-                self._note(self.state(patience))
-                patience *= 2
-                with self._changed:
-                    left = self._changed.wait_for(lambda: self._began != began, timeout=patience / 2)  # noqa: B023
+                self._changed.wait_for(lambda: self._call is not None)
+                call = self._call
+                assert call is not None
+            waited, patience = 0.0, call.patience
+            while not self._has_left(call, patience - waited):
+                self._note(self.state(call, patience))
+                waited, patience = patience, 2 * patience
 
-    def state(self, seconds: float) -> str:
+    def _has_left(self, call: _Call, seconds: float) -> bool:
+        """Waits for the end of a call; returns whether it came in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._call is not call, timeout=seconds)
+
+    def state(self, call: _Call, seconds: float) -> str:
         """Asks every host; returns a line that names those that are silent."""
         with ThreadPoolExecutor(len(self._hosts)) as pool:
             silent = [
@@ -94,6 +120,6 @@ class Heartbeat:
                 for number, (host, answers) in enumerate(zip(self._hosts, pool.map(speaks, self._hosts), strict=True))
                 if not answers
             ]
-        usual = f"the longest before took {self._longest:.0f} s" if self._longest else "it is the first one"
+        usual = f"the longest before took {call.longest:.0f} s" if call.longest else "it is the first one"
         found = f"no answer from {', '.join(silent)}" if silent else "all hosts answer"
-        return f"a loop of steps has not returned for {seconds:.0f} s ({usual}): {found}, of {len(self._hosts)}"
+        return f"{call.kind} has not returned for {seconds:.0f} s ({usual}): {found}, of {len(self._hosts)}"

@@ -43,7 +43,8 @@ class Trainer:
       after_evaluation: called with the step and the figures of each whole evaluation.
       incident_log: where skipped updates are written down.
       profiler: traces the steps that were asked for.
-      watching: around each loop of steps; says what is wrong where it does not return.
+      watching: around every call that waits for the devices, given its kind and whether the first of it compiles; says
+        what is wrong where it does not return.
       workers: the processes that train together.
       flops_per_token: model FLOPs, forward and backward.
       peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
@@ -65,7 +66,7 @@ class Trainer:
         after_evaluation: Callable[[int, dict[str, float]], None],
         incident_log: incidents.IncidentLog,
         profiler: Profiler,
-        watching: Callable[[], AbstractContextManager[None]],
+        watching: Callable[..., AbstractContextManager[None]],
         workers: Workers,
         flops_per_token: float,
         peak_flops: float | None,
@@ -102,7 +103,7 @@ class Trainer:
         progress = Progress(settings.steps)
         with preemption.signals_set(self._stop):
             if step < settings.steps:
-                with self.clock.spent_on("compile"):
+                with self.clock.spent_on("compile"), self._watching("the first step", compiles=True):
                     batches = iter(self._train_data(step))
                     history = self._run_steps(batches, tf.constant(1)).numpy()  # one true step, so that rates are fair
                 step += 1
@@ -111,7 +112,7 @@ class Trainer:
             while step < settings.steps and not self._must_stop():
                 count = self._steps_until_something_is_due(step)
                 began = time.perf_counter()
-                with self.clock.spent_on("step"), self._watching():
+                with self.clock.spent_on("step"), self._watching("a loop of steps"):
                     history = self._run_steps(batches, tf.constant(count)).numpy()
                 seconds, tokens = time.perf_counter() - began, count * self._plan.tokens_per_step
                 self.clock.move(float(history[:, -1].sum()), "step", "input_wait")
@@ -121,7 +122,7 @@ class Trainer:
                 self._profiler.after(step)
             self._profiler.close()
             self._save(step)
-            with self.clock.spent_on("checkpoint"):
+            with self.clock.spent_on("checkpoint"), self._watching("writing the last checkpoint"):
                 self._checkpoints.wait()
         if step < settings.steps or self._must_stop():  # a signal may have cut the last evaluation short
             progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
@@ -150,7 +151,7 @@ class Trainer:
         """Scores the whole validation part: summed nats, tokens, and what follows; {} where a signal cuts it short."""
         assert self._validation_data is not None
         nll = tokens = 0.0
-        with self.clock.spent_on("evaluation"):
+        with self.clock.spent_on("evaluation"), self._watching("an evaluation", compiles=True):
             for batch in self._validation_data():
                 batch_nll, batch_tokens = self._run_evaluation(batch)
                 nll, tokens = nll + float(batch_nll), tokens + float(batch_tokens)
@@ -170,7 +171,7 @@ class Trainer:
         return self._stop.is_set()
 
     def _note_evaluation(self, step: int, figures: dict[str, float]) -> None:
-        with self.clock.spent_on("evaluation"):
+        with self.clock.spent_on("evaluation"), self._watching("what follows an evaluation", compiles=True):
             self._after_evaluation(step, figures)
 
     @tf.function
@@ -251,7 +252,7 @@ class Trainer:
                 )
 
     def _save(self, step: int) -> None:
-        with self.clock.spent_on("checkpoint"):
+        with self.clock.spent_on("checkpoint"), self._watching("a checkpoint"):
             self._checkpoints.save(step, {"record": self.record, "seconds": self.clock.seconds()})
 
     def _steps_until_something_is_due(self, step: int) -> int:

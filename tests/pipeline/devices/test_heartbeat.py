@@ -33,24 +33,62 @@ def test_a_call_that_does_not_return_names_the_silent_hosts(hosts, monkeypatch):
     monkeypatch.setattr(heartbeat, "speaks", lambda host, ask=heartbeat.speaks: ask(host, 1.0))
     notes: queue.Queue[str] = queue.Queue()
     watch = heartbeat.Heartbeat(hosts, notes.put, least_seconds=0.5)
-    with watch.watching():
+    with watch.watching("a loop of steps"):
         first, second = notes.get(timeout=60), notes.get(timeout=60)
     assert first.startswith("a loop of steps has not returned for 0 s (it is the first one): no answer from host 1 (")
     assert "host 0" not in first and f"host 2 ({hosts[2]})" in first and first.endswith("of 3")
     assert "has not returned for 1 s" in second
 
 
-def test_calls_as_long_as_usual_and_the_time_between_them_are_let_be(hosts):
+@pytest.fixture
+def silence(monkeypatch):
+    """Hosts need not be asked in truth to see when they are: none answers, at once."""
+    monkeypatch.setattr(heartbeat, "speaks", lambda host: False)
+
+
+def test_short_calls_and_the_time_between_calls_are_let_be(silence):
     notes: queue.Queue[str] = queue.Queue()
-    watch = heartbeat.Heartbeat(hosts, notes.put, least_seconds=30)
+    watch = heartbeat.Heartbeat(["a:1"], notes.put, least_seconds=0.5)
     for _ in range(3):
-        with watch.watching():
+        with watch.watching("a loop of steps"):
             time.sleep(0.05)
-    time.sleep(0.2)
+    time.sleep(0.8)
     assert notes.empty()
-    assert watch.state(60) and "the longest before took 0 s" in watch.state(60)
+
+
+def test_a_call_is_asked_about_when_it_takes_five_times_as_long_as_its_likes(silence):
+    notes: queue.Queue[str] = queue.Queue()
+    watch = heartbeat.Heartbeat(["a:1"], notes.put, least_seconds=0.2, compiling_seconds=60)
+    with watch.watching("the first step", compiles=True):
+        time.sleep(0.6)  # longer than least_seconds: it compiles
+    with watch.watching("a loop of steps"):
+        assert "a loop of steps has not returned for 0 s (it is the first one)" in notes.get(timeout=60)
+        time.sleep(0.3)  # in all at least 0.5 s, so that the patience with the next is 2.5 s
+    while not notes.empty():
+        notes.get()
+    with watch.watching("a loop of steps"):
+        time.sleep(0.8)
+    assert notes.empty(), "it took less than five times as long as the one before"
+    began = time.monotonic()
+    with watch.watching("a loop of steps"):
+        said = notes.get(timeout=60)
+    assert time.monotonic() - began >= heartbeat.TIMES_LONGER * 0.8 and "the longest before took 1 s" in said
+
+
+def test_what_compiles_is_waited_for_longer_the_first_time_only(silence):
+    notes: queue.Queue[str] = queue.Queue()
+    began = time.monotonic()
+    with heartbeat.Heartbeat(["a:1"], notes.put, 0.1, compiling_seconds=0.6).watching("an evaluation", compiles=True):
+        assert notes.get(timeout=60).startswith("an evaluation has not returned for 1 s")
+    assert time.monotonic() - began >= 0.6
+    watch = heartbeat.Heartbeat(["a:1"], notes.put, 0.1, compiling_seconds=60)
+    with watch.watching("an evaluation", compiles=True):
+        time.sleep(0.2)
+    assert notes.empty()
+    with watch.watching("an evaluation", compiles=True):
+        assert notes.get(timeout=30)
 
 
 def test_a_machine_of_its_own_is_not_watched():
-    with heartbeat.Heartbeat([]).watching():
+    with heartbeat.Heartbeat([]).watching("a loop of steps"):
         pass

@@ -1,0 +1,167 @@
+"""What the host does in a run: one call a loop, one record and one line for it, and a watch on whatever may hang."""
+
+import contextlib
+import dataclasses
+import io
+import types
+from collections import Counter
+
+import pytest
+import tensorflow as tf
+
+import models
+from pipeline import session as sessions
+from pipeline.devices import slices
+from pipeline.devices.strategy import Connection
+from pipeline.training import batch
+from pipeline.training.optimizers import AdamWConfig
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.schedules import schedule_of
+from pipeline.training.settings import TrainConfig
+from tests.pipeline.data.test_inputs import CONTEXT, write_data
+
+SIZE = {"layers": 1, "heads": 2, "width": 32, "context": CONTEXT, "vocabulary_size": 50_000}
+MICROBATCH = 2
+
+
+def session_on(connection, directory, model_config, optimizer_config, *, accumulation=1, **settings):
+    """Returns a run over a small data set of 32 shards, written to ``directory``; it validates on the first."""
+    data = write_data(directory, shards=32, count=32 * 40)
+    first = data.part.shards[0]
+    data.manifest.parts["validation"] = dataclasses.replace(data.part, records=first.records, shards=(first,))
+    train = TrainConfig(
+        model="gpt2",
+        optimizer="adamw",
+        global_batch=connection.replicas * accumulation * MICROBATCH,
+        microbatch=MICROBATCH,
+        **{"steps": 100, "warmup_steps": 10, **settings},
+    )
+    plan = batch.plan(
+        global_batch=train.global_batch, replicas=connection.replicas, microbatch=MICROBATCH, context=CONTEXT
+    )
+    return sessions.Session(
+        settings=train,
+        model_config=model_config,
+        optimizer_config=optimizer_config,
+        plan=plan,
+        manifest=data.manifest,
+        data=data.path,
+        connection=connection,
+        directory=RunDirectory(str(directory)),
+    )
+
+
+def trainer_of(session, checkpoints=None, metrics=None, after_evaluation=None):
+    """Returns (trainer, model, optimizer), as ``Session.run`` makes them."""
+    with session.connection.strategy.scope():
+        model = models.build(session.model_config, compute_dtype=session.settings.compute_dtype)
+        optimizer = session.optimizer_config.build(schedule_of(session.settings))
+        optimizer.build(model.trainable_variables)
+    made = session.trainer(model, optimizer, checkpoints, metrics, None, after_evaluation=after_evaluation)
+    return made, model, optimizer
+
+
+class Watch:
+    """Stands in for the heartbeat."""
+
+    def __init__(self, hosts):
+        self.hosts, self.now, self.kinds = hosts, None, []
+
+    @contextlib.contextmanager
+    def watching(self, kind, *, compiles=False):
+        assert self.now is None, "the heartbeat watches one call at a time"
+        self.now = kind
+        self.kinds.append((kind, compiles))
+        yield
+        self.now = None
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of 8 steps on this machine, in loops of 3, with what it did: ``seen`` counts, ``calls`` lists."""
+    watches = []
+    seen, calls = Counter(), []
+    connection = Connection(
+        strategy=tf.distribute.get_strategy(),
+        replicas=1,
+        slice=slices.find("v3-8"),  # whose peak is stated, so that none is measured here
+        kind="tpu",
+        addresses=("10.0.0.2:8470", "10.0.0.3:8470"),
+    )
+    session = session_on(
+        connection,
+        tmp_path_factory.mktemp("run"),
+        models.GPT2Config(**SIZE),
+        AdamWConfig(learning_rate=1e-3),
+        compute_dtype="float32",
+        steps=8,
+        warmup_steps=2,
+        steps_per_loop=3,
+        evaluate_every=6,
+        checkpoint_every=4,
+    )
+
+    def noted(name, function=lambda *_: None):
+        def call(*arguments):
+            calls.append((name, watches[0].now))
+            return function(*arguments)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "Heartbeat", lambda hosts: watches.append(Watch(hosts)) or watches[-1])
+        trainer, *_ = trainer_of(
+            session,
+            checkpoints=types.SimpleNamespace(save=noted("save"), wait=noted("wait")),
+            metrics=types.SimpleNamespace(write=lambda record: seen.update(["record"])),
+            after_evaluation=noted("after_evaluation"),
+        )
+    run_steps, run_evaluation, step = trainer._run_steps, trainer._run_evaluation, trainer._train_step
+
+    def run_loop(batches, count):
+        history = run_steps(batches, count)
+
+        def fetch():
+            seen["fetch"] += 1
+            return history.numpy()
+
+        calls.append(("loop", watches[0].now))
+        seen["step"] += int(count)
+        seen["python step, first loop" if seen["loop"] == 0 else "python step, later"] += seen.pop("python step", 0)
+        seen["loop"] += 1
+        return types.SimpleNamespace(numpy=fetch)
+
+    def python_step(rows):
+        seen["python step"] += 1
+        return step(rows)
+
+    trainer._run_steps, trainer._train_step = run_loop, python_step
+    trainer._run_evaluation = noted("evaluate", run_evaluation)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert trainer.fit(0)
+    seen["line"] = sum("loss" in line for line in said.getvalue().splitlines())
+    return types.SimpleNamespace(seen=seen, calls=calls, watch=watches[0], addresses=connection.addresses)
+
+
+def test_the_host_does_nothing_step_by_step(run):
+    """The loops end at the steps 1, 3, 4, 6 and 8; each is one call, whose figures are fetched and told once."""
+    assert run.seen["step"] == 8 and run.seen["loop"] == 5
+    assert run.seen["fetch"] == run.seen["record"] == run.seen["line"] == 5
+    assert run.seen["python step, first loop"] >= 1 and run.seen["python step, later"] == 0
+
+
+def test_every_call_that_waits_for_the_devices_is_watched(run):
+    assert run.watch.hosts == run.addresses
+    expected = {
+        "loop": {"the first step", "a loop of steps"},
+        "evaluate": {"an evaluation"},
+        "after_evaluation": {"what follows an evaluation"},
+        "save": {"a checkpoint"},
+        "wait": {"writing the last checkpoint"},
+    }
+    for name, kinds in expected.items():
+        assert {watched for called, watched in run.calls if called == name} == kinds, name
+    # What compiles must not be what the loops' patience is taken from.
+    compiling = {"the first step", "an evaluation", "what follows an evaluation"}
+    assert {kind for kind, compiles in run.watch.kinds if compiles} == compiling
+    assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
