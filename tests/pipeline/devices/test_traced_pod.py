@@ -1,73 +1,112 @@
-"""The training program as the real TPUStrategy builds it for v3-8 and v3-128, asserted on its graph; nothing runs."""
+"""The training program as the real TPUStrategy builds it for v3-8 and v3-128, asserted on its graphs; nothing runs.
 
+The programs are those of a run: ``Session``'s data and its Trainer's own loop of steps and evaluation.
+"""
+
+import dataclasses
 import math
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 import models
 from models.config import ALGPT2Config, GPT2Config
-from pipeline.training import batch
+from pipeline import session as sessions
+from pipeline.data import inputs
+from pipeline.devices import slices
+from pipeline.devices.strategy import Connection
 from pipeline.training.optimizers import AdafactorConfig, AdamWConfig
-from pipeline.training.schedules import Schedule
-from pipeline.training.step import make_train_step, strategy_options
+from tests.pipeline.data.test_inputs import CONTEXT
+from tests.pipeline.training.test_loop import MICROBATCH, session_on, trainer_of
 
-CONTEXT, MICROBATCH, ACCUMULATION, VOCABULARY = 128, 2, 2, 500
-SIZE = {"layers": 2, "heads": 2, "width": 128, "context": CONTEXT, "vocabulary_size": VOCABULARY}
-OPTIMIZERS = {
-    "adafactor": AdafactorConfig(learning_rate=1e-3, weight_decay=0.1),
-    "adamw": AdamWConfig(learning_rate=1e-3, weight_decay=0.1),
-    "adamw, sharded slots": AdamWConfig(learning_rate=1e-3, weight_decay=0.1, slots="sharded"),
-}
+SKIP_ABOVE = 9.25  # nats, as no other number of the program is
+SIZE = {"heads": 2, "width": 128, "context": CONTEXT, "vocabulary_size": 500}
+ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.1}
+MODELS = {"gpt2": (GPT2Config, {"layers": 1}), "algpt2": (ALGPT2Config, {"layers": 2})}  # ALGPT2's share their weights
+OPTIMIZERS = {"adafactor": AdafactorConfig(**ADAMW), "adamw": AdamWConfig(**ADAMW)}
+OPTIMIZERS["sharded"] = AdamWConfig(**ADAMW, slots="sharded")
+# Each value of a setting, and each pair of model and optimizer: model, optimizer, rematerialisation, accumulation,
+# dropout, skip_loss_above.
+VARIANTS = [
+    ("gpt2", "adafactor", "none", 1, 0.0, None),
+    ("gpt2", "adamw", "full", 2, 0.1, SKIP_ABOVE),
+    ("gpt2", "sharded", "none", 2, 0.1, None),
+    ("algpt2", "adafactor", "full", 2, 0.0, SKIP_ABOVE),
+    ("algpt2", "adamw", "none", 1, 0.1, SKIP_ABOVE),
+    ("algpt2", "sharded", "full", 1, 0.0, None),
+]
+ON_THE_POD = [VARIANTS[0], VARIANTS[2], VARIANTS[3]]  # 128 copies of each variable take their time
 # Ops that leave the device, or that the TPU has no kernel for.
-FORBIDDEN = {
-    *("PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunction", "Print", "PrintV2", "AsString", "StringFormat"),
+PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunction"}
+FORBIDDEN = PYTHON | {
+    *("Print", "PrintV2", "AsString", "StringFormat"),
     *("OutfeedEnqueue", "OutfeedEnqueueTuple", "InfeedDequeue", "InfeedDequeueTuple", "XlaHostCompute", "HostConst"),
     *("_XlaSendFromHost", "_XlaRecvAtHost", "Assert", "Where", "Unique", "RandomUniform", "RandomStandardNormal"),
 }
 # What tpu.replicate itself puts around the program.
+# Gives axes, from shapes alone: XLA knows them when it compiles.
+AXES = {"BroadcastGradientArgs"}
+LOOPS = {"While", "StatelessWhile"}
 AROUND = {"TPUReplicateMetadata", "TPUReplicatedInput", "TPUReplicatedOutput", "TPUCompilationResult"}
 
 
-def trace(strategy, model_config, optimizer_config):
-    """Returns (graph, model, optimizer): the step under the strategy, as a pod would be given it."""
-    replicas = strategy.num_replicas_in_sync
-    plan = batch.plan(
-        global_batch=replicas * ACCUMULATION * MICROBATCH, replicas=replicas, microbatch=MICROBATCH, context=CONTEXT
-    )
-    graph = tf.Graph()
-    with graph.as_default():
-        with strategy.scope():
-            model = models.build(model_config, compute_dtype="bfloat16")
-            optimizer = optimizer_config.build(Schedule(kind="linear", steps=100, warmup_steps=10))
-            optimizer.build(model.trainable_variables)
-        step = make_train_step(model, optimizer, plan, clip_norm=1.0, **strategy_options(strategy))
-        rows = ACCUMULATION * MICROBATCH
-        inputs = {"tokens": tf.zeros([rows, CONTEXT + 1], tf.int32), "index": tf.zeros([rows], tf.int64)}
-        strategy.run(step, args=(inputs,))
-    return graph, model, optimizer
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The nodes of a graph by where they run.
+
+    Attributes:
+      outer: of the replicated step.
+      inner: of the loops, branches and functions within it.
+      groups: of each all-reduce in ``outer``, the replicas that meet.
+      everything: op types of the whole graph, its input pipelines included.
+      looped: whether the step is the body of a loop, or in one.
+    """
+
+    outer: list[Any]
+    inner: list[Any]
+    groups: list[list[int]]
+    everything: set[str]
+    looped: bool
 
 
-def replicated(graph):
-    """Returns the ops of the replicated step, those inside its loops and branches in a second list."""
-    outer = [op for op in graph.get_operations() if "_tpu_replicate" in op.node_def.attr]
-    inner, pending = [], [op for op in outer if function_names(op)]
-    functions = {definition.signature.name: definition for definition in graph.as_graph_def().library.function}
-    seen = set()
-    names = [name for op in pending for name in function_names(op)]
+def program_of(graph):
+    """Returns the one replicated program of a graph, wherever in its functions it is."""
+    definition = graph.as_graph_def(add_shapes=True)
+    functions = {function.signature.name: function.node_def for function in definition.library.function}
+    bodies = {"": definition.node, **functions}
+    homes = [name for name, nodes in bodies.items() if any(node.op == "TPUReplicateMetadata" for node in nodes)]
+    assert len(homes) == 1, homes
+    home = {node.name: node for node in bodies[homes[0]]}
+    outer = [node for node in home.values() if "_tpu_replicate" in node.attr]
+    inner, seen = [], set()
+    names = [name for node in outer for name in called_by(node)]
     while names:
         name = names.pop()
         if name in seen or name not in functions:
             continue
         seen.add(name)
-        inner += functions[name].node_def
-        names += [called for node in functions[name].node_def for called in called_by(node)]
-    return outer, inner
+        inner += functions[name]
+        names += [called for node in functions[name] for called in called_by(node)]
+    reduced = [node for node in outer if node.op == "CrossReplicaSum"]
+    groups = [tf.make_ndarray(home[node.input[1].split(":")[0]].attr["value"].tensor) for node in reduced]
+    everything = [node for nodes in bodies.values() for node in nodes]
+    looped = {node.attr["body"].func.name for node in everything if node.op in LOOPS}
+    return Program(
+        outer=outer,
+        inner=inner,
+        groups=[group.flatten().tolist() for group in groups],
+        everything={node.op for node in everything},
+        looped=homes[0] in looped,
+    )
 
 
-def function_names(op):
-    return called_by(op.node_def)
+def constants_of(nodes):
+    """Returns the values of the float32 scalars among nodes."""
+    constants = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
+    return {tf.make_ndarray(value).item() for value in constants if value.dtype == 1 and not value.tensor_shape.dim}
 
 
 def called_by(node):
@@ -75,92 +114,198 @@ def called_by(node):
     return single + [f.name for value in node.attr.values() for f in value.list.func]
 
 
-def check_program(graph, model, optimizer, replicas):
-    outer, inner = replicated(graph)
-    kinds = Counter(op.type for op in outer)
-    variables = model.trainable_variables
-    # Variables stand on every core.
+def check_it_stays_on_the_cores(program):
+    used = {node.op for node in [*program.outer, *program.inner]}
+    assert not used & FORBIDDEN, used & FORBIDDEN
+    assert not program.everything & PYTHON  # input pipelines run on hosts that have no Python of ours
+
+
+def check_shapes_are_static(program):
+    for nodes in (program.outer, program.inner):
+        shapes = [
+            (node.name, shape)
+            for node in nodes
+            if node.op not in AROUND | AXES
+            for shape in node.attr["_output_shapes"].list.shape
+        ]
+        assert shapes, "the graph does not tell its shapes"
+        for name, shape in shapes:
+            assert not shape.unknown_rank and all(axis.size >= 0 for axis in shape.dim), (name, shape)
+
+
+def check_all_reduces(program, shapes, replicas):
+    """There is one for each of ``shapes``, over all replicas, and none in a loop within the step."""
+    reduced = [node for node in program.outer if node.op == "CrossReplicaSum"]
+    found = [tuple(axis.size for axis in node.attr["_output_shapes"].list.shape[0].dim) for node in reduced]
+    assert Counter(found) == Counter(shapes)
+    assert all(sorted(group) == list(range(replicas)) for group in program.groups)
+    assert not [node for node in program.inner if node.op == "CrossReplicaSum"]
+
+
+def described_session(described_strategy, name, directory, variant=VARIANTS[0]):
+    """Returns a run on a slice that is only described."""
+    kind, optimizer, remat, accumulation, dropout, skip_loss_above = variant
+    piece, strategy = slices.find(name), described_strategy(name)
+    assert (strategy.num_replicas_in_sync, strategy.extended.num_hosts) == (piece.cores, piece.hosts)
+    connection = Connection(strategy=strategy, replicas=piece.cores, hosts=piece.hosts, slice=piece, kind="tpu")
+    config, layers = MODELS[kind]
+    return session_on(
+        connection,
+        directory,
+        config(**SIZE, **layers, remat=remat, dropout=dropout),
+        OPTIMIZERS[optimizer],
+        accumulation=accumulation,
+        skip_loss_above=skip_loss_above,
+    )
+
+
+def check_variant(described_strategy, name, directory, variant):
+    """Traces the loop of steps and the evaluation of a run, and checks both."""
+    _, optimizer_name, _, accumulation, dropout, skip_loss_above = variant
+    session = described_session(described_strategy, name, directory, variant)
+    replicas = session.plan.replicas
+    with tf.Graph().as_default():  # eager code would try to place the variables on cores that are not there
+        trainer, model, optimizer = trainer_of(session)
+
+        @tf.function
+        def steps(count):
+            return trainer._run_steps(iter(trainer._train_data(0)), count)
+
+        @tf.function
+        def evaluation():
+            return trainer._run_evaluation(next(iter(trainer._validation_data())))
+
+        training = program_of(steps.get_concrete_function(tf.TensorSpec([], tf.int32)).graph)
+        scoring = program_of(evaluation.get_concrete_function().graph)
+
+    # Variables stand on every core; where each core has its rows of the slots, so they do.
+    variables, split = model.trainable_variables, optimizer_name == "sharded"
     for variable in [*variables, *optimizer.variables]:
         assert type(variable.value).__name__ == "TPUDistributedVariable" or len(variable.value.values) == replicas
         devices = {copy.device for copy in variable.value.values}
         assert len(devices) == replicas and all("TPU:" in device for device in devices)
-    # One all-reduce for each gradient, one for the loss and one for the token count: outside every loop. Where each
-    # core has its rows of the slots, one more for each variable's new weights.
-    split = optimizer.slot_owners > 1
-    assert kinds["CrossReplicaSum"] == (2 if split else 1) * len(variables) + 2
     for variable in variables if split else ():
         for slot in optimizer.slots(variable).values():
             rows, others = variable.shape[0], variable.shape[1:]
             assert {tuple(copy.shape) for copy in slot.value.values} == {(math.ceil(rows / replicas), *others)}
-    assert not [node for node in inner if node.op == "CrossReplicaSum"]
-    for op in (op for op in outer if op.type == "CrossReplicaSum"):
-        groups = tf.get_static_value(op.inputs[1])
-        assert sorted(groups.flatten().tolist()) == list(range(replicas))
-    # The accumulation is a loop, and nothing in the step goes to the host.
-    assert kinds["While"] + kinds["StatelessWhile"] >= 1
-    used = {op.type for op in outer} | {node.op for node in inner}
-    assert not used & FORBIDDEN, used & FORBIDDEN
-    # Shapes are known throughout, in loops too (their bodies' nodes carry what they were traced with).
-    for op in outer:
-        for output in op.outputs:
-            if op.type not in AROUND and output.dtype not in (tf.resource, tf.variant):
-                assert output.shape.is_fully_defined(), (op.name, output.shape)
-    for node in inner:
-        for shape in node.attr["_output_shapes"].list.shape if "_output_shapes" in node.attr else ():
-            assert not shape.unknown_rank and all(axis.size >= 0 for axis in shape.dim), node.name
+
+    # One all-reduce a step for each gradient, for the loss and for the token count, whatever the accumulation; with
+    # split slots, one more for each variable's new weights.
+    shapes = [tuple(variable.shape) for variable in variables]
+    check_all_reduces(training, [(), (), *(2 if split else 1) * shapes], replicas)
+    check_all_reduces(scoring, [(), ()], replicas)
+    for program in (training, scoring):
+        check_it_stays_on_the_cores(program)
+        check_shapes_are_static(program)
+    # It is the loop of steps that has been traced, with the settings of this variant.
+    assert training.looped and not scoring.looped
+    nested = [node for node in training.inner if node.op in LOOPS]  # the loss's loop over tokens, in the accumulation's
+    assert bool(nested) == (accumulation > 1)
+    assert (SKIP_ABOVE in constants_of(training.outer)) == (skip_loss_above is not None)
+    hashed = [node for node in [*training.outer, *training.inner] if node.op == "BitwiseXor"]  # as dropout's masks are
+    assert bool(hashed) == bool(dropout)
 
 
-def every_program(test):
-    """Runs a test on each model, optimizer and rematerialisation."""
-    for name, values in (("remat", ["none", "full"]), ("optimizer", OPTIMIZERS), ("kind", [GPT2Config, ALGPT2Config])):
-        test = pytest.mark.parametrize(name, values)(test)
-    return pytest.mark.slow(test)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_host_of_v3(described_strategy, tmp_path, variant):
+    check_variant(described_strategy, "v3-8", tmp_path, variant)
 
 
-@every_program
-def test_a_host_of_v3(described_strategy, kind, optimizer, remat):
-    strategy = described_strategy("v3-8")
-    traced = trace(strategy, kind(remat=remat, **SIZE), OPTIMIZERS[optimizer])
-    check_program(*traced, replicas=8)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ON_THE_POD, ids=str)
+def test_the_pod(described_strategy, tmp_path, variant):
+    check_variant(described_strategy, "v3-128", tmp_path, variant)
 
 
-@every_program
-def test_the_pod(described_strategy, kind, optimizer, remat):
-    strategy = described_strategy("v3-128")
-    assert strategy.extended.num_hosts == 16
-    traced = trace(strategy, kind(remat=remat, **SIZE), OPTIMIZERS[optimizer])
-    check_program(*traced, replicas=128)
+def averages_in_its_loop(i, total):
+    return i + 1, tf.distribute.get_replica_context().all_reduce("SUM", total)
 
 
-def test_the_checks_can_fail(described_strategy):
-    """A step that averages inside its loop, or that prints, is caught."""
+def prints_in_its_loop(i, total):
+    tf.print(total)
+    return i + 1, total
+
+
+def selects_in_its_loop(i, total):
+    return i + 1, total + tf.reduce_sum(total[: tf.cast(total[0], tf.int32)])  # of a length that only the values say
+
+
+def calls_python_in_its_loop(i, total):
+    return i + 1, tf.ensure_shape(tf.numpy_function(lambda value: value, [total], tf.float32), [4])
+
+
+def does_no_wrong(i, total):
+    return i + 1, total + 1.0
+
+
+@pytest.mark.parametrize(
+    ("body", "caught_by"),
+    [
+        (averages_in_its_loop, "all-reduces"),
+        (prints_in_its_loop, "cores"),
+        (calls_python_in_its_loop, "cores shapes"),
+        (selects_in_its_loop, "shapes"),
+        (does_no_wrong, ""),
+    ],
+)
+def test_the_checks_can_fail(described_strategy, body, caught_by):
     strategy = described_strategy("v3-8")
     graph = tf.Graph()
     with graph.as_default():
 
-        def body(i, total):
-            part = tf.distribute.get_replica_context().all_reduce("SUM", total)
-            tf.print(part)
-            return i + 1, part
-
         def step():
-            return tf.while_loop(lambda i, _: i < 3, body, (0, tf.ones([4])), maximum_iterations=3)[1]
+            _, total = tf.while_loop(lambda i, _: i < 3, body, (0, tf.ones([4])), maximum_iterations=3)
+            return tf.distribute.get_replica_context().all_reduce("SUM", total)
 
         strategy.run(step)
-    _, inner = replicated(graph)
-    kinds = {node.op for node in inner}
-    assert "CrossReplicaSum" in kinds
-    assert kinds & FORBIDDEN
+    program = program_of(graph)
+    checks = {
+        "all-reduces": lambda: check_all_reduces(program, [(4,)], 8),
+        "cores": lambda: check_it_stays_on_the_cores(program),
+        "shapes": lambda: check_shapes_are_static(program),
+    }
+    caught = []
+    for name, check in checks.items():
+        try:
+            check()
+        except AssertionError:
+            caught.append(name)
+    assert " ".join(caught) == caught_by
 
 
-def test_each_of_16_hosts_gets_its_part(described_strategy):
-    strategy = described_strategy("v3-128")
+def test_each_of_16_hosts_gets_its_part(described_strategy, tmp_path, monkeypatch):
+    """The strategy asks the run's own pipeline once for each host; what it asks for is, together, one host's batch."""
+    session = described_session(described_strategy, "v3-128", tmp_path)
     asked = []
 
-    def rows_of(host):
-        asked.append((host.input_pipeline_id, host.num_input_pipelines, host.num_replicas_in_sync))
-        return tf.data.Dataset.range(8).batch(1, drop_remainder=True)
+    def train_dataset(*arguments, **settings):
+        asked.append((arguments, settings))
+        return real(*arguments, **settings)
 
+    real = inputs.train_dataset
+    monkeypatch.setattr(sessions.inputs, "train_dataset", train_dataset)
+    model = models.build(session.model_config)
+    optimizer = session.optimizer_config.build(sessions.schedule_of(session.settings))
+    optimizer.build(model.trainable_variables)
+    first, steps = 3, 3  # over the first end of the data
     with tf.Graph().as_default():
-        strategy.distribute_datasets_from_function(rows_of)
-    assert asked == [(host, 16, 128) for host in range(16)]
+        session.trainer(model, optimizer, None, None, None, after_evaluation=None)._train_data(first)
+    assert len(asked) == 16
+    plan, rows = session.plan, {}
+    for number, (arguments, settings) in enumerate(asked):
+        host = settings["input_context"]
+        assert (host.input_pipeline_id, host.num_input_pipelines) == (number, 16)
+        elements = list(real(*arguments, **settings).take(steps * 8).as_numpy_iterator())
+        for turn, element in enumerate(elements):  # a host's 8 cores take turns
+            assert element["tokens"].shape == (MICROBATCH, CONTEXT + 1)
+            for index, tokens in zip(element["index"], element["tokens"], strict=True):
+                assert index // plan.global_batch == first + turn // 8 and index not in rows
+                rows[index] = tokens
+    arguments, settings = asked[0]
+    alone = real(*arguments, **{**settings, "replicas": 1, "input_context": None})
+    batches = list(alone.take(steps).as_numpy_iterator())
+    assert first * plan.global_batch < session.manifest.part("train").records < (first + steps) * plan.global_batch
+    assert sorted(rows) == np.concatenate([batch["index"] for batch in batches]).tolist()
+    together = np.stack([rows[index] for index in sorted(rows)])
+    np.testing.assert_array_equal(together, np.concatenate([batch["tokens"] for batch in batches]))
