@@ -123,6 +123,7 @@ def run(tmp_path_factory):
 
         def fetch():
             seen["fetch"] += 1
+            calls.append(("loop", watches[0].now))  # what hangs is the wait for the figures
             return history.numpy()
 
         calls.append(("loop", watches[0].now))
