@@ -32,9 +32,10 @@ def write_xla(cache, update_BHKT, layer, column):
 
 
 def write_plain(cache, update_BHKT, layer, column):
-    """As ``write_xla``, without XLA, for a batch of one: in place as well, since nothing else holds the cache then."""
+    """As ``write_xla``, without XLA: in place as well, since nothing else holds the cache then."""
     _, heads, head_width, length = update_BHKT.shape
-    places = tf.meshgrid(layer, 0, tf.range(heads), tf.range(head_width), column + tf.range(length), indexing="ij")
+    rows, columns = tf.range(tf.shape(update_BHKT)[0]), column + tf.range(length)
+    places = tf.meshgrid(layer, rows, tf.range(heads), tf.range(head_width), columns, indexing="ij")
     return tf.tensor_scatter_nd_update(cache, tf.stack(places, -1), update_BHKT[None])
 
 
@@ -46,6 +47,7 @@ def generate(
     end_of_text: int,
     sampling: Sampling = DEFAULT,
     seed: int = 0,
+    compiled: bool = True,
 ) -> list[list[int]]:
     """Continues each prompt until it ends its text or ``max_new_tokens`` are made.
 
@@ -56,6 +58,7 @@ def generate(
         end_of_text: the token that ends a row; it is not returned.
         sampling: how tokens are chosen.
         seed: the same seed, prompts and settings give the same tokens.
+        compiled: by XLA, which the TPU build of TensorFlow has for TPUs alone.
 
     Returns:
         The new tokens of each row, without the prompt.
@@ -69,7 +72,7 @@ def generate(
     tokens = np.zeros((len(prompts), width), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
-    made, counts = _compiled(model, max_new_tokens, sampling)(
+    made, counts = _program(model, max_new_tokens, sampling, compiled)(
         tf.constant(tokens), tf.constant(lengths), tf.constant(end_of_text), tf.constant(seed, tf.int32)
     )
     return [row[:count].tolist() for row, count in zip(made.numpy(), counts.numpy(), strict=True)]
@@ -92,24 +95,26 @@ def _check(config, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Non
                 raise ValueError(f"token {token} in a prompt: expected 0 to {config.known_vocabulary - 1}")
 
 
-def _compiled(model: Any, max_new_tokens: int, sampling: Sampling):
-    """Returns the compiled generator, made once for each model and setting."""
+def _program(model: Any, max_new_tokens: int, sampling: Sampling, compiled: bool):
+    """Returns the generator, traced once for each model and setting."""
     programs = model.__dict__.setdefault("_decoding_programs", {})
-    key = (max_new_tokens, sampling)
+    key = (max_new_tokens, sampling, compiled)
     if key not in programs:
         programs[key] = tf.function(
-            lambda *arguments: _generate(model, max_new_tokens, sampling, *arguments), jit_compile=True
+            lambda *arguments: _generate(model, max_new_tokens, sampling, compiled, *arguments), jit_compile=compiled
         )
     return programs[key]
 
 
-def _generate(model, max_new_tokens: int, sampling: Sampling, tokens_BP, lengths_B, end_of_text, seed):
+def _generate(model, max_new_tokens: int, sampling: Sampling, compiled: bool, tokens_BP, lengths_B, end_of_text, seed):
     """Returns new tokens int32 [B, max_new_tokens] and how many of each row count, int32 [B]."""
     width = tokens_BP.shape[1]
     table_VE = model.output_table()
-    keys, values, logits_BV = prefill(model, tokens_BP, lengths_B, max_new_tokens, table_VE)
+    write = write_xla if compiled else write_plain
+    keys, values, logits_BV = prefill(model, tokens_BP, lengths_B, max_new_tokens, table_VE, write)
     seen_BV = _seen(tokens_BP, lengths_B, model.config.known_vocabulary)
-    if len(model.blocks) > 1:  # no loop over layers, and XLA would copy each out of one tensor: 4 % of the time
+    # Without a loop over the layers XLA would copy each out of one tensor: 4 % of the time.
+    if compiled and len(model.blocks) > 1:
         keys, values = tf.unstack(keys), tf.unstack(values)
 
     def pick(logits_BV, seen_BV, step):
@@ -130,6 +135,7 @@ def _generate(model, max_new_tokens: int, sampling: Sampling, tokens_BP, lengths
         new_tokens=max_new_tokens,
         end_of_text=end_of_text,
         table_VE=table_VE,
+        write=write,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from pipeline import cli
+from pipeline.devices import target
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -51,6 +52,7 @@ def main() -> None:
             end_of_text=run.tokenizer.end_of_text,
             sampling=sampling,
             seed=FLAGS.seed,
+            compiled=target.compiles_for_cpu(),
         )
         for text, tokens in zip(texts, made, strict=True):
             print(text + run.tokenizer.decode(tokens))

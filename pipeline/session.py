@@ -30,7 +30,7 @@ from pipeline.training.metrics import MetricsWriter
 from pipeline.training.preemption import restartable
 from pipeline.training.profile import Profiler
 from pipeline.training.run_directory import RunDirectory, as_json
-from pipeline.training.samples import Samples, sample
+from pipeline.training.samples import Samples, Writer
 from pipeline.training.schedules import schedule_of
 from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
 from pipeline.training.workers import Workers
@@ -113,13 +113,16 @@ class Session:
         metrics.text("configuration", textwrap.indent(operative, "    "), start)
         samples = Samples(directory, metrics, start)
         best = BestCheckpoint(directory, model) if settings.keep_best else None
-        sampled = settings.sample_prompt and workers.is_chief
+        writer = None
+        if settings.sample_prompt and workers.is_chief:
+            on_tpu = self.connection.kind == "tpu"
+            writer = Writer(model, tokenizer, settings.sample_prompt, on_host=on_tpu)
 
         def after_evaluation(step: int, figures: dict[str, float]) -> None:
             if best:
                 best.offer(step, figures["nats_per_token"])
-            if sampled and step < settings.steps:  # the last step's sample is the summary's
-                samples.add(step, sample(model, tokenizer, settings.sample_prompt))
+            if writer and step < settings.steps:  # the last step's sample is the summary's
+                samples.add(step, writer.write())
 
         trainer = self.trainer(
             model, optimizer, checkpoints, metrics, IncidentLog(directory, start), after_evaluation=after_evaluation
@@ -134,9 +137,9 @@ class Session:
             summary = self.summary(trainer)
             if best:
                 summary["best"] = best.record
-            if sampled:
+            if writer:
                 with trainer.clock.spent_on("evaluation"):
-                    summary["sample"] = sample(model, tokenizer, settings.sample_prompt)
+                    summary["sample"] = writer.write()
                 samples.add(settings.steps, summary["sample"])
             summary["seconds"] = {part: round(seconds, 3) for part, seconds in trainer.clock.seconds().items()}
             summary["goodput"] = round(trainer.clock.goodput(), 4)

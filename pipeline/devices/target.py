@@ -182,6 +182,11 @@ def check_wheels() -> None:
         )
 
 
+def compiles_for_cpu() -> bool:
+    """Whether XLA compiles for the CPU here: the TPU build of TensorFlow has it for TPUs alone."""
+    return installed("tensorflow-tpu") is None
+
+
 def installed(package: str) -> str | None:
     """Returns the version of an installed package, without importing it, or None."""
     try:

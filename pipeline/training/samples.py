@@ -3,7 +3,11 @@
 import re
 from typing import Any
 
+import tensorflow as tf
+
+import models
 from models.decoding import Sampling, generate
+from pipeline.devices import target
 from pipeline.training.metrics import MetricsWriter
 from pipeline.training.run_directory import RunDirectory
 
@@ -35,12 +39,41 @@ class Samples:
         self._metrics.text("sample", text, step)
 
 
-def sample(model: Any, tokenizer: Any, prompt: str) -> str:
-    """Returns the prompt and how the model goes on, at temperature 0.8 from its 40 likeliest tokens."""
-    ids = tokenizer.encode(prompt)[: model.config.context // 2]
-    length = min(SAMPLE_TOKENS, model.config.context - len(ids))
-    sampling = Sampling(temperature=0.8, top_k=40)
-    (made,) = generate(
-        model, [ids], max_new_tokens=length, end_of_text=tokenizer.end_of_text, sampling=sampling, seed=0
-    )
-    return prompt + tokenizer.decode(made)
+class Writer:
+    """Continues a prompt with a model as it stands, at temperature 0.8 from its 40 likeliest tokens.
+
+    Args:
+      model: the run's.
+      tokenizer: its.
+      prompt: what is continued; of a long one, its beginning.
+      on_host: a copy of the model on this machine's CPU writes. So it is for TPUs, which run what ``strategy.run``
+        gives them, and a pod has better to do than a text of one row.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, prompt: str, *, on_host: bool = False):
+        self._model, self._tokenizer, self._prompt, self._on_host = model, tokenizer, prompt, on_host
+        self._copy: Any = None
+
+    def write(self) -> str:
+        """Returns the prompt and its continuation."""
+        model, tokenizer = self._model_here(), self._tokenizer
+        ids = tokenizer.encode(self._prompt)[: model.config.context // 2]
+        (made,) = generate(
+            model,
+            [ids],
+            max_new_tokens=min(SAMPLE_TOKENS, model.config.context - len(ids)),
+            end_of_text=tokenizer.end_of_text,
+            sampling=Sampling(temperature=0.8, top_k=40),
+            compiled=target.compiles_for_cpu(),
+        )
+        return self._prompt + tokenizer.decode(made)
+
+    def _model_here(self) -> Any:
+        if not self._on_host:
+            return self._model
+        if self._copy is None:
+            with tf.device("CPU:0"):
+                self._copy = models.build(self._model.config)
+        for variable, source in zip(self._copy.variables, self._model.variables, strict=True):
+            variable.assign(source.numpy())
+        return self._copy

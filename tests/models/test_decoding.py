@@ -29,6 +29,8 @@ def test_greedy_with_cache_equals_the_model_without(small_model, name):
     free = generate(model, PROMPTS, max_new_tokens=12, end_of_text=NEVER_ENDS, sampling=GREEDY)
     assert free == [greedy_without_cache(model, prompt, 12, NEVER_ENDS) for prompt in PROMPTS]
     assert len({token for row in free for token in row}) > 3
+    plain = generate(model, PROMPTS, max_new_tokens=12, end_of_text=NEVER_ENDS, sampling=GREEDY, compiled=False)
+    assert plain == free
     # Now a token that does occur ends its row, and the others go on.
     end = free[0][4]
     stopped = generate(model, PROMPTS, max_new_tokens=12, end_of_text=end, sampling=GREEDY)

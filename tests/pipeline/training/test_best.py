@@ -5,10 +5,12 @@ import types
 import numpy as np
 import tensorflow as tf
 
+import models
+from models.config import ALGPT2Config
 from pipeline.training.best import FOLDER, BestCheckpoint
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.run_directory import RunDirectory
-from pipeline.training.samples import FILE, Samples
+from pipeline.training.samples import FILE, Samples, Writer
 from pipeline.training.settings import TrainConfig
 
 
@@ -44,6 +46,22 @@ def test_samples_of_steps_that_run_again_are_replaced(tmp_path):
     )
     assert (tmp_path / FILE).read_text() == expected + "=== step 1,500 ===\nanother\n\n"
     assert shown[-1] == ("sample", "another", 1_500)
+
+
+def test_a_copy_on_the_host_writes_what_the_model_would(virtual_devices):
+    """TPUs are not here: the copy is asked to follow a model of two replicas, whose weights change between samples."""
+    tokenizer = types.SimpleNamespace(encode=lambda text: [1, 2, 3], decode=str, end_of_text=299)
+    config = ALGPT2Config(layers=2, heads=2, width=16, context=32, vocabulary_size=300, embedding=8)
+    alone = models.build(config, seed=3)
+    with tf.distribute.MirroredStrategy(virtual_devices[:2]).scope():
+        mirrored = models.build(config, seed=3)
+    copying, itself = Writer(mirrored, tokenizer, "once", on_host=True), Writer(alone, tokenizer, "once")
+    first = copying.write()
+    assert first == itself.write() and first.startswith("once[")
+    for variable, other in zip(mirrored.variables, alone.variables, strict=True):
+        changed = variable.numpy()[::-1]
+        variable.assign(changed), other.assign(changed)
+    assert copying.write() == itself.write() != first
 
 
 def test_one_pass_and_a_share_of_warm_up_become_numbers():
