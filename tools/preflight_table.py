@@ -48,8 +48,6 @@ of each instruction, one after another at the generation's clock. ALGPT2 has E =
 Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
 Gradients take less than a copy of the weights: the compiler itself shards the update over the replicas where it can
 (Xu et al. 2020, https://arxiv.org/abs/2004.13336), by reduce-scatters in place of all-reduces.
-Combinations that are missing, and figures that are "?", have not been compiled yet; the command goes on with them, and
-does no others with `--missing`.
 
 | model | slice | optimizer | remat | fits | microbatch | peak GiB | traffic GB | bound ms | estimate ms | cycles ms |
 |---|---|---|---|---|---|---|---|---|---|---|
