@@ -165,7 +165,8 @@ def plan(tpu: str | None) -> DevicePlan:
     if match := VIRTUAL.fullmatch(tpu):
         return DevicePlan(replicas=virtual_replicas(match["replicas"]), hosts=1)
     if tpu == "local":
-        found, said = local(), accelerator_type()
+        found = local()
+        said = "" if found else accelerator_type()
     else:
         found, said = None if "://" in tpu.partition("@")[0] else find(tpu), ""
     if found is None:
