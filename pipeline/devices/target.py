@@ -56,7 +56,7 @@ def resolve(tpu: str | None, *, together: bool = False) -> Target:
     if (not tpu or match) and (workers := cluster.here()) and (match or not together):
         what = f"--tpu={tpu} are devices of one process" if match else "this is work for one process"
         raise UserError(f"{what}, and TF_CONFIG names {len(workers.addresses)} workers; unset TF_CONFIG")
-    if (not tpu or match) and installed("tensorflow-tpu"):
+    if (not tpu or match) and not compiles_for_cpu():
         # "could not find registered transfer manager for platform Host", from the first compiled step
         what = f"--tpu={tpu}" if match else "--tpu is missing"
         raise UserError(
