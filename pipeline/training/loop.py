@@ -166,9 +166,10 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether a signal has told this process, or one that trains with it, to stop."""
-        if self._workers.any(self._stop.is_set()):
+        agreed = self._workers.any(self._stop.is_set())
+        if agreed:
             self._stop.set()
-        return self._stop.is_set()
+        return agreed  # not the flag: a signal while they are asked would stop this one alone
 
     def _note_evaluation(self, step: int, figures: dict[str, float]) -> None:
         with self.clock.spent_on("evaluation"), self._watching("what follows an evaluation", compiles=True):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import signal
 import types
 from collections import Counter
 
@@ -166,3 +167,37 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     compiling = {"the first step", "an evaluation", "what follows an evaluation"}
     assert {kind for kind, compiles in run.watch.kinds if compiles} == compiling
     assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
+
+
+@pytest.mark.parametrize(
+    "evaluate_every, asked_before, answers",
+    [(0, 0, [False, True]), (3, 1, [False, False, True, True])],
+    ids=["between loops", "between an evaluation's batches"],
+)
+def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(tmp_path, evaluate_every, asked_before, answers):
+    """The others have not heard of it: they take the next steps, whose sums need this worker too."""
+    session = session_on(
+        Connection(strategy=tf.distribute.get_strategy(), replicas=1, slice=slices.find("v3-8"), kind="tpu"),
+        tmp_path,
+        models.GPT2Config(**SIZE),
+        AdamWConfig(learning_rate=1e-3),
+        compute_dtype="float32",
+        steps_per_loop=3,
+        evaluate_every=evaluate_every,
+    )
+    said, steps = [], []
+
+    def any_of_them(this_one):
+        if len(said) == asked_before:
+            signal.raise_signal(signal.SIGTERM)
+        said.append(this_one)
+        return this_one
+
+    session.workers = types.SimpleNamespace(any=any_of_them)
+    trainer, *_ = trainer_of(
+        session,
+        checkpoints=types.SimpleNamespace(save=lambda *_: None, wait=lambda: None),
+        metrics=types.SimpleNamespace(write=lambda record: steps.append(record["step"])),
+    )
+    assert not trainer.fit(0)
+    assert said == answers and steps == [1, 3]
