@@ -96,8 +96,9 @@ class Session:
             pretrained.load_into(model, settings.pretrained)
         # Now that nothing can be refused any more.
         started_before = workers.is_chief and directory.claim(self.identity(), RESUMABLE_CHANGES)
-        workers.meet()
-        restored = checkpoints.restore_newest()
+        with self.heartbeat.watching("restoring the newest checkpoint"):
+            workers.meet()
+            restored = checkpoints.restore_newest()
         start = restored.step if restored else 0
         workers.check_same_start(start, directory.path)
         if not workers.is_chief:  # what it writes is not kept
@@ -138,7 +139,7 @@ class Session:
             if best:
                 summary["best"] = best.record
             if writer:
-                with trainer.clock.spent_on("evaluation"):
+                with trainer.clock.spent_on("evaluation"), self.heartbeat.watching("the last sample", compiles=True):
                     summary["sample"] = writer.write()
                 samples.add(settings.steps, summary["sample"])
             summary["seconds"] = {part: round(seconds, 3) for part, seconds in trainer.clock.seconds().items()}
@@ -146,7 +147,8 @@ class Session:
             directory.write_json("summary.json", summary)  # last: it says that the run is done
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         metrics.close(summary)
-        workers.meet()
+        with self.heartbeat.watching("waiting for the other workers"):
+            workers.meet()
         return 0
 
     @functools.cached_property
@@ -154,6 +156,11 @@ class Session:
         """The processes of this run: one, but for several that TF_CONFIG names. A pod has one for all its hosts."""
         count = self.connection.hosts if self.connection.slice is None else 1
         return Workers(self.connection.strategy, count, self.connection.worker)
+
+    @functools.cached_property
+    def heartbeat(self) -> Heartbeat:
+        """Watches the hosts of this run while it waits for them."""
+        return Heartbeat(self.connection.addresses)
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """Returns what makes this run this run and no other."""
@@ -222,7 +229,7 @@ class Session:
             after_evaluation=after_evaluation,
             incident_log=incident_log,
             profiler=Profiler(self.directory.join("tensorboard"), settings.profile_steps),
-            watching=Heartbeat(self.connection.addresses).watching,
+            watching=self.heartbeat.watching,
             workers=self.workers,
             flops_per_token=self.model_config.flops_per_token(plan.context),
             peak_flops=self.peak_flops(),

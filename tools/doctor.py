@@ -139,13 +139,14 @@ def memory(meminfo: str = "/proc/meminfo") -> Iterator[Finding]:
 
 def disk(path: str) -> Iterator[Finding]:
     """The space where runs and unfinished work would be written."""
-    folder = os.path.abspath(path)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
+    try:
+        storage.check_writable(path)
+    except UserError as error:
+        yield Finding(FAULT, f"{error}; choose another with --path")
+        return
+    folder = storage.nearest_existing(path)
     free = shutil.disk_usage(folder).free
-    if not os.access(folder, os.W_OK):
-        yield Finding(FAULT, f"{folder} cannot be written to; choose another with --path")
-    elif free < LEAST_DISK:
+    if free < LEAST_DISK:
         yield Finding(
             WARNING, f"{free / 1e9:.1f} GB free in {folder}; shards and checkpoints take {LEAST_DISK / 1e9:.0f}"
         )

@@ -91,10 +91,10 @@ class Sharder:
         Raises:
             UserError: the source is broken, the disk is full, there is too little text.
         """
-        both = 1 if storage.is_remote(self._output) else 2  # the output stands beside the work
-        storage.check_space(self._work_dir, int(WORK_BYTES * self._corpus.text_bytes) * both)
         for directory in (self._output, self._work_dir):
             storage.check_writable(directory)
+        both = 1 if storage.is_remote(self._output) else 2  # the output stands beside the work
+        storage.check_space(self._work_dir, int(WORK_BYTES * self._corpus.text_bytes) * both)
         journal = Journal(self._work_dir, self._plan)
         for path in glob.glob(os.path.join(glob.escape(self._output), storage.PARTIAL + "*")):  # a kill left it
             os.unlink(path)

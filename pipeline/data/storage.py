@@ -69,6 +69,14 @@ def delete_files(directory: str) -> None:
     _gcs().delete_files(directory)
 
 
+def nearest_existing(path: str) -> str:
+    """Returns a local path, or the nearest above it that is there: where it is, or would be made."""
+    existing = os.path.abspath(path)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    return existing
+
+
 def check_writable(directory: str) -> None:
     """Refuses a directory or a bucket that cannot be written to, before any work is done; makes nothing.
 
@@ -78,9 +86,7 @@ def check_writable(directory: str) -> None:
     if is_remote(directory):
         _gcs().check_writable(directory)
         return
-    existing = os.path.abspath(directory)
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
+    existing = nearest_existing(directory)
     if not os.path.isdir(existing):
         raise UserError(f"{directory}: {existing} is not a directory; expected a new directory, or one that is there")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -125,9 +131,7 @@ def check_space(directory: str, needed: int) -> None:
     Raises:
         UnavailableError: there is not enough.
     """
-    existing = os.path.abspath(directory)
-    while not os.path.isdir(existing):
-        existing = os.path.dirname(existing)
+    existing = nearest_existing(directory)
     free = shutil.disk_usage(existing).free
     stated = f"about {needed / 1e9:,.1f} GB are needed in {existing}, {free / 1e9:,.1f} GB are free"
     if needed > free:

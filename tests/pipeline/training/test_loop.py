@@ -26,7 +26,7 @@ MICROBATCH = 2
 
 
 def session_on(connection, directory, model_config, optimizer_config, *, accumulation=1, **settings):
-    """Returns a run over a small data set of 32 shards, written to ``directory``; it validates on the first."""
+    """Returns a run in ``directory``/run over a small data set of 32 shards beside it; it validates on the first."""
     data = write_data(directory, shards=32, count=32 * 40)
     first = data.part.shards[0]
     data.manifest.parts["validation"] = dataclasses.replace(data.part, records=first.records, shards=(first,))
@@ -48,7 +48,7 @@ def session_on(connection, directory, model_config, optimizer_config, *, accumul
         manifest=data.manifest,
         data=data.path,
         connection=connection,
-        directory=RunDirectory(str(directory)),
+        directory=RunDirectory(str(directory / "run")),
     )
 
 
@@ -167,6 +167,44 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     compiling = {"the first step", "an evaluation", "what follows an evaluation"}
     assert {kind for kind, compiles in run.watch.kinds if compiles} == compiling
     assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
+
+
+def test_what_comes_before_and_after_the_loop_is_watched_too(tmp_path, monkeypatch):
+    watch, watched = Watch(()), {}
+
+    def noted(name, function):
+        def call(*arguments):
+            watched.setdefault(name, set()).add(watch.now)
+            return function(*arguments)
+
+        return call
+
+    session = session_on(
+        Connection(strategy=tf.distribute.get_strategy(), replicas=1, slice=slices.find("v3-8"), kind="tpu"),
+        tmp_path,
+        models.GPT2Config(**SIZE),
+        AdamWConfig(learning_rate=1e-3),
+        steps=2,
+        warmup_steps=1,
+        sample_prompt="the",
+        wandb="off",
+    )
+    tokenizer = types.SimpleNamespace(data=b"{}", end_of_text=0, encode=lambda text: [1], decode=lambda ids: " cat")
+    monkeypatch.setattr(sessions, "Heartbeat", lambda hosts: watch)
+    monkeypatch.setattr(sessions, "read_tokenizer", lambda directory: tokenizer.data)
+    monkeypatch.setattr(sessions, "Tokenizer", lambda name, data: tokenizer)
+    for owner, name in (
+        (sessions.Checkpoints, "restore_newest"),
+        (sessions.Workers, "meet"),
+        (sessions.Writer, "write"),
+    ):
+        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
+    assert session.run() == 0
+    assert watched == {
+        "restore_newest": {"restoring the newest checkpoint"},
+        "meet": {"restoring the newest checkpoint", "waiting for the other workers"},
+        "write": {"the last sample"},
+    }
 
 
 @pytest.mark.parametrize(
