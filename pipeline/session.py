@@ -27,7 +27,7 @@ from pipeline.training.clock import Clock
 from pipeline.training.incidents import IncidentLog
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import MetricsWriter
-from pipeline.training.preemption import restartable
+from pipeline.training.preemption import restartable, signals_set
 from pipeline.training.profile import Profiler
 from pipeline.training.run_directory import RunDirectory, as_json
 from pipeline.training.samples import Samples, Writer
@@ -99,8 +99,8 @@ class Session:
         with self.heartbeat.watching("restoring the newest checkpoint"):
             workers.meet()
             restored = checkpoints.restore_newest()
-        start = restored.step if restored else 0
-        workers.check_same_start(start, directory.path)
+            start = restored.step if restored else 0
+            workers.check_same_start(start, directory.path)
         if not workers.is_chief:  # what it writes is not kept
             directory.check(self.identity(), RESUMABLE_CHANGES)
             settings = dataclasses.replace(settings, wandb="off")
@@ -132,9 +132,12 @@ class Session:
             trainer.record = restored.metadata["record"]
         began = float(directory.once("began.txt", f"{cli.STARTED:.3f}\n"))
         trainer.clock = Clock(began, restored.metadata.get("seconds") if restored else None)
+        signals = stack.enter_context(contextlib.ExitStack())
+        signals.enter_context(signals_set(trainer.stop))
         finished = trainer.fit(start)
         summary = None
         if finished:
+            signals.close()  # what is left takes a while and loses nothing; a stopped run is all but at its end
             summary = self.summary(trainer)
             if best:
                 summary["best"] = best.record

@@ -54,7 +54,7 @@ class Heartbeat:
       hosts: ``HOST:PORT`` of each host's gRPC server; without any, nothing is watched.
       note: takes a line for people.
       least_seconds: a shorter call is never asked about; nor one that is not TIMES_LONGER than the longest of its kind.
-      compiling_seconds: the same for the first call of a kind that compiles.
+      compiling_seconds: the same for the first call of a kind that compiles; the second is not expected to take longer.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class Heartbeat:
     ):
         self._hosts, self._note = list(hosts), note
         self._least, self._compiling = least_seconds, compiling_seconds
-        self._longest: dict[str, float] = {}  # by kind: a compilation says nothing about a loop of steps
+        # By kind: a compilation says nothing about a loop of steps.
+        self._longest: dict[str, float] = {}
+        self._compiled: dict[str, float] = {}  # what the first call took, of a kind that compiles
         self._call: _Call | None = None
         self._changed = threading.Condition()
         if hosts:
@@ -80,15 +82,20 @@ class Heartbeat:
           kind: what is called, as the sentence begins that tells of it: "a loop of steps".
           compiles: whether the first call of this kind compiles, for minutes.
         """
-        longest = self._longest.get(kind, 0.0)
-        least = self._compiling if compiles and not longest else self._least
-        call = _Call(kind, longest, max(least, TIMES_LONGER * longest))
-        self._turn_to(call)
+        longest, compiled = self._longest.get(kind, 0.0), self._compiled.get(kind, 0.0)
+        first = not longest and not compiled
+        expected = TIMES_LONGER * longest if longest else compiled
+        patience = max(self._compiling if compiles and first else self._least, expected)
+        self._turn_to(_Call(kind, longest or compiled, patience))
         began = time.monotonic()
         try:
             yield
         finally:
-            self._longest[kind] = max(longest, time.monotonic() - began)
+            took = time.monotonic() - began
+            if compiles and first:
+                self._compiled[kind] = took
+            else:
+                self._longest[kind] = max(longest, took)
             self._turn_to(None)
 
     def _turn_to(self, call: _Call | None) -> None:

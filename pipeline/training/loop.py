@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.errors import WorkFailedError
-from pipeline.training import incidents, preemption
+from pipeline.training import incidents
 from pipeline.training.batch import BatchPlan
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.clock import Clock
@@ -80,7 +80,7 @@ class Trainer:
         self._workers = workers
         self._paths = [variable.path for variable in model.trainable_variables]
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
-        self._stop = threading.Event()
+        self.stop = threading.Event()  # set: the run ends after the loop of steps, or evaluation, under way
         self._skipped_in_a_row = 0
         self.clock = Clock()
         self.record: dict[str, Any] = {}  # newest figures, also kept with each checkpoint
@@ -98,32 +98,31 @@ class Trainer:
         self._evaluation_step = make_evaluation_step(model, **step_options)
 
     def fit(self, start_step: int) -> bool:
-        """Trains from ``start_step`` to the last step; returns False when a signal ended the run before that."""
+        """Trains from ``start_step`` to the last step; returns False when ``stop`` ended the run before that."""
         settings, step = self._settings, start_step
         progress = Progress(settings.steps)
-        with preemption.signals_set(self._stop):
-            if step < settings.steps:
-                with self.clock.spent_on("compile"), self._watching("the first step", compiles=True):
-                    batches = iter(self._train_data(step))
-                    history = self._run_steps(batches, tf.constant(1)).numpy()  # one true step, so that rates are fair
-                step += 1
-                self._after_steps(step, history, progress)
-                self._profiler.after(step)
-            while step < settings.steps and not self._must_stop():
-                count = self._steps_until_something_is_due(step)
-                began = time.perf_counter()
-                with self.clock.spent_on("step"), self._watching("a loop of steps"):
-                    history = self._run_steps(batches, tf.constant(count)).numpy()
-                seconds, tokens = time.perf_counter() - began, count * self._plan.tokens_per_step
-                self.clock.move(float(history[:, -1].sum()), "step", "input_wait")
-                self._timed_tokens, self._timed_seconds = self._timed_tokens + tokens, self._timed_seconds + seconds
-                step += count
-                self._after_steps(step, history, progress, tokens_per_s=tokens / seconds)
-                self._profiler.after(step)
-            self._profiler.close()
-            self._save(step)
-            with self.clock.spent_on("checkpoint"), self._watching("writing the last checkpoint"):
-                self._checkpoints.wait()
+        if step < settings.steps:
+            with self.clock.spent_on("compile"), self._watching("the first step", compiles=True):
+                batches = iter(self._train_data(step))
+                history = self._run_steps(batches, tf.constant(1)).numpy()  # one true step, so that rates are fair
+            step += 1
+            self._after_steps(step, history, progress)
+            self._profiler.after(step)
+        while step < settings.steps and not self._must_stop():
+            count = self._steps_until_something_is_due(step)
+            began = time.perf_counter()
+            with self.clock.spent_on("step"), self._watching("a loop of steps"):
+                history = self._run_steps(batches, tf.constant(count)).numpy()
+            seconds, tokens = time.perf_counter() - began, count * self._plan.tokens_per_step
+            self.clock.move(float(history[:, -1].sum()), "step", "input_wait")
+            self._timed_tokens, self._timed_seconds = self._timed_tokens + tokens, self._timed_seconds + seconds
+            step += count
+            self._after_steps(step, history, progress, tokens_per_s=tokens / seconds)
+            self._profiler.after(step)
+        self._profiler.close()
+        self._save(step)
+        with self.clock.spent_on("checkpoint"), self._watching("writing the last checkpoint"):
+            self._checkpoints.wait()
         if step < settings.steps or self._must_stop():  # a signal may have cut the last evaluation short
             progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
             return False
@@ -155,7 +154,7 @@ class Trainer:
             for batch in self._validation_data():
                 batch_nll, batch_tokens = self._run_evaluation(batch)
                 nll, tokens = nll + float(batch_nll), tokens + float(batch_tokens)
-                if self._must_stop():
+                if self._agreed_to_stop():
                     return {}
         return {
             "nats_per_token": nll / tokens,
@@ -165,10 +164,14 @@ class Trainer:
         }
 
     def _must_stop(self) -> bool:
-        """Whether a signal has told this process, or one that trains with it, to stop."""
-        agreed = self._workers.any(self._stop.is_set())
+        with self._watching("waiting for the other workers"):  # which may be writing a checkpoint or a sample
+            return self._agreed_to_stop()
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether this process, or one that trains with it, has been told to stop."""
+        agreed = self._workers.any(self.stop.is_set())
         if agreed:
-            self._stop.set()
+            self.stop.set()
         return agreed  # not the flag: a signal while they are asked would stop this one alone
 
     def _note_evaluation(self, step: int, figures: dict[str, float]) -> None:

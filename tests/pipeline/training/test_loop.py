@@ -14,7 +14,7 @@ import models
 from pipeline import session as sessions
 from pipeline.devices import slices
 from pipeline.devices.strategy import Connection
-from pipeline.training import batch
+from pipeline.training import batch, preemption
 from pipeline.training.optimizers import AdamWConfig
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.schedules import schedule_of
@@ -139,6 +139,7 @@ def run(tmp_path_factory):
 
     trainer._run_steps, trainer._train_step = run_loop, python_step
     trainer._run_evaluation = noted("evaluate", run_evaluation)
+    trainer._workers = types.SimpleNamespace(any=noted("ask", trainer._workers.any))
     with contextlib.redirect_stdout(io.StringIO()) as said:
         assert trainer.fit(0)
     seen["line"] = sum("loss" in line for line in said.getvalue().splitlines())
@@ -158,6 +159,7 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
         "loop": {"the first step", "a loop of steps"},
         "evaluate": {"an evaluation"},
         "after_evaluation": {"what follows an evaluation"},
+        "ask": {"waiting for the other workers", "an evaluation"},
         "save": {"a checkpoint"},
         "wait": {"writing the last checkpoint"},
     }
@@ -169,7 +171,30 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
 
 
-def test_what_comes_before_and_after_the_loop_is_watched_too(tmp_path, monkeypatch):
+@pytest.fixture
+def runnable(tmp_path, monkeypatch):
+    """A function that returns a session whose ``run`` works, given its settings."""
+    tokenizer = types.SimpleNamespace(data=b"{}", end_of_text=0, encode=lambda text: [1], decode=lambda ids: " cat")
+    monkeypatch.setattr(sessions, "read_tokenizer", lambda directory: tokenizer.data)
+    monkeypatch.setattr(sessions, "Tokenizer", lambda name, data: tokenizer)
+
+    def make(**settings):
+        return session_on(
+            Connection(strategy=tf.distribute.get_strategy(), replicas=1, slice=slices.find("v3-8"), kind="tpu"),
+            tmp_path,
+            models.GPT2Config(**SIZE),
+            AdamWConfig(learning_rate=1e-3),
+            compute_dtype="float32",
+            warmup_steps=1,
+            steps_per_loop=3,
+            wandb="off",
+            **settings,
+        )
+
+    return make
+
+
+def test_what_comes_before_and_after_the_loop_is_watched_too(runnable, monkeypatch):
     watch, watched = Watch(()), {}
 
     def noted(name, function):
@@ -179,32 +204,47 @@ def test_what_comes_before_and_after_the_loop_is_watched_too(tmp_path, monkeypat
 
         return call
 
-    session = session_on(
-        Connection(strategy=tf.distribute.get_strategy(), replicas=1, slice=slices.find("v3-8"), kind="tpu"),
-        tmp_path,
-        models.GPT2Config(**SIZE),
-        AdamWConfig(learning_rate=1e-3),
-        steps=2,
-        warmup_steps=1,
-        sample_prompt="the",
-        wandb="off",
-    )
-    tokenizer = types.SimpleNamespace(data=b"{}", end_of_text=0, encode=lambda text: [1], decode=lambda ids: " cat")
     monkeypatch.setattr(sessions, "Heartbeat", lambda hosts: watch)
-    monkeypatch.setattr(sessions, "read_tokenizer", lambda directory: tokenizer.data)
-    monkeypatch.setattr(sessions, "Tokenizer", lambda name, data: tokenizer)
     for owner, name in (
         (sessions.Checkpoints, "restore_newest"),
         (sessions.Workers, "meet"),
+        (sessions.Workers, "check_same_start"),
         (sessions.Writer, "write"),
     ):
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
-    assert session.run() == 0
+    assert runnable(steps=2, evaluate_every=0, sample_prompt="the").run() == 0
     assert watched == {
         "restore_newest": {"restoring the newest checkpoint"},
         "meet": {"restoring the newest checkpoint", "waiting for the other workers"},
+        "check_same_start": {"restoring the newest checkpoint"},
         "write": {"the last sample"},
     }
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "finished"])
+def test_a_late_signal_ends_a_finished_run_at_once_but_lets_a_stopped_one_meet_the_others(
+    runnable, monkeypatch, stopped
+):
+    """Supervisors signal all workers; one that dies of it takes the others' meeting with it."""
+    ended = []
+
+    def asked(_, said):
+        if stopped and not said:
+            signal.raise_signal(signal.SIGTERM)
+        return said
+
+    def met(_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sessions.Workers, "any", asked)
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.append("here the process would end"))
+    try:
+        session = runnable(steps=4, evaluate_every=0)
+        monkeypatch.setattr(sessions.Workers, "meet", lambda _: monkeypatch.setattr(sessions.Workers, "meet", met))
+        assert session.run() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert bool(ended) != stopped
 
 
 @pytest.mark.parametrize(
@@ -237,5 +277,6 @@ def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(tmp_path,
         checkpoints=types.SimpleNamespace(save=lambda *_: None, wait=lambda: None),
         metrics=types.SimpleNamespace(write=lambda record: steps.append(record["step"])),
     )
-    assert not trainer.fit(0)
+    with preemption.signals_set(trainer.stop):
+        assert not trainer.fit(0)
     assert said == answers and steps == [1, 3]
