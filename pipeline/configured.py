@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline import config, pretrained
 from pipeline.data import manifest, order, storage
-from pipeline.devices import slices
+from pipeline.data.progress import counted
+from pipeline.devices import slices, target
 from pipeline.errors import UserError
 from pipeline.training import batch
 from pipeline.training.settings import TrainConfig
@@ -46,11 +47,14 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
 
 
 def check_visible(devices: slices.DevicePlan, **directories: str) -> None:
-    """Refuses local directories, by the names of their flags, where the several hosts of a slice need them."""
+    """Refuses local directories, by the names of their flags, where another machine is a slice's host."""
+    if devices.slice is None or target.is_here(devices.slice):
+        return
     for flag, directory in directories.items():
-        if devices.slice and devices.hosts > 1 and not storage.is_remote(directory):
+        if not storage.is_remote(directory):
             raise UserError(
-                f"--{flag}={directory}: {devices.hosts} hosts cannot see this machine's files; expected gs://…"
+                f"--{flag}={directory}: this machine's files cannot be seen by "
+                f"{counted(devices.hosts, 'host')} of {devices.slice.name}; expected gs://…"
             )
 
 

@@ -3,8 +3,10 @@
 TensorFlow is imported only after target.py has found something to connect to.
 """
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from pipeline.devices import cluster, hardware, target
 from pipeline.devices.slices import DevicePlan, Slice, plan
 from pipeline.errors import UserError, WorkerLostError
 
-__all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "plan"]
+__all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "on_this_machine", "plan"]
 
 # What TensorFlow, libtpu and the Cloud TPU API say, by pattern, and what it means for the user. The first that matches
 # decides. Numbers stand beside the word that makes them a status: ports, process ids and steps have the same digits.
@@ -63,7 +65,7 @@ class Connection:
         hosts: Machines that read data.
         slice: The slice that was asked for and found, if any.
         kind: "cpu", "gpu", "virtual" or "tpu".
-        addresses: ``HOST:PORT`` of the gRPC servers of other machines' hosts.
+        addresses: ``HOST:PORT`` of each host's gRPC server, where there are several processes.
         worker: Which of several processes that train together this one is; 0 is the chief, which alone writes.
     """
 
@@ -120,7 +122,7 @@ def _connect_workers(workers: cluster.Cluster) -> Connection:
         replicas=strategy.num_replicas_in_sync,
         hosts=len(workers.addresses),
         kind="gpu" if tf.config.list_logical_devices("GPU") else "cpu",
-        addresses=tuple(address for number, address in enumerate(workers.addresses) if number != workers.index),
+        addresses=workers.addresses,
         worker=workers.index,
     )
 
@@ -175,6 +177,19 @@ def _connect_tpu(found: target.Target) -> Connection:
         kind="tpu",
         addresses=tuple(hosts),
     )
+
+
+@contextlib.contextmanager
+def on_this_machine() -> Iterator[None]:
+    """Has ops run on the CPU of this process, whatever a cluster calls it.
+
+    Connecting to a TPU at an address makes its host the place where the main thread's ops run; files would be written
+    there.
+    """
+    import tensorflow as tf
+
+    with tf.device(None), tf.device("CPU:0"):
+        yield
 
 
 def multiply_in_float32() -> None:

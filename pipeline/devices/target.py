@@ -111,6 +111,11 @@ def tpu_attached() -> bool:
     return any(glob.glob(pattern) for pattern in TPU_DEVICE_FILES)
 
 
+def is_here(piece: slices.Slice) -> bool:
+    """Whether a slice's only host is this machine, and so sees its files."""
+    return piece.hosts == 1 and tpu_attached() and piece.address in (None, "local")
+
+
 def _require_attached_tpu(tpu: str) -> None:
     if not tpu_attached():
         raise UserError(f"--tpu={tpu}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
@@ -141,7 +146,7 @@ def _require_metadata_server(tpu: str, name: str) -> None:
     host, _, port = metadata.server().partition(":")
     try:
         socket.create_connection((host, int(port or 80)), timeout=PROBE_SECONDS).close()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: GCE_METADATA_HOST has no port that is a number
         hint = nearest(name, slices.known())
         raise UserError(
             f"--tpu={tpu}: {name!r} is no slice{hint}, and Cloud TPUs cannot be looked up by name from here "

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipeline.devices.strategy import on_this_machine
 from pipeline.errors import UserError
 from pipeline.training import committed
 from pipeline.training.committed import Checkpoint
@@ -138,7 +139,7 @@ class Checkpoints:
                 return  # the same step of the same run, saved before
             gfile.rmtree(folder)  # left half-written by a kill
         gfile.makedirs(folder)
-        with tf.device("CPU:0"):  # of this process, whatever TensorFlow calls it in a cluster
+        with on_this_machine():
             for name in list(values):
                 value = values.pop(name)  # frees the copy as soon as the variable holds it
                 if name in self._host:

@@ -33,6 +33,7 @@ from typing import Any, TextIO
 
 import tensorflow as tf
 
+from pipeline.devices.strategy import on_this_machine
 from pipeline.training import weights_and_biases
 from pipeline.training.run_directory import RunDirectory
 
@@ -52,7 +53,8 @@ class MetricsWriter:
         self._local = "://" not in self._path
         self._records = self._kept(resume_step)
         self._write("w", self._records)
-        self._events = tf.summary.create_file_writer(directory.join("tensorboard"))
+        with on_this_machine():
+            self._events = tf.summary.create_file_writer(directory.join("tensorboard"))
         self._wandb = weights_and_biases.start(directory, configuration, wandb_mode)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -64,7 +66,7 @@ class MetricsWriter:
         else:  # objects cannot be appended to; a record a loop makes this cheap enough
             self._write("w", self._records)
         numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-        with self._events.as_default(step=record["step"]):
+        with on_this_machine(), self._events.as_default(step=record["step"]):
             for name, value in numbers.items():
                 if name != "step":
                     tf.summary.scalar(name.replace(".", "/", 1), value)
@@ -74,7 +76,7 @@ class MetricsWriter:
 
     def text(self, name: str, text: str, step: int) -> None:
         """Records a sample of text in TensorBoard and Weights & Biases."""
-        with self._events.as_default(step=step):
+        with on_this_machine(), self._events.as_default(step=step):
             tf.summary.text(name, text)
         if self._wandb:
             self._wandb.log({name: text}, step=step)

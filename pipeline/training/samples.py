@@ -1,13 +1,13 @@
 """What a run's model writes at its intervals: text under the number of the step, in ``samples.txt``."""
 
+import contextlib
 import re
 from typing import Any
-
-import tensorflow as tf
 
 import models
 from models.decoding import Sampling, generate
 from pipeline.devices import target
+from pipeline.devices.strategy import on_this_machine
 from pipeline.training.metrics import MetricsWriter
 from pipeline.training.run_directory import RunDirectory
 
@@ -56,24 +56,25 @@ class Writer:
 
     def write(self) -> str:
         """Returns the prompt and its continuation."""
-        model, tokenizer = self._model_here(), self._tokenizer
-        ids = tokenizer.encode(self._prompt)[: model.config.context // 2]
-        (made,) = generate(
-            model,
-            [ids],
-            max_new_tokens=min(SAMPLE_TOKENS, model.config.context - len(ids)),
-            end_of_text=tokenizer.end_of_text,
-            sampling=Sampling(temperature=0.8, top_k=40),
-            compiled=target.compiles_for_cpu(),
-        )
+        tokenizer = self._tokenizer
+        with on_this_machine() if self._on_host else contextlib.nullcontext():
+            model = self._model_here()
+            ids = tokenizer.encode(self._prompt)[: model.config.context // 2]
+            (made,) = generate(
+                model,
+                [ids],
+                max_new_tokens=min(SAMPLE_TOKENS, model.config.context - len(ids)),
+                end_of_text=tokenizer.end_of_text,
+                sampling=Sampling(temperature=0.8, top_k=40),
+                compiled=target.compiles_for_cpu(),
+            )
         return self._prompt + tokenizer.decode(made)
 
     def _model_here(self) -> Any:
         if not self._on_host:
             return self._model
         if self._copy is None:
-            with tf.device("CPU:0"):
-                self._copy = models.build(self._model.config)
+            self._copy = models.build(self._model.config)
         for variable, source in zip(self._copy.variables, self._model.variables, strict=True):
             variable.assign(source.numpy())
         return self._copy

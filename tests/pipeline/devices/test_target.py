@@ -1,11 +1,13 @@
 """Where --tpu leads: every failure is one sentence and quick, before TensorFlow is imported."""
 
+import contextlib
 import subprocess
 import sys
 import time
 
 import pytest
 
+from pipeline import configured
 from pipeline.devices import slices, target
 from pipeline.errors import UserError
 
@@ -106,6 +108,31 @@ def test_a_name_that_cannot_be_looked_up(monkeypatch, closed):
         UserError, match=r"'pod-12' is no slice \(did you mean 'pod-128'\?\).*no metadata server answers"
     ):
         target.resolve("pod-12")
+
+
+def test_an_environment_that_names_no_metadata_server(monkeypatch):
+    monkeypatch.setenv("GCE_METADATA_HOST", "metadata:abc")
+    with pytest.raises(UserError, match="no metadata server answers"):
+        target.resolve("v3-8@my-tpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "attached", "sees"),
+    [
+        ("v3-8", True, True),
+        ("v3-8@local", True, True),
+        ("v3-8", False, False),
+        ("v3-8@grpc://10.0.0.2:8470", True, False),
+        ("v3-8@my-tpu", False, False),
+        ("v3-32", True, False),
+    ],
+)
+def test_only_a_tpu_vm_that_is_the_whole_slice_sees_its_own_files(monkeypatch, name, attached, sees):
+    monkeypatch.setattr(target, "tpu_attached", lambda: attached)
+    devices = slices.plan(name)
+    configured.check_visible(devices, data="gs://corpus/data")
+    with contextlib.nullcontext() if sees else pytest.raises(UserError, match="--data=data/x: this machine's files c"):
+        configured.check_visible(devices, data="data/x")
 
 
 def test_a_name_is_looked_up_with_packages_that_tensorflow_does_not_bring_along(monkeypatch, listening):

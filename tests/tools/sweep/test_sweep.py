@@ -170,7 +170,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
         (["--run_dir=/proc/sweep"], "--run_dir=/proc/sweep cannot be written to"),
         (["--seeds=1", "--wandb_sweep=/proc/sweep.yaml"], "--wandb_sweep=/proc/sweep.yaml cannot be written"),
         (["seed"], "'seed' is no flag, and no setting either"),
-        (["--tpu=v3-32", "--gin_param=train.global_batch=64"], "4 hosts cannot see this machine's files"),
+        (["--tpu=v3-32", "--gin_param=train.global_batch=64"], "files cannot be seen by 4 hosts of v3-32"),
     ],
 )
 def test_a_wrong_sweep_is_refused_whole(refused, run_flags, small_data, tmp_path, flags, message):

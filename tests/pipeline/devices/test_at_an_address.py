@@ -1,0 +1,78 @@
+"""Connected to another process, as to a TPU at an address: what belongs to this machine stays on it."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+SERVER = """
+import sys, tensorflow as tf
+cluster = tf.train.ClusterSpec({"worker": [sys.argv[1]]})
+server = tf.distribute.Server(cluster, job_name="worker", task_index=0)
+print("serves", flush=True)
+sys.stdin.read()
+"""
+CLIENT = """
+import sys, types, tensorflow as tf
+cluster = tf.train.ClusterSpec({"worker": [sys.argv[1]]})
+address = f"grpc://{sys.argv[1]}"
+tf.config.experimental_connect_to_cluster(
+    tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, master=address))
+print(f"by default: {tf.constant(1.0).device}")
+
+import models
+from pipeline.training.checkpoints import Checkpoints, state_of
+from pipeline.training.metrics import MetricsWriter
+from pipeline.training.run_directory import RunDirectory
+from pipeline.training.samples import Writer
+
+model = models.build(models.GPT2Config(layers=1, heads=2, width=16, context=32, vocabulary_size=300))
+print(f"model: {model.variables[0].value.device}")
+tokenizer = types.SimpleNamespace(encode=lambda text: [1, 2, 3], decode=str, end_of_text=299)
+writer = Writer(model, tokenizer, "once", on_host=True)
+assert writer.write().startswith("once[")
+print(f"copy: {writer._copy.variables[0].value.device}")
+directory = RunDirectory("run")
+directory.claim({}, frozenset())
+metrics = MetricsWriter(directory, {}, wandb_mode="off", resume_step=0)
+metrics.write({"step": 1, "loss": 2.0})
+metrics.text("sample", "text", 1)
+metrics.close()
+checkpoints = Checkpoints("run/checkpoints", state_of(model))
+checkpoints.save(1, {})
+assert checkpoints.restore_newest().step == 1
+"""
+
+
+@pytest.mark.slow
+def test_files_and_samples_are_made_on_this_machine(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir(), here.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, "-c", SERVER, address], cwd=there, **pipes) as server:
+        try:
+            assert server.stdout.readline() == "serves\n"
+            done = subprocess.run(
+                [sys.executable, "-c", CLIENT, address],
+                cwd=here,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+        finally:
+            server.kill()
+    assert done.returncode == 0, done.stderr
+    jobs = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert "/job:worker/" in jobs["by default"] and "/job:worker/" in jobs["model"]
+    assert "/job:localhost/" in jobs["copy"]
+    assert any((here / "run" / "tensorboard").iterdir()) and any((here / "run" / "checkpoints").iterdir())
+    assert not list(there.iterdir())
