@@ -56,6 +56,8 @@ def main(*overrides: str) -> int:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
     devices = slices.plan(FLAGS.tpu)
     check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)
+    if FLAGS.preflight and devices.slice:
+        fitting.require_compiler()
     _claim_directory()
     if not overrides:
         os.environ.pop("WANDB_RUN_ID", None)  # of a single run, which an agent of Weights & Biases starts
@@ -64,7 +66,7 @@ def main(*overrides: str) -> int:
     cells = cells[first:] + cells[:first]
     if FLAGS.preflight and devices.slice:
         ended = {key for key, entry in ledger.entries().items() if entry["state"] in (DONE, MISFIT)}
-        fitting.record_misfits(cells, ledger, FLAGS.tpu, ended)
+        fitting.record_misfits(cells, ledger, devices.slice, ended)
     runner = Runner(base, ledger, FLAGS.run_dir, again=FLAGS.retry_failed)
     runner.run(cells)
     if runner.stopped:

@@ -7,13 +7,23 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
+from pipeline.devices import compiler
 from pipeline.devices.compiler import GIB
-from pipeline.errors import WorkFailedError
+from pipeline.devices.slices import Slice
+from pipeline.errors import UserError, WorkFailedError
 from tools.sweep.cells import Cell
 from tools.sweep.ledger import MISFIT, Ledger
 
 
-def record_misfits(cells: Iterable[Cell], ledger: Ledger, tpu: str, ended: Iterable[str]) -> None:
+def require_compiler() -> None:
+    """Raises UserError, with the way around it, where nothing can be compiled for a slice."""
+    try:
+        compiler.require_compiler()
+    except UserError as error:
+        raise UserError(f"{error}; or --nopreflight, where what does not fit fails when its turn comes") from None
+
+
+def record_misfits(cells: Iterable[Cell], ledger: Ledger, piece: Slice, ended: Iterable[str]) -> None:
     """Compiles each program once; cells that do not fit are recorded as such, and so are not run.
 
     Args:
@@ -28,7 +38,7 @@ def record_misfits(cells: Iterable[Cell], ledger: Ledger, tpu: str, ended: Itera
         if cell.key not in done:
             programs.setdefault(cell.program, []).append(cell)
     for number, group in enumerate(programs.values(), 1):
-        fits, said = _preflight(group[0], tpu)
+        fits, said = _preflight(group[0], piece)
         print(f"preflight {number}/{len(programs)}  {'fits' if fits else MISFIT}  {said}  {group[0].label}", flush=True)
         for cell in group:
             claim = None if fits else ledger.claim(cell.key, {"overrides": cell.overrides}, again=True)
@@ -36,17 +46,19 @@ def record_misfits(cells: Iterable[Cell], ledger: Ledger, tpu: str, ended: Itera
                 ledger.end(claim, MISFIT, reason=said)
 
 
-def _preflight(cell: Cell, tpu: str) -> tuple[bool, str]:
+def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
     """Returns whether a cell fits, and the memory it needs and has."""
     with tempfile.TemporaryDirectory() as folder:
         answer = pathlib.Path(folder, "answer.json")
-        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, f"--tpu={tpu}", f"--json={answer}"]
+        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, f"--tpu={piece.name}", f"--json={answer}"]
         done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode == 2:  # it has said why
             sys.stderr.write(done.stderr)
             sys.exit(2)
         if not answer.exists():
-            raise WorkFailedError(f"the preflight for {tpu} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+            raise WorkFailedError(
+                f"the preflight for {piece.name} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
+            )
         found = json.loads(answer.read_text())
     needs, has = (found[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
     return found["fits"], f"{needs:.2f} of {has:.2f} GiB a core"

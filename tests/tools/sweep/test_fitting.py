@@ -3,13 +3,16 @@
 import pytest
 
 from pipeline import config
-from pipeline.devices import compiler
+from pipeline.devices import compiler, slices
+from pipeline.errors import UserError
 from tools.sweep import fitting
 from tools.sweep.cells import Base, resolve
 from tools.sweep.ledger import MISFIT, Ledger
 
 SMALL = ("train.steps=200", "ALGPT2.layers=1", "ALGPT2.heads=2", "ALGPT2.width=16", "ALGPT2.embedding=8")
 BASE = Base(gin_files=("quickstart.gin",), gin_params=(*SMALL, "ALGPT2.context=128"), data="", tpu="v3-8")
+
+V3 = slices.find("v3-8")
 
 
 @pytest.fixture
@@ -22,19 +25,19 @@ def cells():
 def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypatch, capsys, tmp_path):
     asked = []
 
-    def answer(cell, tpu):
+    def answer(cell, piece):
         asked.append(cell.key)
         return len(asked) == 1, "20.00 of 15.48 GiB a core"
 
     monkeypatch.setattr(fitting, "_preflight", answer)
     ledger = Ledger(str(tmp_path))
-    fitting.record_misfits(cells, ledger, "v3-8", ended=[])
+    fitting.record_misfits(cells, ledger, V3, ended=[])
     assert asked == [cells[0].key, cells[2].key], "seeds share a program"
     assert {key: entry["state"] for key, entry in ledger.entries().items()} == dict.fromkeys(
         (cells[2].key, cells[3].key), MISFIT
     )
     assert "preflight 2/2  does not fit  20.00 of 15.48 GiB" in capsys.readouterr().out
-    fitting.record_misfits(cells, ledger, "v3-8", ended=[cell.key for cell in cells])
+    fitting.record_misfits(cells, ledger, V3, ended=[cell.key for cell in cells])
     assert len(asked) == 2
     assert ledger.claim(cells[3].key, {}) is None
 
@@ -42,6 +45,13 @@ def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypat
 @pytest.mark.slow
 def test_the_compiler_is_asked(cells):
     compiler.require_compiler()
-    assert fitting._preflight(cells[0], "v3-8")[0]
-    fits, said = fitting._preflight(cells[2], "v3-8")
+    assert fitting._preflight(cells[0], V3)[0]
+    fits, said = fitting._preflight(cells[2], V3)
     assert not fits and said.endswith("of 15.48 GiB a core")
+
+
+def test_where_nothing_can_be_compiled_the_way_around_is_named(monkeypatch):
+    """A TPU VM's wheels and the compiler's exclude each other."""
+    monkeypatch.setattr(compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)
+    with pytest.raises(UserError, match="in an environment of its own, .*; or --nopreflight"):
+        fitting.require_compiler()
