@@ -32,8 +32,13 @@ def write_xla(cache, update_BHKT, layer, column):
 
 
 def write_plain(cache, update_BHKT, layer, column):
-    """As ``write_xla``, without XLA: in place as well, since nothing else holds the cache then."""
+    """As ``write_xla``, without XLA: in place as well, since nothing else holds the cache then. Of several tokens
+    (a prompt's, at column 0, into an empty cache) a whole layer: an index of each element would be larger than they.
+    """
     _, heads, head_width, length = update_BHKT.shape
+    if length > 1:
+        layer_BHKS = tf.pad(update_BHKT, [[0, 0], [0, 0], [0, 0], [0, tf.shape(cache)[-1] - length]])
+        return tf.tensor_scatter_nd_update(cache, [[layer]], layer_BHKS[None])
     rows, columns = tf.range(tf.shape(update_BHKT)[0]), column + tf.range(length)
     places = tf.meshgrid(layer, rows, tf.range(heads), tf.range(head_width), columns, indexing="ij")
     return tf.tensor_scatter_nd_update(cache, tf.stack(places, -1), update_BHKT[None])

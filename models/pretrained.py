@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -97,11 +98,11 @@ def _write(directory: str, described: dict[str, Any], tensors: Tensors, metadata
 
     os.makedirs(directory, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
-    weights = os.path.join(directory, WEIGHTS)
-    save_file(contiguous, weights, metadata=metadata or None)
-    os.chmod(weights, 0o644)  # save_file lets nobody else read it
-    with open(os.path.join(directory, CONFIG), "w", encoding="utf-8") as file:
+    config, weights = os.path.join(directory, CONFIG), os.path.join(directory, WEIGHTS)
+    with open(config, "w", encoding="utf-8") as file:
         json.dump(described, file, indent=2)
+    save_file(contiguous, weights, metadata=metadata or None)
+    shutil.copymode(config, weights)  # save_file lets nobody else read it, whatever the umask
 
 
 def read_config(directory: str) -> GPT2Config:

@@ -32,13 +32,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature}: expected 0 (greedy) or more")
+            raise ValueError(f"temperature={self.temperature}: expected 0 (greedy) or more, and finite")
         if self.top_k < 0:
             raise ValueError(f"top_k={self.top_k}: expected 0 (no limit) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: expected more than 0 and at most 1 (no limit)")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty={self.repetition_penalty}: expected more than 0; 1 is none")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty}: expected more than 0, and finite; 1 is none"
+            )
 
 
 DEFAULT = Sampling()

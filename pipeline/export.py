@@ -33,14 +33,14 @@ def main() -> None:
         raise UserError(f"--output={FLAGS.output}: is not on this machine; expected a local directory, to copy from")
     if os.path.exists(FLAGS.output) and (not os.path.isdir(FLAGS.output) or os.listdir(FLAGS.output)):
         raise UserError(f"--output={FLAGS.output}: exists and is not an empty directory; expected a new one")
-    storage.check_writable(FLAGS.output)
+    output = os.path.abspath(FLAGS.output)
+    storage.check_writable(os.path.dirname(output))
     cli.import_tensorflow()
     from models import pretrained
     from pipeline import trained
     from pipeline.serving import signatures
 
     run = trained.load(FLAGS.run_dir)
-    output = os.path.abspath(FLAGS.output)
     os.makedirs(os.path.dirname(output), exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=os.path.dirname(output)) as parent:
         unfinished = os.path.join(parent, "unfinished")  # inside, so that it gets the usual permissions

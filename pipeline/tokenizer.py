@@ -33,12 +33,14 @@ def main() -> None:
     from pipeline.data.corpora import open_corpus
     from pipeline.data.corpora.base import train_texts
 
-    folder = os.path.dirname(os.path.abspath(FLAGS.output))
+    remote = storage.is_remote(FLAGS.output)
+    folder = FLAGS.output.rpartition("/")[0] if remote else os.path.dirname(os.path.abspath(FLAGS.output))
     storage.check_writable(folder)
     texts = itertools.islice(train_texts(open_corpus(settings, FLAGS.source)), FLAGS.documents)
     name = os.path.basename(FLAGS.output).removesuffix(".json")
     trained = tokenizer.train(texts, FLAGS.size, name)
-    os.makedirs(folder, exist_ok=True)
+    if not remote:
+        os.makedirs(folder, exist_ok=True)
     storage.publish_bytes(trained.data, FLAGS.output)
     print(f"wrote {FLAGS.output}: {trained.vocabulary_size:,} entries, end of text is {trained.end_of_text}")
 

@@ -51,7 +51,7 @@ def main() -> int:
     if FLAGS.search:
         return search(settings, model, optimizer, piece)
     start = time.monotonic()
-    keep = pathlib.Path(FLAGS.program) if FLAGS.program else None
+    keep = pathlib.Path(FLAGS.program).absolute() if FLAGS.program else None  # the compiler runs in ROOT
     found = check(settings, model, optimizer, piece, keep_text=keep)
     print(report(found, title_of(model, optimizer, settings), piece))
     answer = found.as_json()

@@ -44,13 +44,14 @@ def main() -> int:
 def environment() -> pathlib.Path:
     """Builds the environment if it is absent or older than its requirements; returns its Python."""
     stamp, python = ENVIRONMENT / ".complete", ENVIRONMENT / "bin" / "python"
-    requirements = ROOT / "requirements-tpu.txt"
-    if not stamp.exists() or stamp.stat().st_mtime < requirements.stat().st_mtime:
+    requirements, constraints = ROOT / "requirements-tpu.txt", ROOT / "constraints.txt"
+    changed = max(file.stat().st_mtime for file in (requirements, constraints))
+    if not stamp.exists() or stamp.stat().st_mtime < changed:
         print(f"building {ENVIRONMENT.relative_to(ROOT)} from {requirements.name}")
         venv.create(ENVIRONMENT, with_pip=True)
         pins = [line for line in requirements.read_text().splitlines() if line.split("==")[0] in NEEDED]
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), *pins], check=True)
+        subprocess.run([*install, "-c", str(constraints), *pins], check=True)
         stamp.touch()
     return python
 

@@ -66,6 +66,17 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, refused, arguments, 
     assert not out.exists()
 
 
+def test_a_tokenizer_goes_to_a_bucket(gcs, tmp_path, run_module, refused):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat and the dog sat on the log " * 20)
+    command = ["pipeline.tokenizer", "--gin_file=datasets/text.gin", f"--source={tmp_path}", "--size=270"]
+    assert "there is no bucket gs://no-such" in refused(*command, "--output=gs://no-such/t.json")
+    assert not gcs.objects()
+    done = run_module(*command, "--output=gs://corpus/t.json")
+    assert done.returncode == 0, done.stderr
+    here = run_module(*command, f"--output={tmp_path}/t.json")
+    assert here.returncode == 0 and gcs.objects() == {"t.json": (tmp_path / "t.json").read_bytes()}
+
+
 def test_a_tokenizer_that_the_text_cannot_fill_is_refused(tmp_path, refused):
     (tmp_path / "a.txt").write_text("too little")
     message = refused(

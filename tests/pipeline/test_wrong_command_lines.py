@@ -79,6 +79,7 @@ SAID_FIRST = [  # of other commands, before anything is read or imported that ta
     ("pipeline.export", ["--run_dir={}", "--output={}/file/x"], "file is not a directory"),
     ("pipeline.generate", ["--run_dir={}", "--prompt=caf\udce9"], r"--prompt='caf\udce9': is not UTF-8"),
     ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--top_p=7"], "--top_p=7: 7.0 is not a number in the range"),
+    ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--repetition_penalty=nan"], "repetition_penalty=nan: "),
     ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=virtual-8"], "virtual-8 names no slice to compile for"),
     ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=v3-8", "--json={}"], "expected a file in a folder that exists"),
 ]
