@@ -57,13 +57,13 @@ def run_dir(shards, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(shards, run_dir):
-    """A run that trained to its end on four virtual replicas with accumulation 2."""
+    """A run that trained to its end on two virtual replicas with accumulation 4."""
     import subprocess
     import sys
 
     command = [sys.executable, "-m", "pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}"]
     root = pathlib.Path(__file__).resolve().parents[2]
-    done = subprocess.run([*command, "--tpu=virtual-4"], cwd=root, check=False, capture_output=True, text=True)
+    done = subprocess.run([*command, "--tpu=virtual-2"], cwd=root, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -90,7 +90,7 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
 @pytest.mark.slow
 def test_the_same_command_again_says_that_it_is_done(trained, shards, run_dir, run_module):
     before = (run_dir / "summary.json").read_text()
-    done = run_module("pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}", "--tpu=virtual-4")
+    done = run_module("pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}", "--tpu=virtual-2")
     assert done.returncode == 0 and "is done" in done.stdout
     assert (run_dir / "summary.json").read_text() == before
 
@@ -207,7 +207,7 @@ def test_training_refuses_in_one_line(refused, shards, tmp_path, arguments, expe
 @pytest.mark.slow
 def test_a_run_directory_of_another_model_is_refused(trained, refused, shards, run_dir):
     before = sorted(path.name for path in run_dir.rglob("*"))
-    arguments = (*SMALL, "--gin_param=ALGPT2.width=32", f"--data={shards}", f"--run_dir={run_dir}", "--tpu=virtual-4")
+    arguments = (*SMALL, "--gin_param=ALGPT2.width=32", f"--data={shards}", f"--run_dir={run_dir}", "--tpu=virtual-2")
     assert "model.width is 64 there and 32 here" in refused("pipeline.train", *arguments)
     assert sorted(path.name for path in run_dir.rglob("*")) == before
 

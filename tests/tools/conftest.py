@@ -83,14 +83,17 @@ def project_root():
 
 @pytest.fixture
 def start_process(project_root):
-    """Starts a command from the project's root, its output in one pipe; what is left of them is killed at the end."""
+    """Starts a command from the project's root, its output in one pipe; what is left of them is killed at the end.
+
+    Runs are started so some sixty times, for a few steps, which XLA need not optimize; it does what it does each time.
+    """
     processes = []
 
     def run(command, **environment):
         process = subprocess.Popen(
             command,
             cwd=project_root,
-            env=os.environ | environment,
+            env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
