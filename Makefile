@@ -52,8 +52,8 @@ shards: $(VENV)/.runtime  ## shards of DATASET (default cpython) from SOURCE in 
 quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evaluated ALGPT2, in a few minutes
 	$(RUN) -m tools.quickstart
 
-test: $(VENV)/.dev  ## all tests
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.dev  ## all tests, half an hour on two cores
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -62,7 +62,8 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-check: lint types test  ## what CI runs: format, lint, types, tests
+check: TESTS = -m "not long"
+check: lint types test  ## what CI runs: format, lint, types, and the tests that fit its time
 
 format: $(VENV)/.dev  ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .

@@ -171,6 +171,7 @@ def test_what_does_not_fit_ends_with_1(preflight):
     assert re.search(r"^  weights +0\.\d\d GiB$", done.stdout, re.M) and "  activations and gradients" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_training_can_ask_first_whether_it_fits(run_module, cache, monkeypatch):
     """Here with --dry_run, which needs no TPU: what fits ends with 0, what does not with 1 and a sentence."""

@@ -21,6 +21,7 @@ ENVIRONMENT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags, run_module):
     done = run_module(

@@ -71,6 +71,7 @@ def weights(run):
     return newest.step, {name: reader.get_tensor(name) for name in sorted(names)}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
     runs = {count: tmp_path / f"run{count}" for count in (1, 2, 4)}

@@ -104,7 +104,7 @@ def train(
     return history, weights, slots
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.slow
 def test_replicas_accumulation_and_a_restart_change_nothing(virtual_devices, name, dtype, tmp_path):

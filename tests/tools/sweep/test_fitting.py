@@ -42,6 +42,7 @@ def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypat
     assert ledger.claim(cells[3].key, {}) is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_compiler_is_asked(cells):
     compiler.require_compiler()
