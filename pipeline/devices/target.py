@@ -92,7 +92,7 @@ def _address_here(tpu: str, piece: slices.Slice) -> str:
 
     A VM of a larger slice sees its own chips only, so that such a slice is always reached by name.
     """
-    if tpu_attached() and piece.hosts == 1:
+    if is_here(piece):
         return "local"
     if colab := os.environ.get("COLAB_TPU_ADDR"):
         return f"grpc://{colab}"

@@ -56,7 +56,8 @@ def main(*overrides: str) -> int:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
     devices = slices.plan(FLAGS.tpu)
     check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)
-    if FLAGS.preflight and devices.slice:
+    compiled_for = devices.slice if FLAGS.preflight else None
+    if compiled_for:
         fitting.require_compiler()
     _claim_directory()
     if not overrides:
@@ -64,9 +65,9 @@ def main(*overrides: str) -> int:
     print(f"{len(cells)} cells")
     first = worker * len(cells) // workers
     cells = cells[first:] + cells[:first]
-    if FLAGS.preflight and devices.slice:
+    if compiled_for:
         ended = {key for key, entry in ledger.entries().items() if entry["state"] in (DONE, MISFIT)}
-        fitting.record_misfits(cells, ledger, devices.slice, ended)
+        fitting.record_misfits(cells, ledger, compiled_for, ended)
     runner = Runner(base, ledger, FLAGS.run_dir, again=FLAGS.retry_failed)
     runner.run(cells)
     if runner.stopped:

@@ -252,17 +252,9 @@ def test_a_late_signal_ends_a_finished_run_at_once_but_lets_a_stopped_one_meet_t
     [(0, 0, [False, True]), (3, 1, [False, False, True, True])],
     ids=["between loops", "between an evaluation's batches"],
 )
-def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(tmp_path, evaluate_every, asked_before, answers):
+def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(runnable, evaluate_every, asked_before, answers):
     """The others have not heard of it: they take the next steps, whose sums need this worker too."""
-    session = session_on(
-        Connection(strategy=tf.distribute.get_strategy(), replicas=1, slice=slices.find("v3-8"), kind="tpu"),
-        tmp_path,
-        models.GPT2Config(**SIZE),
-        AdamWConfig(learning_rate=1e-3),
-        compute_dtype="float32",
-        steps_per_loop=3,
-        evaluate_every=evaluate_every,
-    )
+    session = runnable(evaluate_every=evaluate_every)
     said, steps = [], []
 
     def any_of_them(this_one):
