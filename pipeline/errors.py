@@ -1,6 +1,7 @@
 """What a person can put right: one line that names the value, what was expected and the nearest right choice."""
 
 import difflib
+import itertools
 from collections.abc import Iterable
 
 
@@ -21,5 +22,10 @@ class WorkerLostError(Exception):
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest of ``choices``, or an empty string when none is close."""
-    close = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+
+    def likeness(choice: str) -> tuple[float, int]:  # of two as like, the one that begins alike
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(choice, name, strict=False))
+        return difflib.SequenceMatcher(None, choice, name).ratio(), len(list(same))
+
+    close = [choice for choice in sorted(choices) if likeness(choice)[0] >= 0.5]
+    return f" (did you mean {max(close, key=likeness)!r}?)" if close else ""
