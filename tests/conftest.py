@@ -1,5 +1,7 @@
 """Shared by all tests: virtual CPU devices, which TensorFlow must be told of before it starts."""
 
+import hashlib
+import importlib.metadata
 import os
 import pathlib
 import subprocess
@@ -13,6 +15,32 @@ os.environ.setdefault("WANDB_MODE", "offline")
 VIRTUAL_DEVICES = 4
 pytest_plugins = ("tests.gcs_fixture",)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def xla_cache_flags(xla_flags: str) -> str:
+    """Returns TF_XLA_FLAGS that keep what XLA compiles for this CPU, for the next process that compiles the same.
+
+    TensorFlow's key for an entry leaves out the flags, the version and the processor, so each set has its own folder.
+    """
+    cpu = pathlib.Path("/proc/cpuinfo")
+    processor = {line for line in cpu.read_text().splitlines() if line.startswith(("model name", "flags"))}
+    parts = [xla_flags, importlib.metadata.version("tensorflow"), *sorted(processor)]
+    folder = ROOT / ".pytest_cache" / "xla" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_device_types=CPU"
+
+
+os.environ.setdefault("TF_XLA_FLAGS", xla_cache_flags(os.environ.get("XLA_FLAGS", "")))
+
+
+@pytest.fixture(scope="session")
+def quick_xla():
+    """The environment of a process that runs a few steps, which XLA need not optimize; it does what it does each time.
+
+    What it compiles is kept apart from what is optimized.
+    """
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    return {"XLA_FLAGS": flags, "TF_XLA_FLAGS": xla_cache_flags(flags)}
 
 
 def pytest_collection_modifyitems(items):

@@ -82,18 +82,15 @@ def project_root():
 
 
 @pytest.fixture
-def start_process(project_root):
-    """Starts a command from the project's root, its output in one pipe; what is left of them is killed at the end.
-
-    Runs are started so some sixty times, for a few steps, which XLA need not optimize; it does what it does each time.
-    """
+def start_process(project_root, quick_xla):
+    """Starts a command from the project's root, its output in one pipe; what is left of them is killed at the end."""
     processes = []
 
     def run(command, **environment):
         process = subprocess.Popen(
             command,
             cwd=project_root,
-            env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"} | environment,
+            env=os.environ | quick_xla | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

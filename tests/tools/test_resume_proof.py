@@ -13,17 +13,11 @@ from tools.resume_proof import Outcome, Topology
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = Topology("the same", "virtual-2")
-# These tests start the trainer 27 times: XLA need not optimize what runs a few steps. It does what it does each time.
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-}
 
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags, run_module):
+def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags, run_module, quick_xla):
     done = run_module(
         "tools.resume_proof",
         *run_flags,
@@ -32,7 +26,7 @@ def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags
         "--steps=3",
         "--more=3",
         timeout=1800,
-        env=ENVIRONMENT,
+        env=os.environ | quick_xla,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     same, replicas, accumulation = done.stdout.strip().splitlines()[-3:]
@@ -42,7 +36,7 @@ def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path):
+def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path, quick_xla):
     """Seeded; every fourth kill falls into the writing of a checkpoint."""
     shared = [
         *run_flags,
@@ -63,7 +57,7 @@ def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path):
             text=True,
             timeout=3000,
             check=False,
-            env=ENVIRONMENT,
+            env=os.environ | quick_xla | {"PYTHONPATH": str(ROOT)},
         )
         said[name] = [line for line in done.stdout.splitlines() if line.startswith("died")]
         assert done.returncode == 0, done.stderr[-2000:]
