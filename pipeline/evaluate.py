@@ -87,6 +87,7 @@ def _text(run: Any, prepared: tuple[str, str, dict[str, Any]]) -> tuple[dict[str
         "text_sha256": benchmarks.sha256(published),
         "context": context,
         "stride": stride,
+        "last_window": protocols.FULL,
         "first_token": "scored after an end-of-text token",
         "words": "of the published text: runs of non-white-space, and one a newline",
     }

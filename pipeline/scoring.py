@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.data import inputs, manifest
 from pipeline.errors import UserError
+from pipeline.evaluation import protocol as protocols
 from pipeline.trained import Trained
 from pipeline.training.evaluation import Likelihood, scorer, windows
 
@@ -37,8 +38,11 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
         "packing": data.record.packing,
         "stride": run.model.config.context,
         "first_token": "of the part: not scored",
+        "last_window": protocols.SHORT,
         "words": described.word_rule,
     }
+    if not data.record.scores_all_text:
+        return Likelihood(nats, tokens), protocol | {"left_out": protocols.LEFT_OUT}
     return Likelihood(nats, tokens, described.words, described.utf8_bytes), protocol
 
 

@@ -20,6 +20,7 @@ from pipeline.devices import matmul_peak
 from pipeline.devices.heartbeat import Heartbeat
 from pipeline.devices.strategy import Connection
 from pipeline.errors import UserError
+from pipeline.evaluation import protocol
 from pipeline.training.batch import BatchPlan
 from pipeline.training.best import BestCheckpoint
 from pipeline.training.checkpoints import Checkpoints, state_of
@@ -218,6 +219,7 @@ class Session:
             )
 
         validation = self.manifest.parts.get("validation")
+        validates = validation is not None and validation.tokens > 1  # the first token is no label
         return Trainer(
             settings=settings,
             plan=plan,
@@ -225,8 +227,8 @@ class Session:
             optimizer=optimizer,
             strategy=strategy,
             train_data=train_data,
-            validation_data=validation_data if validation else None,
-            validation_bytes=validation.utf8_bytes if validation else 0,
+            validation_data=validation_data if validates else None,
+            validation_bytes=validation.utf8_bytes if validation and self.manifest.record.scores_all_text else None,
             checkpoints=checkpoints,
             metrics=metrics,
             after_evaluation=after_evaluation,
@@ -246,13 +248,15 @@ class Session:
 
     def summary(self, trainer: Trainer) -> dict[str, Any]:
         """Returns the run's closing figures."""
-        record = trainer.record
+        record, validation = trainer.record, trainer.validation()
+        if validation and not self.manifest.record.scores_all_text:
+            validation = protocol.of_lines(validation) | {"left_out": protocol.LEFT_OUT}
         return {
             "parameters": self.model_config.parameters(),
             "steps": record["step"],
             "tokens_seen": record["tokens"],
             "train": {"nats_per_token": record["loss"], **trainer.speed()},
-            "validation": trainer.validation(),
+            "validation": validation,
         }
 
 

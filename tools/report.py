@@ -102,13 +102,18 @@ def read(directory: str) -> Run:
         raise UserError(
             f"--run_dir={directory}: its metrics.jsonl has no record yet; expected a run of at least one step"
         )
+    flat = {f"{name}.{key}": value for name, section in identity.items() for key, value in section.items()}
+    summary = _json(directory, "summary.json") or {}
+    if flat.get("shard.packing") == "lines":
+        records = [protocol.of_lines(record, "validation.") for record in records]
+        summary["validation"] = protocol.of_lines(summary.get("validation") or {})
     return Run(
         name=directory,
-        identity={f"{name}.{key}": value for name, section in identity.items() for key, value in section.items()},
+        identity=flat,
         records=records,
         incidents=_lines(directory, "incidents.jsonl"),
         samples=_text(directory, "samples.txt") or "",
-        summary=_json(directory, "summary.json") or {},
+        summary=summary,
         evaluations=_evaluations(directory),
     )
 
@@ -121,6 +126,8 @@ def _evaluations(directory: str) -> list[dict[str, Any]]:
         found = _json(directory, name)
         if not isinstance(found, dict) or not {"figures", "protocol"} <= found.keys():
             continue
+        if found["protocol"].get("packing") == "lines":
+            found["figures"] = protocol.of_lines(found["figures"])
         key = json.dumps(protocol.comparable(found["protocol"]), sort_keys=True)
         if key not in newest or found["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
             newest[key] = found

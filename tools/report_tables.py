@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.evaluation.protocol import comparable, differing
+from pipeline.evaluation.protocol import LEFT_OUT, comparable, differing
 
 SHOWN_INCIDENTS = 20
 
@@ -36,6 +36,11 @@ def _warning(keys: Sequence[str]) -> str:
     return f'<p class="warning">{what} cannot be compared: {html.escape(", ".join(keys))} differ.</p>'
 
 
+def _left_out(packings: Iterable[Any]) -> str:
+    """Says why line-packed data have no figures by text."""
+    return f'<p class="note">Left out of line-packed data: {LEFT_OUT}.</p>' if "lines" in packings else ""
+
+
 def _validation(runs: Sequence[Any]) -> str:
     rows = []
     for run in runs:
@@ -52,7 +57,8 @@ def _validation(runs: Sequence[Any]) -> str:
     table = _table(["run", "step", "nats a token", "perplexity", "bits a byte"], rows)
     title = "Protocol: windows without overlap over the validation part"
     folded = _folded(title, ["protocol", *(run.name for run in runs)], protocols)
-    return f"<h2>Validation</h2>{_warning(differing(protocols))}{table}{folded}"
+    why = _left_out(run.identity.get("shard.packing") for run in runs)
+    return f"<h2>Validation</h2>{_warning(differing(protocols))}{table}{why}{folded}"
 
 
 def _evaluations(runs: Sequence[Any]) -> str:
@@ -79,7 +85,8 @@ def _evaluations(runs: Sequence[Any]) -> str:
         head = ["run", "step", *different, *(figure.replace("_", " ") for figure in figures)]
         folded = _folded("Protocol", ["protocol", *(name for name, _ in rows)], protocols)
         title = f"<h3>{html.escape(_title(rows[0][1]['protocol']))}</h3>"
-        said += f"{title}{_warning(different)}{_table(head, lines)}{folded}"
+        why = _left_out(protocol.get("packing") for protocol in protocols)
+        said += f"{title}{_warning(different)}{_table(head, lines)}{why}{folded}"
     return f"<h2>Evaluation</h2>{said}" if said else ""
 
 

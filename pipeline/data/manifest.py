@@ -49,6 +49,14 @@ class Record:
     bytes: int
     packing: str = "contiguous"
 
+    @property
+    def scores_all_text(self) -> bool:
+        """Whether every token of a part but the first is a label, so that its bytes and words can divide their nats.
+
+        Of lines packed one a record, neither the first token nor what was cut off is ever a label.
+        """
+        return self.packing == "contiguous"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:

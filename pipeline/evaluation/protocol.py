@@ -8,8 +8,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-# Where the same file lay, and which of the run's weights were scored, make no other protocol.
-NO_PROTOCOL = ("text", "data", "step")
+# Where the same file lay, which of the run's weights were scored, and why a figure is not there make no other protocol.
+NO_PROTOCOL = ("text", "data", "step", "left_out")
+# Figures that divide by the whole text, and what they divide by.
+BY_TEXT = ("bits_per_byte", "word_perplexity", "utf8_bytes", "words")
+SHORT = "holds what the others leave, with fewer tokens before them"
+FULL = "ends with the text and holds as many tokens as the others, as in lm_eval"
+LEFT_OUT = (
+    "bits per byte and word perplexity: line packing scores neither a line's first token nor what it cuts off, "
+    "and the data set's bytes and words are those of the whole text"
+)
 
 
 def differing(dictionaries: Sequence[dict[str, Any]]) -> list[str]:
@@ -18,9 +26,14 @@ def differing(dictionaries: Sequence[dict[str, Any]]) -> list[str]:
     return [key for key in keys if any(known.get(key) != dictionaries[0].get(key) for known in dictionaries)]
 
 
+def of_lines(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the figures, named with ``prefix``, that hold for line-packed data: older runs wrote all of them."""
+    return {name: value for name, value in figures.items() if name not in {prefix + left for left in BY_TEXT}}
+
+
 def comparable(protocol: dict[str, Any]) -> dict[str, Any]:
-    """Returns the part of a protocol in which figures must agree to be compared."""
-    return {key: value for key, value in protocol.items() if key not in NO_PROTOCOL}
+    """Returns the part of a protocol in which figures must agree to be compared; older ones do not say ``SHORT``."""
+    return {key: value for key, value in protocol.items() if key not in NO_PROTOCOL and value != SHORT}
 
 
 def file_name(protocol: dict[str, Any]) -> str:

@@ -17,27 +17,23 @@ from pipeline.training.step import make_evaluation_step, strategy_options
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """Summed negative log-likelihood in nats, and what it is divided by."""
+    """Summed negative log-likelihood in nats, and what it is divided by: units of the text that was scored, or None."""
 
     nats: float
     tokens: int
-    words: int
-    utf8_bytes: int
+    words: int | None = None
+    utf8_bytes: int | None = None
     characters: int | None = None
 
     def figures(self) -> dict[str, float]:
         """Returns nats a token, perplexities, bits a byte and a character; scaled before exponentiating."""
-        figures = {
-            "nats_per_token": self.nats / self.tokens,
-            "token_perplexity": _exp(self.nats / self.tokens),
-            "word_perplexity": _exp(self.nats / max(self.words, 1)),
-            "bits_per_byte": self.nats / math.log(2) / self.utf8_bytes,
-            "tokens": self.tokens,
-            "words": self.words,
-            "utf8_bytes": self.utf8_bytes,
-        }
+        per_token, bits = self.nats / self.tokens, self.nats / math.log(2)
+        figures = {"nats_per_token": per_token, "token_perplexity": _exp(per_token), "tokens": self.tokens}
+        if self.words is not None:
+            figures |= {"word_perplexity": _exp(self.nats / max(self.words, 1)), "words": self.words}
+        if self.utf8_bytes:
+            figures |= {"bits_per_byte": bits / self.utf8_bytes, "utf8_bytes": self.utf8_bytes}
         if self.characters:
-            bits = self.nats / math.log(2)
             figures |= {"bits_per_character": bits / self.characters, "characters": self.characters}
         return figures
 
@@ -50,7 +46,9 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
     """Cuts a token stream into windows in which every token but the first is scored exactly once.
 
     Window w reads tokens w·stride … w·stride + T. The first scores all its labels, the others their last ``stride``,
-    so that all but the first ``T`` labels have at least T - stride tokens before them. The end is padded.
+    so that all but the first ``T`` labels have at least T - stride tokens before them. The last window is moved back
+    to end with the text, as lm_eval's rolling windows do: it scores what is left with all the context there is. Only a
+    text shorter than a window is padded.
 
     Args:
       tokens: ids [N], N ≥ 2.
@@ -71,11 +69,12 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
         raise UserError(f"the text has {len(tokens)} token(s); expected at least 2")
     count = 1 + max(0, math.ceil((labels - context) / stride))
     for first in range(0, count, batch):
-        starts_B1 = (first + np.arange(batch))[:, None] * stride
+        numbers_B1 = (first + np.arange(batch))[:, None]
+        starts_B1 = np.clip(numbers_B1 * stride, 0, max(0, labels - context))
         places = starts_B1 + np.arange(context + 1)[None]
         rank_BT = starts_B1 + np.arange(context)[None]  # which label of the stream each one is
-        scored_before_B1 = np.where(starts_B1 == 0, 0, starts_B1 + context - stride)
-        weights = (rank_BT >= scored_before_B1) & (rank_BT < labels) & (starts_B1 < count * stride)
+        scored_before_B1 = np.where(numbers_B1 == 0, 0, (numbers_B1 - 1) * stride + context)
+        weights = (rank_BT >= scored_before_B1) & (rank_BT < labels) & (numbers_B1 < count)
         yield {
             "tokens": tokens[np.minimum(places, labels)].astype(np.int32),
             "weights": weights.astype(np.float32),

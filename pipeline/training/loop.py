@@ -37,7 +37,8 @@ class Trainer:
       strategy: a tf.distribute strategy; one replica needs no other than the default one.
       train_data: step -> distributed dataset whose first element is that step's batch.
       validation_data: () -> distributed dataset over the whole validation part; None skips evaluation.
-      validation_bytes: UTF-8 bytes of the validation text, for bits a byte.
+      validation_bytes: UTF-8 bytes of the validation text, for bits a byte; None leaves them out, where the tokens that
+        are scored are not all of the text.
       checkpoints: where the state is saved.
       metrics: where figures are written.
       after_evaluation: called with the step and the figures of each whole evaluation.
@@ -60,7 +61,7 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         train_data: Callable[[int], Any],
         validation_data: Callable[[], Any] | None,
-        validation_bytes: int,
+        validation_bytes: int | None,
         checkpoints: Checkpoints,
         metrics: MetricsWriter,
         after_evaluation: Callable[[int, dict[str, float]], None],
@@ -156,12 +157,10 @@ class Trainer:
                 nll, tokens = nll + float(batch_nll), tokens + float(batch_tokens)
                 if self._agreed_to_stop():
                     return {}
-        return {
-            "nats_per_token": nll / tokens,
-            "perplexity": math.exp(min(nll / tokens, 700.0)),
-            "bits_per_byte": nll / math.log(2) / self._validation_bytes,
-            "tokens": tokens,
-        }
+        figures = {"nats_per_token": nll / tokens, "perplexity": math.exp(min(nll / tokens, 700.0)), "tokens": tokens}
+        if self._validation_bytes:
+            figures["bits_per_byte"] = nll / math.log(2) / self._validation_bytes
+        return figures
 
     def _must_stop(self) -> bool:
         with self._watching("waiting for the other workers"):  # which may be writing a checkpoint or a sample

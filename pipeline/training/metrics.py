@@ -12,7 +12,8 @@ A line of ``metrics.jsonl`` is a JSON object, one after each loop of ``train.ste
     mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out where no peak is known
     seconds.PART             of the run so far, by what they were spent on: the parts of clock.py, whose sum is the
                              wall clock since the run's first start
-    validation.NAME          where an evaluation was due: nats_per_token, perplexity, bits_per_byte, tokens (scored)
+    validation.NAME          where an evaluation was due: nats_per_token, perplexity, tokens (scored), and, but for
+                             line-packed data, of whose text not all is scored, bits_per_byte
 
 Steps ascend, each stands once: what a killed process wrote after its last checkpoint is replaced. ``loss`` and
 ``grad_norm`` can be NaN or Infinity, as Python's json writes them. TensorBoard and Weights & Biases get the same

@@ -142,6 +142,18 @@ def test_evaluations_of_differing_protocols_are_warned_of(make_run, keep):
     assert report_page.page([runs[0], report.read(str(b))], []).count("<h3>wiki.") == 2
 
 
+def test_line_packed_data_have_no_figures_by_text_even_where_older_runs_kept_them(make_run, keep):
+    more = {"validation.nats_per_token": 3.0, "validation.bits_per_byte": 1.0046}
+    run = make_run("a", [1], identity=IDENTITY | {"shard": {"packing": "lines"}}, more=lambda step: more)
+    assert "Left out of line-packed data: bits per byte" in report_page.page([report.read(str(run))], [])
+    (run / "summary.json").write_text(
+        json.dumps({"steps": 1, "validation": {"nats_per_token": 3.0, **dict.fromkeys(protocols.BY_TEXT, 1.0046)}})
+    )
+    keep(run, 1, {"nats_per_token": 3.5, **dict.fromkeys(protocols.BY_TEXT, 1.0047)}, packing="lines")
+    page = report_page.page([report.read(str(run))], [])
+    assert "1.004" not in page and "3.5000" in page and page.count("Left out of line-packed data: bits per byte") == 2
+
+
 def test_a_damaged_evaluation_is_named(make_run, refused, tmp_path):
     run = make_run("a", [1])
     (run / "evaluation-0123456789ab.json").write_text('{"figures"')

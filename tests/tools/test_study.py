@@ -133,6 +133,9 @@ def test_the_page_follows_from_the_runs(tmp_path):
     )
     assert "are not run yet" not in text
     assert "| wikitext, train, lines | 7 | 2,000 | 4.10 | 10.0% | 0.0% |" in text
+    bits = {line.split(" | ")[0]: line.split(" | ")[-1] for line in text.splitlines() if ", scored on " in line}
+    assert bits["| trained on contiguous, scored on lines"] == bits["| trained on lines, scored on lines"] == "— |"
+    assert bits["| trained on lines, scored on contiguous"] != "— |"
     plots = sorted((tmp_path / "docs" / "study").glob("*.svg"))
     assert len(plots) == 6 and all(f"study/{plot.name}" in text for plot in plots)
     first = [plot.read_bytes() for plot in plots]

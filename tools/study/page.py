@@ -153,15 +153,15 @@ def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
             continue
         loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
         figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
-        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", _bits(label, row)))
+        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", _bits(row)))
     header = ("", "rate", "M parameters", "MFLOPs a token", "seeds", "nats a token", "perplexity", "bits a byte")
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
 
 
-def _bits(label: str, row: Row) -> str:
-    """A line's end that is cut off has bytes but no likelihood, so that bits a byte would be too few."""
-    return "—" if label.endswith("lines") else f"{sum(row.bits.values()) / len(row.bits):.3f}"
+def _bits(row: Row) -> str:
+    known = [bits for bits in row.bits.values() if bits is not None]
+    return f"{sum(known) / len(known):.3f}" if known else "—"
 
 
 def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

@@ -25,7 +25,7 @@ class Row:
       parameters: trained values of the model.
       flops: model FLOPs a token, forward and backward.
       nats: validation loss in nats a token, by seed.
-      bits: bits a byte of the validation text, by seed.
+      bits: bits a byte of the validation text, by seed; None of line-packed data, of whose text not all is scored.
     """
 
     label: str
@@ -33,7 +33,7 @@ class Row:
     parameters: int
     flops: float
     nats: dict[int, float]
-    bits: dict[int, float]
+    bits: dict[int, float | None]
 
     @property
     def mean(self) -> float:
@@ -66,7 +66,8 @@ def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None =
             continue
         summary, run = json.loads((home / "summary.json").read_text()), json.loads((home / "run.json").read_text())
         figures = json.loads(scored.read_text())["figures"] if data else summary["validation"]
-        nats[cell.seed], bits[cell.seed] = figures["nats_per_token"], figures["bits_per_byte"]
+        nats[cell.seed] = figures["nats_per_token"]
+        bits[cell.seed] = None if (data or cell.packing).endswith("lines") else figures["bits_per_byte"]
     if run is None or summary is None:
         return None
     settings = dict(run["model"])

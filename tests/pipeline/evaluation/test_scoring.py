@@ -9,9 +9,11 @@ import tensorflow as tf
 
 import models
 from pipeline import scoring
+from pipeline.data import manifest, records
 from pipeline.data import tokenizer as tokenizers
 from pipeline.errors import UserError
 from pipeline.evaluation import answers, benchmarks
+from pipeline.evaluation import protocol as protocols
 from pipeline.evaluation.benchmarks import Example
 from pipeline.trained import Trained
 from pipeline.training import optimizers
@@ -24,9 +26,10 @@ TEXT = "".join(SENTENCE[i % 7 :] for i in range(23))
 
 
 def reference(model, tokens, context, stride):
-    """Summed nats of tokens[1:], in float64 from logits, window by window."""
+    """Summed nats of tokens[1:], in float64 from logits, window by window, the last one at the end."""
     nats, done, start = 0.0, 0, 0
     while done < len(tokens) - 1:
+        start = max(0, min(start, len(tokens) - 1 - context))
         window = np.array(tokens[start : start + context + 1])
         logits = model(tf.constant(window[None, :-1], tf.int32)).numpy()[0].astype(np.float64)
         highest = logits.max(-1, keepdims=True)
@@ -72,6 +75,52 @@ def test_figures_equal_the_reference(run, context, stride):
         assert abs(np.log(figures[figure]) - nats / units) < 1e-6 * max(1, count / units)
     for figure, units in (("bits_per_byte", len(TEXT.encode())), ("bits_per_character", len(TEXT))):
         assert abs(figures[figure] * np.log(2) - nats / units) < 1e-6
+
+
+def write_part(directory, tokenizer, packing, context):
+    """Writes TEXT, and a line that is too long for a record, as a validation part; returns its rows, unpadded."""
+    text = TEXT + "the cat sat on " * 30
+    if packing == "lines":
+        lines = [[*tokenizer.encode(line), tokenizer.end_of_text][: context + 1] for line in text.split("\n")]
+        padded = [line + [tokenizer.end_of_text] * (context + 1 - len(line)) for line in lines]
+        tail = []
+    else:
+        lines = [[*tokenizer.encode(text), tokenizer.end_of_text]]
+        count = (len(lines[0]) - 1) // context
+        padded = [lines[0][i * context : (i + 1) * context + 1] for i in range(count)]
+        tail = lines[0][count * context :]
+        assert len(tail) > 1, "there is nothing in the tail"
+    data = records.encode(np.array(padded, np.uint16)).tobytes()
+    (directory / "validation").write_bytes(data)
+    shard = manifest.Shard(file="validation", records=len(padded), bytes=len(data), crc32c="0")
+    counts = {"documents": 1, "tokens": len(padded) * (context + 1) if not tail else len(lines[0]), "tail": tail}
+    counts |= {"utf8_bytes": len(text), "words": len(text.split()), "word_rule": "whitespace"}
+    known = {"fingerprint": tokenizer.fingerprint, "vocabulary_size": tokenizer.vocabulary_size}
+    made = manifest.Manifest(
+        corpus=manifest.Corpus(name="c", fingerprint="f", listing="l", seed=0, order="source"),
+        tokenizer=manifest.Tokenizer(name="t", end_of_text=tokenizer.end_of_text, **known),
+        record=manifest.Record(context=context, bytes=records.record_bytes(context), packing=packing),
+        parts={"validation": manifest.Part(**counts, records=len(padded), shards=(shard,))},
+    )
+    (directory / "manifest.json").write_text(made.dumps())
+    return lines, counts
+
+
+@pytest.mark.parametrize("context", [32, 64])
+@pytest.mark.parametrize("packing", ["contiguous", "lines"])
+def test_data_are_divided_by_what_was_scored_or_not_at_all(run, tmp_path, packing, context):
+    rows, counts = write_part(tmp_path, run.tokenizer, packing, context)
+    likelihood, protocol = scoring.score_data(run, str(tmp_path), "validation", batch=3)
+    windows = [row[first : first + 33] for row in rows for first in range(0, len(row) - 1, 32)]
+    nats, tokens = sum(reference(run.model, window, 32, 32) for window in windows), sum(len(row) - 1 for row in rows)
+    figures = likelihood.figures()
+    assert figures["tokens"] == tokens and figures["nats_per_token"] == pytest.approx(nats / tokens, abs=1e-6)
+    if packing == "lines":
+        assert not {*figures} & {*protocols.BY_TEXT} and protocol["left_out"] == protocols.LEFT_OUT
+    else:
+        assert figures["bits_per_byte"] == pytest.approx(nats / np.log(2) / counts["utf8_bytes"], rel=1e-6)
+        assert np.log(figures["word_perplexity"]) == pytest.approx(nats / counts["words"], rel=1e-6)
+        assert "left_out" not in protocol and protocol["last_window"] == protocols.SHORT
 
 
 def test_choices_equal_the_reference(run):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 import signal
 import types
 from collections import Counter
@@ -14,6 +15,7 @@ import models
 from pipeline import session as sessions
 from pipeline.devices import slices
 from pipeline.devices.strategy import Connection
+from pipeline.evaluation import protocol
 from pipeline.training import batch, preemption
 from pipeline.training.optimizers import AdamWConfig
 from pipeline.training.run_directory import RunDirectory
@@ -169,6 +171,28 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     compiling = {"the first step", "an evaluation", "what follows an evaluation"}
     assert {kind for kind, compiles in run.watch.kinds if compiles} == compiling
     assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
+
+
+@pytest.mark.parametrize("packing", ["contiguous", "lines"])
+def test_validation_is_divided_by_bytes_only_where_all_of_the_text_is_scored(tmp_path, packing):
+    connection = Connection(strategy=tf.distribute.get_strategy(), replicas=1, slice=slices.find("v3-8"), kind="tpu")
+    session = session_on(connection, tmp_path, models.GPT2Config(**SIZE), AdamWConfig(learning_rate=1e-3))
+    data = session.manifest
+    data.parts["validation"] = dataclasses.replace(data.parts["validation"], records=3, tail=(), utf8_bytes=400)
+    session.manifest = dataclasses.replace(data, record=dataclasses.replace(data.record, packing=packing))
+    trainer, *_ = trainer_of(session)
+    trainer._run_evaluation = lambda batch: (100.0, 50.0)  # of two batches
+    figures = trainer.evaluate()
+    assert figures["nats_per_token"] == 2.0 and figures["tokens"] == 100
+    trainer.record = {"step": 1, "tokens": 2, "loss": 3.0, "tokens_per_s": 4.0, "mfu": None}
+    trainer.record |= {"validation.nats_per_token": 2.0, "validation.bits_per_byte": 0.7}  # as older ones were kept
+    summary = session.summary(trainer)["validation"]
+    if packing == "lines":
+        assert "bits_per_byte" not in figures
+        assert summary == {"nats_per_token": 2.0, "left_out": protocol.LEFT_OUT}
+    else:
+        assert figures["bits_per_byte"] == pytest.approx(200 / math.log(2) / 400)
+        assert summary == {"nats_per_token": 2.0, "bits_per_byte": 0.7}
 
 
 @pytest.fixture
