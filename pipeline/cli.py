@@ -1,10 +1,12 @@
 """What every command line shares: flags, exit codes, and quiet libraries."""
 
+import functools
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -17,6 +19,11 @@ STARTED = time.time()  # of this command, in Unix seconds
 def define_gin_flags() -> None:
     """Defines ``--gin_file`` and ``--gin_param``, both of which repeat."""
     flags.DEFINE_multi_string("gin_file", [], "A gin file, looked up as given and then under gin/. Repeats.")
+    define_gin_param_flag()
+
+
+def define_gin_param_flag() -> None:
+    """Defines ``--gin_param`` alone, for a command whose gin file is its own."""
     flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100. Repeats.")
 
 
@@ -42,7 +49,7 @@ def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(4 << 20))  # 64 MiB an open gs:// file otherwise
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        rest = FLAGS(sys.argv)[1:]
+        rest = _parsed(sys.argv)
         if len(rest) > most_arguments:
             raise UserError(f"{rest[most_arguments]!r} is no flag; flags are written --name=value")
         sys.exit(main(*rest) or 0)
@@ -64,6 +71,21 @@ def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _parsed(arguments: list[str]) -> list[str]:
+    """Parses the flags; returns what is no flag. One that takes a single value is not to be given two."""
+    for flag in {id(FLAGS[name]): FLAGS[name] for name in FLAGS}.values():
+        if not isinstance(flag, flags.MultiFlag):
+            setattr(flag, "parse", functools.partial(_parse_once, flag, flag.parse))  # noqa: B010
+    return FLAGS(arguments)[1:]
+
+
+def _parse_once(flag: flags.Flag, parse: Callable[[Any], None], argument: Any) -> None:
+    before, given = flag.value, flag.present
+    parse(argument)
+    if given and flag.value != before:
+        raise UserError(f"--{flag.name} is given twice, as {before} and as {flag.value}; expected it once")
 
 
 def import_tensorflow() -> None:

@@ -11,7 +11,6 @@ import importlib.util  # gin reads importlib.util without importing it
 import pathlib
 import re
 import tokenize
-import types
 import typing
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import gin
 from gin import config_parser
 
 from models.config import ALGPT2Config, GPT2Config
+from pipeline import values
 from pipeline.data.settings import ShardConfig
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, nearest
@@ -55,6 +55,7 @@ ON_COMMAND_LINE = "--gin_param="  # how the origin of such a binding begins
 _origins: dict[tuple[str, str], str] = {}
 _macros: dict[str, str] = {}  # NAME = value, and where it says so
 _macros_used: set[str] = set()
+_choices: dict[str, list[Any]] = {}  # each setting of ``train``: all values that it was given, one after another
 T = TypeVar("T")
 
 
@@ -66,7 +67,7 @@ def load(files: typing.Sequence[str], parameters: typing.Sequence[str] = ()) -> 
         one file sets twice, and a macro that nothing uses.
     """
     gin.clear_config()
-    for known in (_origins, _macros, _macros_used):
+    for known in (_origins, _macros, _macros_used, _choices):
         known.clear()
     for file in files:
         _read_file(_find(file, "--gin_file"), ())
@@ -91,9 +92,8 @@ def get(surface: type[T]) -> T:
     ]
     if missing:
         raise UserError(f"no value for {', '.join(missing)}: set it in a gin file or with --gin_param={missing[0]}=…")
-    values = {parameter: value for parameter, (value, _) in bound(surface).items()}
     try:
-        return surface(**values)
+        return surface(**{parameter: value for parameter, (value, _) in bound(surface).items()})
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
 
@@ -101,15 +101,14 @@ def get(surface: type[T]) -> T:
 def bound(surface: type) -> dict[str, tuple[Any, str]]:
     """Returns (value, origin) of each parameter of ``surface`` that is bound; UserError for a value of another type."""
     name, hints = _name_of(surface), typing.get_type_hints(surface)
-    values = {parameter: _resolved(name, parameter) for owner, parameter in _origins if owner == name}
-    for parameter, value in values.items():
-        if not _fits(value, hints[parameter]):
-            expected = type_name(hints[parameter])
-            near = nearest(
-                str(value), [choice for choice in typing.get_args(hints[parameter]) if isinstance(choice, str)]
-            )
-            raise UserError(f"{_origins[name, parameter]}: {name}.{parameter} = {value!r}: expected {expected}{near}")
-    return {parameter: (value, _origins[name, parameter]) for parameter, value in values.items()}
+    return {
+        parameter: (
+            values.checked(f"{origin}: {name}.{parameter}", _resolved(name, parameter), hints[parameter]),
+            origin,
+        )
+        for (owner, parameter), origin in list(_origins.items())
+        if owner == name
+    }
 
 
 def bind(surface: type, parameter: str, value: Any, origin: str) -> None:
@@ -126,16 +125,31 @@ def chosen(kind: dict[str, str], name: str, what: str) -> Any:
     return get(SURFACES[kind[name]])
 
 
-def refuse_idle(*used: Any) -> None:
-    """Refuses a binding of the command line that belongs to none of the configurations that this run uses.
+def refuse_idle(*used: type) -> None:
+    """Refuses a binding of a surface that the command does not read; ``used`` are those that it does.
 
-    Files may bind more than is used: gin/gpt2.gin sets Adafactor for whoever does not choose another optimizer.
+    What a file sets for another model or optimizer than the chosen one is left where it was meant: where the files have
+    that one too, before a later line chose another (gin/gpt2.gin sets Adafactor for whoever does not choose another
+    optimizer), or where the choice is left to the command line.
     """
-    names = [_name_of(type(configuration)) for configuration in used]
+    names = [_name_of(surface) for surface in used]
     for (owner, parameter), origin in _origins.items():
-        if owner not in names and origin.startswith(ON_COMMAND_LINE):
-            near = nearest(f"{owner}.{parameter}", [key for key in _settings() if key.partition(".")[0] in names])
-            raise UserError(f"{origin}: this run does not use {owner}, but {', '.join(names)}{near}")
+        if owner in names or (TrainConfig in used and not origin.startswith(ON_COMMAND_LINE) and _had_its_turn(owner)):
+            continue
+        near = nearest(f"{owner}.{parameter}", {f"{name}.{parameter}" for name in names}.intersection(_settings()))
+        raise UserError(
+            f"{origin}: {owner}.{parameter} has no effect here: {owner} is not used, but {', '.join(names)}{near}"
+        )
+
+
+def _had_its_turn(owner: str) -> bool:
+    """Whether a model or an optimizer is one that the files chose, or one that they leave to the command line."""
+    for parameter, kind in (("model", MODELS), ("optimizer", OPTIMIZERS)):
+        if owner in kind.values():
+            by_hand = _origins.get(("train", parameter), "").startswith(ON_COMMAND_LINE)
+            names = _choices.get(parameter, [])
+            return by_hand or any(not isinstance(name, str) or kind.get(name) == owner for name in names)
+    return False
 
 
 def _settings() -> list[str]:
@@ -222,6 +236,8 @@ def _bind(statement: config_parser.BindingStatement, origin: str) -> None:
     in_one_file = before != origin and before.rpartition(":")[0] == origin.rpartition(":")[0]
     if in_one_file and not origin.startswith(ON_COMMAND_LINE):
         raise UserError(f"{origin}: {name}.{parameter} is set twice, in {before} too: keep one")
+    if name == "train":
+        _choices.setdefault(parameter, []).append(statement.value)
     bind(SURFACES[name], parameter, statement.value, origin)
 
 
@@ -245,28 +261,3 @@ def _quoted(parameter: str) -> str:
 
 def _short(path: pathlib.Path) -> str:
     return str(path.relative_to(ROOT.parent)) if path.is_relative_to(ROOT.parent) else str(path)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return any(_fits(value, part) for part in typing.get_args(hint))
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    kind = origin or hint
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def type_name(hint: Any) -> str:
-    """Returns a type in words, such as "a whole number or None"."""
-    if isinstance(hint, types.UnionType):
-        return " or ".join(type_name(part) for part in typing.get_args(hint))
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return {type(None): "None", str: "text", int: "a whole number", float: "a number", bool: "True or False"}.get(
-        hint, getattr(hint, "__name__", str(hint))
-    )

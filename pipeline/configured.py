@@ -1,6 +1,7 @@
 """What a command line says of a training run, before anything is read, connected or imported that takes time."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ class Configured:
     settings: TrainConfig
     model: Any
     optimizer: Any
+    tpu: slices.Place
     devices: slices.DevicePlan
     plan: batch.BatchPlan
 
@@ -30,8 +32,9 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
     settings = config.get(TrainConfig)
     model = pretrained.model_config(settings)
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    config.refuse_idle(settings, model, optimizer)
-    devices = slices.plan(tpu)
+    config.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
+    where = place(tpu)
+    devices = slices.plan(where)
     if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):
         raise UserError(
             f"AdamW.slots='sharded' is for one process, which sees all slots when it saves them; TF_CONFIG names "
@@ -43,7 +46,23 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
         microbatch=settings.microbatch,
         context=model.context,
     )
-    return Configured(settings=settings, model=model, optimizer=optimizer, devices=devices, plan=plan)
+    return Configured(settings=settings, model=model, optimizer=optimizer, tpu=where, devices=devices, plan=plan)
+
+
+def place(tpu: str | None) -> slices.Place:
+    """Returns where the run of the loaded configuration is: what ``--tpu`` names, or else the slice that gin binds."""
+    return config.get(slices.Slice) if tpu is None and config.bound(slices.Slice) else tpu
+
+
+def say_overridden(tpu: str | None) -> None:
+    """Says on stderr that ``--tpu`` takes the place of the slice that gin binds, where it is another one."""
+    if tpu is None:
+        return
+    named = slices.plan(tpu).slice
+    for setting, (value, origin) in config.bound(slices.Slice).items():
+        if named is None or value != getattr(named, setting):
+            print(f"note: --tpu={tpu} overrides slice.{setting} = {value!r} ({origin})", file=sys.stderr)
+            return
 
 
 def check_visible(devices: slices.DevicePlan, **directories: str) -> None:

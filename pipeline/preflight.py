@@ -9,12 +9,15 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import config
-from pipeline.devices.slices import DevicePlan
+from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
 
 
 def require_fit(
-    devices: DevicePlan, gin_files: Sequence[str], gin_params: Sequence[str], vocabulary: tuple[str, int] | None = None
+    devices: slices.DevicePlan,
+    gin_files: Sequence[str],
+    gin_params: Sequence[str],
+    vocabulary: tuple[str, int] | None = None,
 ) -> None:
     """Compiles the step that these gin files describe, prints what tools.preflight prints, and returns if it fits.
 
@@ -28,9 +31,10 @@ def require_fit(
     if devices.slice is None:
         raise UserError("--preflight compiles for a TPU slice, and --tpu names none; expected one such as --tpu=v3-8")
     flags = [f"--gin_file={name}" for name in gin_files] + [f"--gin_param={value}" for value in gin_params]
+    flags += slices.as_flags(devices.slice)
     if vocabulary:
         flags.append(f"--gin_param={config.MODELS[vocabulary[0]]}.vocabulary_size={vocabulary[1]}")
-    command = [sys.executable, "-m", "tools.preflight", f"--tpu={devices.slice.name}", *flags]
+    command = [sys.executable, "-m", "tools.preflight", *flags]
     code = subprocess.run(command, check=False).returncode
     if code == 2:  # it has said why
         sys.exit(code)

@@ -34,7 +34,7 @@ def main() -> None:
         raise UserError("--output is missing: name a directory, local or gs://")
     config.load(gin_files, FLAGS.gin_param)
     settings = config.get(ShardConfig)
-    config.refuse_idle(settings)
+    config.refuse_idle(ShardConfig)
     if FLAGS.runner or FLAGS.beam_option or FLAGS.describe_job:
         _on_beam(settings)
         return

@@ -28,6 +28,7 @@ def main() -> None:
         raise UserError("--output is missing: name the tokenizer.json to write")
     config.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
     settings = config.get(ShardConfig)
+    config.refuse_idle(ShardConfig)
 
     from pipeline.data import storage, tokenizer
     from pipeline.data.corpora import open_corpus

@@ -6,7 +6,7 @@ python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --r
 from absl import flags
 
 from pipeline import cli, config, dry_run, preflight
-from pipeline.configured import Configured, check_data, check_visible, configured, with_data
+from pipeline.configured import Configured, check_data, check_visible, configured, say_overridden, with_data
 from pipeline.data import storage
 from pipeline.devices import target
 from pipeline.errors import UserError
@@ -17,6 +17,7 @@ FLAGS = flags.FLAGS
 def main() -> int:
     files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = configured(files, FLAGS.gin_param, FLAGS.tpu)
+    say_overridden(FLAGS.tpu)
     settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
     if FLAGS.dry_run:
         print(config.provenance(settings, model, optimizer))
@@ -26,7 +27,7 @@ def main() -> int:
         return 0
     if FLAGS.data and not storage.is_remote(FLAGS.data):
         check_data(FLAGS.data, run)  # what can be known without a connection is said first
-    target.resolve(FLAGS.tpu, together=True)
+    target.resolve(run.tpu, together=True)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
@@ -44,7 +45,7 @@ def _train(run: Configured) -> int:
     cli.import_tensorflow()
     from pipeline.devices import strategy
 
-    connection = strategy.connect(FLAGS.tpu, together=True)
+    connection = strategy.connect(run.tpu, together=True)
     from pipeline.session import Session  # imports TensorFlow's users, none of which may start it before the connection
     from pipeline.training.run_directory import RunDirectory
 
@@ -65,7 +66,7 @@ def define_flags() -> None:
     cli.define_gin_flags()
     cli.define_tpu_flag(
         "A slice (pod-128), one at an address or of a Cloud TPU's name (v3-8@grpc://10.0.0.2:8470, v3-8@my-tpu), "
-        "local on a TPU VM, or virtual-N; default: the GPUs or the CPU here."
+        "local on a TPU VM, or virtual-N; default: the slice that gin binds, or else the GPUs or the CPU here."
     )
     flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
     flags.DEFINE_string("run_dir", None, "Where the run keeps its results, local or gs://.")

@@ -15,7 +15,7 @@ import typing
 
 from absl import flags
 
-from pipeline import cli, config
+from pipeline import cli, config, values
 from pipeline.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
@@ -70,7 +70,7 @@ def meanings(kind: type) -> dict[str, str]:
 def explain(surface: str, kind: type, setting: str) -> str:
     """Returns a setting's name, type, default and meaning, and where the loaded gin files bind it."""
     field, bound = fields(kind)[setting], config.bound(kind)
-    type_name = config.type_name(typing.get_type_hints(kind)[setting])
+    type_name = values.type_name(typing.get_type_hints(kind)[setting])
     default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
     head = f"{surface}.{setting}  ({type_name}; {default})"
     if setting in bound:

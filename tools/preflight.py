@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from pipeline import cli, config, pretrained
+from pipeline.configured import place, say_overridden
 from pipeline.devices import compiler, slices
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.training import batch
@@ -36,17 +37,19 @@ def main() -> int:
         file = getattr(FLAGS, flag)
         if file and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file)))):
             raise UserError(f"--{flag}={file}: expected a file in a folder that exists")
-    if not FLAGS.tpu or FLAGS.tpu == "local" or slices.VIRTUAL.fullmatch(FLAGS.tpu):
-        said = f"={FLAGS.tpu} names no slice to compile for" if FLAGS.tpu else " is missing"
-        raise UserError(f"--tpu{said}; expected one such as pod-128 or v3-8")
+    if FLAGS.tpu == "local" or slices.VIRTUAL.fullmatch(FLAGS.tpu or ""):
+        raise UserError(f"--tpu={FLAGS.tpu} names no slice to compile for; expected one such as pod-128 or v3-8")
     config.load(gin_files, FLAGS.gin_param)
+    piece = slices.plan(place(FLAGS.tpu)).slice
+    if piece is None:
+        raise UserError("--tpu is missing, and gin binds no slice; expected one such as pod-128 or v3-8")
+    say_overridden(FLAGS.tpu)
     settings = config.get(TrainConfig)
     if settings.steps == ONE_EPOCH:
         raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which are not read; expected train.steps=N")
     model = with_vocabulary(pretrained.model_config(settings))
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    config.refuse_idle(settings, model, optimizer)
-    piece = slices.find(FLAGS.tpu)
+    config.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
     compiler.require_compiler()
     if FLAGS.search:
         return search(settings, model, optimizer, piece)

@@ -105,6 +105,9 @@ class DevicePlan:
     slice: Slice | None = None
 
 
+Place = str | Slice | None  # where a run is: what ``--tpu`` says, a slice that gin binds, or None: this machine
+
+
 def known() -> list[str]:
     """Returns the names of all slices that have a file, in natural order."""
     names = [path.stem for path in FOLDER.glob("*.gin")]
@@ -135,6 +138,11 @@ def find(name: str) -> Slice:
     return Slice(**values)
 
 
+def as_flags(piece: Slice) -> list[str]:
+    """Returns the command-line flags that make a slice, whatever gin files bind, the slice of another command."""
+    return [f"--gin_param=slice.{name}={value!r}" for name, value in dataclasses.asdict(piece).items()]
+
+
 def local() -> Slice | None:
     """Returns the slice that this TPU VM is, by its accelerator type; None where nobody tells or no file describes it.
 
@@ -150,14 +158,16 @@ def accelerator_type() -> str:
     return os.environ.get("TPU_ACCELERATOR_TYPE") or metadata.attribute("accelerator-type")
 
 
-def plan(tpu: str | None) -> DevicePlan:
-    """Returns replicas and hosts of what ``--tpu`` names, without connecting to it.
+def plan(tpu: Place) -> DevicePlan:
+    """Returns replicas and hosts of a place, without connecting to it.
 
     Several workers (TF_CONFIG) have the same number of GPUs each, or none.
 
     Raises:
         UserError: It names no slice, so that its size can be known only by connecting.
     """
+    if isinstance(tpu, Slice):
+        return DevicePlan(replicas=tpu.cores, hosts=tpu.hosts, slice=tpu)
     if not tpu:
         workers = cluster.here()
         hosts = len(workers.addresses) if workers else 1

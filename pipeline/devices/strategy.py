@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.devices import cluster, hardware, target
-from pipeline.devices.slices import DevicePlan, Slice, plan
+from pipeline.devices.slices import DevicePlan, Place, Slice, plan
 from pipeline.errors import UserError, WorkerLostError
 
 __all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "on_this_machine", "plan"]
@@ -78,12 +78,12 @@ class Connection:
     worker: int = 0
 
 
-def connect(tpu: str | None, *, together: bool = False) -> Connection:
-    """Returns a connection to the devices that ``--tpu`` names; checks a TPU against the slice that was asked for.
+def connect(tpu: Place, *, together: bool = False) -> Connection:
+    """Returns a connection to the devices of a place; checks a TPU against the slice that was asked for.
 
     Args:
         tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name,
-            ``SLICE@ADDRESS``, ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name: that TPU.
+            ``SLICE@ADDRESS``, ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name, or a slice: that TPU.
         together: Whether the workers of TF_CONFIG do this together.
 
     Raises:

@@ -42,16 +42,20 @@ class Target:
     slice: slices.Slice | None = None
 
 
-def resolve(tpu: str | None, *, together: bool = False) -> Target:
-    """Returns the target that ``--tpu`` names, after every check that needs no TensorFlow.
+def resolve(tpu: slices.Place, *, together: bool = False) -> Target:
+    """Returns the target that a place is, after every check that needs no TensorFlow.
 
     Args:
-        tpu: None, ``virtual-8``, a slice's name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's name.
+        tpu: None, ``virtual-8``, a slice's name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's name;
+            or the slice itself.
         together: Whether the workers of TF_CONFIG do this together, as they train.
 
     Raises:
         UserError: There is nothing there, or the installed wheels would abort or cannot look it up.
     """
+    if isinstance(tpu, slices.Slice):
+        check_wheels()
+        return _at_address(f"slice.name={tpu.name!r}", tpu)
     match = slices.VIRTUAL.fullmatch(tpu or "")
     if (not tpu or match) and (workers := cluster.here()) and (match or not together):
         what = f"--tpu={tpu} are devices of one process" if match else "this is work for one process"
@@ -69,25 +73,30 @@ def resolve(tpu: str | None, *, together: bool = False) -> Target:
         return Target(kind="virtual", replicas=slices.virtual_replicas(match["replicas"]))
     check_wheels()
     if tpu == "local":
-        _require_attached_tpu(tpu)
+        _require_attached_tpu("--tpu=local")
         return Target(kind="tpu", address="local", slice=slices.local())
     found = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
     if "@" in tpu and found is None:
         slices.find(tpu)
-    if found and not found.address:
-        found = dataclasses.replace(found, address=_address_here(tpu, found))  # which the slice checks
-    address = (found and found.address) or tpu
+    return _at_address(f"--tpu={tpu}", found, tpu)
+
+
+def _at_address(asked: str, piece: slices.Slice | None, address: str = "") -> Target:
+    """Returns a slice, or a TPU of which only the address is known, once something is known to be at its address."""
+    if piece and not piece.address:
+        piece = dataclasses.replace(piece, address=_address_here(asked, piece))  # which the slice checks
+    address = (piece and piece.address) or address
     if address == "local":
-        _require_attached_tpu(tpu)
+        _require_attached_tpu(asked)
     elif address.startswith("grpc://"):
         require_reachable(address)
     else:
-        _require_metadata_server(tpu, address)
-        _require_api_client(tpu, address)
-    return Target(kind="tpu", address=address, slice=found)
+        _require_metadata_server(asked, address)
+        _require_api_client(asked, address)
+    return Target(kind="tpu", address=address, slice=piece)
 
 
-def _address_here(tpu: str, piece: slices.Slice) -> str:
+def _address_here(asked: str, piece: slices.Slice) -> str:
     """Finds a slice's address: the TPU of this VM, or what the environment names (Colab, GKE, a VM beside the TPU).
 
     A VM of a larger slice sees its own chips only, so that such a slice is always reached by name.
@@ -101,8 +110,8 @@ def _address_here(tpu: str, piece: slices.Slice) -> str:
             return address
     missing = "only one of its hosts is here" if tpu_attached() else "no TPU is attached to this machine"
     raise UserError(
-        f"--tpu={tpu}: {missing} and no address is known; "
-        f"give one as --tpu={tpu}@ADDRESS, in the slice's gin file or in TPU_NAME"
+        f"{asked}: {missing} and no address is known; "
+        f"give one as --tpu={piece.name}@ADDRESS, in the slice's gin file or in TPU_NAME"
     )
 
 
@@ -116,13 +125,11 @@ def is_here(piece: slices.Slice) -> bool:
     return piece.hosts == 1 and tpu_attached() and piece.address in (None, "local")
 
 
-def _require_attached_tpu(tpu: str) -> None:
+def _require_attached_tpu(asked: str) -> None:
     if not tpu_attached():
-        raise UserError(f"--tpu={tpu}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
+        raise UserError(f"{asked}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
     if installed("tensorflow-tpu") is None:
-        raise UserError(
-            f"--tpu={tpu}: the installed TensorFlow has no TPU support; pip install -r requirements-tpu.txt"
-        )
+        raise UserError(f"{asked}: the installed TensorFlow has no TPU support; pip install -r requirements-tpu.txt")
 
 
 def require_reachable(address: str) -> None:
@@ -141,7 +148,7 @@ def require_reachable(address: str) -> None:
             raise UserError(f"the TPU at {part} is not reachable ({error.strerror or error})") from None
 
 
-def _require_metadata_server(tpu: str, name: str) -> None:
+def _require_metadata_server(asked: str, name: str) -> None:
     """A Cloud TPU's name is looked up through the machine's service account, which only a Google Cloud VM has."""
     host, _, port = metadata.server().partition(":")
     try:
@@ -149,17 +156,17 @@ def _require_metadata_server(tpu: str, name: str) -> None:
     except (OSError, ValueError):  # ValueError: GCE_METADATA_HOST has no port that is a number
         hint = nearest(name, slices.known())
         raise UserError(
-            f"--tpu={tpu}: {name!r} is no slice{hint}, and Cloud TPUs cannot be looked up by name from here "
+            f"{asked}: {name!r} is no slice{hint}, and Cloud TPUs cannot be looked up by name from here "
             f"(no metadata server answers: this is no Google Cloud machine)"
         ) from None
 
 
-def _require_api_client(tpu: str, name: str) -> None:
+def _require_api_client(asked: str, name: str) -> None:
     """TensorFlow's resolver asks the Cloud TPU API through these, and brings neither along."""
     missing = [package for package in API_CLIENT if installed(package) is None]
     if missing:
         raise UserError(
-            f"--tpu={tpu}: {name!r} cannot be looked up without {' and '.join(missing)}; "
+            f"{asked}: {name!r} cannot be looked up without {' and '.join(missing)}; "
             f"pip install {' '.join(API_CLIENT)} (requirements-tpu.txt has the versions)"
         )
 

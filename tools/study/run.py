@@ -10,10 +10,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from types import FrameType
+from typing import NoReturn
 
 from absl import flags
 
@@ -35,8 +38,12 @@ config.register("study", StudyConfig)
 
 def main() -> int:
     """Makes the data, runs what is missing and writes the page."""
+    signal.signal(signal.SIGTERM, _end)
     config.load(["study.gin"], FLAGS.gin_param)
     study = config.get(StudyConfig)
+    for parameter in FLAGS.gin_param:
+        if not parameter.startswith("study."):
+            raise UserError(f"--gin_param={parameter}: the study sets it in its cells; expected study.tokens=… or such")
     folder = pathlib.Path(FLAGS.run_dir)
     _claim(folder, study)
     _make_data(folder / "data", study)
@@ -54,6 +61,11 @@ def main() -> int:
 
         page.write(folder, pathlib.Path(FLAGS.page))
     return 0
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends the study on SIGTERM as Ctrl-C does: its cells are told to stop, and the exit code is not 0."""
+    sys.exit(128 + number)
 
 
 def _claim(folder: pathlib.Path, study: StudyConfig) -> None:
@@ -123,7 +135,7 @@ class Runner:
                     ended += 1
                     left = duration((time.monotonic() - began) / ended * (count - ended))
                     print(f"{ended}/{count}  {cell.name}  {self._result(cell)}  {left} left", flush=True)
-                    if process.returncode:
+                    if process.returncode or not summary_path(self._folder, cell).exists():  # or it was told to stop
                         failed.append(self._folder / "cells" / f"{cell.name}.log")
         finally:
             for process in self._running:
@@ -180,7 +192,7 @@ def _score(folder: pathlib.Path, cell: Cell, data: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.define_gin_flags()
+    cli.define_gin_param_flag()
     flags.DEFINE_string("wikitext", None, "WikiText's raw files: a path or a glob.")
     flags.DEFINE_string("run_dir", "runs/study", "Where the cells' runs are kept.")
     flags.DEFINE_string("page", "docs/study.md", "The page to write; empty for none.")

@@ -6,7 +6,7 @@
     python -m tools.sweep --run_dir=runs/sweep --table
 
 The same command goes on where it was stopped: finished cells are left, half ones resume. Ends with a table, best first,
-and ``sweep.csv``; exit code 1 where a cell failed.
+and ``sweep.csv``; exit code 1 where a cell failed, 130 or 143 where Ctrl-C or SIGTERM stopped it before the end.
 """
 
 import os
@@ -16,8 +16,8 @@ import sys
 
 from absl import flags
 
-from pipeline import cli
-from pipeline.configured import check_visible
+from pipeline import cli, config
+from pipeline.configured import check_visible, place, say_overridden
 from pipeline.data import manifest, storage
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
@@ -28,6 +28,9 @@ from tools.sweep.runner import Runner
 
 FLAGS = flags.FLAGS
 MOST_OVERRIDES = 1000  # NAME=VALUE on the command line
+MOST_SHOWN, FIRST_SHOWN = 200, 10  # cells of a dry run
+MANY = 500  # cells, whose check takes seconds
+SIGNALLED = 128  # and the signal's number: the exit code of a command that a signal ended, as shells have it
 
 
 def main(*overrides: str) -> int:
@@ -50,11 +53,13 @@ def main(*overrides: str) -> int:
     if FLAGS.wandb_sweep:
         return 0
     if FLAGS.dry_run:
-        print("\n".join(cell.label for cell in cells))
+        _show(cells)
         return 0
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
-    devices = slices.plan(FLAGS.tpu)
+    config.load(base.gin_files, base.gin_params)
+    say_overridden(FLAGS.tpu)
+    devices = slices.plan(place(FLAGS.tpu))
     check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)
     compiled_for = devices.slice if FLAGS.preflight else None
     if compiled_for:
@@ -62,7 +67,7 @@ def main(*overrides: str) -> int:
     _claim_directory()
     if not overrides:
         os.environ.pop("WANDB_RUN_ID", None)  # of a single run, which an agent of Weights & Biases starts
-    print(f"{len(cells)} cells")
+    print(f"{len(cells):,} cells")
     first = worker * len(cells) // workers
     cells = cells[first:] + cells[:first]
     if compiled_for:
@@ -72,8 +77,16 @@ def main(*overrides: str) -> int:
     runner.run(cells)
     if runner.stopped:
         print("stopped; the same command goes on", file=sys.stderr)
-        return 0
+        return SIGNALLED + runner.stopped
     return _finish(cells, ledger)
+
+
+def _show(cells: list[Cell]) -> None:
+    """Lists the cells, or of very many the first."""
+    shown = cells if len(cells) <= MOST_SHOWN else cells[:FIRST_SHOWN]
+    print("\n".join(cell.label for cell in shown))
+    if len(shown) < len(cells):
+        print(f"… and {len(cells) - len(shown):,} more: {len(cells):,} cells")
 
 
 def _claim_directory() -> None:
@@ -111,6 +124,8 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
             raise UserError("--wandb_sweep takes --grid, --sample and --seeds; a list is none of its methods")
         said = agents.configuration(base, FLAGS.run_dir, [*samples, *grid], seeds=FLAGS.seeds)
     wanted = axes.combine(listed, grid, samples, count=max(1, FLAGS.random), seed=FLAGS.sample_seed, seeds=FLAGS.seeds)
+    if len(wanted) > MANY:
+        print(f"checking {len(wanted):,} cells", file=sys.stderr)
     cells = resolve(base, [fixed | cell for cell in wanted])
     if FLAGS.wandb_sweep:
         try:

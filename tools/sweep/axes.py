@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import UserError
 
 Overrides = dict[str, Any]  # setting, such as "Adafactor.learning_rate": value
+MOST_CELLS = 10_000  # of a sweep; each is a training run
 RANGE = re.compile(r"(log|uniform|int)\((.+),(.+)\)")
 
 
@@ -108,11 +109,14 @@ def combine(
       listed: overrides a cell; none of them stands for one cell without any.
       count: samples to draw of the sampled axes, with ``seed``.
       seeds: values of ``train.seed``, 0 … seeds-1; 0 leaves it alone.
+
+    Raises:
+      UserError: they are more than MOST_CELLS.
     """
-    chance, sampled = random.Random(seed), list(samples)
-    drawn = [{axis.name: _draw(axis, chance) for axis in sampled} for _ in range(count)] if sampled else [{}]
-    axes = list(grid)
+    chance, sampled, axes = random.Random(seed), list(samples), list(grid)
     values = [axis.values for axis in axes if not isinstance(axis.values, Range)]
+    _require_few(list=len(listed), random=count if sampled else 1, grid=math.prod(map(len, values)), seeds=seeds)
+    drawn = [{axis.name: _draw(axis, chance) for axis in sampled} for _ in range(count)] if sampled else [{}]
     products = [{axis.name: value for axis, value in zip(axes, row, strict=True)} for row in itertools.product(*values)]
     by_seed: list[Overrides] = [{"train.seed": number} for number in range(seeds)] or [{}]
     return [
@@ -122,6 +126,13 @@ def combine(
         for third in products
         for last in by_seed
     ]
+
+
+def _require_few(**factors: int) -> None:
+    cells = math.prod(max(1, factor) for factor in factors.values())
+    if cells > MOST_CELLS:
+        shown = " × ".join(f"--{flag} {factor:,}" for flag, factor in factors.items() if factor > 1)
+        raise UserError(f"{shown}: {cells:,} cells; expected at most {MOST_CELLS:,}")
 
 
 def _draw(axis: Axis, chance: random.Random) -> Any:

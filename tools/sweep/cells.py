@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline import config
@@ -11,9 +11,10 @@ from pipeline.configured import Configured, check_manifest, configured, with_dat
 from pipeline.data.manifest import Manifest
 from pipeline.errors import UserError, nearest
 from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
+from pipeline.values import INT64
 from tools.sweep.axes import Overrides
 
-MODEL = "train.model"
+MODEL, SEED = "train.model", "train.seed"
 USUAL_SIZE = {"gpt2": "gpt2-small", "algpt2": "algpt2-base"}
 # What a program that fits is not affected by, so that cells which differ in these alone share a preflight.
 NO_PROGRAM = {"seed", "steps", "schedule", "warmup_steps", "warmup_fraction", "final_fraction", "evaluate_every"}
@@ -76,12 +77,15 @@ def resolve(base: Base, wanted: Iterable[Overrides]) -> list[Cell]:
       UserError: a cell is wrong, or no cell uses an override.
     """
     cells: dict[str, Cell] = {}
-    asked: dict[str, None] = {}
+    asked = dict.fromkeys(_name(param) for param in base.gin_params)
     used: set[str] = set()
+    before: _Resolved | None = None
     for overrides in wanted:
         asked |= dict.fromkeys(overrides)
-        cell = _resolve(base, overrides)
-        used |= cell.overrides.keys()
+        resolved = (before and before.with_seed_of(overrides)) or _resolve(base, overrides)
+        before = resolved
+        used |= {*resolved.overrides, *(_name(param) for param in resolved.params)}
+        cell = _cell(base, resolved)
         cells.setdefault(cell.key, cell)
     for name in asked:
         if name not in used:
@@ -89,19 +93,48 @@ def resolve(base: Base, wanted: Iterable[Overrides]) -> list[Cell]:
     return list(cells.values())
 
 
-def _resolve(base: Base, overrides: Overrides) -> Cell:
-    files, overrides = _sized(base, overrides)
-    owners = _owners(files, base.gin_params, overrides)
-    overrides = {name: value for name, value in overrides.items() if name.partition(".")[0] in owners}
-    parameters = [*base.gin_params, *_parameters(overrides)]
-    run = configured(files, parameters, base.tpu)
-    decided: list[str] = []
+@dataclass(frozen=True, kw_only=True)
+class _Resolved:
+    """A checked cell: ``asked`` are the overrides that the sweep gives it, ``overrides`` those that it uses."""
+
+    asked: Overrides
+    files: list[str]
+    params: list[str]
+    overrides: Overrides
+    run: Configured
+
+    def with_seed_of(self, asked: Overrides) -> "_Resolved | None":
+        """Returns the cell of ``asked`` where it differs in its seed alone, which makes nothing else right or wrong."""
+        seed = asked.get(SEED)
+        if type(seed) is not int or abs(seed) > INT64 or SEED not in self.asked or asked != self.asked | {SEED: seed}:
+            return None
+        run = replace(self.run, settings=replace(self.run.settings, seed=seed))
+        return replace(self, asked=asked, overrides=self.overrides | {SEED: seed}, run=run)
+
+
+def _resolve(base: Base, asked: Overrides) -> _Resolved:
+    for name in asked:
+        if name.startswith("slice."):
+            raise UserError(f"{name} is one for all cells; expected --tpu, a gin file or --gin_param={name}=…")
+    files, overrides = _sized(base, asked)
+    idle = _idle(files, base.gin_params, overrides)
+    overrides = {name: value for name, value in overrides.items() if name.partition(".")[0] not in idle}
+    params = [param for param in base.gin_params if _name(param).partition(".")[0] not in idle]
+    run = configured(files, [*params, *_parameters(overrides)], base.tpu)
     if base.manifest:
         check_manifest(base.manifest, run)
         run = with_data(run, base.manifest)
+    return _Resolved(asked=asked, files=files, params=params, overrides=overrides, run=run)
+
+
+def _cell(base: Base, resolved: _Resolved) -> Cell:
+    run, overrides = resolved.run, resolved.overrides
+    parameters = [*resolved.params, *_parameters(overrides)]
+    decided: list[str] = []
+    if base.manifest:
         decided = [f"train.steps={run.settings.steps}"]
         decided.append(f"{config.MODELS[run.settings.model]}.vocabulary_size={run.model.vocabulary_size}")
-    arguments = [f"--gin_file={file}" for file in files] + [f"--gin_param={value}" for value in parameters]
+    arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
     return Cell(
         key=_hash(_described(run, NO_RESULT) | {"data": _identity(base.manifest)}),
         overrides=overrides,
@@ -136,14 +169,19 @@ def _sized(base: Base, overrides: Overrides) -> tuple[list[str], Overrides]:
     return [*files, f"models/{model}.gin"], overrides
 
 
-def _owners(files: Sequence[str], params: Sequence[str], overrides: Overrides) -> set[str]:
-    """Returns the names of the parts that a cell uses; a part that is not known is left for gin to refuse."""
+def _name(parameter: str) -> str:
+    """Returns the setting that ``name.parameter=value`` sets."""
+    return parameter.partition("=")[0].strip()
+
+
+def _idle(files: Sequence[str], params: Sequence[str], overrides: Overrides) -> set[str]:
+    """Returns the models and optimizers that a cell does not use."""
     of_run = {name: value for name, value in overrides.items() if name.startswith("train.")}
     config.load(files, [*params, *_parameters(of_run)])
     settings = config.get(TrainConfig)
     parts = {*config.MODELS.values(), *config.OPTIMIZERS.values()}
     chosen = {config.MODELS.get(settings.model), config.OPTIMIZERS.get(settings.optimizer)}
-    return {name.partition(".")[0] for name in overrides} - (parts - chosen)
+    return parts - chosen
 
 
 def _parameters(overrides: Overrides) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pipeline.devices import compiler
 from pipeline.devices.compiler import GIB
-from pipeline.devices.slices import Slice
+from pipeline.devices.slices import Slice, as_flags
 from pipeline.errors import UserError, WorkFailedError
 from tools.sweep.cells import Cell
 from tools.sweep.ledger import MISFIT, Ledger
@@ -50,7 +50,7 @@ def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
     """Returns whether a cell fits, and the memory it needs and has."""
     with tempfile.TemporaryDirectory() as folder:
         answer = pathlib.Path(folder, "answer.json")
-        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, f"--tpu={piece.name}", f"--json={answer}"]
+        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, *as_flags(piece), f"--json={answer}"]
         done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode == 2:  # it has said why
             sys.stderr.write(done.stderr)

@@ -27,6 +27,7 @@ RESTART_SECONDS = float(os.environ.get("RESTART_SECONDS", "30"))
 POLL_SECONDS = 0.2  # of a run
 WAIT_SECONDS = 5.0  # before cells that other workers run are looked at again
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+STOPPED = "stopped"
 ENDED = (DONE, FAILED, MISFIT)
 
 
@@ -46,25 +47,27 @@ class Runner:
         self._run: subprocess.Popen | None = None
         self._told = False  # to stop: the run that is going on
         self._tty = sys.stdout.isatty()
-        self.stopped = False
+        self.stopped = 0  # the signal that ended it before all cells had ended
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs the cells that nobody has run or is running; returns when all have ended, or when told to stop."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._run_all(cells)
+            if self._run_all(cells):
+                self.stopped = 0
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _run_all(self, cells: Sequence[Cell]) -> None:
+    def _run_all(self, cells: Sequence[Cell]) -> bool:
+        """Returns whether all cells have ended."""
         left, ended, spent, waited = list(cells), 0, 0.0, False
         again = {cell.key for cell in cells} if self._again else set()
         while left and not self.stopped:
             taken = False
             for cell in list(left):
                 if self.stopped:
-                    return
+                    return False
                 claim = self._ledger.claim(cell.key, self._facts(cell), again=cell.key in again)
                 again.discard(cell.key)
                 if claim is None:
@@ -74,8 +77,8 @@ class Runner:
                     continue
                 taken, waited, began = True, False, time.monotonic()
                 said = self._run_cell(cell, claim)
-                if self.stopped:
-                    return
+                if said == STOPPED:
+                    return False
                 if claim.lost:
                     self._say(f"{said}  {cell.label}")
                     continue
@@ -88,6 +91,7 @@ class Runner:
                     self._say(f"waiting for {len(left)} cells that other workers run")
                 waited = True
                 self._pause(WAIT_SECONDS)
+        return not left
 
     def _facts(self, cell: Cell) -> dict[str, Any]:
         return {"overrides": cell.overrides}
@@ -117,7 +121,7 @@ class Runner:
             self._ledger.end(claim, FAILED, reason=f"ended {RESTARTS + 1} times before its end", log=str(log))
             return f"failed (ended {RESTARTS + 1} times before its end; see {log})"
         self._ledger.let_go(claim)
-        return "stopped"
+        return STOPPED
 
     def _one_life(self, cell: Cell, claim: Claim) -> tuple[int, pathlib.Path]:
         """Starts the run and waits until it ends; returns its exit code, negative for a signal, and its log."""
@@ -155,7 +159,7 @@ class Runner:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """The first signal lets the run save and stop, a second Ctrl-C ends it at once."""
         self._tell(signal.SIGINT if self.stopped and number == signal.SIGINT else signal.SIGTERM)
-        self.stopped = True
+        self.stopped = number
 
     def _tell(self, number: int) -> None:
         if self._run:
