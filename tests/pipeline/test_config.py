@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+import typing
 
 import pytest
 
 from models.config import GPT2Config
 from pipeline import config
+from pipeline.data.settings import ShardConfig
+from pipeline.devices.slices import Slice
 from pipeline.errors import UserError
-from pipeline.training.optimizers import AdafactorConfig
+from pipeline.training.optimizers import AdafactorConfig, SGDConfig
 from pipeline.training.settings import TrainConfig
 
 
@@ -100,6 +103,71 @@ def test_missing_values_are_named_all_at_once():
 def test_a_missing_file_names_the_nearest():
     with pytest.raises(UserError, match=r"did you mean 'algpt2.gin'"):
         config.load(["algpt.gin"])
+
+
+TRAINS, SHARDS = (TrainConfig, GPT2Config, AdafactorConfig, Slice), (ShardConfig,)
+
+
+@pytest.mark.parametrize("source", ["file", "command line"])
+@pytest.mark.parametrize("used", [TRAINS, SHARDS], ids=["trains", "shards"])
+@pytest.mark.parametrize("surface", config.SURFACES)
+def test_a_surface_that_a_command_does_not_read_is_refused(gin_file, surface, used, source):
+    """Each surface, bound beside those of a command; pipeline.train, tools.preflight and tools.sweep read the same."""
+    setting = next(iter(typing.get_type_hints(config.SURFACES[surface])))
+    line = f"{surface}.{setting} = {'gpt2' if setting == 'model' else 1!r}"
+    chosen = gin_file("train.model = 'gpt2'\ntrain.optimizer = 'adafactor'\n") if used is TRAINS else gin_file("")
+    config.load([chosen, *([gin_file(line, "more.gin")] if source == "file" else [])], [line] * (source != "file"))
+    if config.SURFACES[surface] in used:
+        config.refuse_idle(*used)
+        return
+    with pytest.raises(UserError, match=rf"{surface}.{setting} has no effect here: {surface} is not used, but "):
+        config.refuse_idle(*used)
+
+
+@pytest.mark.parametrize(
+    ("files", "parameters"),
+    [
+        (["gpt2.gin"], ["train.optimizer=adamw"]),  # Adafactor was the file's choice
+        (["gpt2.gin", "algpt2.gin"], []),  # GPT2 was the first file's
+        (["gpt2.gin"], ["train.model=algpt2"]),
+        (["both.gin"], ["train.optimizer=sgd"]),  # chosen by hand among those that a file describes
+        (["both.gin", "macro.gin"], []),
+    ],
+)
+def test_what_files_set_for_another_choice_than_the_last_stays(gin_file, files, parameters):
+    texts = {
+        "both.gin": "train.optimizer = 'adafactor'\nAdamW.learning_rate = 1\nSGD.learning_rate = 1\n",
+        "macro.gin": "train.optimizer = %OPTIMIZER\nOPTIMIZER = 'sgd'\n",
+    }
+    config.load([gin_file(texts[name], name) if name in texts else name for name in files], parameters)
+    settings = config.get(TrainConfig) if "gpt2.gin" in files else None
+    model = config.SURFACES[config.MODELS[settings.model]] if settings else GPT2Config
+    optimizer = config.SURFACES[config.OPTIMIZERS[settings.optimizer]] if settings else SGDConfig
+    config.refuse_idle(TrainConfig, model, optimizer)
+
+
+NUMBERS = [
+    f"{name}.{setting}"
+    for name, surface in config.SURFACES.items()
+    for setting, hint in typing.get_type_hints(surface).items()
+    if {int, float} & {hint, *typing.get_args(hint)} and setting != "profile_steps"
+]
+
+
+@pytest.mark.parametrize("setting", NUMBERS)
+def test_numbers_that_cannot_be_are_refused(setting):
+    """1e400 is infinity to Python, and 1e39 to float32, which takes 1e-50 for 0 and 1e-40 for about that."""
+    surface = config.SURFACES[setting.partition(".")[0]]
+    impossible = ["1e400", "-1e400", "1e39", "1e-50", "1e-40", str(2**200), str(-(2**200)), "nan", "inf", "1e400-1e400"]
+    for value in impossible:
+        with pytest.raises(UserError, match=r"expected (a whole number|a number|name.parameter = value)"):
+            config.load([], [f"{setting}={value}"])
+            config.bound(surface)
+
+
+def test_a_zero_has_no_sign():
+    config.load([], ["Adafactor.learning_rate=1", "Adafactor.weight_decay=-0.0"])
+    assert repr(config.get(AdafactorConfig).weight_decay) == "0.0"
 
 
 def test_whole_numbers_serve_as_numbers():

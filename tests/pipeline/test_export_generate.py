@@ -63,7 +63,7 @@ def test_prompts_of_a_file_are_continued_like_one_alone(run, run_module, tmp_pat
     assert together.returncode == 0, together.stderr
     typed = run_module("pipeline.generate", *greedy, "--interactive", input="the cat\nthe dog sat on\n\n")
     assert typed.stdout == together.stdout != ""
-    many = run_module("pipeline.generate", *greedy, "--max_tokens=9999", "--prompt=the cat")
+    many = run_module("pipeline.generate", f"--run_dir={path}", "--max_tokens=9999", "--prompt=the cat")
     assert "note: the model's context of" in many.stderr and many.returncode == 0
 
 

@@ -61,6 +61,9 @@ CASES = [
     ({"a.gin": "include 'gpt2.gin'\ntrain.steps 5\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
     ({"a.gin": "include 'gpt2.gin'\ntrain.steps = @train\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
     ({}, ["--gin_file=gpt2.gin", "--gin_file=algpt2.gin", "--gin_param=GPT2.layers=3"], "ALGPT2"),
+    ({}, ["--gin_file=gpt2.gin", "--tpu=v3-8", "--tpu=v3-32"], "--tpu is given twice, as v3-8 and as v3-32"),
+    ({}, ["--gin_file=gpt2.gin", "--data=a", "--data=b"], "--data is given twice, as a and as b"),
+    ({}, ["--gin_file=gpt2.gin", "--nodry_run"], "--dry_run is given twice, as True and as False"),
 ]
 
 

@@ -71,14 +71,15 @@ def test_replay_prints_the_text_of_the_records_that_training_read(failed_run, sm
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--incident=9"], "no update was skipped at that step; the nearest is 3"),
-        (["--data=/nowhere"], "/nowhere holds no data set"),
-        (["--run_dir=/nowhere"], "/nowhere: no run.json"),
+        ({"incident": 9}, "no update was skipped at that step; the nearest is 3"),
+        ({"data": "/nowhere"}, "/nowhere holds no data set"),
+        ({"run_dir": "/nowhere"}, "/nowhere: no run.json"),
     ],
 )
 def test_replay_refuses_what_is_not_there(failed_run, small_data, refused, arguments, says):
     run, _ = failed_run
-    assert says in refused("tools.replay", f"--run_dir={run}", f"--data={small_data}", *arguments)
+    flags = {"run_dir": run, "data": small_data} | arguments
+    assert says in refused("tools.replay", *(f"--{name}={value}" for name, value in flags.items()))
 
 
 def test_a_damaged_record_is_named(small_data, tmp_path):

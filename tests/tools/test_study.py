@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -181,11 +183,37 @@ def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, monkeypa
     assert started == [cells[2]]
 
 
+def test_a_study_that_is_stopped_ends_with_the_signals_code(tmp_path, monkeypatch):
+    """What it runs is told to stop; a cell that alone was told so has saved, ended with 0, and has no result."""
+    started = []
+
+    def start(self, cell):
+        if cell.seed == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        started.append(subprocess.Popen(["sleep", "120"] if cell.seed else ["true"]))
+        self._running[started[-1]] = cell
+
+    monkeypatch.setattr(run.Runner, "_start", start)
+    before = signal.signal(signal.SIGTERM, run._end)
+    cells = [Cell(seed=seed, batch=8, context=64) for seed in range(3)]
+    try:
+        with pytest.raises(run.WorkFailedError, match=r"1 cells failed; see .*_s0\.log"):
+            run.Runner(tmp_path, STUDY).run(cells[:1])
+        with pytest.raises(SystemExit) as ended:
+            run.Runner(tmp_path, STUDY).run(cells[1:])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert started[1].returncode == -signal.SIGTERM
+
+
 def test_mistakes_are_one_sentence(refused, tmp_path):
     command = ("tools.study.run", f"--run_dir={tmp_path}/study", "--page=")
     assert "--wikitext is missing" in refused(*command)
     assert "multiple of 2 × batch × context" in refused(*command, "--gin_param=study.tokens=1000")
     assert "did you mean 'seeds'" in refused(*command, "--gin_param=study.seed=1")
+    assert "the study sets it in its cells" in refused(*command, "--gin_param=train.steps=1")
+    assert "Unknown command line flag 'gin_file'" in refused(*command, "--gin_file=gpt2.gin")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "study.json").write_text(json.dumps(dataclasses.asdict(STUDY)))
     assert "tokens = 8192, not 524288" in refused(command[0], f"--run_dir={tmp_path}/other", "--page=")

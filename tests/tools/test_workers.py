@@ -30,7 +30,7 @@ def free_addresses(count):
 def start(small_data, run_flags, start_process):
     """Starts the workers of a run, in their order."""
 
-    def run(directory, workers, *flags, only_last=()):
+    def run(directory, workers, *flags, only_last=(), last_directory=None):
         addresses, started = free_addresses(workers), []
         for index in range(workers):
             environment = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -38,7 +38,8 @@ def start(small_data, run_flags, start_process):
                 task = {"type": "worker", "index": index}
                 environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
             command = [sys.executable, "-m", "pipeline.train", *run_flags, *flags, f"--data={small_data}"]
-            command += [f"--run_dir={directory}", *(only_last if index == workers - 1 else ())]
+            is_last = index == workers - 1
+            command += [f"--run_dir={(is_last and last_directory) or directory}", *(only_last if is_last else ())]
             started.append(start_process(command, **environment))
         return started
 
@@ -140,6 +141,6 @@ def test_a_worker_with_another_configuration_is_refused(start, tmp_path):
 
 @pytest.mark.slow
 def test_workers_that_do_not_share_their_directory_are_told_so(start, tmp_path):
-    codes, said = ends(start(tmp_path / "run", 2, *flags(20), only_last=[f"--run_dir={tmp_path / 'other'}"]))
+    codes, said = ends(start(tmp_path / "run", 2, *flags(20), last_directory=tmp_path / "other"))
     assert codes[1] == 2 and "no run.json there" in said[1], said
     assert not (tmp_path / "other").exists()

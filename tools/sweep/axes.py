@@ -62,7 +62,7 @@ def sample_axis(text: str) -> Axis:
         low, high = (float(number) for number in found.groups()[1:]) if found else (1.0, 0.0)
     except ValueError:
         low, high = 1.0, 0.0
-    if not found or not low < high or (found[1] == "log" and low <= 0):
+    if not found or not -math.inf < low < high < math.inf or (found[1] == "log" and low <= 0):
         raise UserError(
             f"--sample={text}: expected log(LOW,HIGH), uniform(LOW,HIGH), int(LOW,HIGH) or [VALUE,VALUE], "
             "with LOW below HIGH, and above 0 for log"
@@ -82,7 +82,7 @@ def read_list(file: str) -> list[Overrides]:
             continue
         try:
             cell = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             cell = None
         if not isinstance(cell, dict) or not cell:
             raise UserError(f'--list={file}:{number}: expected a JSON object, such as {{"train.seed": 1}}')
@@ -183,5 +183,5 @@ def literal(text: str) -> Any:
     """Reads a Python value; a bare word is a string."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of very many brackets
         return text.strip()

@@ -31,6 +31,15 @@ def test_every_combination_once_in_order():
     assert axes.combine([], [], [], count=1, seed=0, seeds=0) == [{}]
 
 
+def test_more_cells_than_anyone_trains_are_refused_at_once():
+    grid, sampled = [Axis("a.x", (1, 2, 3))], [axes.sample_axis("a.y=int(1,9)")]
+    with pytest.raises(UserError, match="--seeds 1,000,000: 1,000,000 cells; expected at most 10,000"):
+        axes.combine([], [], [], count=1, seed=0, seeds=10**6)
+    with pytest.raises(UserError, match=r"--random 1,000,000,000,000 × --grid 3 × --seeds 2: 6,000,000,000,000 cells"):
+        axes.combine([], grid, sampled, count=10**12, seed=0, seeds=2)
+    assert len(axes.combine([], grid, sampled, count=1000, seed=0, seeds=3)) == 9000
+
+
 def test_samples_lie_in_their_range_and_a_seed_fixes_them():
     sampled = [axes.sample_axis(text) for text in ("a.x=log(1e-4,1e-2)", "a.y=int(2,5)", "a.z=uniform(-1,1)")]
     first = axes.combine([], [], sampled, count=400, seed=7, seeds=0)
@@ -62,6 +71,9 @@ def test_a_list_is_a_cell_a_line(tmp_path):
         (axes.sample_axis, "a.x=log(1e-2,1e-4)"),
         (axes.sample_axis, "a.x=normal(0,1)"),
         (axes.sample_axis, "a.x=log(a,b)"),
+        (axes.sample_axis, "a.x=log(1,1e400)"),
+        (axes.sample_axis, "a.x=int(0,inf)"),
+        (axes.sample_axis, "a.x=uniform(nan,1)"),
     ],
 )
 def test_what_is_no_axis_is_refused_by_its_flag(read, text):

@@ -93,6 +93,27 @@ def test_an_override_of_a_part_that_a_cell_does_not_use_is_left_out_of_it():
         cells.resolve(BASE, [{"AdamW.learning_rate": 1e-3}])
 
 
+def test_models_and_optimizers_that_the_sweep_varies_are_bound_for_all_of_it():
+    """On the command line or in a file; each cell's own command line then has what it uses."""
+    base = dataclasses.replace(BASE, gin_params=("AdamW.learning_rate=1e-3", "AdamW.beta1=0.8"))
+    found = cells.resolve(base, [{"train.optimizer": name} for name in ("adafactor", "adamw")])
+    assert ["--gin_param=AdamW.beta1=0.8" in cell.arguments for cell in found] == [False, True]
+    with pytest.raises(UserError, match="no cell uses AdamW.learning_rate"):
+        cells.resolve(base, [{"train.optimizer": "adafactor"}, {}])
+
+
+def test_seeds_are_cells_like_any_other():
+    """Only the first of them is resolved from its gin files; the others differ in nothing but the seed."""
+    base = dataclasses.replace(BASE, gin_params=("train.steps=5000",))
+    wanted = [{"Adafactor.learning_rate": rate, "train.seed": seed} for rate in (1e-3, 1e-4) for seed in range(500)]
+    found = cells.resolve(base, wanted)
+    assert [cell.overrides for cell in found] == wanted
+    for index in (0, 1, 499, 500, 999):
+        assert found[index] == cells.resolve(base, [wanted[index]])[0]
+    with pytest.raises(UserError, match="of at most 64 bits"):
+        cells.resolve(base, [{"train.seed": 0}, {"train.seed": 2**70}])
+
+
 def test_cells_that_differ_in_seed_and_rate_share_a_program():
     rates = [{"Adafactor.learning_rate": rate, "train.seed": seed} for rate in (1e-3, 1e-4) for seed in (0, 1)]
     assert len({cell.program for cell in cells.resolve(BASE, rates)}) == 1

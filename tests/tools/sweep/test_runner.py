@@ -1,5 +1,6 @@
 """One worker: what it lost to another machine, what it is told, and what it tells the runs that it starts."""
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ BASE = Base(gin_files=(), gin_params=(), data="", tpu=None)
 CELL = Cell(key="cell", overrides={"train.seed": 1}, arguments=(), preflight=(), program="")
 
 
+SUMMARY = {"train": {"nats_per_token": 1.0}, "steps": 1, "tokens_seen": 1, "parameters": 1}
 SLEEP = ("sleep", "120")
 
 
@@ -75,7 +77,24 @@ def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(started, tm
     monkeypatch.setattr(runners.subprocess, "Popen", start_and_signal)
     runner.run([CELL])
     assert [process.returncode for process in started] == [-runners.signal.SIGTERM]
-    assert runner.stopped
+    assert runner.stopped == runners.signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [runners.signal.SIGINT, runners.signal.SIGTERM])
+def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path, monkeypatch, number):
+    runner = runners.Runner(BASE, Ledger(str(tmp_path / "ledger")), str(tmp_path))
+
+    def one_life(cell, claim):
+        runner._stop(number, None)
+        return 0, tmp_path / "log"
+
+    monkeypatch.setattr(runner, "_one_life", one_life)
+    monkeypatch.setattr(runner, "_summary", lambda cell: SUMMARY)
+    runner.run([CELL])
+    assert not runner.stopped and runner._ledger.read(CELL.key)["state"] == DONE
+    others = [dataclasses.replace(CELL, key=key) for key in ("second", "third")]
+    runner.run([CELL, *others])
+    assert runner.stopped == number and [runner._ledger.read(cell.key) is None for cell in others] == [False, True]
 
 
 WANDB = """

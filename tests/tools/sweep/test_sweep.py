@@ -134,7 +134,7 @@ def test_a_stopped_sweep_goes_on(sweep_command, start, records, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "stopped; the same command goes on" in said
+    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command goes on" in said
     (entry,) = map(json.loads, _entries(tmp_path))
     assert entry["state"] == "stopped"
     (cell,) = (path for path in (tmp_path / "cells").iterdir() if path.is_dir())
@@ -168,7 +168,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
         (["--grid=stepz=[1]"], "did you mean 'steps'?"),
         (["--list=none.jsonl"], "--list=none.jsonl: cannot be read"),
         (["--grid=train.seed=[1,]"], "nothing stands beside a comma"),
-        (["--run_dir=/proc/sweep"], "--run_dir=/proc/sweep cannot be written to"),
+        (["--run_dir=/proc/sweep"], "sweep and as /proc/sweep; expected it once"),
         (["--seeds=1", "--wandb_sweep=/proc/sweep.yaml"], "--wandb_sweep=/proc/sweep.yaml cannot be written"),
         (["seed"], "'seed' is no flag, and no setting either"),
         (["--tpu=v3-32", "--gin_param=train.global_batch=64"], "files cannot be seen by 4 hosts of v3-32"),
@@ -179,6 +179,11 @@ def test_a_wrong_sweep_is_refused_whole(refused, run_flags, small_data, tmp_path
     common = [*run_flags, f"--data={small_data}", f"--run_dir={directory}"]
     assert message in refused("tools.sweep", *common, "--gin_param=train.steps=2", *flags)
     assert not directory.exists()
+
+
+def test_a_directory_that_cannot_be_written_to_is_refused(refused, run_flags, small_data):
+    flags = [*run_flags, f"--data={small_data}", "--gin_param=train.steps=2", "--run_dir=/proc/sweep"]
+    assert "--run_dir=/proc/sweep cannot be written to" in refused("tools.sweep", *flags)
 
 
 def test_a_directory_of_something_else_is_refused(refused, run_flags, small_data):

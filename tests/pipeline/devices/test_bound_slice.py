@@ -1,0 +1,104 @@
+"""The slice of a run: gin's or that of --tpu, the same for the dry run, the preflight, a sweep and the training."""
+
+import pytest
+
+from pipeline import config, preflight
+from pipeline.configured import configured, place, say_overridden
+from pipeline.devices import slices, target
+from pipeline.errors import UserError
+from tools.sweep import cells, fitting
+
+V3_128 = ["algpt2.gin", "slices/v3-128.gin"]
+
+
+@pytest.fixture(autouse=True)
+def _no_leftover_bindings():
+    yield
+    config.load([])
+
+
+@pytest.fixture
+def included(tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text("include 'algpt2.gin'\ninclude 'slices/v3-128.gin'\n")
+    return [str(path)]
+
+
+@pytest.mark.parametrize("tpu", [None, "v3-128"])
+def test_a_slice_that_gin_binds_is_that_of_the_run(included, tpu, capsys):
+    bound = [f"slice.{name}={value!r}" for name, value in vars(slices.find("v3-128")).items()]
+    for files, params in ((V3_128, []), (included, []), (["algpt2.gin"], bound)):
+        run = configured(files, params, tpu)
+        assert (run.devices.replicas, run.devices.hosts, run.plan.accumulation) == (128, 16, 1)
+        assert run.devices.slice == slices.find("v3-128")
+        say_overridden(tpu)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_dry_run_says_so(run_module):
+    done = run_module("pipeline.train", "--gin_file=algpt2.gin", "--gin_file=slices/v3-128.gin", "--dry_run")
+    assert "replicas            128 on 16 hosts\n" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize(("tpu", "replicas"), [("v3-8", 8), ("virtual-2", 2), ("pod-128", 128)])
+def test_the_flag_overrides_it_and_says_so_in_one_line(tpu, replicas, capsys):
+    assert configured(V3_128, [], tpu).devices.replicas == replicas
+    say_overridden(tpu)
+    assert capsys.readouterr().err == f"note: --tpu={tpu} overrides slice.name = 'v3-128' (gin/slices/v3-128.gin:2)\n"
+
+
+def test_an_address_that_the_flag_overrides_is_said(capsys):
+    configured(["algpt2.gin"], ["slice.address=my-tpu"], "v3-8")
+    say_overridden("v3-8")
+    assert "--tpu=v3-8 overrides slice.address = 'my-tpu' (--gin_param=" in capsys.readouterr().err
+
+
+def test_part_of_a_slice_is_none():
+    with pytest.raises(
+        UserError, match=r"no value for slice.name, slice.generation, .* or with --gin_param=slice.name"
+    ):
+        configured(["algpt2.gin"], ["slice.cores=8"], None)
+
+
+def test_training_goes_to_its_address(listening):
+    run = configured(V3_128, [f"slice.address='grpc://{listening}'"], None)
+    found = target.resolve(run.tpu, together=True)
+    assert (found.address, found.slice.cores) == (f"grpc://{listening}", 128)
+
+
+def test_training_without_an_address_names_the_setting(monkeypatch):
+    monkeypatch.setattr(target, "tpu_attached", lambda: False)
+    for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=r"slice.name='v3-128': no TPU .* as --tpu=v3-128@ADDRESS"):
+        target.resolve(configured(V3_128, [], None).tpu)
+
+
+def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
+    """tools.preflight, started by pipeline.train and by a sweep, whether gin or --tpu names the slice."""
+    for files, tpu in ((V3_128, None), (V3_128, "v3-8@my-tpu"), (["algpt2.gin"], "v3-8")):
+        run, asked = configured(files, [], tpu), []
+
+        def start(command, asked=asked, **options):
+            asked.append(command)
+            raise StopIteration
+
+        monkeypatch.setattr(preflight.subprocess, "run", start)
+        with pytest.raises(StopIteration):
+            preflight.require_fit(run.devices, files, [])
+        (cell,) = cells.resolve(cells.Base(gin_files=tuple(files), gin_params=(), data="", tpu=tpu), [{}])
+        with pytest.raises(StopIteration):
+            fitting._preflight(cell, run.devices.slice)
+        for command in asked:
+            values = {
+                kind: [flag.partition("=")[2] for flag in command if flag.startswith(f"--gin_{kind}=")]
+                for kind in ("file", "param")
+            }
+            config.load(values["file"], values["param"])
+            assert place(None) == run.devices.slice and not any(flag.startswith("--tpu") for flag in command)
+
+
+def test_a_sweep_has_one_slice():
+    base = cells.Base(gin_files=("algpt2.gin",), gin_params=(), data="", tpu=None)
+    with pytest.raises(UserError, match=r"slice.cores is one for all cells; expected --tpu, a gin file or --gin_param"):
+        cells.resolve(base, [{"slice.cores": 8}])
