@@ -129,5 +129,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("data", None, "The directory of a data set, local or gs://.")
-    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes.")
+    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes, as far as there are shards and they fit the machine.")
     cli.run(main)

@@ -100,7 +100,7 @@ class Job:
 
     def write_shard(self, folder: str, stream: Stream, block: Block) -> manifests.Shard:
         """Stage (c): cuts a shard into a temporary file in ``folder``, checks it and commits it to the output."""
-        with storage.enough_space(folder), storage.partial_file(folder) as file:
+        with storage.partial_file(folder) as file:
             crc = write_shard(file, stream, self.cut, block.first, block.count)
             file.flush()
             os.fsync(file.fileno())

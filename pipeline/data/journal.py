@@ -74,7 +74,7 @@ class Journal:
     @contextlib.contextmanager
     def unit_file(self, index: int) -> Iterator[Any]:
         """A file to write a unit to; it becomes the unit if the block ends without an exception."""
-        with storage.enough_space(self.folder), storage.partial_file(self.folder) as file:
+        with storage.partial_file(self.folder) as file:
             yield file
             os.rename(file.name, self.unit_path(index))
 

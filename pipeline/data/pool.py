@@ -19,11 +19,17 @@ from pipeline.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+MOST_WORKERS = 8  # a processor of this process; more wait for each other, and thousands stop the machine
 _FORK = multiprocessing.get_context("fork")  # workers inherit what the parent has loaded; it runs no threads
 
 
 class WorkerDiedError(RuntimeError):
     """A worker ended without a word, most often killed for want of memory."""
+
+
+def bounded(workers: int) -> int:
+    """The number of processes to run where ``workers`` are asked for."""
+    return min(workers, MOST_WORKERS * len(os.sched_getaffinity(0)))
 
 
 class Pool(Generic[Task, Result]):
@@ -33,15 +39,20 @@ class Pool(Generic[Task, Result]):
     """
 
     def __init__(self, make: Callable[[], Callable[[Task], Result]], workers: int, lifetime: int | None = None):
-        """``lifetime``: the tasks after which a worker is replaced by a new one; None: never."""
-        self._make, self._count, self._lifetime = make, workers, lifetime
+        """Starts nothing yet: a worker is started when there is a task and none is idle.
+
+        Args:
+            make: called once in every worker.
+            workers: at most; no more than MOST_WORKERS a processor, however many are asked for.
+            lifetime: the tasks after which a worker is replaced by a new one; None: never.
+        """
+        self._make, self._lifetime = make, lifetime
+        self._count = bounded(workers)
         self._workers: dict[connection.Connection, Any] = {}
         self._done: dict[connection.Connection, int] = {}
 
     def __enter__(self) -> "Pool[Task, Result]":
         gc.freeze()  # or each worker's collector would walk, and so copy, all that it inherits
-        for _ in range(self._count):
-            self._start()
         return self
 
     def _start(self) -> connection.Connection:
@@ -70,8 +81,8 @@ class Pool(Generic[Task, Result]):
         busy: dict[connection.Connection, Task] = {}
         upcoming = next(waiting, None)  # drawn ahead, so that no worker waits for the source
         while upcoming is not None or busy:
-            while idle and upcoming is not None:
-                pipe = idle.pop()
+            while (idle or len(self._workers) < self._count) and upcoming is not None:
+                pipe = idle.pop() if idle else self._start()
                 self._send(pipe, upcoming)
                 busy[pipe] = upcoming
                 upcoming = next(waiting, None)

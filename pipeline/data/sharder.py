@@ -19,10 +19,11 @@ from pipeline.data.assemble import settings, summary
 from pipeline.data.corpora import open_corpus
 from pipeline.data.corpora.base import Unit
 from pipeline.data.cut import Block
+from pipeline.data.disk import check_space
 from pipeline.data.job import Job, Merged
 from pipeline.data.journal import Journal, difference
 from pipeline.data.manifest import Manifest
-from pipeline.data.pool import Pool
+from pipeline.data.pool import Pool, bounded
 from pipeline.data.progress import Progress
 from pipeline.data.settings import ShardConfig
 from pipeline.data.tokenizer import load as load_tokenizer
@@ -41,9 +42,9 @@ class Sharder:
         Raises:
             UserError: the tokenizer, the source or the output is not what it should be.
         """
-        self._config, self._output, self._workers = config, output.rstrip("/") or output, workers
         if workers < 1:
             raise UserError(f"--workers={workers}: expected 1 or more")
+        self._config, self._output, self._workers = config, output.rstrip("/") or output, bounded(workers)
         tokenizer = load_tokenizer(config.tokenizer)
         self.job = Job(config, tokenizer, open_corpus(config, source), self._output)
         self._corpus = self.job.corpus
@@ -93,8 +94,8 @@ class Sharder:
         """
         for directory in (self._output, self._work_dir):
             storage.check_writable(directory)
-        both = 1 if storage.is_remote(self._output) else 2  # the output stands beside the work
-        storage.check_space(self._work_dir, int(WORK_BYTES * self._corpus.text_bytes) * both)
+        each = int(WORK_BYTES * self._corpus.text_bytes)  # the shards are as large as the run files
+        check_space({path: each for path in (self._work_dir, self._output) if not storage.is_remote(path)})
         journal = Journal(self._work_dir, self._plan)
         for path in glob.glob(os.path.join(glob.escape(self._output), storage.PARTIAL + "*")):  # a kill left it
             os.unlink(path)

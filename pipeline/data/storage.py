@@ -6,9 +6,9 @@ Light until a ``gs://`` path comes: google-cloud-storage is imported on first us
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import sys
-import tempfile
+import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -32,31 +32,60 @@ def is_remote(path: str) -> bool:
     return path.startswith("gs://")
 
 
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turns what a local disk refuses into one sentence that names the path, as ``gcs_client.explained`` does.
+
+    Raises:
+        UserError: the path may not be read, or cannot be a path at all.
+        FileNotFoundError, NotADirectoryError: there is nothing of this name.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
+
+
 def join(directory: str, name: str) -> str:
     """Joins a directory, local or remote, and a name."""
     return f"{directory.rstrip('/')}/{name}" if is_remote(directory) else os.path.join(directory, name)
 
 
 def size(path: str) -> int | None:
-    """Bytes of a file, or None where there is no file."""
+    """Bytes of a file, or None where there is no file; UserError where this user may not know."""
     if is_remote(path):
         return _gcs().size(path)
+    found = _stat(path)
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+
+
+def _stat(path: str) -> os.stat_result | None:
     try:
-        return os.stat(path).st_size if os.path.isfile(path) else None
+        with explained(path):
+            return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def is_directory(path: str) -> bool:
+    """Whether a local path is a directory; UserError where this user may not know."""
+    found = _stat(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def list_files(directory: str) -> list[tuple[str, int]] | None:
     """Lists (path, bytes) of all files under a directory, in no particular order; None where there is no directory."""
     if is_remote(directory):
         return _gcs().list_files(directory)
-    if not os.path.isdir(directory):
+    if not is_directory(directory):
         return None
     found = []
-    for folder, _, names in os.walk(directory, onerror=_raise):
-        paths = [os.path.join(folder, name) for name in names]
-        found += [(path, os.stat(path).st_size) for path in paths if os.path.isfile(path)]
+    with explained(directory):
+        for folder, _, names in os.walk(directory, onerror=_raise):
+            sizes = [(path, size(path)) for path in (os.path.join(folder, name) for name in names)]
+            found += [(path, count) for path, count in sizes if count is not None]
     return found
 
 
@@ -91,6 +120,10 @@ def check_writable(directory: str) -> None:
         raise UserError(f"{directory}: {existing} is not a directory; expected a new directory, or one that is there")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{directory}: {existing} cannot be written to; expected a directory of yours")
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    for name in os.path.relpath(os.path.abspath(directory), existing).split(os.sep):
+        if len(os.fsencode(name)) > longest:
+            raise UserError(f"{directory}: a name has {len(os.fsencode(name))} bytes; expected {longest} at most there")
 
 
 def open_read(path: str) -> BinaryIO:
@@ -98,19 +131,19 @@ def open_read(path: str) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is none.
+        UserError: it may not be read.
     """
-    return _gcs().open_read(path) if is_remote(path) else open(path, "rb")
+    if is_remote(path):
+        return _gcs().open_read(path)
+    with explained(path):
+        return open(path, "rb")
 
 
 def read_bytes(path: str) -> bytes:
-    """Reads a whole file.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Reads a whole file; raises as ``open_read`` does."""
     if is_remote(path):
         return _gcs().read_bytes(path)
-    with open(path, "rb") as file:
+    with explained(path), open(path, "rb") as file:
         return file.read()
 
 
@@ -125,24 +158,9 @@ def file_crc32c(path: str) -> int:
     return crc
 
 
-def check_space(directory: str, needed: int) -> None:
-    """Compares the bytes that will be written with what is free, and tells a user of more than a gigabyte both.
-
-    Raises:
-        UnavailableError: there is not enough.
-    """
-    existing = nearest_existing(directory)
-    free = shutil.disk_usage(existing).free
-    stated = f"about {needed / 1e9:,.1f} GB are needed in {existing}, {free / 1e9:,.1f} GB are free"
-    if needed > free:
-        raise UnavailableError(f"no space: {stated}; --work_dir takes another disk")
-    if needed > 1e9:
-        print(stated, file=sys.stderr)
-
-
 @contextlib.contextmanager
 def enough_space(directory: str) -> Iterator[None]:
-    """Turns a full disk into one sentence."""
+    """Turns a full disk into one sentence that names the directory; ``partial_file`` does it by itself."""
     try:
         yield
     except OSError as error:
@@ -164,14 +182,21 @@ def sync_directory(directory: str) -> None:
 
 @contextlib.contextmanager
 def partial_file(directory: str) -> Iterator[Any]:
-    """Opens a temporary file beside its destination; it is deleted unless it was renamed or linked meanwhile."""
-    with tempfile.NamedTemporaryFile(dir=directory, prefix=PARTIAL, delete=False, buffering=1 << 20) as file:
-        os.chmod(file.name, 0o644)
+    """Opens a temporary file beside its destination; it is deleted unless it was renamed or linked meanwhile.
+
+    Who may read it is as the umask says, which ``tempfile`` does not ask.
+
+    Raises:
+        UnavailableError: the disk is full.
+    """
+    path = os.path.join(directory, PARTIAL + secrets.token_hex(8))
+    with enough_space(directory):
         try:
-            yield file
+            with open(path, "x+b", buffering=1 << 20) as file:
+                yield file
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.name)
+                os.unlink(path)
 
 
 def publish(local: str, path: str, crc32c: int) -> None:
@@ -194,7 +219,8 @@ def publish(local: str, path: str, crc32c: int) -> None:
 
 def _move(local: str, path: str) -> None:
     try:
-        os.rename(local, path)
+        with enough_space(os.path.dirname(path) or "."):
+            os.rename(local, path)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise

@@ -63,7 +63,7 @@ class BeamSharder(Sharder):
             work_dir = output
         super().__init__(config, source, output, workers, work_dir)
         self._runner = runner
-        self.options = options.parse(runner, given, workers)
+        self.options = options.parse(runner, given, self._workers)
         if storage.is_remote(self._work_dir):  # where no journal compares plans, another plan is another folder
             self._work_dir += "-" + hashlib.sha256(json.dumps(self._plan).encode()).hexdigest()[:12]
         options.check_reach(runner, source=source, output=self._output, work_dir=self._work_dir)

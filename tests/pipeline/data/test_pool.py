@@ -74,6 +74,21 @@ print("fine")
     assert done.stdout == "fine\n", done.stderr
 
 
+def test_workers_are_no_more_than_tasks_and_than_the_machine_bears():
+    done = run("""
+from pipeline.data import pool as pools
+with Pool(lambda: lambda n: n, 10**6) as pool:
+    assert sorted(result for _, result in pool.run(range(3))) == [0, 1, 2]
+    assert len(pool._workers) <= 3, len(pool._workers)
+os.sched_getaffinity = lambda process: {0}
+with Pool(lambda: lambda n: n, 10**30) as pool:
+    assert len(list(pool.run(range(50)))) == 50
+    assert len(pool._workers) <= pools.MOST_WORKERS, len(pool._workers)
+print("fine")
+""")
+    assert done.stdout == "fine\n", done.stderr
+
+
 def test_a_users_mistake_stays_one_and_a_defect_keeps_its_traceback():
     done = run("""
 def fail(kind):
