@@ -230,21 +230,23 @@ def _reader(directory: str) -> tuple[Callable[[str], np.ndarray], Callable[[str]
 def _openai_reader(directory: str) -> tuple[Callable[[str], np.ndarray], Callable[[str], str]]:
     import tensorflow as tf
 
-    newest = tf.train.latest_checkpoint(directory)
-    if newest is None:
-        raise ValueError(f"{directory}: {HPARAMS} without a TensorFlow checkpoint")
-    try:
-        checkpoint = tf.train.load_checkpoint(newest)
-    except (tf.errors.OpError, RuntimeError) as error:
-        raise ValueError(f"{newest}: not a whole TensorFlow checkpoint ({error})") from None
+    from models.tf_checkpoints import plain_name
+
+    with plain_name(directory) as folder:
+        newest = tf.train.latest_checkpoint(folder)
+        if newest is None:
+            raise ValueError(f"{directory}: {HPARAMS} without a TensorFlow checkpoint")
+        named = os.path.join(directory, os.path.basename(newest))
+        try:
+            checkpoint = tf.train.load_checkpoint(newest)
+            names = checkpoint.get_variable_to_shape_map()
+            tensors = {name: np.asarray(checkpoint.get_tensor(name), np.float32) for name in names}
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise ValueError(f"{named}: not a whole TensorFlow checkpoint ({error})") from None
 
     def read(name: str) -> np.ndarray:
-        if not checkpoint.has_tensor(name):
-            raise ValueError(f"{newest}: no tensor {name!r}")
-        try:
-            value = np.asarray(checkpoint.get_tensor(name), np.float32)
-        except (tf.errors.OpError, RuntimeError) as error:
-            raise ValueError(f"{newest}: not a whole TensorFlow checkpoint ({error})") from None
-        return value[0] if value.ndim == 3 else value
+        if name not in tensors:
+            raise ValueError(f"{named}: no tensor {name!r}")
+        return tensors[name][0] if tensors[name].ndim == 3 else tensors[name]
 
     return read, openai_name

@@ -10,15 +10,36 @@ from typing import Any
 
 from absl import flags
 
+from pipeline import paths
 from pipeline.errors import UserError, WorkerLostError, WorkFailedError
 
 FLAGS = flags.FLAGS
 STARTED = time.time()  # of this command, in Unix seconds
 
 
+class _PathParser(flags.ArgumentParser):
+    """Takes what ``paths.checked`` takes: one place for all flags that name a file or a directory."""
+
+    def parse(self, argument: str) -> str:
+        return paths.checked(argument)
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_path(name: str, default: str | None, meaning: str) -> None:
+    """Defines a flag that names a file or a directory, local or ``gs://``."""
+    flags.DEFINE(_PathParser(), name, default, meaning)
+
+
+def define_paths(name: str, meaning: str) -> None:
+    """Defines a flag of paths that repeats."""
+    flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], meaning)
+
+
 def define_gin_flags() -> None:
     """Defines ``--gin_file`` and ``--gin_param``, both of which repeat."""
-    flags.DEFINE_multi_string("gin_file", [], "A gin file, looked up as given and then under gin/. Repeats.")
+    define_paths("gin_file", "A gin file, looked up as given and then under gin/. Repeats.")
     define_gin_param_flag()
 
 
@@ -58,6 +79,9 @@ def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
         if isinstance(error, flags.Error):
             message = message.removeprefix("FATAL Flags parsing error: ")
         print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except PermissionError as error:  # what no command foresaw
+        print(f"error: {error.filename}: not permitted to this user ({error.strerror})", file=sys.stderr)
         sys.exit(2)
     except WorkFailedError as error:
         print(f"failed: {error}", file=sys.stderr)

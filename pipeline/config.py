@@ -18,7 +18,8 @@ import gin
 from gin import config_parser
 
 from models.config import ALGPT2Config, GPT2Config
-from pipeline import values
+from pipeline import paths, values
+from pipeline.data import storage
 from pipeline.data.settings import ShardConfig
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, nearest
@@ -36,6 +37,7 @@ SURFACES: dict[str, type] = {
     "shard": ShardConfig,
     "slice": Slice,
 }
+PATHS = ("train.pretrained", "shard.tokenizer")  # settings that name a file or a directory
 MODELS = {"gpt2": "GPT2", "algpt2": "ALGPT2"}
 OPTIMIZERS = {"adafactor": "Adafactor", "adamw": "AdamW", "sgd": "SGD"}
 
@@ -101,14 +103,21 @@ def get(surface: type[T]) -> T:
 def bound(surface: type) -> dict[str, tuple[Any, str]]:
     """Returns (value, origin) of each parameter of ``surface`` that is bound; UserError for a value of another type."""
     name, hints = _name_of(surface), typing.get_type_hints(surface)
-    return {
-        parameter: (
-            values.checked(f"{origin}: {name}.{parameter}", _resolved(name, parameter), hints[parameter]),
-            origin,
-        )
-        for (owner, parameter), origin in list(_origins.items())
-        if owner == name
-    }
+    found = {}
+    for (owner, parameter), origin in list(_origins.items()):
+        if owner == name:
+            where = f"{origin}: {name}.{parameter}"
+            value = values.checked(where, _resolved(name, parameter), hints[parameter])
+            found[parameter] = (_path(where, value) if f"{name}.{parameter}" in PATHS else value), origin
+    return found
+
+
+def _path(where: str, value: Any) -> Any:
+    """Returns the path that gin binds, as ``paths.checked`` does; UserError for one that cannot be."""
+    try:
+        return None if value is None else paths.checked(value)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def bind(surface: type, parameter: str, value: Any, origin: str) -> None:
@@ -181,8 +190,9 @@ def _name_of(surface: type) -> str:
 
 def _find(file: str, asked_by: str) -> pathlib.Path:
     """Looks a gin file up as given, then under gin/."""
+    file = _path(asked_by, file)
     for path in (pathlib.Path(file), ROOT / file):
-        if path.is_file():
+        if storage.size(str(path)) is not None:
             return path
     known = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.gin")]
     raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{nearest(file, known)}")
@@ -253,8 +263,9 @@ def _resolved(name: str, parameter: str) -> Any:
 def _quoted(parameter: str) -> str:
     """Lets a shell user write ``train.schedule=cosine``: a bare word, or nothing, becomes a string."""
     name, equals, value = parameter.partition("=")
-    bare = re.fullmatch(r"([A-Za-z_/.][\w./:\-]*)?", value.strip())
-    if equals and bare and value.strip() not in ("True", "False", "None"):
+    bare = re.fullmatch(r"([A-Za-z_/.~][\w./:\-]*)?", value.strip())
+    path = name.strip() in PATHS and not value.strip().startswith(("'", '"', "%"))
+    if equals and (bare or path) and value.strip() not in ("True", "False", "None"):
         return f"{name}= {value.strip()!r}"
     return parameter
 

@@ -106,11 +106,11 @@ def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, f
 
 if __name__ == "__main__":
     known = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
-    flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint is scored.")
+    cli.define_path("run_dir", None, "The run whose newest checkpoint is scored.")
     cli.define_tpu_flag("Where it runs: a slice, a Cloud TPU's name or address, local, virtual-N; default here.")
-    flags.DEFINE_string("data", None, "A directory of shards with a manifest.")
+    cli.define_path("data", None, "A directory of shards with a manifest.")
     flags.DEFINE_string("part", "validation", "Which part of --data.")
-    flags.DEFINE_string("text", None, "A UTF-8 file: a text, or a benchmark's examples.")
+    cli.define_path("text", None, "A UTF-8 file: a text, or a benchmark's examples.")
     flags.DEFINE_string("benchmark", "text", f"What --text is: {known}.")
     flags.DEFINE_string("detokenizer", None, f"In place of the benchmark's: {', '.join(detokenizers.DETOKENIZERS)}.")
     flags.DEFINE_integer("stride", None, "Tokens between windows of --text; default the context (no overlap).")

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint is written.")
+    cli.define_path("run_dir", None, "The run whose newest checkpoint is written.")
     flags.DEFINE_string("format", "huggingface", "huggingface, native or saved_model.")
-    flags.DEFINE_string("output", None, "A new directory.")
+    cli.define_path("output", None, "A new directory.")
     cli.run(main)

@@ -102,9 +102,9 @@ def _is_text(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint is used.")
+    cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
     flags.DEFINE_string("prompt", None, "Text to continue.")
-    flags.DEFINE_string("prompts_file", None, "Texts to continue, one a line, in one batch.")
+    cli.define_path("prompts_file", None, "Texts to continue, one a line, in one batch.")
     flags.DEFINE_bool("interactive", False, "Read prompts from standard input, until an empty line.")
     flags.DEFINE_integer("max_tokens", 100, "New tokens at most; fewer where the context ends.", lower_bound=1)
     flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.", lower_bound=0)

@@ -5,7 +5,6 @@ Light until weights are loaded, so that a dry run answers at once.
 """
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from models.config import ALGPT2Config, GPT2Config
@@ -57,7 +56,7 @@ def read_config(directory: str) -> GPT2Config:
         )
     from models import pretrained as files
 
-    if not any(os.path.exists(os.path.join(directory, name)) for name in (files.CONFIG, files.HPARAMS)):
+    if all(storage.size(storage.join(directory, name)) is None for name in (files.CONFIG, files.HPARAMS)):
         expected = f"{RUN} (a run), {files.CONFIG} (Hugging Face, pipeline.export) or {files.HPARAMS} (OpenAI)"
         raise UserError(f"train.pretrained = {directory}: no model there; expected {expected}")
     try:

@@ -18,13 +18,13 @@ from pipeline.errors import UserError, nearest
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
 FLAGS = flags.FLAGS
 cli.define_gin_flags()
-flags.DEFINE_string("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
-flags.DEFINE_string("output", None, "The directory of the data set, local or gs://.")
-flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes, as far as there is work and they fit the machine; no result depends on it.")
-flags.DEFINE_string("work_dir", None, "Folder for unfinished work; default: in the output, for gs:// under /tmp.")
+cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
+cli.define_path("output", None, "The directory of the data set, local or gs://.")
+flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes at most; no result depends on it.")
+cli.define_path("work_dir", None, "Folder for unfinished work; default: in the output, for gs:// under /tmp.")
 flags.DEFINE_string("runner", None, f"Shard on Apache Beam: {', '.join(RUNNERS)}.")
 flags.DEFINE_multi_string("beam_option", [], "An option of Beam's, such as project=NAME. Repeats.")
-flags.DEFINE_string("describe_job", None, "Write Beam's job graph and its workers' package here, and start nothing.")
+cli.define_path("describe_job", None, "Write Beam's job graph and its workers' package here, and start nothing.")
 
 
 def main() -> None:

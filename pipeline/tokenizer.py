@@ -16,8 +16,8 @@ from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
 cli.define_gin_flags()
-flags.DEFINE_string("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
-flags.DEFINE_string("output", None, "The tokenizer.json to write.")
+cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
+cli.define_path("output", None, "The tokenizer.json to write.")
 flags.DEFINE_integer("size", 8192, "Entries of the vocabulary, end-of-text included.")
 flags.DEFINE_integer("documents", 200_000, "Documents to train on at most, from the beginning of the corpus.")
 

@@ -68,8 +68,8 @@ def define_flags() -> None:
         "A slice (pod-128), one at an address or of a Cloud TPU's name (v3-8@grpc://10.0.0.2:8470, v3-8@my-tpu), "
         "local on a TPU VM, or virtual-N; default: the slice that gin binds, or else the GPUs or the CPU here."
     )
-    flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
-    flags.DEFINE_string("run_dir", None, "Where the run keeps its results, local or gs://.")
+    cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
+    cli.define_path("run_dir", None, "Where the run keeps its results, local or gs://.")
     flags.DEFINE_bool("preflight", False, "First compile the step for the slice with the TPU's compiler: does it fit?")
     flags.DEFINE_bool("dry_run", False, "Print the configuration and the batch arithmetic, and stop.")
 

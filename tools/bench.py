@@ -62,6 +62,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("only", None, "Some of: " + ", ".join(BENCHMARKS))
-    flags.DEFINE_string("json", None, "Write the figures to this file too.")
-    flags.DEFINE_string("page", None, "Write them into this Markdown page too; what it says of others stays.")
+    cli.define_path("json", None, "Write the figures to this file too.")
+    cli.define_path("page", None, "Write them into this Markdown page too; what it says of others stays.")
     cli.run(main)

@@ -248,7 +248,7 @@ def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("path", "runs", "Where runs and unfinished work will be written.")
-    flags.DEFINE_string("bucket", None, "A bucket, or a folder in one, that runs will use.")
+    cli.define_path("path", "runs", "Where runs and unfinished work will be written.")
+    cli.define_path("bucket", None, "A bucket, or a folder in one, that runs will use.")
     flags.DEFINE_string("zone", None, "The TPU's zone; asked of the metadata server on a Google Cloud machine.")
     cli.run(main)

@@ -181,8 +181,8 @@ def write_json(answer: dict[str, Any]) -> None:
 if __name__ == "__main__":
     cli.define_gin_flags()
     cli.define_tpu_flag("The slice to compile for, such as pod-128 or v3-8.")
-    flags.DEFINE_string("json", None, "Also write the figures here.")
-    flags.DEFINE_string("program", None, "Also write the compiled program's text (HLO) here.")
+    cli.define_path("json", None, "Also write the figures here.")
+    cli.define_path("program", None, "Also write the compiled program's text (HLO) here.")
     flags.DEFINE_bool("search", False, "Find the largest microbatch that fits, with and without rematerialisation.")
     flags.DEFINE_bool("evaluation", True, "Compile the evaluation step too.")
     cli.run(main)

@@ -195,8 +195,8 @@ def short(line: str | None) -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "docs/preflight.md", "The Markdown file that holds the table.")
-    flags.DEFINE_string("readme", None, "A page that gets an excerpt between its two marks, such as README.md.")
+    cli.define_path("output", "docs/preflight.md", "The Markdown file that holds the table.")
+    cli.define_path("readme", None, "A page that gets an excerpt between its two marks, such as README.md.")
     flags.DEFINE_list("models", [], "Models, comma-separated; none means all.")
     flags.DEFINE_list("slices", [], "Slices; none means all of the table's.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")

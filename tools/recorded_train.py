@@ -80,6 +80,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     train.define_flags()
-    flags.DEFINE_string("rows_file", None, "Where the digests go.", required=True)
+    cli.define_path("rows_file", None, "Where the digests go.")
+    flags.mark_flag_as_required("rows_file")
     flags.DEFINE_integer("kill_at", None, "The step at which the process kills itself.")
     cli.run(main)

@@ -97,7 +97,7 @@ def _chosen(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "The run, local or gs://.")
-    flags.DEFINE_string("data", None, "The data it was trained on, local or gs://.")
+    cli.define_path("run_dir", None, "The run, local or gs://.")
+    cli.define_path("data", None, "The data it was trained on, local or gs://.")
     flags.DEFINE_integer("incident", None, "Step of the incident; the newest one by default.")
     cli.run(main)

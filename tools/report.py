@@ -185,7 +185,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("run_dir", [], "A run directory, local or gs://. Repeats.")
-    flags.DEFINE_string("output", None, "The page, FILE.html.")
+    cli.define_paths("run_dir", "A run directory, local or gs://. Repeats.")
+    cli.define_path("output", None, "The page, FILE.html.")
     flags.DEFINE_bool("png", False, "Write each figure as FILE-NAME.png too, with matplotlib.")
     cli.run(main)

@@ -214,7 +214,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     cli.define_gin_flags()
-    flags.DEFINE_string("data", None, "Directory of shards with a manifest, local or gs://.")
+    cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
     flags.DEFINE_integer("steps", 6, "Steps before the checkpoint from which the killed run resumes.")
     flags.DEFINE_integer("more", 6, "Steps after it.")
     flags.DEFINE_string("tpu", "virtual-2", "Topology of the unbroken run.")

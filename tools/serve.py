@@ -63,7 +63,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", None, "The run whose newest checkpoint is used.")
+    cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
     flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; any other than 127.0.0.1 is reachable.")
     flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_multi_string("allow_host", [], "Another name by which requests may call this server. Repeats.")

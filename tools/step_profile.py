@@ -174,5 +174,5 @@ def report(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", None, "The Markdown file to write.")
+    cli.define_path("output", None, "The Markdown file to write.")
     cli.run(main)

@@ -128,6 +128,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "The directory of a data set, local or gs://.")
-    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes, as far as there are shards and they fit the machine.")
+    cli.define_path("data", None, "The directory of a data set, local or gs://.")
+    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes at most.")
     cli.run(main)

@@ -70,6 +70,16 @@ def list_files(directory: str) -> list[tuple[str, int]] | None:
     return [(f"gs://{bucket.name}/{blob.name}", int(blob.size)) for blob in blobs if not blob.name.endswith("/")]
 
 
+def is_empty(path: str) -> bool:
+    """Whether nothing stands at this address or under it."""
+    with explained(path):
+        bucket, prefix = bucket_of(path.rstrip("/") + "/")
+        under = bucket.list_blobs(
+            prefix=prefix, max_results=2, fields="items(name),nextPageToken", **gcs_client.PATIENCE.calls
+        )
+        return all(blob.name == prefix for blob in under) and size(path.rstrip("/")) is None
+
+
 def delete_files(directory: str) -> None:
     """Deletes all objects under a directory."""
     for path, _ in list_files(directory) or []:

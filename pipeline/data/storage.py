@@ -89,6 +89,17 @@ def list_files(directory: str) -> list[tuple[str, int]] | None:
     return found
 
 
+def is_empty(path: str) -> bool:
+    """Whether a new directory could stand here: nothing does, or one without files."""
+    if is_remote(path):
+        return _gcs().is_empty(path)
+    try:
+        with explained(path):
+            return not os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return not os.path.lexists(path)
+
+
 def _raise(error: OSError) -> None:
     raise error
 

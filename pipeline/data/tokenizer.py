@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data import storage
 from pipeline.data.records import LARGEST_VOCABULARY
 from pipeline.errors import UserError, nearest
 
@@ -243,8 +244,8 @@ def load(name: str) -> Tokenizer:
     if name == "gpt2":
         return gpt2()
     path = pathlib.Path(name)
-    if not path.is_file():
+    if storage.size(str(path)) is None:
         raise UserError(
             f"no tokenizer {name!r}: expected 'gpt2' or the path of a tokenizer.json{nearest(name, ['gpt2'])}"
         )
-    return Tokenizer(path.stem, path.read_bytes())
+    return Tokenizer(path.stem, storage.read_bytes(str(path)))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from models.tf_checkpoints import plain_name
 from pipeline.devices.strategy import on_this_machine
 from pipeline.errors import UserError
 from pipeline.training import committed
@@ -192,20 +193,21 @@ def restore_weights(directory: str, model: Any, step: int | None = None) -> Chec
 
 def _assign(checkpoint: Checkpoint, variables: Mapping[str, tf.Variable]) -> None:
     """Assigns a checkpoint's values; UserError names the variables that it lacks or that have other shapes."""
-    reader = tf.train.load_checkpoint(f"{checkpoint.folder}/{PREFIX}")
-    shapes = reader.get_variable_to_shape_map()
-    wrong = []
-    for name, variable in variables.items():
-        found = shapes.get(_key(name))
-        if found is None:
-            wrong.append(f"{name} is missing there")
-        elif list(found) != variable.shape.as_list():
-            wrong.append(f"{name} has shape {found} there and {variable.shape.as_list()} here")
-    if wrong:
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{checkpoint.folder} is of another model or optimizer: {'; '.join(wrong[:3])}{more}")
-    for name, variable in variables.items():
-        variable.assign(reader.get_tensor(_key(name)))
+    with plain_name(checkpoint.folder) as folder:
+        reader = tf.train.load_checkpoint(f"{folder}/{PREFIX}")
+        shapes = reader.get_variable_to_shape_map()
+        wrong = []
+        for name, variable in variables.items():
+            found = shapes.get(_key(name))
+            if found is None:
+                wrong.append(f"{name} is missing there")
+            elif list(found) != variable.shape.as_list():
+                wrong.append(f"{name} has shape {found} there and {variable.shape.as_list()} here")
+        if wrong:
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise UserError(f"{checkpoint.folder} is of another model or optimizer: {'; '.join(wrong[:3])}{more}")
+        for name, variable in variables.items():
+            variable.assign(reader.get_tensor(_key(name)))
 
 
 def _key(name: str) -> str:

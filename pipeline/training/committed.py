@@ -1,5 +1,6 @@
 """What is committed: a checkpoint's folder with all its files, named with size and checksum in a file written last."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -10,6 +11,7 @@ from typing import Any
 import google_crc32c
 import tensorflow as tf
 
+from pipeline.data import storage
 from pipeline.errors import UserError
 
 gfile = tf.io.gfile
@@ -63,13 +65,24 @@ def newest_sound(directory: str) -> tuple[Checkpoint, set[int]] | None:
     return None
 
 
+@contextlib.contextmanager
+def _allowed(path: str) -> Iterator[None]:
+    """Turns a refusal of the disk or of Cloud Storage into one sentence."""
+    try:
+        yield
+    except tf.errors.PermissionDeniedError as error:
+        raise UserError(f"{path}: cannot be read ({error.message.splitlines()[0]})") from error
+
+
 def _folders(directory: str) -> Iterator[tuple[int, bool]]:
     """Yields (step, whether it is committed) of each checkpoint folder, ascending."""
     if not gfile.isdir(directory):
         return
-    for name in sorted(entry.rstrip("/") for entry in gfile.listdir(directory)):
+    with _allowed(directory):
+        names = sorted(entry.rstrip("/") for entry in gfile.listdir(directory))
+    for name in names:
         if name.startswith("step-") and name[5:].isdigit():
-            yield int(name[5:]), gfile.exists(f"{directory.rstrip('/')}/{name}/{COMMIT}")
+            yield int(name[5:]), storage.size(f"{directory.rstrip('/')}/{name}/{COMMIT}") is not None
 
 
 def folder_name(step: int) -> str:
@@ -78,6 +91,11 @@ def folder_name(step: int) -> str:
 
 def load(folder: str) -> Checkpoint:
     """Reads and checks a committed checkpoint, every byte of it; raises DamagedError."""
+    with _allowed(folder):
+        return _load(folder)
+
+
+def _load(folder: str) -> Checkpoint:
     try:
         document = json.loads(gfile.GFile(f"{folder}/{COMMIT}").read())
         checkpoint = Checkpoint(document["step"], document["metadata"], folder, document["files"])

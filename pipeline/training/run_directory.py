@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipeline.data import storage
 from pipeline.errors import UserError
 
 gfile = tf.io.gfile
@@ -29,13 +30,17 @@ class RunDirectory:
         return os.path.join(self.path, name)
 
     def exists(self, name: str) -> bool:
-        return gfile.exists(self.join(name))
+        """Whether a file of the run is there; UserError where this user may not know."""
+        return storage.size(self.join(name)) is not None
 
     def read_text(self, name: str) -> str:
         """Returns a text file of the run; UserError when this is no run directory."""
-        if not self.exists(name):
-            raise UserError(f"{self.path}: no {name} there; expected the run directory of pipeline.train")
-        return gfile.GFile(self.join(name)).read()
+        try:
+            return storage.read_bytes(self.join(name)).decode()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{self.path}: no {name} there; expected the run directory of pipeline.train") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.join(name)}: damaged, it is not UTF-8 text ({error})") from None
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON document of the run; UserError when this is no run directory or it is damaged."""
@@ -77,7 +82,7 @@ class RunDirectory:
             return
         try:
             os.makedirs(self.path, exist_ok=True)
-            descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT)  # never closed but by the kernel
+            descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT, 0o666)  # never closed but by the kernel
         except OSError as error:
             raise UserError(f"--run_dir={self.path} cannot be written to ({error.strerror})") from None
         try:
@@ -106,7 +111,7 @@ class RunDirectory:
             self.check(identity, ignored)
             self.lock()
             return True
-        if gfile.exists(self.path) and (gfile.isdir(self.path) is False or gfile.listdir(self.path)):
+        if not storage.is_empty(self.path):
             raise UserError(f"--run_dir={self.path} holds files that are no run; expected a new or empty directory")
         self.lock()
         self.write_json("run.json", identity)

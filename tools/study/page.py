@@ -200,6 +200,6 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run_dir", "runs/study", "The study's run directory.")
-    flags.DEFINE_string("output", "docs/study.md", "The page to write.")
+    cli.define_path("run_dir", "runs/study", "The study's run directory.")
+    cli.define_path("output", "docs/study.md", "The page to write.")
     cli.run(main)

@@ -193,7 +193,7 @@ def _score(folder: pathlib.Path, cell: Cell, data: str) -> None:
 
 if __name__ == "__main__":
     cli.define_gin_param_flag()
-    flags.DEFINE_string("wikitext", None, "WikiText's raw files: a path or a glob.")
-    flags.DEFINE_string("run_dir", "runs/study", "Where the cells' runs are kept.")
-    flags.DEFINE_string("page", "docs/study.md", "The page to write; empty for none.")
+    cli.define_path("wikitext", None, "WikiText's raw files: a path or a glob.")
+    cli.define_path("run_dir", "runs/study", "Where the cells' runs are kept.")
+    cli.define_path("page", "docs/study.md", "The page to write; empty for none.")
     cli.run(main)

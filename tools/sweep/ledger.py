@@ -120,7 +120,7 @@ class Ledger:
 
     def _lock(self, key: str) -> int | None:
         self._locks.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._locks / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(self._locks / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

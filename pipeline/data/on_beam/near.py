@@ -93,7 +93,7 @@ def _copy(segments: Sequence[Segment], folder: str, ranges: Ranges) -> list[Segm
         here = _local(segment, folder)
         wanted = [(start, stop) for start, stop in ranges(segment) if stop > start]
         if wanted:
-            descriptor = os.open(here.path, os.O_WRONLY | os.O_CREAT)
+            descriptor = os.open(here.path, os.O_WRONLY | os.O_CREAT, 0o666)
             with storage.open_read(segment.path) as source, os.fdopen(descriptor, "wb", buffering=0) as target:
                 for start, stop in wanted:
                     source.seek(start)
