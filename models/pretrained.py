@@ -233,12 +233,13 @@ def _openai_reader(directory: str) -> tuple[Callable[[str], np.ndarray], Callabl
     from models.tf_checkpoints import plain_name
 
     with plain_name(directory) as folder:
-        newest = tf.train.latest_checkpoint(folder)
-        if newest is None:
+        state = tf.train.get_checkpoint_state(folder)
+        if state is None:
             raise ValueError(f"{directory}: {HPARAMS} without a TensorFlow checkpoint")
-        named = os.path.join(directory, os.path.basename(newest))
+        newest = os.path.basename(state.model_checkpoint_path)  # it stands here, wherever it was written
+        named = os.path.join(directory, newest)
         try:
-            checkpoint = tf.train.load_checkpoint(newest)
+            checkpoint = tf.train.load_checkpoint(os.path.join(folder, newest))
             names = checkpoint.get_variable_to_shape_map()
             tensors = {name: np.asarray(checkpoint.get_tensor(name), np.float32) for name in names}
         except (tf.errors.OpError, RuntimeError) as error:

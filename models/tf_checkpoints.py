@@ -6,14 +6,12 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-import tensorflow as tf
-
-PATTERN = re.compile(r"[*?\[\]\\]")  # what TensorFlow's reader of checkpoints and SavedModels takes for a pattern
+PATTERN = re.compile(r"[\[\\]")  # in a name that TensorFlow takes for a pattern; * and ? match themselves
 
 
 @contextlib.contextmanager
 def plain_name(folder: str) -> Iterator[str]:
-    """Gives a name of ``folder`` that holds no character of a pattern, for as long as its checkpoint is read.
+    """Gives a name of ``folder`` that is no pattern, for as long as its checkpoint is read.
 
     TensorFlow looks a checkpoint up by a pattern and then opens it by its name, so that no way of escaping helps: from
     ``runs/a [v2]`` it can write, but not read. A local folder gets a link beside none of the user's files; an object
@@ -28,6 +26,8 @@ def plain_name(folder: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as temporary:
         plain = os.path.join(temporary, "checkpoint")
         if "://" in folder:
+            import tensorflow as tf  # late: a name is checked before anything is imported that takes time
+
             os.mkdir(plain)
             for name in tf.io.gfile.listdir(folder):
                 if not name.endswith("/"):

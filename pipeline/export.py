@@ -14,6 +14,7 @@ import tempfile
 
 from absl import flags
 
+from models import tf_checkpoints
 from pipeline import cli
 from pipeline.data import storage
 from pipeline.errors import UserError, nearest
@@ -34,6 +35,8 @@ def main() -> None:
     if os.path.exists(FLAGS.output) and (not os.path.isdir(FLAGS.output) or os.listdir(FLAGS.output)):
         raise UserError(f"--output={FLAGS.output}: exists and is not an empty directory; expected a new one")
     output = os.path.abspath(FLAGS.output)
+    if FLAGS.format == "saved_model" and tf_checkpoints.PATTERN.search(output):
+        raise UserError(f"--output={FLAGS.output}: TensorFlow loads no SavedModel from it; expected no [ and no \\")
     storage.check_writable(os.path.dirname(output))
     cli.import_tensorflow()
     from models import pretrained

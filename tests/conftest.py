@@ -1,11 +1,13 @@
 """Shared by all tests: virtual CPU devices, which TensorFlow must be told of before it starts."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 
 import pytest
@@ -95,6 +97,26 @@ def refused(run_module):
         return lines[0]
 
     return run
+
+
+@pytest.fixture
+def as_nobody(tmp_path):
+    """A context in which this process may do what any user may: root is denied nothing."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.owner() == "root" and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o055)
+
+    @contextlib.contextmanager
+    def become():
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return become
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""Texts that tokenizers stumble over, for property tests."""
+"""Texts that tokenizers stumble over, for property tests, and names that take a path for something else."""
 
 from hypothesis import strategies as st
 
 SPACES = " \t\n\r\v\f\x1c\x1f\x85\xa0\u1680\u2000\u2003\u2009\u200b\u2028\u2029\u202f\u205f\u3000\ufeff"
+NAMES = ["run [v2]", "[v", "v]", "a*b?", "{x} ~#%=,;&", "'\"", "back\\slash", "漢字 café", "-x"]  # of folders and files
 PIECES = st.one_of(
     st.text(max_size=12),  # any code point but surrogates: controls, combining marks, astral planes
     st.text(SPACES, max_size=6),

@@ -33,4 +33,7 @@ def check_space(needed: Mapping[str, int]) -> None:
 
 
 def _amount(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size / 10:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,} bytes"

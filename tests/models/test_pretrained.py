@@ -101,7 +101,10 @@ def test_an_output_bias_without_counterpart_is_refused(small_model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_openais_checkpoint_is_read(small_model, tools, tmp_path):
+@pytest.mark.parametrize("folder", ["774M", "gpt2 [774M]"])
+def test_openais_checkpoint_is_read(small_model, tools, tmp_path, folder):
+    tmp_path = tmp_path / folder
+    tmp_path.mkdir()
     model = small_model("gpt2")
     saved = {}
     for name, tensor in pretrained.tensors_of(model).items():

@@ -1,5 +1,7 @@
 """Export and generation from the command line, on a small run made here."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,10 @@ import tensorflow_text  # noqa: F401  registers the tokenizer's ops, which the s
 
 import models
 from models import pretrained
+from pipeline import trained
+from pipeline.errors import UserError
 from tests import tiny_run
+from tests.hostile import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,27 @@ def test_every_format_is_written_and_agrees(run, run_module, tmp_path):
             pretrained.load_into(again, str(output))
             logits = again(tokens)
         np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_and_an_export_may_have_any_name(run, tmp_path, name):
+    path, model = run
+    shutil.copytree(path, tmp_path / name)
+    read = trained.load(str(tmp_path / name))
+    tokens = tf.constant([np.arange(48) % 200], tf.int32)
+    np.testing.assert_array_equal(read.model(tokens), model(tokens))
+    pretrained.save_native(read.model, str(tmp_path / name / "export"))
+    again = models.build(pretrained.read_config(str(tmp_path / name / "export")))
+    pretrained.load_into(again, str(tmp_path / name / "export"))
+    np.testing.assert_array_equal(again(tokens), model(tokens))
+
+
+def test_a_run_that_may_not_be_read_is_not_missing(run, tmp_path, as_nobody):
+    path, _ = run
+    shutil.copytree(path, tmp_path / "run")
+    (tmp_path / "run").chmod(0o700)
+    with as_nobody(), pytest.raises(UserError, match=r"run/run\.json: cannot be read \(Permission denied\)"):
+        trained.load(str(tmp_path / "run"))
 
 
 def test_bad_exports_are_refused(run, refused, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.data import manifest as manifests
 from pipeline.errors import UserError
+from tests.hostile import NAMES
 from tests.pipeline.data.conftest import SMALL, run_sharder
 
 TEXTS = {
@@ -48,6 +49,15 @@ def test_local_text_to_gs(gcs, shard_on_gcs, source, expected, tmp_path):
     assert uploaded(gcs) == expected
     assert not (tmp_path / "work").exists()
     assert list(uploaded(gcs))[-1] == "manifest.json", "the manifest goes last"  # the store keeps their order
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_may_have_any_name(gcs, shard_on_gcs, tmp_path, name):
+    (tmp_path / "a.txt").write_text("the cat and the dog\n" * 100)
+    made = shard_on_gcs(tmp_path / "a.txt", f"gs://corpus/{name}/out", validation_fraction=0.0)
+    shards = {f"{name}/out/{shard.file}" for shard in made.parts["train"].shards}
+    assert {*gcs.objects()} == shards | {f"{name}/out/{file}" for file in ("manifest.json", "tokenizer.json")}
+    assert manifests.load(f"gs://corpus/{name}/out") == made
 
 
 def test_gs_text_to_gs_and_again(gcs, shard_on_gcs, expected):

@@ -3,10 +3,12 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
 import time
+import types
 import zipfile
 
 import google.auth
@@ -15,10 +17,11 @@ import numpy as np
 import pytest
 from google.auth import exceptions as auth_exceptions
 
+from pipeline.data import disk, gcs_client, gcs_reader, storage
 from pipeline.data import gcs as client
-from pipeline.data import gcs_client, gcs_reader, storage
 from pipeline.data.storage import UnavailableError
 from pipeline.errors import UserError
+from tests.hostile import NAMES
 
 LARGE = np.random.default_rng(0).bytes((17 << 20) + 12_345)  # three chunks of a resumable upload
 SMALL = LARGE[:100_000]  # one request
@@ -97,6 +100,99 @@ def test_small_files_are_published_once(directory):
         storage.publish_bytes(b"[]", path)
     assert storage.read_bytes(path) == b"{}"
     assert storage.list_files(directory) == [(path, 2)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_taken_as_they_are(directory, publish, name):
+    for path in (storage.join(storage.join(directory, name), "a"), storage.join(directory, name) + ".json"):
+        if not storage.is_remote(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        storage.check_writable(path.rpartition("/")[0])
+        publish(SMALL, path)
+        storage.replace_bytes(b"{}", path)
+        assert storage.size(path) == 2 and storage.read_bytes(path) == b"{}"
+        assert storage.list_files(path.rpartition("/")[0]) == [(path, 2)]
+        assert not storage.is_empty(path.rpartition("/")[0])
+        if storage.is_remote(path):
+            storage.delete_files(path.rpartition("/")[0])
+        else:
+            os.unlink(path)
+    assert storage.is_empty(storage.join(directory, name + "-new"))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_says_who_may_read_what_is_written(tmp_path, publish, umask):
+    before = os.umask(umask)
+    try:
+        publish(SMALL, str(tmp_path / "shard"))
+        storage.publish_bytes(b"{}", str(tmp_path / "manifest.json"))
+        storage.replace_bytes(b"{}", str(tmp_path / "summary.json"))
+        with storage.partial_file(str(tmp_path)) as file:
+            os.rename(file.name, tmp_path / "unit.run")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["shard", "manifest.json", "summary.json", "unit.run"], 0o666 & ~umask)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    """The output's, where that is the full one, and not that of unfinished work."""
+    work, output = tmp_path / "work", tmp_path / "output"
+    for folder in (work, output):
+        folder.mkdir()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def another_disk(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    monkeypatch.setattr(os, "rename", another_disk)
+    with pytest.raises(UnavailableError, match=f"no space left in {output}: "), storage.partial_file(str(work)) as file:
+        storage.publish(file.name, str(output / "shard"), 0)
+    with pytest.raises(UnavailableError, match=f"no space left in {output}: "):
+        monkeypatch.setattr(os, "fsync", full)
+        storage.publish_bytes(b"{}", str(output / "manifest.json"))
+    assert os.listdir(work) == os.listdir(output) == []
+
+
+def test_space_is_counted_disk_by_disk_in_units_that_say_something(tmp_path, monkeypatch):
+    free = {"a": 5 * 10**6, "b": 2 * 10**6}
+    stat = os.stat
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, free[path[-1]]))
+    for name in free:
+        (tmp_path / name).mkdir()
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    disk.check_space({a: 3 * 10**6})
+    with pytest.raises(UnavailableError, match=r"about 6.0 MB are needed in \S+/a, 5.0 MB are free"):
+        disk.check_space({a + "/new": 3 * 10**6, b: 3 * 10**6})  # one disk
+    monkeypatch.setattr(
+        os, "stat", lambda path, **_: types.SimpleNamespace(st_dev=path) if path in (a, b) else stat(path)
+    )
+    with pytest.raises(UnavailableError, match=r"about 3.0 MB are needed in \S+/b, 2.0 MB are free"):
+        disk.check_space({a: 3 * 10**6, b: 3 * 10**6})
+    free["b"] = 0
+    with pytest.raises(UnavailableError, match=r"about 700 bytes are needed in \S+/b, 0 bytes are free"):
+        disk.check_space({b: 700})
+
+
+def test_who_may_not_read_is_told_so(tmp_path, as_nobody):
+    """Not that nothing is there, which cannot be known."""
+    (tmp_path / "manifest.json").write_text("{}")
+    operations = (storage.size, storage.read_bytes, storage.open_read, storage.list_files, storage.is_empty)
+    tmp_path.chmod(0o700)
+    for operation in operations:
+        with as_nobody(), pytest.raises(UserError, match=r"manifest\.json: cannot be read \(Permission denied\)"):
+            operation(str(tmp_path / "manifest.json"))
+    tmp_path.chmod(0o744)  # names may be listed, but not looked up
+    with as_nobody(), pytest.raises(UserError, match="cannot be read"):
+        storage.list_files(str(tmp_path))
+
+
+def test_a_name_that_no_disk_takes_is_refused_before_any_work(tmp_path):
+    with pytest.raises(UserError, match="a name has 300 bytes; expected 255 at most there"):
+        storage.check_writable(str(tmp_path / "new" / ("x" * 300)))
 
 
 def test_what_is_not_there(directory):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pipeline.errors import UserError
 from pipeline.training import checkpoints, committed
 from pipeline.training.checkpoints import Checkpoints
+from tests.hostile import NAMES
 
 
 def variables(seed, shape=(3, 5)):
@@ -46,6 +47,25 @@ def test_what_was_saved_comes_back_with_its_metadata(tmp_path):
     assert checkpoint.step == 20
     assert checkpoint.metadata == {"seed": 5, "record": {"loss": 10.0}}
     assert values(other) == values(state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folders_may_have_any_name(tmp_path, name):
+    """TensorFlow's reader takes them for patterns."""
+    state = saved(tmp_path / name / "checkpoints", [10, 20, 30, 40], keep_last=2)
+    assert committed.steps(str(tmp_path / name / "checkpoints")) == [30, 40]
+    checkpoint, other = restored(tmp_path / name / "checkpoints")
+    assert checkpoint.step == 40 and values(other) == values(state)
+
+
+def test_who_may_not_read_checkpoints_is_told_so(tmp_path, as_nobody):
+    """A run without its checkpoints would begin again, and one without its newest go on from an older one."""
+    saved(tmp_path, [10, 20])
+    for folder, mode in ((tmp_path / "step-00000020", 0o700), (tmp_path, 0o711), (tmp_path, 0o700)):
+        folder.chmod(mode)
+        with as_nobody(), pytest.raises(UserError, match="cannot be read"):
+            restored(tmp_path)
+        folder.chmod(0o755)
 
 
 def test_a_directory_without_checkpoints_restores_nothing(tmp_path):

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.hostile import NAMES
+
 RUN = "gs://corpus/run/checkpoints"
 SHAPE = (300, 1000)  # 1.2 MB, so that an upload takes more than one packet
 
@@ -16,12 +18,12 @@ def state(seed):
     return {"weights/kernel": tf.Variable(kernel), "optimizer/iteration": tf.Variable(seed)}
 
 
-def save(steps, **options):
+def save(steps, run=RUN, **options):
     """Saves one checkpoint a step, each of other values."""
     from pipeline.training.checkpoints import Checkpoints
 
     variables = state(0)
-    keeper = Checkpoints(RUN, variables, **options)
+    keeper = Checkpoints(run, variables, **options)
     for step in steps:
         for name, value in state(step).items():
             variables[name].assign(value)
@@ -29,12 +31,12 @@ def save(steps, **options):
     keeper.wait()
 
 
-def restore():
+def restore(run=RUN):
     """Returns the step of the newest sound checkpoint, its metadata, and whether its values are those of the step."""
     from pipeline.training.checkpoints import Checkpoints
 
     variables = state(999)
-    checkpoint = Checkpoints(RUN, variables).restore_newest()
+    checkpoint = Checkpoints(run, variables).restore_newest()
     if checkpoint is None:
         return None
     expected = state(checkpoint.step)
@@ -71,6 +73,16 @@ def test_what_was_saved_comes_back_and_old_ones_go(gcs, on_gcs):
     assert on_gcs(restore) == (5, {"seed": 6}, True)
     assert steps_committed(gcs) == [3, 4, 5]
     assert not [name for name in gcs.objects() if "step-00000001" in name or "temp" in name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folders_may_have_any_name(gcs, on_gcs, name):
+    """To the last character, and for both clients."""
+    run = f"gs://corpus/{name}/checkpoints"
+    on_gcs(save, [1, 2], run, keep_last=1)
+    assert on_gcs(restore, run) == (2, {"seed": 3}, True)
+    files = [path for path in gcs.objects() if not path.endswith("/")]  # without the markers of folders
+    assert len(files) == 3 and {path.split("/step-")[0] for path in files} == {f"{name}/checkpoints"}
 
 
 def test_the_commit_is_the_last_object_of_a_checkpoint(gcs, on_gcs):
