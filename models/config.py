@@ -11,9 +11,16 @@ VOCABULARY_MULTIPLE = 128  # the lanes of a TPU register: a table of whole lanes
 MLP_FACTOR = 4
 
 
-def _require_positive(name: str, value: object) -> None:
+# Beyond what any memory holds: a mistake, which arithmetic on it would take minutes to find.
+MOST = {"layers": 10_000, "heads": 1 << 20, "width": 1 << 20, "context": 1 << 20, "embedding": 1 << 20}
+MOST_VOCABULARY = 1 << 30
+
+
+def _require_count(name: str, value: object, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+    if value > most:
+        raise ValueError(f"{name}={value}: expected at most {most:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +52,9 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "width", "context"):
-            _require_positive(name, getattr(self, name))
+            _require_count(name, getattr(self, name), MOST[name])
         if self.vocabulary_size is not None:
-            _require_positive("vocabulary_size", self.vocabulary_size)
+            _require_count("vocabulary_size", self.vocabulary_size, MOST_VOCABULARY)
         if self.width % self.heads:
             near = min((h for h in range(1, self.width + 1) if self.width % h == 0), key=lambda h: abs(h - self.heads))
             raise ValueError(
@@ -138,7 +145,7 @@ class ALGPT2Config(GPT2Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embedding is not None:
-            _require_positive("embedding", self.embedding)
+            _require_count("embedding", self.embedding, MOST["embedding"])
 
     @property
     def table_width(self) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 NEVER = -1e30  # a logit that is never drawn, and finite
+GREEDY_BELOW = 1e-20  # a temperature; by a smaller one some logit divided is below NEVER, or infinite
+PENALTIES = (1e-6, 1e6)  # from … to; others take float32 there too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,8 @@ class Sampling:
     """How the next token is chosen.
 
     Args:
-        temperature: divides the logits; 0 takes the likeliest token (greedy), and the rest does not matter.
+        temperature: divides the logits; 0, or what float32 cannot divide them by, takes the likeliest token (greedy),
+            and the rest does not matter.
         top_k: only the k likeliest tokens; 0 is no limit. Tokens that tie with the k-th stay.
         top_p: only the fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020); 1 is no limit.
         repetition_penalty: logits of tokens already in the row are divided by it where positive and multiplied where
@@ -37,9 +40,10 @@ class Sampling:
             raise ValueError(f"top_k={self.top_k}: expected 0 (no limit) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: expected more than 0 and at most 1 (no limit)")
-        if not 0 < self.repetition_penalty < float("inf"):
+        if not PENALTIES[0] <= self.repetition_penalty <= PENALTIES[1]:
             raise ValueError(
-                f"repetition_penalty={self.repetition_penalty}: expected more than 0, and finite; 1 is none"
+                f"repetition_penalty={self.repetition_penalty}: expected {PENALTIES[0]:f} to {PENALTIES[1]:,.0f}; "
+                f"1 is none"
             )
 
 
@@ -59,7 +63,7 @@ def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
     if penalty != 1.0:
         punished = tf.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
         logits_BV = tf.where(seen_BV, punished, logits_BV)
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return _likeliest(logits_BV)
     logits_BV /= sampling.temperature
     if sampling.top_k:
@@ -86,7 +90,7 @@ def choose_by(logits_BV, temperature, top_k, top_p, seed_2) -> tf.Tensor:
             tf.cond(top_p < 1, lambda: _keep_highest(warm_BV, tf.nn.softmax(warm_BV), top_p), lambda: warm_BV), seed_2
         )
 
-    return tf.cond(temperature > 0, draw, lambda: _likeliest(logits_BV))
+    return tf.cond(temperature >= GREEDY_BELOW, draw, lambda: _likeliest(logits_BV))
 
 
 def _drawn(logits_BV, seed_2) -> tf.Tensor:

@@ -10,7 +10,7 @@ from pipeline.data import manifest, order, storage
 from pipeline.data.progress import counted
 from pipeline.devices import slices, target
 from pipeline.errors import UserError
-from pipeline.training import batch
+from pipeline.training import batch, weights_and_biases
 from pipeline.training.settings import TrainConfig
 
 
@@ -33,6 +33,8 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
     model = pretrained.model_config(settings)
     optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
     config.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
+    if settings.wandb == "auto":
+        weights_and_biases.check_mode()
     where = place(tpu)
     devices = slices.plan(where)
     if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):
@@ -99,6 +101,9 @@ def check_manifest(data: manifest.Manifest, run: Configured) -> None:
 
 def with_data(run: Configured, data: manifest.Manifest) -> Configured:
     """Returns the run with what its data decide: the model's vocabulary, and steps and warm-up in numbers."""
-    settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
+    try:
+        settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
+    except ValueError as error:  # a warm-up that is longer than the one pass
+        raise UserError(f"train: {error}") from None
     model = dataclasses.replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
     return dataclasses.replace(run, settings=settings, model=model)

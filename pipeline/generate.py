@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from pipeline import cli
+from pipeline import cli, values
 from pipeline.devices import target
 from pipeline.errors import UserError
 
@@ -111,5 +111,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("top_k", 0, "Only the k likeliest tokens; 0 is no limit.", lower_bound=0)
     flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that add up to this; 1 is no limit.", 0, 1)
     flags.DEFINE_float("repetition_penalty", 1.0, "Makes tokens already in the text less likely; 1 is none.")
-    flags.DEFINE_integer("seed", 0, "The same seed gives the same text.")
+    flags.DEFINE_integer("seed", 0, "The same seed gives the same text.", -values.INT32, values.INT32)
     cli.run(main)

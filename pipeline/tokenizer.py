@@ -10,7 +10,7 @@ import os
 
 from absl import flags
 
-from pipeline import cli, config
+from pipeline import cli, config, values
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError
 
@@ -19,7 +19,9 @@ cli.define_gin_flags()
 cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
 cli.define_path("output", None, "The tokenizer.json to write.")
 flags.DEFINE_integer("size", 8192, "Entries of the vocabulary, end-of-text included.")
-flags.DEFINE_integer("documents", 200_000, "Documents to train on at most, from the beginning of the corpus.")
+flags.DEFINE_integer(
+    "documents", 200_000, "Documents to train on at most, from the beginning of the corpus.", 1, values.INT64
+)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://… [--dry_run]
 """
 
+import sys
+
 from absl import flags
 
 from pipeline import cli, config, dry_run, preflight
@@ -10,6 +12,7 @@ from pipeline.configured import Configured, check_data, check_visible, configure
 from pipeline.data import storage
 from pipeline.devices import target
 from pipeline.errors import UserError
+from pipeline.training.schedules import remark
 
 FLAGS = flags.FLAGS
 
@@ -18,6 +21,8 @@ def main() -> int:
     files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = configured(files, FLAGS.gin_param, FLAGS.tpu)
     say_overridden(FLAGS.tpu)
+    if said := remark(run.settings):
+        print(f"note: {said}", file=sys.stderr)
     settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
     if FLAGS.dry_run:
         print(config.provenance(settings, model, optimizer))

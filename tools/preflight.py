@@ -134,9 +134,7 @@ def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slic
     tried: list[tuple[str, Figures]] = []
     for remat in ("none", "full"):
         variant = dataclasses.replace(model, remat=remat)
-        found = largest_that_fits(
-            settings, variant, optimizer, piece, [m for m in range(1, share + 1) if share % m == 0]
-        )
+        found = largest_that_fits(settings, variant, optimizer, piece, batch.divisors(share))
         tried.append((remat, found))
         if not found.fits:
             print(f"remat {remat:<10} does not fit at any microbatch: {gib(found.peak_bytes_per_core)} GiB at 1")

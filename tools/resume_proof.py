@@ -189,14 +189,13 @@ def main() -> int:
         raise UserError(f"--steps={FLAGS.steps} --more={FLAGS.more}: expected at least 1 and 2")
     from pipeline import config
     from pipeline.configured import say_overridden
+    from pipeline.training.batch import divisors
     from pipeline.training.settings import TrainConfig
 
     config.load(gin_files, FLAGS.gin_param)
     settings = config.get(TrainConfig)
     say_overridden(FLAGS.tpu)
-    smaller = (
-        max(m for m in range(1, settings.microbatch) if settings.microbatch % m == 0) if settings.microbatch > 1 else 1
-    )
+    smaller = (1, *divisors(settings.microbatch))[-2]
     home = Topology(f"the same, {FLAGS.tpu}", FLAGS.tpu)
     others = [
         Topology(f"other replicas, {FLAGS.other_tpu}", FLAGS.other_tpu),

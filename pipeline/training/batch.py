@@ -1,6 +1,7 @@
 """Batch arithmetic: global batch = replicas × accumulation × microbatch."""
 
 import dataclasses
+import math
 
 from pipeline.errors import UserError
 
@@ -24,6 +25,12 @@ class BatchPlan:
         return self.global_batch * self.context
 
 
+def divisors(number: int) -> list[int]:
+    """Returns what divides a number, in order: the microbatches that share a replica's sequences evenly."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
+
+
 def plan(*, global_batch: int, replicas: int, microbatch: int, context: int) -> BatchPlan:
     """Returns the plan; UserError names the nearest batches when the global one does not divide."""
     unit = replicas * microbatch
@@ -34,7 +41,7 @@ def plan(*, global_batch: int, replicas: int, microbatch: int, context: int) -> 
     choice = f"train.global_batch = {batches}"
     if global_batch % replicas == 0:
         share = global_batch // replicas
-        fitting = [m for m in range(1, share + 1) if share % m == 0]
+        fitting = divisors(share)
         nearest = [*[m for m in fitting if m < microbatch][-1:], *[m for m in fitting if m > microbatch][:1]]
         choice += f", or train.microbatch = {' or '.join(map(str, nearest))}"
     raise UserError(

@@ -30,7 +30,8 @@ class Schedule:
     Args:
         kind: What follows the warm-up. "linear": a straight line to ``final_fraction``. "cosine": half a cosine wave
             to ``final_fraction`` (Loshchilov & Hutter, 2017). "constant": 1. "inverse_sqrt": sqrt(warmup / update)
-            (Vaswani et al., 2017), here 1 at its highest; ``steps`` and ``final_fraction`` do not bend it.
+            (Vaswani et al., 2017), here 1 at its highest; ``steps`` and ``final_fraction`` do not bend it. The warm-up
+            is its time scale too, as T5X has it: without one, the factor is 0.03 at update 1,000.
         steps: Optimizer updates in all.
         warmup_steps: Updates of linear warm-up. Update number ``warmup_steps`` is the first with the factor 1; 0 means
             that the first update already has it.
@@ -76,6 +77,18 @@ class Schedule:
         progress = xp.minimum(xp.maximum((step - float(self.warmup_steps)) / decay_steps, 0.0), 1.0)
         left = 1.0 - progress if self.kind == "linear" else 0.5 * (1.0 + xp.cos(math.pi * progress))
         return warm * (self.final_fraction + (1.0 - self.final_fraction) * left)
+
+
+def remark(settings: TrainConfig) -> str | None:
+    """Returns what is to be said of a schedule that does what few would expect, or None."""
+    if settings.schedule != "inverse_sqrt" or settings.warmup_steps > 1 or settings.warmup_fraction:
+        return None
+    step = 1000 if settings.steps < 1 else min(1000, settings.steps)
+    factor = Schedule(kind="inverse_sqrt", steps=step)(step - 1)
+    return (
+        f"train.schedule = 'inverse_sqrt' without a warm-up falls from the first step on: the learning rate of step "
+        f"{step:,} is {factor:.2g} of the highest; train.warmup_steps=N has it rise until step N and fall from there"
+    )
 
 
 def schedule_of(settings: TrainConfig) -> Schedule:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from pipeline.values import INT32
+
 # A change of these between two starts of one run moves work around and leaves the mathematics alone.
 RESUMABLE_CHANGES = frozenset(
     {
@@ -23,6 +25,11 @@ RESUMABLE_CHANGES = frozenset(
 
 
 ONE_EPOCH = -1  # of ``steps``
+COUNTS = {  # settings that count something, and the least that each may be
+    **dict.fromkeys(("global_batch", "microbatch", "steps_per_loop", "checkpoint_every", "keep_checkpoints"), 1),
+    **dict.fromkeys(("warmup_steps", "evaluate_every", "keep_every", "max_skipped_steps"), 0),
+    "steps": ONE_EPOCH,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +45,10 @@ class TrainConfig:
       steps: optimizer steps in all; -1 is one pass over the train part.
       global_batch: sequences an optimizer step, over all replicas and microbatches.
       microbatch: sequences that one replica holds at once; accumulation follows from it.
-      schedule: shape of the learning rate: ``'linear'``, ``'cosine'``, ``'constant'`` or ``'inverse_sqrt'``.
+      schedule: shape of the learning rate: ``'linear'``, ``'cosine'``, ``'constant'`` or ``'inverse_sqrt'``, which
+        falls from the end of the warm-up on, and so wants one.
       warmup_steps: steps of linear warm-up to the optimizer's learning rate.
-      warmup_fraction: the same as a share of ``steps``; 0 leaves it to ``warmup_steps``.
+      warmup_fraction: the same as a share of ``steps``, in place of ``warmup_steps``; 0 leaves it to that.
       final_fraction: what linear and cosine decay end at, as a fraction of the peak.
       clip_norm: global norm that the mean gradient is clipped to; None leaves it as it is.
       compute_dtype: ``'bfloat16'`` or ``'float32'``; weights, softmax and loss are float32 in both.
@@ -86,16 +94,22 @@ class TrainConfig:
     wandb: Literal["auto", "offline", "off"] = "auto"
 
     def __post_init__(self):
-        for name in ("global_batch", "microbatch", "steps_per_loop", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
-        for name in ("warmup_steps", "evaluate_every", "keep_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
         if self.steps < 1 and self.steps != ONE_EPOCH:
             raise ValueError(f"steps = {self.steps}: expected at least 1, or {ONE_EPOCH} for one pass over the data")
-        if not 0 <= self.warmup_fraction <= 1:
-            raise ValueError(f"warmup_fraction = {self.warmup_fraction}: expected 0 to 1, in place of warmup_steps")
+        for name, least in COUNTS.items():
+            count = getattr(self, name)
+            if count < least:
+                raise ValueError(f"{name} = {count}: expected {'at least 1' if least else '0 or more'}")
+            if count > INT32:
+                raise ValueError(f"{name} = {count}: expected at most {INT32:,}")
+        for name in ("warmup_fraction", "final_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to 1")
+        if self.warmup_fraction and self.warmup_steps and self.warmup_steps != self._warmup(self.steps):
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} and warmup_fraction = {self.warmup_fraction} are both given, and "
+                f"say different things: expected one of them to be 0"
+            )
         if self.steps > 0 and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected at most steps = {self.steps}")
         if self.profile_steps is not None:
@@ -112,5 +126,7 @@ class TrainConfig:
     def resolved(self, sequences: int) -> "TrainConfig":
         """Returns the settings with steps and warm-up in numbers, for a train part of ``sequences`` sequences."""
         steps = max(1, sequences // self.global_batch) if self.steps == ONE_EPOCH else self.steps
-        warmup = round(self.warmup_fraction * steps) if self.warmup_fraction else self.warmup_steps
-        return dataclasses.replace(self, steps=steps, warmup_steps=warmup)
+        return dataclasses.replace(self, steps=steps, warmup_steps=self._warmup(steps))
+
+    def _warmup(self, steps: int) -> int:
+        return round(self.warmup_fraction * steps) if self.warmup_fraction else self.warmup_steps

@@ -4,15 +4,28 @@ import contextlib
 import netrc
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.training.run_directory import RunDirectory
+from pipeline.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.training.run_directory import RunDirectory
 
 ANSWER_SECONDS = 3.0  # to reach the server in, or the run is kept offline
 UPLOAD_SECONDS = 60.0  # at most, for what is left to upload when a run ends; `wandb sync` takes the rest
 
 
-def start(directory: RunDirectory, configuration: dict[str, Any], mode: str) -> Any:
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of wandb, as WANDB_MODE says them
+
+
+def check_mode() -> None:
+    """Refuses a WANDB_MODE that wandb would refuse, when the run has begun."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}")
+
+
+def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -> Any:
     """Starts or resumes a run of Weights & Biases.
 
     Args:
@@ -37,7 +50,7 @@ def start(directory: RunDirectory, configuration: dict[str, Any], mode: str) -> 
         project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
         id=os.environ.get("WANDB_RUN_ID") or directory.once("wandb_id.txt", os.urandom(6).hex()),
         resume="allow" if mode == "online" else None,
-        mode=mode,  # type: ignore[arg-type]  # WANDB_MODE may hold anything, and wandb says what is wrong with it
+        mode=mode,  # type: ignore[arg-type]  # text, of MODES
         dir=local,
         config=configuration,
         settings=wandb.Settings(

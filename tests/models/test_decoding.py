@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from models.decoding import generate
-from models.sampling import Sampling, choose
+from models.sampling import Sampling, choose, choose_by
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = [[5, 6, 7], [9, 8] * 10, [1]]
@@ -96,6 +96,17 @@ def test_top_k_and_top_p_keep_the_fewest_likeliest(sampling, kept):
     assert not found[expected == 0].any()
 
 
+@pytest.mark.parametrize("limit", [{}, {"top_k": 3}, {"top_p": 0.9}])
+@pytest.mark.parametrize("temperature", [1e-19, 1e-25, 1e-30, 1e-36, 1e-38, 1e-45, 1e-300])
+@pytest.mark.parametrize("logits", [[-30.0, -25.0, -20.0, -22.0], [30.0, 20.0, 31.0, 1e-3], [-1e4, 1e4, 2e4, 0.0]])
+def test_a_tiny_temperature_takes_the_likeliest(logits, temperature, limit):
+    """In the program whose settings are fixed, and in that of the server and the SavedModel, which is given them."""
+    row, seed = tf.constant([logits]), tf.constant([3, 4])
+    assert int(choose(row, row < -1e9, Sampling(temperature=temperature, **limit), seed)[0]) == 2
+    given = {"top_k": 0, "top_p": 1.0} | limit
+    assert int(choose_by(row, tf.constant(temperature, tf.float32), given["top_k"], given["top_p"], seed)[0]) == 2
+
+
 def test_repetition_penalty_lowers_what_was_seen_on_either_side_of_zero():
     greedy = Sampling(temperature=0, repetition_penalty=2.0)
     assert draws([3.0, 2.0, 1.0], greedy, 1)[0] == 1
@@ -135,6 +146,8 @@ def test_bad_prompts_are_refused(small_model, prompts, count, text):
         {"top_p": 0},
         {"top_p": 1.1},
         {"repetition_penalty": 0},
+        {"repetition_penalty": 1e-30},
+        {"repetition_penalty": 1e30},
     ],
 )
 def test_bad_settings_are_refused(setting):

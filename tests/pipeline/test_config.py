@@ -165,6 +165,37 @@ def test_numbers_that_cannot_be_are_refused(setting):
             config.bound(surface)
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("train.steps=3000000000", "steps = 3000000000: expected at most 2,147,483,647"),
+        ("train.global_batch=10000000000", "expected at most 2,147,483,647"),
+        ("train.max_skipped_steps=-1", "expected 0 or more"),
+        ("train.steps=-2", "expected at least 1, or -1 for one pass"),
+        ("train.final_fraction=5", "expected 0 to 1"),
+        ("train.warmup_fraction=0.5", "warmup_steps = 2000 and warmup_fraction = 0.5 are both given"),
+        ("train.profile_steps=(2,'a')", "expected (a whole number, a whole number) or None"),
+        ("GPT2.layers=1000000000", "expected at most 10,000"),
+        ("GPT2.width=1000000000000000000", "expected at most 1,048,576"),
+        ("GPT2.context=1000000000000000000", "expected at most 1,048,576"),
+        ("GPT2.vocabulary_size=1000000000000000000", "expected at most 1,073,741,824"),
+        ("Adafactor.learning_rate=-0.0", "must be above 0"),
+    ],
+)
+def test_numbers_that_no_run_has_are_refused_at_once(setting, says):
+    config.load(["gpt2.gin"], [setting])
+    with pytest.raises(UserError) as refusal:
+        config.get(config.SURFACES[setting.partition(".")[0]])
+    assert says in str(refusal.value)
+
+
+def test_a_warmup_may_be_given_twice_where_both_say_the_same():
+    """As the settings of a run do, whose steps and warm-up its data have turned into numbers."""
+    config.load(["gpt2.gin"], ["train.steps=-1", "train.warmup_steps=0", "train.warmup_fraction=0.1"])
+    settings = config.get(TrainConfig).resolved(512 * 70)
+    assert (settings.steps, settings.warmup_steps, settings.resolved(1)) == (70, 7, settings)
+
+
 def test_a_zero_has_no_sign():
     config.load([], ["Adafactor.learning_rate=1", "Adafactor.weight_decay=-0.0"])
     assert repr(config.get(AdafactorConfig).weight_decay) == "0.0"

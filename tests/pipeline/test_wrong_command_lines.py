@@ -61,6 +61,16 @@ CASES = [
     ({"a.gin": "include 'gpt2.gin'\ntrain.steps 5\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
     ({"a.gin": "include 'gpt2.gin'\ntrain.steps = @train\n"}, ["--gin_file={}/a.gin"], "a.gin:2"),
     ({}, ["--gin_file=gpt2.gin", "--gin_file=algpt2.gin", "--gin_param=GPT2.layers=3"], "ALGPT2"),
+    (
+        {},
+        ["--gin_file=gpt2.gin", "--gin_param=train.warmup_fraction=0.1"],
+        "warmup_steps = 2000 and warmup_fraction = 0.1",
+    ),
+    (
+        {},
+        ["--gin_file=gpt2.gin", "--gin_param=Adafactor.learning_rate=1e400"],
+        "learning_rate = inf: expected a number",
+    ),
     ({}, ["--gin_file=gpt2.gin", "--tpu=v3-8", "--tpu=v3-32"], "--tpu is given twice, as v3-8 and as v3-32"),
     ({}, ["--gin_file=gpt2.gin", "--data=a", "--data=b"], "--data is given twice, as a and as b"),
     ({}, ["--gin_file=gpt2.gin", "--nodry_run"], "--dry_run is given twice, as True and as False"),
@@ -86,6 +96,16 @@ SAID_FIRST = [  # of other commands, before anything is read or imported that ta
     ("pipeline.generate", ["--run_dir={}", "--prompt=caf\udce9"], r"--prompt='caf\udce9': is not UTF-8"),
     ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--top_p=7"], "--top_p=7: 7.0 is not a number in the range"),
     ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--repetition_penalty=nan"], "repetition_penalty=nan: "),
+    (
+        "pipeline.generate",
+        ["--run_dir={}", "--prompt=a", "--seed=100000000000000000000"],
+        "--seed=100000000000000000000: ",
+    ),
+    (
+        "pipeline.tokenizer",
+        ["--output={}/t", "--documents=100000000000000000000"],
+        "--documents=100000000000000000000: ",
+    ),
     ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=virtual-8"], "virtual-8 names no slice to compile for"),
     ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=v3-8", "--json={}"], "expected a file in a folder that exists"),
 ]

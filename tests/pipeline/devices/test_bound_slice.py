@@ -53,6 +53,13 @@ def test_an_address_that_the_flag_overrides_is_said(capsys):
     assert "--tpu=v3-8 overrides slice.address = 'my-tpu' (--gin_param=" in capsys.readouterr().err
 
 
+def test_a_mode_that_weights_and_biases_does_not_know_is_refused_before_anything_begins(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match=r"WANDB_MODE=ofline: expected one of online, .*did you mean 'offline'"):
+        configured(["algpt2.gin"], [], None)
+    configured(["algpt2.gin"], ["train.wandb=off"], None)
+
+
 def test_part_of_a_slice_is_none():
     with pytest.raises(
         UserError, match=r"no value for slice.name, slice.generation, .* or with --gin_param=slice.name"

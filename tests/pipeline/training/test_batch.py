@@ -21,6 +21,15 @@ def test_what_does_not_divide_names_the_nearest(global_batch, replicas, microbat
     assert nearest in str(refusal.value)
 
 
+def test_the_nearest_of_a_huge_batch_is_found_at_once():
+    with pytest.raises(UserError, match="train.microbatch = 3 or 6"):
+        batch.plan(global_batch=2**31 - 2, replicas=1, microbatch=4, context=8)
+
+
+def test_divisors_come_in_order():
+    assert [batch.divisors(number) for number in (1, 7, 36)] == [[1], [1, 7], [1, 2, 3, 4, 6, 9, 12, 18, 36]]
+
+
 def test_every_nearest_choice_divides():
     with pytest.raises(UserError) as refusal:
         batch.plan(global_batch=12, replicas=2, microbatch=4, context=8)

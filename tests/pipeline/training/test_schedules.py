@@ -1,5 +1,6 @@
 """The schedules against their definitions, step by step."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import optax
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.training.schedules import KINDS, Schedule
+from pipeline.training.schedules import KINDS, Schedule, remark
+from pipeline.training.settings import TrainConfig
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,6 +57,18 @@ def test_inverse_square_root_halves_at_four_times_the_warmup():
     assert schedule(9) == 1.0
     assert schedule(39) == pytest.approx(0.5)
     assert schedule(999) == pytest.approx(0.1)
+
+
+def test_inverse_square_root_without_a_warmup_is_said_to_fall_at_once():
+    settings = TrainConfig(
+        model="gpt2", optimizer="sgd", steps=90_000, global_batch=1, microbatch=1, schedule="inverse_sqrt"
+    )
+    assert "the learning rate of step 1,000 is 0.032 of the highest; train.warmup_steps=N has it" in remark(settings)
+    assert Schedule(kind="inverse_sqrt", steps=90_000)(999) == pytest.approx(0.0316, abs=1e-4)
+    assert "step 1,000 is" in remark(dataclasses.replace(settings, steps=-1))
+    assert "step 9 is 0.33" in remark(dataclasses.replace(settings, steps=9))
+    for quiet in ({"warmup_steps": 10_000}, {"warmup_fraction": 0.1}, {"schedule": "constant"}):
+        assert remark(dataclasses.replace(settings, **quiet)) is None
 
 
 def test_constant_stays():
