@@ -6,9 +6,9 @@ OpenAI's download is `hparams.json` and a TensorFlow checkpoint, whose kernels c
 """
 
 import dataclasses
-import difflib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -16,31 +16,18 @@ from typing import Any
 import numpy as np
 
 from models.algpt2_as_gpt2 import expanded
-from models.config import MLP_FACTOR, ALGPT2Config, GPT2Config
+from models.config import ALGPT2Config, GPT2Config
+from models.described import CONFIG, FIXED, HPARAMS, SIZES, read_config
+from models.variables import describe
+from models.weight_files import DTYPES, WEIGHTS, Weights, open_weights
 from models.weight_names import huggingface_name, openai_name
 
-WEIGHTS, CONFIG, HPARAMS = "model.safetensors", "config.json", "hparams.json"
-# What config.json may say only one way, because the model computes only that.
-FIXED = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
-}
-_SIZES = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
-SIZES = {**_SIZES, "n_positions": "context", "vocab_size": "vocabulary_size"}
-OPENAI_SIZES = {**_SIZES, "n_ctx": "context", "n_vocab": "vocabulary_size"}
-IGNORED = {
-    *("architectures", "attn_pdrop", "bos_token_id", "dtype", "embd_pdrop", "eos_token_id", "initializer_range"),
-    *("model_type", "n_ctx", "n_inner", "n_special", "pad_token_id", "predict_special_tokens", "resid_pdrop"),
-    *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
-    *("task_specific_params", "torch_dtype", "transformers_version", "use_cache"),
-    *("_num_labels", "finetuning_task", "id2label", "label2id", "output_past"),
-}
+__all__ = ["CONFIG", "HPARAMS", "assign", "check", "load_into", "names_of", "openai_name", "read_config"]
+__all__ += ["save_huggingface", "save_native", "tensors_of"]
 Tensors = dict[str, np.ndarray]
+LAYER = re.compile(r"\bh\.?(\d+)\b")  # in Hugging Face's names of a block's tensors, and OpenAI's
+# What old versions of transformers saved beside the weights: the causal mask and the value that it puts in.
+MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 
 
 def names_of(model: Any) -> dict[str, Any]:
@@ -105,75 +92,40 @@ def _write(directory: str, described: dict[str, Any], tensors: Tensors, metadata
     shutil.copymode(config, weights)  # save_file lets nobody else read it, whatever the umask
 
 
-def read_config(directory: str) -> GPT2Config:
-    """Returns the settings of the model in ``directory``, of any of the three formats.
+def check(directory: str, config: GPT2Config) -> str:
+    """Compares the weights in ``directory`` with a model's settings before they are loaded, and without TensorFlow.
+
+    OpenAI's checkpoint, which only TensorFlow reads, is compared when it is loaded.
+
+    Returns:
+        A sentence on tensors that the model has no place for; "" where there are none.
 
     Raises:
-        ValueError: no such model, a key that is not known, or a value that the model here does not compute.
+        ValueError: as ``load_into``.
     """
-    path = os.path.join(directory, HPARAMS)
-    if os.path.exists(path):
-        return _from_sizes(path, _read_json(path), OPENAI_SIZES)
-    path = os.path.join(directory, CONFIG)
-    described = _read_json(path)
-    for kind in (GPT2Config, ALGPT2Config):
-        if described.get("model_type") == kind.__name__:
-            known = [field.name for field in dataclasses.fields(kind)]
-            _refuse_unknown(path, described, {*known, "model_type"})
-            return _described(kind, path, {name: described[name] for name in known if name in described})
-    if described.get("model_type") != "gpt2":
-        raise ValueError(f"{path}: model_type={described.get('model_type')!r}; expected 'gpt2'")
-    _refuse_unknown(path, described, {*SIZES, *FIXED, *IGNORED})
-    for key, only in FIXED.items():
-        if described.get(key, only) != only:
-            raise ValueError(f"{path}: {key}={described[key]!r}; this model computes {only!r} only")
-    config = _from_sizes(path, described, SIZES)
-    inner = described.get("n_inner")
-    if inner not in (None, MLP_FACTOR * config.width):
-        raise ValueError(f"{path}: n_inner={inner}; expected {MLP_FACTOR} · n_embd = {MLP_FACTOR * config.width}")
-    return config
+    if not os.path.exists(os.path.join(directory, HPARAMS)):
+        return _check(open_weights(directory), config)
+    if not os.path.exists(os.path.join(directory, "checkpoint")):
+        raise ValueError(
+            f"{directory}: {HPARAMS} without a TensorFlow checkpoint; expected a file named checkpoint too"
+        )
+    return ""
 
 
-def _from_sizes(path: str, described: dict[str, Any], sizes: dict[str, str]) -> GPT2Config:
-    missing = [key for key in sizes if key not in described]
-    if missing:
-        raise ValueError(f"{path}: no {', '.join(missing)}")
-    return _described(GPT2Config, path, {ours: described[theirs] for theirs, ours in sizes.items()})
-
-
-def _described(kind: type[GPT2Config], path: str, values: dict[str, Any]) -> GPT2Config:
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _refuse_unknown(path: str, described: dict[str, Any], known: set[str]) -> None:
-    for key in sorted(set(described) - known - {"_name_or_path", "_commit_hash"}):
-        close = difflib.get_close_matches(key, sorted(known), n=1)
-        raise ValueError(f"{path}: unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            described = json.load(file)
-        if not isinstance(described, dict):
-            raise ValueError(f"a {type(described).__name__}")
-        return described
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected the JSON description of a model ({error})") from None
-
-
-def load_into(model: Any, directory: str) -> None:
+def load_into(model: Any, directory: str) -> str:
     """Assigns the weights in ``directory`` to ``model``; a longer position table is cut to the model's context.
 
+    Returns:
+        As ``check``.
+
     Raises:
-        ValueError: the file cannot be read whole, or a tensor is missing or of another shape; it names the first.
-            Nothing is assigned then.
+        ValueError: the files cannot be read whole, a tensor is missing or of another shape (it names the first), or
+            the output layer is not the token table. Nothing is assigned then.
     """
-    read, to_theirs = _reader(directory)
-    assign(model, directory, read, to_theirs)
+    weights = open_weights(directory)
+    said = _check(weights, model.config)
+    assign(model, weights.origin, weights.read, weights.to_theirs)
+    return said
 
 
 def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs: Callable[[str], str] = str) -> None:
@@ -185,69 +137,55 @@ def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs
         to_theirs: from our name of a tensor to the one there.
 
     Raises:
-        ValueError: as ``load_into``.
+        ValueError: a tensor is of another shape. Nothing is assigned then.
     """
     values = []
     for name, variable in names_of(model).items():
-        value = read(to_theirs(name))
-        shape = tuple(variable.shape)
-        if name == "position_table" and value.shape[0] > shape[0]:
+        value, shape = read(to_theirs(name)), tuple(variable.shape)
+        _require_shape(origin, to_theirs(name), value.shape, name, shape, model.config)
+        if name == "position_table":
             value = value[: shape[0]]
-        if name == "token_table" and value.shape == (model.config.known_vocabulary, shape[1]):
+        if name == "token_table":
             value = np.pad(value, [[0, shape[0] - value.shape[0]], [0, 0]])
-        if value.shape != shape:
-            expected = (model.config.known_vocabulary, shape[1]) if name == "token_table" else shape
-            raise ValueError(f"{origin}: {to_theirs(name)} has shape {value.shape}; the model's {name} has {expected}")
         values.append((variable, value))
     for variable, value in values:
         variable.assign(value)
 
 
-def _reader(directory: str) -> tuple[Callable[[str], np.ndarray], Callable[[str], str]]:
-    """Returns a function from a tensor's name in the files to its float32 value, and one from our names to theirs."""
-    if os.path.exists(os.path.join(directory, HPARAMS)):
-        return _openai_reader(directory)
-    from safetensors import SafetensorError, safe_open
-
-    path = os.path.join(directory, WEIGHTS)
-    try:
-        file = safe_open(path, framework="np")
-        names = set(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
-
-    def read(name: str) -> np.ndarray:
-        if name not in names:
-            raise ValueError(f"{path}: no tensor {name!r}")
-        return file.get_tensor(name).astype(np.float32)
-
-    if any(name.endswith("wte.weight") for name in names):
-        bare = "wte.weight" in names  # the first files on the hub leave the prefix out
-        return read, lambda name: huggingface_name(name).removeprefix("transformer." if bare else "")
-    return read, lambda name: name
+def _require_shape(
+    origin: str, theirs: str, found: tuple[int, ...], name: str, shape: tuple[int, ...], config: GPT2Config
+) -> None:
+    """Refuses a tensor that is not the variable ``name`` of this shape, but for padding and for positions to cut."""
+    expected = (config.known_vocabulary, shape[1]) if name == "token_table" else shape
+    longer = name == "position_table" and len(found) == 2 and found[0] > shape[0] and found[1:] == shape[1:]
+    if found != expected and not longer:
+        raise ValueError(f"{origin}: {theirs} has shape {found}; the model's {name} has {expected}")
 
 
-def _openai_reader(directory: str) -> tuple[Callable[[str], np.ndarray], Callable[[str], str]]:
-    import tensorflow as tf
+def _check(weights: Weights, config: GPT2Config) -> str:
+    known, origin = set(), weights.origin
+    for name, variable in describe(config).items():
+        theirs = weights.to_theirs(name)
+        if theirs not in weights.shapes:
+            raise ValueError(f"{origin}: no tensor {theirs!r}")
+        _require_shape(origin, theirs, weights.shapes[theirs], name, variable.shape, config)
+        if weights.dtypes and weights.dtypes[theirs] not in DTYPES:
+            raise ValueError(f"{origin}: {theirs} is {weights.dtypes[theirs]}; expected one of {', '.join(DTYPES)}")
+        known.add(theirs)
+    head, table = "lm_head.weight", weights.to_theirs("token_table")
+    if head in weights.shapes and not np.array_equal(weights.read(head), weights.read(table), equal_nan=True):
+        raise ValueError(
+            f"{origin}: {head} differs from {table}; this model's output layer is its token table: expected the same "
+            f"values in both, or no {head}"
+        )
+    left = sorted(name for name in weights.shapes if name not in {head, *known} and not MASKS.fullmatch(name))
+    return f"{origin}: not read, for the model has no place for it: {_grouped(left, config.layers)}" if left else ""
 
-    from models.tf_checkpoints import plain_name
 
-    with plain_name(directory) as folder:
-        state = tf.train.get_checkpoint_state(folder)
-        if state is None:
-            raise ValueError(f"{directory}: {HPARAMS} without a TensorFlow checkpoint")
-        newest = os.path.basename(state.model_checkpoint_path)  # it stands here, wherever it was written
-        named = os.path.join(directory, newest)
-        try:
-            checkpoint = tf.train.load_checkpoint(os.path.join(folder, newest))
-            names = checkpoint.get_variable_to_shape_map()
-            tensors = {name: np.asarray(checkpoint.get_tensor(name), np.float32) for name in names}
-        except (tf.errors.OpError, RuntimeError) as error:
-            raise ValueError(f"{named}: not a whole TensorFlow checkpoint ({error})") from None
-
-    def read(name: str) -> np.ndarray:
-        if name not in tensors:
-            raise ValueError(f"{named}: no tensor {name!r}")
-        return tensors[name][0] if tensors[name].ndim == 3 else tensors[name]
-
-    return read, openai_name
+def _grouped(names: list[str], layers: int) -> str:
+    """Names tensors in few words: those of further layers by their number, of the others the first three."""
+    of_layer = {name: int(number[1]) for name in names if (number := LAYER.search(name))}
+    beyond = sorted({number for number in of_layer.values() if number >= layers})
+    others = [name for name in names if of_layer.get(name, -1) < layers]
+    said = [f"layers {beyond[0]} to {beyond[-1]}, where the configuration has {layers}"] if beyond else []
+    return ", ".join([*said, *others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])])

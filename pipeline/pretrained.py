@@ -4,7 +4,9 @@ What the directory says of the model stands in for a gin file: values that gin b
 Light until weights are loaded, so that a dry run answers at once.
 """
 
+import functools
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from models.config import ALGPT2Config, GPT2Config
@@ -32,7 +34,11 @@ def model_config(settings: TrainConfig) -> GPT2Config:
     found = read_config(directory)
     kind = next(name for name, surface in config.MODELS.items() if config.SURFACES[surface] is type(found))
     if settings.model != kind:
-        raise UserError(f"train.model = {settings.model!r}, but {directory} holds a model of kind {kind!r}")
+        back = ""
+        if kind == "gpt2" and storage.size(storage.join(directory, RUN)) is None:
+            back = "; an ALGPT2 comes back from its run, or exported with --format=native"
+        raise UserError(f"train.model = {settings.model!r}, but {directory} holds a model of kind {kind!r}{back}")
+    _check_weights(directory, found)
     surface, bound = type(found), config.bound(type(found))
     for name, value in vars(found).items():
         if name not in bound:
@@ -76,6 +82,28 @@ def _run_config(directory: str) -> GPT2Config:
         ) from None
 
 
+def _check_weights(directory: str, found: GPT2Config) -> None:
+    """Refuses weights that could not be loaded, as far as this is known before TensorFlow is imported."""
+    from models import pretrained as files
+
+    if storage.size(storage.join(directory, RUN)) is not None:
+        folder = "best" if storage.size(storage.join(directory, "best.json")) is not None else "checkpoints"
+        saved = storage.list_files(storage.join(directory, folder)) or []
+        if not any(path.endswith("/commit.json") for path, _ in saved):
+            raise UserError(f"train.pretrained = {directory}: no whole checkpoint there; expected a run that saved one")
+        return
+    try:
+        _say_once(files.check(directory, found))
+    except ValueError as error:
+        raise UserError(f"train.pretrained: {error}") from None
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    if sentence:
+        print(f"warning: train.pretrained: {sentence}", file=sys.stderr)
+
+
 def load_into(model: Any, directory: str) -> None:
     """Assigns the weights in ``directory``, a run's newest checkpoint or a file, to ``model``.
 
@@ -86,7 +114,7 @@ def load_into(model: Any, directory: str) -> None:
 
     try:
         if storage.size(storage.join(directory, RUN)) is None:
-            files.load_into(model, directory)
+            _say_once(files.load_into(model, directory))
             return
         from pipeline import trained
 
