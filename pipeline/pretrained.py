@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FREE = {"dropout", "remat", "context"}  # what training on may change; the context may only become shorter
 RUN = "run.json"
+# In Hugging Face's older directories and OpenAI's download, in place of tokenizer.json; added tokens are not in them.
+PLAIN_VOCABULARIES = ("vocab.json", "encoder.json")
 
 
 def model_config(settings: TrainConfig) -> GPT2Config:
@@ -125,18 +127,28 @@ def load_into(model: Any, directory: str) -> None:
 
 def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
     """Refuses data of another tokenizer than the one beside the model, where there is one; names the first token."""
-    path = storage.join(directory, "tokenizer.json")
-    if storage.size(path) is None:
-        return
-    from pipeline.data.tokenizer import Tokenizer
-
-    theirs, ours = (
-        {index: token for token, index in known.oracle.get_vocab().items()}
-        for known in (Tokenizer(path, storage.read_bytes(path)), tokenizer)
-    )
-    for index in sorted({*theirs, *ours}):
-        if theirs.get(index) != ours.get(index):
+    path, theirs = _vocabulary(directory)
+    ours = {index: token for token, index in tokenizer.oracle.get_vocab().items()}
+    for index in sorted(theirs if path.endswith(PLAIN_VOCABULARIES) else {*theirs, *ours}):
+        if theirs and theirs.get(index) != ours.get(index):
             raise UserError(
                 f"train.pretrained = {directory}: token {index} is {theirs.get(index)!r} there and {ours.get(index)!r} "
                 f"in the data (tokenizer {tokenizer.name}); expected shards made with {path}"
             )
+
+
+def _vocabulary(directory: str) -> tuple[str, dict[int, str]]:
+    """Returns the file beside the model that says which tokens there are, and the tokens by id; {} without one."""
+    from pipeline.data.tokenizer import Tokenizer
+
+    for name in ("tokenizer.json", *PLAIN_VOCABULARIES):
+        path = storage.join(directory, name)
+        if storage.size(path) is None:
+            continue
+        data = storage.read_bytes(path)
+        try:
+            known = Tokenizer(path, data).oracle.get_vocab() if name == "tokenizer.json" else dict(json.loads(data))
+            return path, {index: token for token, index in known.items()}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{path}: expected a vocabulary, tokens with their ids ({error})") from None
+    return "", {}

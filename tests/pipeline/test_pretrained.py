@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import models
 from models import pretrained as files
@@ -98,6 +99,54 @@ def test_weights_that_are_not_whole_are_refused(exported, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**described, "n_haed": 2}))
     with pytest.raises(UserError, match="unknown key 'n_haed' .did you mean 'n_head'"):
         chosen(tmp_path)
+
+
+def test_a_dry_run_says_what_is_wrong_with_the_weights(exported, run, tmp_path, capsys):
+    """What it reads of the model is what the command line does before it imports TensorFlow."""
+    weights, path = load_file(exported[0] / files.WEIGHTS), tmp_path / files.WEIGHTS
+    (tmp_path / "config.json").write_bytes((exported[0] / "config.json").read_bytes())
+    with pytest.raises(UserError, match=r"train.pretrained: .*no weights there; expected model.safetensors"):
+        chosen(tmp_path)
+    save_file(weights | {"lm_head.weight": weights["transformer.wte.weight"] + 1}, path)
+    with pytest.raises(UserError, match=r"lm_head.weight differs from transformer.wte.weight"):
+        chosen(tmp_path)
+    save_file(weights | {"score.weight": np.zeros((2, 32), np.float32)}, path)
+    assert chosen(tmp_path) == chosen(tmp_path) == GPT2
+    pretrained.load_into(models.build(GPT2), str(tmp_path))
+    said = capsys.readouterr().err
+    assert said == f"warning: train.pretrained: {path}: not read, for the model has no place for it: score.weight\n"
+    (tmp_path / "run.json").write_bytes((run[0] / "run.json").read_bytes())
+    with pytest.raises(UserError, match="no whole checkpoint there; expected a run that saved one"):
+        chosen(tmp_path, model="algpt2")
+
+
+def test_an_algpt2_that_was_exported_is_told_which_format_comes_back(run, tmp_path):
+    files.save_huggingface(run[1], str(tmp_path / "factorized"), end_of_text=0)
+    with pytest.raises(UserError, match=r"tie_word_embeddings=False; .* ALGPT2 .* --format=native"):
+        chosen(tmp_path / "factorized", model="algpt2")
+    whole = models.build(dataclasses.replace(ALGPT2, embedding=None), seed=4)
+    files.save_huggingface(whole, str(tmp_path / "whole"), end_of_text=0)
+    with pytest.raises(UserError, match=r"of kind 'gpt2'; an ALGPT2 comes back from its run, .* --format=native"):
+        chosen(tmp_path / "whole", model="algpt2")
+    files.save_native(run[1], str(tmp_path / "native"))
+    assert chosen(tmp_path / "native", model="algpt2") == ALGPT2
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "encoder.json"])
+def test_data_are_compared_with_the_vocabularies_of_older_directories_too(tmp_path, name):
+    tokenizer = tokenizers.train(TEXTS, 265, "same")
+    vocabulary = tokenizer.oracle.get_vocab()
+    del vocabulary["<|endoftext|>"]  # an added token, which such a file may lack
+    (tmp_path / name).write_text(json.dumps(vocabulary))
+    pretrained.check_tokenizer(str(tmp_path), tokenizer)
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (tmp_path / name).write_text(json.dumps(vocabulary))
+    with pytest.raises(UserError, match=rf"token \d+ is .* there and .* in the data .*{name}"):
+        pretrained.check_tokenizer(str(tmp_path), tokenizer)
+    (tmp_path / name).write_text("[1]")
+    with pytest.raises(UserError, match="expected a vocabulary, tokens with their ids"):
+        pretrained.check_tokenizer(str(tmp_path), tokenizer)
 
 
 def test_data_of_another_tokenizer_are_refused(exported, run):
