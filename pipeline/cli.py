@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import paths
-from pipeline.errors import UserError, WorkerLostError, WorkFailedError
+from pipeline import paths, streams
+from pipeline.errors import UserError, WorkerLostError, WorkFailedError, disk_fault
 
 FLAGS = flags.FLAGS
 STARTED = time.time()  # of this command, in Unix seconds
@@ -64,37 +64,47 @@ def required_gin_files(expected: str) -> list[str]:
 def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
     """Parses the flags, calls ``main`` with the arguments that are no flags, and exits.
 
-    0 done, 1 the work failed, 2 the user's input is wrong, 75 (EX_TEMPFAIL) a worker went away: start it again.
+    0 done, 1 the work failed or what it printed was lost, 2 the user's input is wrong, 75 (EX_TEMPFAIL) a worker went
+    away: start it again.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the C++ log floods stderr with advice about CPU features
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(4 << 20))  # 64 MiB an open gs:// file otherwise
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    streams.keep()
+    code = _code_of(main, most_arguments)
+    sys.exit(code or int(streams.lost()))
+
+
+def _code_of(main: Callable[..., int | None], most_arguments: int) -> int:
+    """Calls ``main``; says in one line what went wrong, if that is the user's or the machine's doing."""
     try:
         rest = _parsed(sys.argv)
         if len(rest) > most_arguments:
             raise UserError(f"{rest[most_arguments]!r} is no flag; flags are written --name=value")
-        sys.exit(main(*rest) or 0)
+        return main(*rest) or 0
     except (UserError, flags.Error) as error:
         message = " ".join(str(error).split())
         if isinstance(error, flags.Error):
             message = message.removeprefix("FATAL Flags parsing error: ")
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except PermissionError as error:  # what no command foresaw
         print(f"error: {error.filename}: not permitted to this user ({error.strerror})", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except WorkFailedError as error:
         print(f"failed: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
     except WorkerLostError as error:
         print(f"lost: {error}; the same command goes on from the newest checkpoint", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
-    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    except Exception as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        print(f"failed: {fault}", file=sys.stderr)
+        return 1
 
 
 def _parsed(arguments: list[str]) -> list[str]:

@@ -1,7 +1,9 @@
 """What a person can put right: one line that names the value, what was expected and the nearest right choice."""
 
 import difflib
+import errno
 import itertools
+import os
 from collections.abc import Iterable
 
 
@@ -18,6 +20,25 @@ class WorkFailedError(Exception):
 
 class WorkerLostError(Exception):
     """A machine of the run went away. Command lines exit with code 75 (EX_TEMPFAIL): start the same command again."""
+
+
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """Returns a line for an error which says that a disk is full, read-only or broken; None for every other one.
+
+    TensorFlow has no error number; its messages carry the system's words, after the path and a semicolon.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if type(error).__module__.startswith("tensorflow."):
+        for words in map(os.strerror, DISK_FAULTS):
+            before, found, _ = str(error).partition(words)
+            if found:
+                path = before.rpartition("\n")[2].rpartition("} ")[2].strip().removesuffix(";")
+                return f"{path}: {words}" if path else words
+    return None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

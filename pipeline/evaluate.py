@@ -52,8 +52,8 @@ def main() -> None:
         protocol = {"text": FLAGS.text, "file_sha256": benchmarks.sha256(source)} | protocol
     protocol = {"context": run.model.config.context} | protocol
     protocol |= {"tokenizer": run.tokenizer.fingerprint, "dtype": "float32", "step": run.step}
-    print(json.dumps({"figures": figures, "protocol": protocol}, indent=2, ensure_ascii=False))
     _keep(figures, protocol)
+    print(json.dumps({"figures": figures, "protocol": protocol}, indent=2, ensure_ascii=False))
 
 
 def _keep(figures: dict[str, float], protocol: dict[str, Any]) -> None:

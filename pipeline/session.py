@@ -70,7 +70,9 @@ class Session:
         """Trains to the last step, evaluates and writes ``summary.json``; returns the exit code."""
         with restartable(), contextlib.ExitStack() as stack:
             if not self.workers.is_chief:
-                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+                stack.enter_context(
+                    contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
+                )
             return self._run(stack)
 
     def _run(self, stack: contextlib.ExitStack) -> int:
@@ -95,6 +97,7 @@ class Session:
         if settings.pretrained is not None and not checkpoints.steps():
             pretrained.check_tokenizer(settings.pretrained, tokenizer)
             pretrained.load_into(model, settings.pretrained)
+        stack.enter_context(checkpoints.named_on_disk_faults())
         # Now that nothing can be refused any more.
         started_before = workers.is_chief and directory.claim(self.identity(), RESUMABLE_CHANGES)
         with self.heartbeat.watching("restoring the newest checkpoint"):

@@ -4,7 +4,8 @@
 #     tools/until_done.sh python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://…
 #
 # Ends with the command's code otherwise: 0 done (or stopped by SIGTERM, its state saved), 1 failed, 2 wrong input.
-# RESTART_SECONDS (30) is the pause before each new start; SIGTERM and SIGINT are handed on, and end the loop.
+# RESTART_SECONDS (30) is the pause before each new start. SIGTERM, SIGINT, SIGHUP (a lost session) and SIGUSR1 (SLURM's
+# warning) are handed on as SIGTERM, and end the loop.
 pause=${RESTART_SECONDS:-30}
 stopped=
 child=
@@ -15,7 +16,7 @@ hand_on() { # once to each child; a signal that came before the child's id was k
     kill -TERM "$child" 2>/dev/null
   fi
 }
-trap 'stopped=1; hand_on' TERM INT
+trap 'stopped=1; hand_on' TERM INT HUP USR1
 
 while :; do
   "$@" &

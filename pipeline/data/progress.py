@@ -35,11 +35,12 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, file: TextIO = sys.stderr
+        self, label: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, file: TextIO | None = None
     ):
         self._label, self._total, self._unit, self._scale = label, total, unit, scale
         self._done = self._before = done
-        self._file, self._terminal = file, file.isatty()
+        self._file = file or sys.stderr  # as it is now: the command line replaces it
+        self._terminal = self._file.isatty()
         self._began = self._shown = time.monotonic()
 
     def add(self, amount: float) -> None:

@@ -8,10 +8,11 @@ nothing of replicas or devices, so that any topology restores what any other one
 tf.io.gfile: paths are local or ``gs://``, where an object appears only when its upload is complete.
 """
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from models.tf_checkpoints import plain_name
 from pipeline.devices.strategy import on_this_machine
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkFailedError, disk_fault
 from pipeline.training import committed
 from pipeline.training.committed import Checkpoint
 
@@ -108,6 +109,21 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
+    @contextlib.contextmanager
+    def named_on_disk_faults(self) -> Iterator[None]:
+        """Turns a full or broken disk, of whatever the run writes, into one line that names the newest checkpoint."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            fault = disk_fault(error)
+            if fault is None:
+                raise
+            with contextlib.suppress(OSError, tf.errors.OpError):  # the same fault again, if it comes to one
+                self.wait()
+            steps = self.steps()
+            newest = f"the newest whole checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet"
+            raise WorkFailedError(f"{fault}; {newest}; with room, the same command goes on from there") from error
+
     def restore_newest(self) -> Checkpoint | None:
         """Assigns the newest sound checkpoint to the variables; a damaged or half-written one is passed over.
 
@@ -139,6 +155,16 @@ class Checkpoints:
             if step not in self._damaged and committed.is_sound(folder):
                 return  # the same step of the same run, saved before
             gfile.rmtree(folder)  # left half-written by a kill
+        try:
+            self._write_new(folder, {"step": step, "metadata": metadata}, values)
+        except Exception:  # such as a full disk, which the next process needs room on
+            with contextlib.suppress(tf.errors.OpError, OSError):
+                gfile.rmtree(folder)
+            raise
+        self._damaged.discard(step)
+        self._delete_old()
+
+    def _write_new(self, folder: str, document: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         gfile.makedirs(folder)
         with on_this_machine():
             for name in list(values):
@@ -149,10 +175,7 @@ class Checkpoints:
                     self._host[name] = tf.Variable(value, trainable=False)
             tf.train.Checkpoint(variables=self._host).write(f"{folder}/{PREFIX}")
         files = {name: committed.measure(f"{folder}/{name}") for name in sorted(gfile.listdir(folder))}
-        document = {"step": step, "metadata": metadata, "files": files}
-        committed.commit(folder, json.dumps(document, indent=1))
-        self._damaged.discard(step)
-        self._delete_old()
+        committed.commit(folder, json.dumps(document | {"files": files}, indent=1))
 
     def _delete_old(self) -> None:
         steps = [step for step in committed.steps(self._directory) if step not in self._damaged]

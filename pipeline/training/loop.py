@@ -208,7 +208,7 @@ class Trainer:
             "step": step,
             "tokens": step * plan.tokens_per_step,
             "loss": loss,
-            "learning_rate": float(self._optimizer.learning_rate),
+            "learning_rate": self._last_rate(history),
             "grad_norm": norm,
             "skipped": int(history[:, 2].sum()),
             "tokens_per_s": tokens_per_s or self.record.get("tokens_per_s"),
@@ -221,7 +221,7 @@ class Trainer:
                 progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
                 self._note_evaluation(step, result)
         self.record |= {f"seconds.{part}": round(seconds, 3) for part, seconds in self.clock.seconds().items()}
-        self._metrics.write(self.record)
+        self._metrics.write(self.record | {"tokens_per_s": tokens_per_s, "mfu": mfu})  # of these steps, or left out
         rate = (
             f"{tokens_per_s:,.0f} tokens/s" if tokens_per_s else f"compiled in {self.clock.seconds()['compile']:.0f} s"
         )
@@ -230,6 +230,11 @@ class Trainer:
         self._record_incidents(step - len(history), history, progress)
         if step % settings.checkpoint_every == 0 and step < settings.steps:
             self._save(step)
+
+    def _last_rate(self, history: Any) -> float:
+        """The learning rate of the last step; of a skipped one, which is no update, the one that it was tried with."""
+        updated = not history[-1, METRICS.index("skipped")]
+        return self._optimizer.rate_after(int(self._optimizer.iterations) - updated)
 
     def _record_incidents(self, before: int, history: Any, progress: Progress) -> None:
         """Writes skipped updates down; too many in a row end the run. ``before`` counts the steps before these."""

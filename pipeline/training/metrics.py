@@ -5,11 +5,12 @@ A line of ``metrics.jsonl`` is a JSON object, one after each loop of ``train.ste
     step                     optimizer steps done
     tokens                   tokens trained on so far
     loss                     nats a token: mean over the loop's steps
-    learning_rate            of the last step
+    learning_rate            of the last step's update
     grad_norm                global norm before clipping: mean over the loop's steps
     skipped                  updates skipped in this loop (incidents.jsonl says which)
-    tokens_per_s             over the loop; on the line of a process's first step that of the loop before, or left out
-    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out where no peak is known
+    tokens_per_s             over the loop; left out on the line of a process's first step, most of which is compiling
+    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out there too, and where no peak
+                             is known
     seconds.PART             of the run so far, by what they were spent on: the parts of clock.py, whose sum is the
                              wall clock since the run's first start
     validation.NAME          where an evaluation was due: nats_per_token, perplexity, tokens (scored), and, but for
@@ -33,6 +34,7 @@ import time
 from typing import Any, TextIO
 
 import tensorflow as tf
+from tensorflow.compat.v1 import Event, SessionLog
 
 from pipeline.devices.strategy import on_this_machine
 from pipeline.training import weights_and_biases
@@ -53,9 +55,10 @@ class MetricsWriter:
         self._path = directory.join("metrics.jsonl")
         self._local = "://" not in self._path
         self._records = self._kept(resume_step)
-        self._write("w", self._records)
+        directory.write("metrics.jsonl", _lines(self._records))  # whole or not at all: it is the run's history
         with on_this_machine():
             self._events = tf.summary.create_file_writer(directory.join("tensorboard"))
+            self._start_events(resume_step + 1)
         self._wandb = weights_and_biases.start(directory, configuration, wandb_mode)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -79,6 +82,7 @@ class MetricsWriter:
         """Records a sample of text in TensorBoard and Weights & Biases."""
         with on_this_machine(), self._events.as_default(step=step):
             tf.summary.text(name, text)
+        self._events.flush()
         if self._wandb:
             self._wandb.log({name: text}, step=step)
 
@@ -98,9 +102,22 @@ class MetricsWriter:
                     kept.append(line)
         return kept
 
+    def _start_events(self, step: int) -> None:
+        """Lets TensorBoard forget what a killed process wrote of this step and later ones, which run again.
+
+        It takes the first such event of a directory for the beginning, and each later one for a restart.
+        """
+        started = SessionLog(status=SessionLog.START)
+        event = Event(wall_time=time.time(), step=step, session_log=started).SerializeToString()
+        tf.raw_ops.ImportEvent(writer=self._events._resource, event=event)
+
     def _write(self, mode: str, lines: list[str]) -> None:
         with tf.io.gfile.GFile(self._path, mode) as file:
-            file.write("".join(line + "\n" for line in lines))
+            file.write(_lines(lines))
+
+
+def _lines(lines: list[str]) -> str:
+    return "".join(line + "\n" for line in lines)
 
 
 class Progress:

@@ -66,6 +66,10 @@ class Optimizer(keras.optimizers.Optimizer):
         """The rate of the coming update (float32 scalar)."""
         return self._scheduled_rate()
 
+    def rate_after(self, updates: int) -> float:
+        """Returns the learning rate of the update that comes after so many."""
+        return float(self.config.learning_rate * self.schedule(float(updates)))
+
     def build(self, variables: Sequence[keras.Variable], replicas: int | None = None) -> None:
         """Creates the slots, in the strategy's scope that is active.
 

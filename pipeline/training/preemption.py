@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 
+from pipeline import signals
 from pipeline.errors import WorkerLostError
 
 # What TensorFlow raises when a remote worker stops, restarts, or has lost the resources of the one before it.
@@ -52,15 +53,11 @@ def restartable() -> Iterator[None]:
 
 @contextmanager
 def signals_set(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and the first SIGINT set ``stop``, so that the loop ends and saves; a second SIGINT interrupts."""
+    """A signal that asks the process to end sets ``stop``, so that the loop ends and saves; then a SIGINT interrupts."""
 
     def set_stop(number, frame):
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with signals.handled(set_stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

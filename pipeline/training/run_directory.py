@@ -6,6 +6,7 @@
 it is what a restarted command is compared with.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -57,11 +58,16 @@ class RunDirectory:
             return
         gfile.makedirs(self.path)
         temporary = self.join(f".{name}.{os.getpid()}")
-        with open(temporary, "w", encoding="utf-8") as local:
-            local.write(text)
-            local.flush()
-            os.fsync(local.fileno())
-        os.replace(temporary, self.join(name))
+        try:
+            with open(temporary, "w", encoding="utf-8") as local:
+                local.write(text)
+                local.flush()
+                os.fsync(local.fileno())
+            os.replace(temporary, self.join(name))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def write_json(self, name: str, document: Any) -> None:
         self.write(name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

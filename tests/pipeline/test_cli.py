@@ -1,9 +1,16 @@
 """What every command line shares."""
 
+import errno
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import time
+
+import pytest
+
+from pipeline.errors import disk_fault
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -35,3 +42,94 @@ def test_what_a_failing_import_says_is_shown(tmp_path):
 def path(folder):
     """An environment in which Python finds modules in this folder first, and then the project's."""
     return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+WORK = """
+import sys
+from pipeline import cli
+def main(output):
+    print("begins")
+    with open(output, "w", encoding="utf-8") as file:
+        assert file.fileno() > 2, "what is printed would get into it"
+        for i in range(100):
+            print("é" * 1000)
+        file.write("done")
+    print("ends", file=sys.stderr)
+cli.run(main, 1)
+"""
+
+
+def worked(tmp_path, redirection):
+    """Runs a command with a shell's redirections; asserts that its work is done, and returns its code and stderr."""
+    script, output = tmp_path / "work.py", tmp_path / "output"
+    script.write_text(WORK, encoding="utf-8")
+    command = f"set -o pipefail; {sys.executable} {script} {output} {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=60, env=path(tmp_path)
+    )
+    assert output.read_text() == "done", done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("| head -1 > /dev/null", 1, "stdout: Broken pipe; the work goes on without it\nends\n"),
+        ("> /dev/full", 1, "stdout: No space left on device; the work goes on without it\nends\n"),
+        ("> /dev/full 2>&1", 1, ""),
+        ("2>&1 | true", 1, ""),
+        ("2> /dev/full > /dev/null", 0, ""),
+        (">&-", 0, "ends\n"),
+        (">&- 2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+    ],
+)
+def test_what_cannot_be_printed_costs_no_work_and_is_one_line(tmp_path, redirection, code, said):
+    assert worked(tmp_path, redirection) == (code, said)
+
+
+def test_a_shared_pipe_that_is_full_for_a_while_loses_nothing(tmp_path):
+    """Non-blocking belongs to the pipe, not to the process: whoever shares it may have set it."""
+    (tmp_path / "work.py").write_text(WORK, encoding="utf-8")
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    command = [sys.executable, "work.py", "output"]
+    with (
+        subprocess.Popen(command, cwd=tmp_path, stdout=writer, env=path(tmp_path)) as process,
+        open(reader, "rb") as pipe,
+    ):
+        os.close(writer)
+        said = pipe.read(1)
+        time.sleep(0.3)  # for what fits into the pipe, a third of it all
+        said += pipe.read()
+    assert process.returncode == 0 and len(said) == len("begins\n") + 100 * len(("é" * 1000 + "\n").encode())
+
+
+def test_a_character_that_the_encoding_lacks_is_escaped_and_json_stays_json(tmp_path):
+    figures = {"× 𝄞 é": "\udcff"}
+    code = f"""
+import json, sys
+from pipeline import cli
+cli.run(lambda: print(json.dumps({figures!a}, ensure_ascii=False)))
+"""
+    for encoding in ("ascii", "utf-8", "latin-1"):
+        environment = path(tmp_path) | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
+        assert json.loads(done.stdout.decode(encoding)) == figures
+
+
+def test_disk_faults_are_told_from_mistakes():
+    import tensorflow as tf
+
+    assert disk_fault(OSError(errno.ENOSPC, "No space left on device", "a/b")) == "a/b: No space left on device"
+    assert disk_fault(OSError(errno.EDQUOT, "Disk quota exceeded")) == "Disk quota exceeded"
+    full = tf.errors.ResourceExhaustedError(
+        None, None, "{{function_node x}} run/metrics.jsonl; No space left on device"
+    )
+    assert disk_fault(full) == "run/metrics.jsonl: No space left on device"
+    for mistake in (
+        OSError(errno.ENOENT, "No such file or directory"),
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+        ValueError("No space left on device"),
+    ):
+        assert disk_fault(mistake) is None

@@ -6,7 +6,7 @@
     python -m tools.sweep --run_dir=runs/sweep --table
 
 The same command goes on where it was stopped: finished cells are left, half ones resume. Ends with a table, best first,
-and ``sweep.csv``; exit code 1 where a cell failed, 130 or 143 where Ctrl-C or SIGTERM stopped it before the end.
+and ``sweep.csv``; exit code 1 where a cell failed, 128 and the number of the signal that stopped it before the end.
 """
 
 import os

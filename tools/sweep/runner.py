@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from pipeline import signals
 from pipeline.data import storage
 from pipeline.data.progress import duration
 from tools.sweep.cells import Base, Cell
@@ -51,13 +52,9 @@ class Runner:
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs the cells that nobody has run or is running; returns when all have ended, or when told to stop."""
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with signals.handled(self._stop):
             if self._run_all(cells):
                 self.stopped = 0
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _run_all(self, cells: Sequence[Cell]) -> bool:
         """Returns whether all cells have ended."""

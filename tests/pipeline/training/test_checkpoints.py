@@ -1,14 +1,16 @@
 """Checkpoints exist whole or not at all, come back on any topology, and say so when one is passed over."""
 
+import errno
 import json
 import logging
 import os
+import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkFailedError
 from pipeline.training import checkpoints, committed
 from pipeline.training.checkpoints import Checkpoints
 from tests.hostile import NAMES
@@ -66,6 +68,37 @@ def test_who_may_not_read_checkpoints_is_told_so(tmp_path, as_nobody):
         with as_nobody(), pytest.raises(UserError, match="cannot be read"):
             restored(tmp_path)
         folder.chmod(0o755)
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_names_the_newest_checkpoint(tmp_path):
+    """A limit on the size of a file is the system's refusal, and TensorFlow's words for it."""
+    state = variables(0)
+    keeper = Checkpoints(str(tmp_path), state)
+    keeper.save(10, {})
+    keeper.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = "File too large; the newest whole checkpoint is of step 10; with room"
+    with pytest.raises(WorkFailedError, match=said), keeper.named_on_disk_faults():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+        try:
+            keeper.save(20, {})
+            keeper.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+    keeper.save(20, {})
+    keeper.wait()
+    assert restored(tmp_path)[0].step == 20, "the same command goes on with room"
+
+
+def test_a_disk_fault_while_another_checkpoint_is_written_waits_for_it(tmp_path):
+    keeper = Checkpoints(str(tmp_path), variables(0))
+    said = "^log: No space left on device; the newest whole checkpoint is of step 5"
+    with pytest.raises(WorkFailedError, match=said), keeper.named_on_disk_faults():
+        keeper.save(5, {})
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "log")
+    with pytest.raises(FileNotFoundError), keeper.named_on_disk_faults():
+        (tmp_path / "missing").read_text()
 
 
 def test_a_directory_without_checkpoints_restores_nothing(tmp_path):

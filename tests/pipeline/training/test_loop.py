@@ -5,18 +5,24 @@ import dataclasses
 import io
 import math
 import signal
+import threading
 import types
 from collections import Counter
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 import models
 from pipeline import session as sessions
+from pipeline import signals
 from pipeline.devices import slices
 from pipeline.devices.strategy import Connection
+from pipeline.errors import WorkFailedError
 from pipeline.evaluation import protocol
 from pipeline.training import batch, preemption
+from pipeline.training.loop import METRICS
+from pipeline.training.metrics import MetricsWriter, Progress
 from pipeline.training.optimizers import AdamWConfig
 from pipeline.training.run_directory import RunDirectory
 from pipeline.training.schedules import schedule_of
@@ -83,7 +89,7 @@ class Watch:
 def run(tmp_path_factory):
     """A run of 8 steps on this machine, in loops of 3, with what it did: ``seen`` counts, ``calls`` lists."""
     watches = []
-    seen, calls = Counter(), []
+    seen, calls, records = Counter(), [], []
     connection = Connection(
         strategy=tf.distribute.get_strategy(),
         replicas=1,
@@ -116,7 +122,7 @@ def run(tmp_path_factory):
         trainer, *_ = trainer_of(
             session,
             checkpoints=types.SimpleNamespace(save=noted("save"), wait=noted("wait")),
-            metrics=types.SimpleNamespace(write=lambda record: seen.update(["record"])),
+            metrics=types.SimpleNamespace(write=records.append),
             after_evaluation=noted("after_evaluation"),
         )
     run_steps, run_evaluation, step = trainer._run_steps, trainer._run_evaluation, trainer._train_step
@@ -145,14 +151,40 @@ def run(tmp_path_factory):
     with contextlib.redirect_stdout(io.StringIO()) as said:
         assert trainer.fit(0)
     seen["line"] = sum("loss" in line for line in said.getvalue().splitlines())
-    return types.SimpleNamespace(seen=seen, calls=calls, watch=watches[0], addresses=connection.addresses)
+    return types.SimpleNamespace(
+        seen=seen, calls=calls, records=records, watch=watches[0], addresses=connection.addresses, trainer=trainer
+    )
 
 
 def test_the_host_does_nothing_step_by_step(run):
     """The loops end at the steps 1, 3, 4, 6 and 8; each is one call, whose figures are fetched and told once."""
     assert run.seen["step"] == 8 and run.seen["loop"] == 5
-    assert run.seen["fetch"] == run.seen["record"] == run.seen["line"] == 5
+    assert run.seen["fetch"] == len(run.records) == run.seen["line"] == 5
     assert run.seen["python step, first loop"] >= 1 and run.seen["python step, later"] == 0
+
+
+def test_every_figure_belongs_to_its_step(run):
+    """The rate is the one that the last step was taken with: 2 steps of warm-up, then a line to 0 after step 8."""
+    rates = {record["step"]: record["learning_rate"] for record in run.records}
+    assert rates == pytest.approx({1: 5e-4, 3: 1e-3 * 6 / 6, 4: 1e-3 * 5 / 6, 6: 1e-3 * 3 / 6, 8: 1e-3 * 1 / 6})
+    speeds = [record["tokens_per_s"] for record in run.records]
+    assert speeds[0] is None and all(speeds[1:])
+
+
+def test_the_first_line_of_a_process_has_no_speed_of_another_one(run):
+    written = len(run.records)
+    run.trainer._after_steps(9, np.zeros([1, 20]), Progress(9, io.StringIO()))
+    assert run.records[written]["tokens_per_s"] is run.records[written]["mfu"] is None
+    assert run.trainer.record["tokens_per_s"] > 0, "the summary's, where nothing is left to do"
+
+
+def test_a_skipped_step_has_the_rate_that_it_was_tried_with(run):
+    """It is no update: the next step is taken with the same rate."""
+    done = int(run.trainer._optimizer.iterations)
+    skipped = np.zeros([1, 20])
+    skipped[:, METRICS.index("skipped")] = 1
+    for history, updates in ((np.zeros([1, 20]), done - 1), (skipped, done)):
+        assert run.trainer._last_rate(history) == pytest.approx(1e-3 * (8 - updates) / 6)
 
 
 def test_every_call_that_waits_for_the_devices_is_watched(run):
@@ -296,3 +328,37 @@ def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(runnable,
     with preemption.signals_set(trainer.stop):
         assert not trainer.fit(0)
     assert said == answers and steps == [1, 3]
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_each_signal_that_ends_a_process_lets_the_run_save(number):
+    stop, before = threading.Event(), signal.getsignal(number)
+    with preemption.signals_set(stop):
+        signal.raise_signal(number)
+        assert stop.is_set()
+    assert signal.getsignal(number) is before
+
+
+def test_a_run_under_nohup_goes_on(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.signals_set(stop := threading.Event()):
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_disk_that_fills_up_is_one_line_with_the_newest_checkpoint(runnable, monkeypatch):
+    session = runnable(steps=9, evaluate_every=0, checkpoint_every=3)
+    write = MetricsWriter.write
+
+    def full_at_6(self, record):
+        if record["step"] == 6:
+            raise tf.errors.ResourceExhaustedError(None, None, "run/metrics.jsonl; No space left on device")
+        write(self, record)
+
+    monkeypatch.setattr(MetricsWriter, "write", full_at_6)
+    said = "^run/metrics.jsonl: No space left on device; the newest whole checkpoint is of step 3; with room, the same"
+    with pytest.raises(WorkFailedError, match=said):
+        session.run()

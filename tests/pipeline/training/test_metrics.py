@@ -1,10 +1,13 @@
 """Figures are kept once, in order, through kills; progress is one line on a terminal and plain lines elsewhere."""
 
+import errno
 import io
 import json
+import os
 
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from pipeline.training.metrics import MetricsWriter, Progress
 from pipeline.training.run_directory import RunDirectory
@@ -40,6 +43,35 @@ def test_tensorboard_holds_the_same_figures(tmp_path):
             for value in event.summary.value:
                 figures[value.tag] = (event.step, float(tf.make_ndarray(value.tensor)))
     assert figures == {"loss": (5, 2.5), "validation/nats_per_token": (5, 2.25)}
+
+
+def test_tensorboard_forgets_the_steps_that_a_resumed_run_repeats(tmp_path):
+    first = writer(tmp_path)
+    for step in (10, 20, 30):
+        first.write({"step": step, "loss": 3.0 - step / 100})
+    second = writer(tmp_path, resume_step=20)
+    second.text("configuration", "x = 1", 20)
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in shown.Tensors("loss")] == [10, 20]
+    second.write({"step": 25, "loss": 1.0})
+    second.write({"step": 30, "loss": 0.5})
+    shown.Reload()
+    assert [event.step for event in shown.Tensors("loss")] == [10, 20, 25, 30]
+    assert [event.step for event in shown.Tensors("configuration")] == [20]
+
+
+def test_a_full_disk_at_the_start_of_a_resumed_run_leaves_the_history(tmp_path, monkeypatch):
+    writer(tmp_path).write({"step": 10, "loss": 3.0})
+    before = read(tmp_path)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer(tmp_path, resume_step=10)
+    assert read(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
 
 
 class Terminal(io.StringIO):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from pipeline import signals
 from tools.sweep import ledger as ledgers
 from tools.sweep import runner as runners
 from tools.sweep.cells import Base, Cell
@@ -80,12 +81,12 @@ def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(started, tm
     assert runner.stopped == runners.signal.SIGTERM
 
 
-@pytest.mark.parametrize("number", [runners.signal.SIGINT, runners.signal.SIGTERM])
+@pytest.mark.parametrize("number", signals.ENDING)
 def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path, monkeypatch, number):
     runner = runners.Runner(BASE, Ledger(str(tmp_path / "ledger")), str(tmp_path))
 
     def one_life(cell, claim):
-        runner._stop(number, None)
+        runners.signal.raise_signal(number)
         return 0, tmp_path / "log"
 
     monkeypatch.setattr(runner, "_one_life", one_life)

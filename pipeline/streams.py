@@ -1,0 +1,67 @@
+"""stdout and stderr whose failure costs no work: the reader is gone, the disk full, the terminal closed or ASCII only.
+
+What cannot be written is dropped, the first time with a note on stderr; ``lost`` says so at the end. A character that
+the encoding lacks is written as JSON and Python write it, ``\\u00d7``, so that figures stay JSON.
+"""
+
+import codecs
+import io
+import json
+import logging
+import os
+import select
+import sys
+
+ESCAPE = "json_escape"
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPE, _escape)
+
+
+class _Kept(io.FileIO):
+    """A descriptor whose writes always succeed; ``failure`` is the first one that did not."""
+
+    failure: OSError | None = None
+
+    def write(self, data) -> int:
+        try:
+            while (written := super().write(data)) is None:  # set to non-blocking by whoever shares it, and full
+                select.select([], [self], [])
+            return written
+        except OSError as error:  # tried again at the next write: a full disk may get room
+            if self.failure is None:
+                self.failure = error
+                if self.fileno() == 1:
+                    print(f"stdout: {error.strerror}; the work goes on without it", file=sys.stderr)
+            return len(data)
+
+
+def keep() -> None:
+    """Puts such streams in the place of ``sys.stdout`` and ``sys.stderr``, and /dev/null in that of closed ones.
+
+    A closed descriptor's number would go to the next file that is opened, and what C++ libraries log there into it.
+    """
+    logging.raiseExceptions = False  # a library's log on the disk that is full: a page, beside the one line
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  # takes the lowest number that is free
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+        elif mode == "w":
+            stream.flush()
+            raw = _Kept(stream.fileno(), "w", closefd=False)
+            kept = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, errors=ESCAPE, line_buffering=True)
+            setattr(sys, name, kept)
+
+
+def lost() -> bool:
+    """Whether something that was printed on stdout did not get there."""
+    sys.stdout.flush()
+    raw = getattr(sys.stdout.buffer, "raw", None)
+    return isinstance(raw, _Kept) and raw.failure is not None
