@@ -53,7 +53,7 @@ def restartable() -> Iterator[None]:
 
 @contextmanager
 def signals_set(stop: threading.Event) -> Iterator[None]:
-    """A signal that asks the process to end sets ``stop``, so that the loop ends and saves; then a SIGINT interrupts."""
+    """A signal that asks the process to end sets ``stop``: the loop ends and saves. A SIGINT after it interrupts."""
 
     def set_stop(number, frame):
         stop.set()
