@@ -6,6 +6,7 @@ OpenAI's download is `hparams.json` and a TensorFlow checkpoint, whose kernels c
 """
 
 import dataclasses
+import fnmatch
 import json
 import os
 import re
@@ -105,10 +106,10 @@ def check(directory: str, config: GPT2Config) -> str:
     """
     if not os.path.exists(os.path.join(directory, HPARAMS)):
         return _check(open_weights(directory), config)
-    if not os.path.exists(os.path.join(directory, "checkpoint")):
-        raise ValueError(
-            f"{directory}: {HPARAMS} without a TensorFlow checkpoint; expected a file named checkpoint too"
-        )
+    names = os.listdir(directory)
+    missing = [kind for kind in ("checkpoint", "*.index", "*.data-*") if not fnmatch.filter(names, kind)]
+    if missing:
+        raise ValueError(f"{directory}: {HPARAMS} without a TensorFlow checkpoint's {', '.join(missing)}")
     return ""
 
 
@@ -187,5 +188,6 @@ def _grouped(names: list[str], layers: int) -> str:
     of_layer = {name: int(number[1]) for name in names if (number := LAYER.search(name))}
     beyond = sorted({number for number in of_layer.values() if number >= layers})
     others = [name for name in names if of_layer.get(name, -1) < layers]
-    said = [f"layers {beyond[0]} to {beyond[-1]}, where the configuration has {layers}"] if beyond else []
+    which = f"layer {beyond[0]}" if len(beyond) == 1 else f"layers {beyond[0]} to {beyond[-1]}" if beyond else ""
+    said = [f"{which}, where the configuration has {layers}"] if beyond else []
     return ", ".join([*said, *others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])])

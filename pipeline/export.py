@@ -4,7 +4,8 @@ python -m pipeline.export --run_dir=… --format=huggingface|native|saved_model 
 
 huggingface  config.json, model.safetensors and tokenizer.json for GPT2LMHeadModel; an ALGPT2 becomes a plain GPT-2
 native       the same files with our names; an ALGPT2 comes back from it as it was
-saved_model  a TensorFlow SavedModel whose signatures ``generate`` and ``score`` take and give text: pipeline/serving/
+saved_model  a TensorFlow SavedModel: ``generate`` and ``score`` take and give text, ``serving_default`` takes tokens
+             and gives logits (pipeline/serving/signatures.py)
 
 The directory appears when it is whole, or not at all.
 """

@@ -2,7 +2,7 @@
 
 generate(prompts string [N], max_tokens, temperature, top_k, top_p, seed) → continuations string [N], tokens int32 [N]
 score(texts string [N]) → tokens int32 [N], negative_log_likelihood float32 [N] in nats, perplexity float32 [N]
-serving_default(tokens int32 [1, context]) → logits float32 [1, context, vocabulary]
+serving_default(tokens int32 [1, context]) → output_0 float32 [1, context, vocabulary], the logits of a whole window
 
 Texts of one request are worked on one after another, each as ``pipeline.generate`` works on it alone, so memory does
 not grow with their number. Nothing is compiled by XLA, which TensorFlow Serving lacks unless it is asked for; the

@@ -125,6 +125,13 @@ def test_openais_checkpoint_is_read(small_model, tools, tmp_path, folder):
     (tmp_path / "hparams.json").write_text(json.dumps(hparams))
     tokens = tools.random_tokens(1, 48)
     np.testing.assert_array_equal(fresh(tmp_path)(tokens), model(tokens))
+    assert pretrained.check(str(tmp_path), c) == ""
+    (tmp_path / "hparams.json").write_text(json.dumps(hparams | {"n_layer": 1}))
+    said = pretrained.load_into(models.build(dataclasses.replace(c, layers=1)), str(tmp_path))
+    assert said.endswith("it: layer 1, where the configuration has 1")
+    (tmp_path / "model.ckpt.index").unlink()
+    with pytest.raises(ValueError, match=r"hparams.json without a TensorFlow checkpoint's \*.index"):
+        pretrained.check(str(tmp_path), c)
 
 
 def test_names_without_the_prefix_and_shorter_positions(small_model, tools, tmp_path):

@@ -4,16 +4,19 @@ import json
 import math
 import pathlib
 import random
+import re
 import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from models.decoding import generate
 from models.sampling import Sampling
 from pipeline import trained
 
+ROOT = pathlib.Path(__file__).parents[3]
 MAX_TOKENS = 8
 CALLS = """
 import base64, json, sys
@@ -37,11 +40,17 @@ assert not {"models", "pipeline", "tokenizers", "keras_hub"} & set(sys.modules)
 
 
 @pytest.fixture(scope="module")
-def call(tiny_run_dir, tmp_path_factory):
-    """Calls signatures of the exported model in one fresh process: [(name, texts as bytes, settings)] → answers."""
-    root, output = pathlib.Path(__file__).parents[3], tmp_path_factory.mktemp("export") / "1"
+def output(tiny_run_dir, tmp_path_factory):
+    """The exported model's directory."""
+    output = tmp_path_factory.mktemp("export") / "1"
     command = [sys.executable, "-m", "pipeline.export", f"--run_dir={tiny_run_dir}", "--format=saved_model"]
-    subprocess.run([*command, f"--output={output}"], cwd=root, check=True)
+    subprocess.run([*command, f"--output={output}"], cwd=ROOT, check=True)
+    return output
+
+
+@pytest.fixture(scope="module")
+def call(output):
+    """Calls signatures of the exported model in one fresh process: [(name, texts as bytes, settings)] → answers."""
 
     def call(calls):
         lines = [json.dumps([name, [text.hex().upper() for text in texts], more]) for name, texts, more in calls]
@@ -57,6 +66,30 @@ def call(tiny_run_dir, tmp_path_factory):
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     return call
+
+
+@pytest.mark.slow
+def test_the_readmes_signatures_are_those_of_the_export(tiny_run_dir, output):
+    table = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines() if "| `" in line]
+    argument, config = re.compile(r"`(\w+)` (\w+)(?: \[([^\]]*)\])?"), trained.load(str(tiny_run_dir)).model.config
+    sizes = {"N": -1, "1": 1, "context": config.context, "vocabulary": config.vocabulary_size}
+
+    def documented(cell):
+        found = {name: (kind, dims) for name, kind, dims in argument.findall(cell)}
+        return {name: (kind, [sizes[dim] for dim in dims.split(", ") if dim]) for name, (kind, dims) in found.items()}
+
+    def exported(arguments):
+        return {
+            name: (tf.as_dtype(info.dtype).name, [dim.size for dim in info.tensor_shape.dim])
+            for name, info in arguments.items()
+        }
+
+    model = saved_model_pb2.SavedModel.FromString((output / "saved_model.pb").read_bytes())
+    there = {name: known for name, known in model.meta_graphs[0].signature_def.items() if not name.startswith("__")}
+    rows = {cells[0].strip("`"): cells[1:] for cells in table if cells[0].strip("`") in there}
+    assert {name: [documented(cell) for cell in cells] for name, cells in rows.items()} == {
+        name: [exported(known.inputs), exported(known.outputs)] for name, known in there.items()
+    }
 
 
 def settings(**changes):
