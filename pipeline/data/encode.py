@@ -16,6 +16,7 @@ from pipeline.data.hashing import count_words, fingerprint, name_hash, salted
 from pipeline.data.runs import Counts, RunWriter
 from pipeline.data.settings import ShardConfig
 from pipeline.data.tokenizer import Tokenizer, split_point
+from pipeline.texts import lines
 
 BATCH_CHARACTERS = 1 << 19  # small enough for the processor's cache
 SEGMENT_TOKENS = 4 << 20
@@ -44,6 +45,7 @@ class UnitEncoder:
         self._config, self._tokenizer = config, tokenizer
         self._writer = RunWriter(file)
         self._counts: dict[str, Counts] = {}
+        self._faults: dict[str, str] = {}  # of each reason, the first
         self._batch: list[Document] = []
         self._batch_characters = 0
         self._buffer: list[Encoded] = []
@@ -61,7 +63,7 @@ class UnitEncoder:
         began, before = time.perf_counter(), dict(corpus.seconds)
         for item in corpus.documents(unit):
             if isinstance(item, Dropped):
-                self._count(PARTS[int(self._parts([item])[0])]).drop(item.reason)
+                self._drop(PARTS[int(self._parts([item])[0])], item.reason, item.fault)
             elif isinstance(item.text, str) and len(item.text) <= PIECE_BYTES:
                 self._batch.append(item)
                 self._batch_characters += len(item.text)
@@ -75,11 +77,16 @@ class UnitEncoder:
         self._flush()
         seconds = {what: total - before[what] for what, total in corpus.seconds.items()}
         seconds["all"] = time.perf_counter() - began
-        self._writer.finish(self._counts, {"size": unit.size, "seconds": seconds})
+        self._writer.finish(self._counts, {"size": unit.size, "seconds": seconds, "faults": self._faults})
         return self._counts
 
     def _count(self, part: str) -> Counts:
         return self._counts.setdefault(part, Counts())
+
+    def _drop(self, part: str, reason: str, fault: str) -> None:
+        self._count(part).drop(reason)
+        if fault:
+            self._faults.setdefault(reason, fault)
 
     @staticmethod
     def _names(items: Sequence[Document | Dropped]) -> np.ndarray:
@@ -144,7 +151,7 @@ class UnitEncoder:
     def _lines(self, texts: list[str], parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns a row of context + 1 ids for each line that is not blank, padded or cut off, and each text's end."""
         width = self._config.context + 1
-        lines_of = [[line for line in text.splitlines() if line and not line.isspace()] for text in texts]
+        lines_of = [[line for line in lines(text) if line and not line.isspace()] for text in texts]
         ids, offsets = self._engine([line for lines in lines_of for line in lines])
         rows = np.full((len(offsets) - 1, width), self._end_of_text, np.uint16)
         for row, (start, stop) in zip(rows, pairwise(offsets), strict=True):
@@ -212,7 +219,7 @@ class UnitEncoder:
         except DropError as reason:
             self._writer.cancel()
             self._count(part).truncated_tokens, self._count(part).padding_tokens = before
-            self._count(part).drop(str(reason))
+            self._drop(part, str(reason), reason.fault)
             return
         if self._config.packing == "contiguous":
             self._writer.append(self._end_of_text)

@@ -22,6 +22,7 @@ from pipeline.data.settings import ShardConfig
 from pipeline.data.stream import Stream, shared_texts
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import UserError
+from pipeline.texts import printable
 
 Footer = tuple[Sequence[Segment], Mapping[str, Counts], Mapping[str, Any]]  # what runs.read_footer returns
 
@@ -71,32 +72,47 @@ class Job:
         """Stage (b): from the footers of all run files, in the source's order.
 
         Raises:
-            UserError: there is no document, too little text, or not what the published corpus has.
+            UserError: there is no document, most of them are faulty, there is too little text, or not what the
+                published corpus has.
         """
         counts: dict[str, Counts] = {}
         segments: dict[str, list[Segment]] = {}
-        for unit_segments, unit_counts, _ in footers:
+        faults: dict[str, str] = {}
+        for unit_segments, unit_counts, extra in footers:
             for segment in unit_segments:
                 segments.setdefault(segment.part, []).append(segment)
             for part, count in unit_counts.items():
                 counts.setdefault(part, Counts()).add(count)
-        self._check(counts)
+            for reason, fault in extra.get("faults", {}).items():
+                faults.setdefault(reason, printable(fault))
+        self._check(counts, faults)
         streams = {part: self.stream(segments[part]) for part in PARTS if part in segments}
         for part, stream in streams.items():
             if counts[part].tokens != stream.tokens:
                 raise RuntimeError(f"{part}: {counts[part].tokens} tokens read, but {stream.tokens} in the stream")
-        notes = self.corpus.notes + shared_texts(streams)
+        firsts = tuple(f"the first that was dropped ({reason}): {fault}" for reason, fault in faults.items())
+        notes = self.corpus.notes + firsts + shared_texts(streams)
         blocks = plan_blocks(self.config, self.cut, {part: stream.tokens for part, stream in streams.items()})
         tails = {part: tuple(self.cut.tail(stream)) for part, stream in streams.items()}
         return Merged(segments, counts, tails, notes, blocks)
 
-    def _check(self, counts: Mapping[str, Counts]) -> None:
-        dropped = sum(sum(count.dropped.values()) for count in counts.values())
-        documents = sum(count.documents for count in counts.values())
-        if not documents:
-            reasons = ", ".join(f"{reason}: {n}" for count in counts.values() for reason, n in count.dropped.items())
-            raise UserError(f"the source holds no document: {dropped} were dropped ({reasons or 'there are none'})")
-        self.corpus.finish(documents + dropped)
+    def _check(self, counts: Mapping[str, Counts], faults: Mapping[str, str]) -> None:
+        total = Counts()
+        for count in counts.values():
+            total.add(count)
+        dropped = sum(total.dropped.values())
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in total.dropped.items())
+        first = "".join(f"; {fault}" for fault in [*faults.values()][:1])
+        if not total.documents:
+            raise UserError(
+                f"the source holds no document: {dropped} were dropped ({reasons or 'there are none'}){first}"
+            )
+        if sum(total.dropped[reason] for reason in faults) > total.documents:
+            raise UserError(
+                f"most of the source cannot be read: of {total.documents + dropped} documents {dropped} were dropped "
+                f"({reasons}){first}"
+            )
+        self.corpus.finish(total.documents + dropped)
 
     def write_shard(self, folder: str, stream: Stream, block: Block) -> manifests.Shard:
         """Stage (c): cuts a shard into a temporary file in ``folder``, checks it and commits it to the output."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from pipeline import texts
 from pipeline.data.settings import ShardConfig
 
 UNIT_BYTES = 16 << 20  # of text, about: large enough to keep an engine busy, small enough to be done again
@@ -30,15 +31,20 @@ class Document(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A document that is left out, and why."""
+    """A document that is left out, and why; ``fault`` says where it cannot be read and what is wrong there."""
 
     id: str
     reason: str
     part: str | None = None
+    fault: str = ""  # none where it was left out for what a setting or a rule asks
 
 
 class DropError(Exception):
-    """Raised while a long document streams: the document is left out, with this reason."""
+    """Raised while a long document streams: the document is left out, with this reason, and perhaps a fault."""
+
+    def __init__(self, reason: str, fault: str = ""):
+        super().__init__(reason)
+        self.fault = fault
 
 
 class Input(NamedTuple):
@@ -78,10 +84,15 @@ class Corpus(ABC):
 
     own_parts = False
 
-    def __init__(self, config: ShardConfig, files: Iterable[tuple[str, int]], expansion: float = 1.0):
+    def __init__(
+        self,
+        config: ShardConfig,
+        files: Iterable[tuple[str, int]],
+        expansion: float = 1.0,
+        notes: tuple[str, ...] = (),
+    ):
         listed = list(files)
-        self.config = config
-        self.notes: tuple[str, ...] = ()
+        self.config, self.notes = config, notes
         self.seconds = {"decompressing": 0.0}
         self.total_bytes = sum(size for _, size in listed)
         self.text_bytes = int(self.total_bytes * expansion)
@@ -99,7 +110,8 @@ class Corpus(ABC):
         """Compares totals, dropped documents included, with what the published corpus has; UserError if they differ."""
 
     def document(self, identity: str, text: str, part: str | None = None) -> Document | Dropped:
-        """Applies the rules by which documents are dropped."""
+        """Removes a byte order mark, and applies the rules by which documents are dropped."""
+        text = text.removeprefix(texts.MARK)
         if not text or text.isspace():
             return Dropped(identity, "empty", part)
         if "\0" in text:
@@ -109,11 +121,11 @@ class Corpus(ABC):
         return Document(identity, text, part)
 
     def from_bytes(self, identity: str, raw: bytes | memoryview, part: str | None = None) -> Document | Dropped:
-        """Decodes UTF-8 (a byte order mark is removed), then applies the rules."""
+        """Decodes UTF-8, then does what ``document`` does."""
         try:
-            return self.document(identity, str(raw, "utf-8").removeprefix("\ufeff"), part)
-        except UnicodeDecodeError:
-            return Dropped(identity, "undecodable", part)
+            return self.document(identity, str(raw, "utf-8"), part)
+        except UnicodeDecodeError as error:
+            return Dropped(identity, "undecodable", part, undecodable(identity, error))
 
     def from_stream(
         self, identity: str, stream: Readable, size: int | None, part: str | None = None
@@ -128,16 +140,24 @@ class Corpus(ABC):
         self, identity: str, head: bytes, stream: Readable, part: str | None = None, rest: int | None = None
     ) -> Document:
         """A document whose first bytes are ``head`` and whose others (``rest`` of them, or all) are in the stream."""
-        return Document(identity, _pieces(head, stream, rest), part)
+        return Document(identity, _pieces(identity, head, stream, rest), part)
 
 
-def _pieces(head: bytes, stream: Readable, rest: int | None) -> Iterator[str]:
+def undecodable(identity: str, error: UnicodeDecodeError, start: int = 0) -> str:
+    """Says where a document is not UTF-8; ``start`` is its byte at which the bytes begin that were decoded."""
+    if start + error.start == 0 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return f"{identity} begins as UTF-16 does; expected UTF-8"
+    return f"{identity} is not UTF-8 at its byte {start + error.start}: {error.reason}"
+
+
+def _pieces(identity: str, head: bytes, stream: Readable, rest: int | None) -> Iterator[str]:
     """Decodes a long document piece by piece; raises DropError where it turns out to be no text."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    raw = head
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    raw, done, waiting = head, 0, 0
     try:
         while raw:
-            text = decoder.decode(raw)
+            text = decoder.decode(raw) if done else decoder.decode(raw).removeprefix(texts.MARK)
+            done, waiting = done + len(raw), len(decoder.getstate()[0])
             if "\0" in text:
                 raise DropError("NUL")
             yield text
@@ -145,7 +165,7 @@ def _pieces(head: bytes, stream: Readable, rest: int | None) -> Iterator[str]:
             rest = None if rest is None else rest - len(raw)
         yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise DropError("undecodable") from error
+        raise DropError("undecodable", undecodable(identity, error, done - waiting)) from error
 
 
 def grouped(inputs: Sequence[tuple[Input, int]], unit_bytes: int | None = None) -> Iterator[Unit]:

@@ -1,65 +1,110 @@
-"""JSON lines: an object a line, its text under one key."""
+"""JSON lines: an object a line, its text under one key. A line that is none is left out and counted under a reason."""
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
-from pipeline.data.corpora.base import Corpus, Document, Dropped, Unit, grouped
-from pipeline.data.corpora.sources import find
+from pipeline import texts
+from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
+from pipeline.data.corpora.listing import find
 from pipeline.data.corpora.text import LineFile, expansion, lines, ranges
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError, nearest
 
 LARGEST_LINE = 64 << 20  # bytes: a JSON value is held whole, so longer ones are dropped and counted
+FAULTS_AT_ONCE = 1000  # at the beginning of a range, before any line that is right
+
+
+class _FaultError(Exception):
+    """Why a line is left out: the reason under which it is counted, and what is wrong with it."""
+
+    def __init__(self, reason: str, why: str, byte: int = 0):
+        super().__init__(reason)
+        self.reason, self.why, self.byte = reason, why, byte
 
 
 class JSONLines(Corpus):
     """*.jsonl of a directory, or the files that a path or a glob names; plain, .gz, .xz, .bz2 or .zst."""
 
     def __init__(self, config: ShardConfig, source: str | None):
-        files = find(source, (".jsonl", ".ndjson"), config.name)
-        super().__init__(config, [(file.name, file.size) for file in files], expansion(files))
+        files, notes = find(source, (".jsonl", ".ndjson"), config.name)
+        super().__init__(config, [(file.name, file.size) for file in files], expansion(files), notes)
         self.own_parts = config.validation_fraction is None
         self._inputs = ranges(config, files, by_line=True)
+        self._refuse_other_lines()
+
+    def _refuse_other_lines(self) -> None:
+        """Tells of a mistyped key at once: a large source that begins and ends with faults would end so anyway."""
+        if len(self._inputs) == 1:  # soon read
+            return
+        first = ""
+        for item, _ in (self._inputs[0], self._inputs[-1]):
+            faults = 0
+            for found in self._documents(item):
+                if isinstance(found, Document) or not found.fault:
+                    return
+                first, faults = first or found.fault, faults + 1
+                if faults == FAULTS_AT_ONCE:
+                    break
+            if faults < FAULTS_AT_ONCE:
+                return
+        raise UserError(f"the source begins and ends with lines that cannot be read: {first}")
 
     def units(self) -> Iterator[Unit]:
         return grouped(self._inputs)
 
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
         for item in unit.inputs:
-            for offset, head, file in lines(item):
-                identity, line = f"{item.name}@{offset}", head
-                if not file.at_line_start:
-                    line = b"".join(_rest(head, file))
-                if len(line) > LARGEST_LINE:
-                    yield Dropped(identity, f"a line over {LARGEST_LINE >> 20} MiB", item.part)
-                elif line.strip():
-                    yield self._document(identity, line, item.path, item.part)
+            yield from self._documents(item)
 
-    def _document(self, identity: str, line: bytes, path: str, part: str | None) -> Document | Dropped:
-        place = f"{path} at byte {identity.rpartition('@')[2]}"
-        try:
-            row = json.loads(line)
-        except UnicodeDecodeError:
-            return Dropped(identity, "undecodable", part)
-        except ValueError as error:
-            raise UserError(f"{place}: not a JSON line ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: expected a JSON object with the key {self.config.field!r}, not {line[:40]!r}")
-        if self.config.field not in row:
-            near = nearest(self.config.field, row)
-            raise UserError(
-                f"{place}: no key {self.config.field!r} in this line, whose keys are {', '.join(row)}{near}"
-            )
-        text = row[self.config.field]
+    def _documents(self, item: Input) -> Iterator[Document | Dropped]:
+        for offset, head, file in lines(item):
+            identity, place, line = f"{item.name}@{offset}", f"{item.name} at byte", head
+            if not file.at_line_start:
+                line = b"".join(_rest(head, file))
+            line = texts.without_end(line)
+            if not texts.without_mark(line).strip():
+                continue
+            try:
+                text = self._text(line)
+            except _FaultError as fault:
+                yield Dropped(identity, fault.reason, item.part, f"{place} {offset + fault.byte}: {fault.why}")
+            else:
+                yield self.document(identity, text, item.part)
+
+    def _text(self, line: bytes) -> str:
+        if len(line) > LARGEST_LINE:
+            raise _FaultError(f"a line over {LARGEST_LINE >> 20} MiB", "it is longer than a text that is held whole")
+        row, field = _row(line), self.config.field
+        if field not in row:
+            keys = f"its keys are {', '.join(row)}" if row else "it has none"
+            raise _FaultError(f"no key {field!r}", f"no key {field!r}; {keys}{nearest(field, row)}")
+        text = row[field]
         if text is None:
-            return Dropped(identity, "empty", part)
+            return ""
         if not isinstance(text, str):
-            raise UserError(f"{place}: key {self.config.field!r} holds {type(text).__name__}, not text")
+            raise _FaultError(f"{field!r} is no text", f"key {field!r} holds {type(text).__name__}, not text")
         try:
             text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
-            return Dropped(identity, "undecodable", part)
-        return self.document(identity, text, part)
+        except UnicodeEncodeError:  # which JSON can spell and UTF-8 cannot
+            raise _FaultError("undecodable", "the text has half of a surrogate pair") from None
+        return text
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(texts.decode(line))
+    except UnicodeDecodeError as error:
+        raise _FaultError("undecodable", f"not UTF-8: {error.reason}", error.start) from None
+    except json.JSONDecodeError as error:
+        raise _FaultError("not JSON", f"not JSON: {error}") from None
+    except RecursionError:
+        raise _FaultError("JSON too deep", "its brackets are too deep") from None
+    except ValueError as error:  # Python's bound on the digits of an integer
+        raise _FaultError("a number too long", str(error).partition(";")[0]) from None
+    if not isinstance(row, dict):
+        raise _FaultError("no JSON object", f"expected a JSON object, not {line[:40]!r}")
+    return row
 
 
 def _rest(head: bytes, file: LineFile) -> Iterator[bytes]:

@@ -14,7 +14,8 @@ from typing import BinaryIO, NamedTuple
 from pipeline.data import storage
 from pipeline.data.corpora.archives import Member, is_unsafe, members
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
-from pipeline.data.corpora.sources import File, decompress, find, open_text, reading
+from pipeline.data.corpora.listing import File, PassedOver, find, kind_passed_over
+from pipeline.data.corpora.sources import decompress, open_text, reading
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError
 
@@ -37,9 +38,9 @@ class OpenWebText(Corpus):
     published = Published()
 
     def __init__(self, config: ShardConfig, source: str | None):
-        self._files = find(source, (".tar", ".tar.xz", "_data.xz", ".xz"), config.name)
-        super().__init__(config, [(file.name, file.size) for file in self._files], EXPANSION)
-        self._outer = [file for file in self._files if file.name.endswith((".tar", ".tar.xz"))]
+        self._files, self._found = find(source, (".tar", ".tar.xz", "_data.xz", ".xz"), config.name)
+        super().__init__(config, [(file.name, file.size) for file in self._files], EXPANSION, self._found)
+        self._outer = [file for file in self._files if file.name.lower().endswith((".tar", ".tar.xz"))]
         if self._outer and len(self._outer) < len(self._files):
             raise UserError(f"--source={source} mixes outer archives (*.tar, *.tar.xz) with inner ones (*.xz)")
         whole = self.total_bytes >= self.published.least_bytes
@@ -54,9 +55,10 @@ class OpenWebText(Corpus):
 
     def _from_outer(self) -> Iterator[Unit]:
         blobs: list[tuple[str, bytes]] = []
+        passed_over = PassedOver()
         size = index = self._archives = 0
         for file in self._outer:
-            for member in self._inner_archives(file):
+            for member in self._inner_archives(file, passed_over):
                 blobs.append((member.name, member.stream.read()))
                 size += len(blobs[-1][1])
                 if size >= UNIT_BYTES:
@@ -64,14 +66,17 @@ class OpenWebText(Corpus):
                     blobs, size, index = [], 0, index + 1
         if blobs:
             yield Unit(index=index, size=size, blobs=tuple(blobs))
+        self.notes = self._found + passed_over.notes()
 
-    def _inner_archives(self, file: File) -> Iterator[Member]:
+    def _inner_archives(self, file: File, passed_over: PassedOver) -> Iterator[Member]:
         """Reads an outer archive, and compares its sha256 where it is the published one."""
         found = 0
         with reading(file.path), storage.open_read(file.path) as opened:
             raw = _Hashed(opened) if self._is_published and len(self._outer) == 1 else opened
             for member in members(decompress(raw, file.path), file.path):  # type: ignore[arg-type]
-                if member.name.endswith(".xz"):
+                if kind := kind_passed_over(member.name):
+                    passed_over.add(kind, member.name)
+                elif member.name.endswith(".xz"):
                     found += 1
                     yield member
                 elif member.size:
@@ -96,6 +101,8 @@ class OpenWebText(Corpus):
             identity = f"{place}/{member.name}"
             if is_unsafe(member.name):
                 yield Dropped(identity, "unsafe member name")
+            elif kind := kind_passed_over(member.name):
+                yield Dropped(identity, kind)
             elif member.name.endswith(".txt"):
                 yield self.from_stream(identity, member.stream, member.size)
             else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.data import storage
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
-from pipeline.data.corpora.sources import File, find
+from pipeline.data.corpora.listing import File, find
 from pipeline.data.corpora.text import part_of_file
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError, nearest
@@ -25,14 +25,14 @@ class Parquet(Corpus):
     """
 
     def __init__(self, config: ShardConfig, source: str | None):
-        files = find(source, (".parquet",), config.name)
+        files, notes = find(source, (".parquet",), config.name)
         self._inputs: list[tuple[Input, int]] = []
         text_bytes = 0
         for file in files:
             for item, size in self._row_groups(config, file):
                 self._inputs.append((item, size))
                 text_bytes += size
-        super().__init__(config, [(file.name, file.size) for file in files])
+        super().__init__(config, [(file.name, file.size) for file in files], notes=notes)
         self.own_parts = config.validation_fraction is None
         self.total_bytes = self.text_bytes = text_bytes
 
@@ -44,10 +44,14 @@ class Parquet(Corpus):
             if config.field not in names:
                 near = nearest(config.field, names)
                 raise UserError(f"{file.path} has no column {config.field!r}; it has {', '.join(names)}{near}")
-            kind = str(table.schema_arrow.field(config.field).type)
-            if kind not in ("string", "large_string", "string_view"):
+            if names.count(config.field) > 1:
+                raise UserError(f"{file.path} has {names.count(config.field)} columns {config.field!r}; expected one")
+            kind = table.schema_arrow.field(config.field).type
+            values = kind.value_type if str(kind).startswith("dictionary<") else kind
+            if str(values) not in ("string", "large_string", "string_view"):
                 raise UserError(f"{file.path}: column {config.field!r} holds {kind}, not text")
-            column = table.metadata.schema.names.index(config.field)
+            schema = table.metadata.schema
+            column = [schema.column(i).path for i in range(len(schema))].index(config.field)
             row = 0
             for group in range(table.metadata.num_row_groups):
                 described = table.metadata.row_group(group)
@@ -83,7 +87,8 @@ class Parquet(Corpus):
                 if value is None:
                     yield Dropped(identity, "empty", item.part)
                 elif len(value) > LARGEST_ROW:
-                    yield Dropped(identity, f"a row over {LARGEST_ROW >> 20} MiB", item.part)
+                    fault = f"{item.name} has {len(value):,} bytes in row {row - 1}"
+                    yield Dropped(identity, f"a row over {LARGEST_ROW >> 20} MiB", item.part, fault)
                 else:
                     yield self.from_bytes(identity, value, item.part)
 

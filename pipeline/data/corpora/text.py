@@ -14,10 +14,12 @@ from pipeline.data.corpora.base import (
     grouped,
     part_of_name,
 )
-from pipeline.data.corpora.sources import COMPRESSED, File, find, open_text, reading, suffix
+from pipeline.data.corpora.listing import File, find
+from pipeline.data.corpora.sources import COMPRESSED, open_text, reading, suffix
 from pipeline.data.corpora.wikitext import articles
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError
+from pipeline.texts import without_end
 
 
 def expansion(files: list[File]) -> float:
@@ -57,15 +59,17 @@ class LineFile:
         self._file, self.position, self.at_line_start = file, position, False
 
     def readline(self) -> bytes:
-        """Reads to the end of the line, but at most PIECE_BYTES."""
+        """Reads to the end of the line, but at most PIECE_BYTES, and one more so that no CRLF comes apart."""
         data = self._file.readline(PIECE_BYTES)
+        if data.endswith(b"\r"):
+            data += self._file.readline(1)
         self.position += len(data)
         self.at_line_start = not data or data.endswith(b"\n")
         return data
 
     def read(self, size: int) -> bytes:
-        """Reads the rest of the line in pieces, without its newline; b"" at its end."""
-        return b"" if self.at_line_start else self.readline().removesuffix(b"\n")
+        """Reads the rest of the line in pieces, without its end; b"" where that is reached."""
+        return b"" if self.at_line_start else without_end(self.readline())
 
     def skip_line(self) -> None:
         """Reads on to the beginning of the next line."""
@@ -95,8 +99,8 @@ class Text(Corpus):
     """*.txt files of a directory, or the files that a path or a glob names."""
 
     def __init__(self, config: ShardConfig, source: str | None):
-        files = find(source, (".txt",), config.name)
-        super().__init__(config, [(file.name, file.size) for file in files], expansion(files))
+        files, notes = find(source, (".txt",), config.name)
+        super().__init__(config, [(file.name, file.size) for file in files], expansion(files), notes)
         self.own_parts = config.validation_fraction is None
         self._inputs = ranges(config, files, by_line=config.documents == "line")
 
@@ -115,8 +119,8 @@ class Text(Corpus):
     def _lines(self, item: Input) -> Iterator[Document | Dropped]:
         for offset, line, file in lines(item):
             identity = f"{item.name}@{offset}"
-            if len(line) < PIECE_BYTES or line.endswith(b"\n"):
-                yield self.from_bytes(identity, line.rstrip(b"\r\n"), item.part)
+            if len(line) < PIECE_BYTES or file.at_line_start:
+                yield self.from_bytes(identity, without_end(line), item.part)
             else:
                 yield self.from_long(identity, line, file, item.part)
 

@@ -5,15 +5,17 @@ import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from pipeline import texts
 from pipeline.data import storage
 from pipeline.data.corpora.base import PARTS, Corpus, Document, Dropped, Input, Unit, part_of_name
 from pipeline.data.corpora.download import published
-from pipeline.data.corpora.sources import find, open_text, reading
+from pipeline.data.corpora.listing import File, Found, PassedOver, find, kind_passed_over
+from pipeline.data.corpora.sources import open_text, reading
 from pipeline.data.settings import ShardConfig
 from pipeline.errors import UserError
 
-TITLE = re.compile(rb" = [^=\n].* = \n")
-BLANK = b" \n"
+TITLE = re.compile(rb" = [^=\n].* = \r?\n")
+BLANK = (b" \n", b" \r\n")
 
 
 def articles(lines: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -25,11 +27,11 @@ def articles(lines: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
     article: list[bytes] = []
     offset = size = 0
     for line in lines:
-        opens = TITLE.fullmatch(line) and article and article[-1] == BLANK and len(article) > 1
+        opens = TITLE.fullmatch(line) and article and article[-1] in BLANK and len(article) > 1
         if opens:
             yield offset, b"".join(article[:-1])
-            offset += size - len(BLANK)
-            article, size = [BLANK], len(BLANK)
+            offset += size - len(article[-1])
+            article, size = article[-1:], len(article[-1])
         article.append(line)
         size += len(line)
     if article:
@@ -48,18 +50,19 @@ class WikiText(Corpus):
     def __init__(self, config: ShardConfig, source: str | None):
         self._members: list[tuple[Input, int]] = []
         source = source or published(config.name)
-        if source.endswith(".zip"):
-            with reading(source), _archive(source) as archive:
-                listed = [(source, entry.filename, entry.file_size) for entry in archive.infolist()]
-        else:
-            listed = [(file.path, file.name, file.size) for file in find(source, (".raw", ".tokens"), config.name)]
-        for path, name, size in listed:
-            if (part := part_of_name(name.rpartition("/")[2])) and size:
-                self._members.append((Input(path=path, name=name.rpartition("/")[2], part=part), size))
-        if not self._members:
+        zipped = source.lower().endswith(".zip")
+        files, notes = _in_zip(source, config.name) if zipped else find(source, (".raw", ".tokens"), config.name)
+        for file in files:
+            name = file.name.rpartition("/")[2]
+            if (part := part_of_name(name)) and file.size:
+                self._members.append((Input(path=file.path, name=name, part=part), file.size))
+        names = [item.name for item, _ in self._members]
+        if not names:
             raise UserError(f"--source={source} holds none of wiki.train.raw, wiki.valid.raw and wiki.test.raw")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"--source={source} holds {min(twice)} more than once; expected one WikiText")
         self._members.sort(key=lambda member: PARTS.index(member[0].part or ""))
-        super().__init__(config, [(item.name, size) for item, size in self._members])
+        super().__init__(config, [(item.name, size) for item, size in self._members], notes=notes)
         if "train" not in {item.part for item, _ in self._members}:
             self._train_on_test(source)
 
@@ -69,7 +72,7 @@ class WikiText(Corpus):
         self._members = [
             (item._replace(part="train") if item.part == "test" else item, size) for item, size in self._members
         ]
-        self.notes = (
+        self.notes += (
             "wiki.train.raw is not in the source: the train part is made of wiki.test.raw and there is no test part, "
             "so no figure of this data set is a WikiText result",
         )
@@ -83,17 +86,34 @@ class WikiText(Corpus):
             with reading(item.path), self._open(item) as file:
                 for offset, raw in articles(iter(file)):
                     try:
-                        yield Document(f"{item.name}@{offset}", raw.decode(), item.part)
+                        yield Document(f"{item.name}@{offset}", texts.decode(raw), item.part)
                     except UnicodeDecodeError as error:
                         place = offset + error.start
                         raise UserError(f"{item.path}: not UTF-8 at byte {place}: {error.reason}") from error
 
     def _open(self, item: Input) -> BinaryIO:
-        if not item.path.endswith(".zip"):
+        if not item.path.lower().endswith(".zip"):
             return open_text(item.path)
         archive = _archive(item.path)
-        member = next(entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == item.name)
-        return archive.open(member)  # type: ignore[return-value]
+        names = [name for name in archive.namelist() if not kind_passed_over(name)]
+        member = next(name for name in names if name.rpartition("/")[2] == item.name)
+        try:
+            return archive.open(member)  # type: ignore[return-value]
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in a way of its own
+            raise UserError(f"{item.path}: {error}; expected a zip file without a password") from error
+
+
+def _in_zip(source: str, corpus: str) -> Found:
+    """Lists the members of a zip file as if they were files."""
+    files, passed_over = [], PassedOver()
+    for file in find(source, (".zip",), corpus).files:
+        with reading(file.path), _archive(file.path) as archive:
+            for entry in archive.infolist():
+                if kind := kind_passed_over(entry.filename):
+                    passed_over.add(kind, entry.filename)
+                else:
+                    files.append(File(file.path, entry.filename, entry.file_size))
+    return Found(files, passed_over.notes())
 
 
 def _archive(path: str) -> zipfile.ZipFile:

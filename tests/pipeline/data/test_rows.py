@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,17 +68,46 @@ def test_damaged_compression_is_named(tmp_path, packed, damage):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "fault"),
     [
-        (b'{"text": "a"', "a.jsonl at byte 14: not a JSON line"),
-        (b'["text"]', "a.jsonl at byte 14: expected a JSON object with the key 'text'"),
-        (b'{"texts": "a"}', r"a.jsonl at byte 14: no key 'text' .* keys are texts \(did you mean 'texts'"),
-        (b'{"text": 5}', "a.jsonl at byte 14: key 'text' holds int, not text"),
+        (b'{"text": "a"', "not JSON: Expecting ',' delimiter: line 1 column 13 (char 12)"),
+        (b'["text"]', "expected a JSON object, not b'[\"text\"]'"),
+        (b'{"texts": "a"}', "no key 'text'; its keys are texts (did you mean 'texts'?)"),
+        (b"{}", "no key 'text'; it has none"),
+        (b'{"text": 5}', "key 'text' holds int, not text"),
+        (b"\0", "not JSON: Expecting value: line 1 column 1 (char 0)"),
     ],
 )
-def test_wrong_lines_are_named(tmp_path, line, message):
-    (tmp_path / "a.jsonl").write_bytes(b'{"text":"ok"}\n' + line)
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_wrong_lines_are_dropped_and_named(tmp_path, line, fault, end):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text":"ok"}\n' + line + end)
+    config = ShardConfig(corpus="jsonl", name="j", validation_fraction=0.0)
+    corpus = open_corpus(config, str(tmp_path))
+    [unit] = corpus.units()
+    good, dropped = corpus.documents(unit)
+    assert good.text == "ok" and dropped.fault == f"a.jsonl at byte 14: {fault}"
+
+
+def test_a_source_of_wrong_lines_is_refused(tmp_path, shard, monkeypatch):
+    line, odd = json.dumps({"text": "the cat and the dogs " * 20}) + "\n", json.dumps({"body": "the dogs"}) + "\n"
+    (tmp_path / "a.jsonl").write_text(line + odd + line)
+    assert shard(tmp_path, tmp_path / "out", corpus="jsonl").parts["train"].dropped == {"no key 'text'": 1}
+    (tmp_path / "a.jsonl").write_text(line + odd + odd)
+    message = r"most of the source cannot be read: of 3 documents 2 were dropped \(no key 'text': 2\); a.jsonl at byte "
+    with pytest.raises(UserError, match=message + rf"{len(line)}: no key 'text'; its keys are body$"):
+        shard(tmp_path, tmp_path / "out2", corpus="jsonl")
+    monkeypatch.setattr(jsonl, "FAULTS_AT_ONCE", 2)
+    (tmp_path / "b.jsonl").write_text(odd + odd + line)
+    assert len(list(read("jsonl", tmp_path))) == 6
+    (tmp_path / "a.jsonl").write_text(odd + odd + line)
+    with pytest.raises(UserError, match="begins and ends with lines that cannot be read: a.jsonl at byte 0: no key"):
+        read("jsonl", tmp_path).__next__()
+
+
+def test_the_first_zstandard_file_of_a_process_may_be_none(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl.zst").write_bytes(b"no such frame")
+    monkeypatch.delitem(sys.modules, "zstandard")
+    with pytest.raises(UserError, match=r"a.jsonl.zst is truncated or corrupt: Unknown frame descriptor"):
         list(read("jsonl", tmp_path))
 
 
