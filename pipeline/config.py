@@ -18,7 +18,7 @@ import gin
 from gin import config_parser
 
 from models.config import ALGPT2Config, GPT2Config
-from pipeline import paths, values
+from pipeline import paths, texts, values
 from pipeline.data import storage
 from pipeline.data.settings import ShardConfig
 from pipeline.devices.slices import Slice
@@ -202,7 +202,7 @@ def _read_file(path: pathlib.Path, includers: tuple[pathlib.Path, ...]) -> None:
     if path in includers:
         raise UserError(f"{_short(path)}: includes itself through {' → '.join(_short(p) for p in includers)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = texts.decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{_short(path)}: cannot be read as UTF-8 text ({error})") from None
     _read_statements(text, _short(path), (*includers, path))
@@ -221,7 +221,7 @@ def _read_statements(text: str, source: str, includers: tuple[pathlib.Path, ...]
                 raise UserError(f"{origin}: import is not needed here; every surface is known already")
     except tokenize.TokenError as error:  # the text ended inside brackets or quotes
         reason, (line_number, _) = error.args
-        where = f"{source}:{min(line_number, len(text.splitlines()))}" if includers else source
+        where = f"{source}:{min(line_number, len(texts.lines(text)))}" if includers else source
         raise UserError(f"{where}: {reason}; expected name.parameter = value") from None
     except (SyntaxError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else "not a gin statement"

@@ -34,7 +34,7 @@ def main() -> None:
             what = "a data set" if FLAGS.data else FLAGS.benchmark
             raise UserError(f"--{flag} goes with a text that is scored whole; {what} is not")
     score: Any = _data if FLAGS.data else _examples if of_examples else _text
-    source = "" if FLAGS.data else benchmarks.read_file(FLAGS.text)
+    source, file_sha256 = ("", "") if FLAGS.data else benchmarks.read_file(FLAGS.text)
     prepared: Any = None
     if of_examples:
         prepared = benchmarks.examples_of(FLAGS.benchmark, FLAGS.text, source)
@@ -49,7 +49,7 @@ def main() -> None:
     run = trained.load(FLAGS.run_dir, strategy=strategy.connect(FLAGS.tpu).strategy)
     figures, protocol = score(run, prepared)
     if source:
-        protocol = {"text": FLAGS.text, "file_sha256": benchmarks.sha256(source)} | protocol
+        protocol = {"text": FLAGS.text, "file_sha256": file_sha256} | protocol
     protocol = {"context": run.model.config.context} | protocol
     protocol |= {"tokenizer": run.tokenizer.fingerprint, "dtype": "float32", "step": run.step}
     _keep(figures, protocol)

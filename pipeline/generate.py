@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from pipeline import cli, values
+from pipeline import cli, texts, values
 from pipeline.devices import target
 from pipeline.errors import UserError
 
@@ -36,8 +36,8 @@ def main() -> None:
         raise UserError(f"--{error}") from None
     run = trained.load(FLAGS.run_dir)
     context = run.model.config.context
-    for texts in batches:
-        prompts = [run.tokenizer.encode(text) for text in texts]
+    for batch in batches:
+        prompts = [run.tokenizer.encode(text) for text in batch]
         longest = max(map(len, prompts))
         if longest >= context:
             flag = "prompts_file" if FLAGS.prompts_file else "prompt"
@@ -54,7 +54,7 @@ def main() -> None:
             seed=FLAGS.seed,
             compiled=target.compiles_for_cpu(),
         )
-        for text, tokens in zip(texts, made, strict=True):
+        for text, tokens in zip(batch, made, strict=True):
             print(text + run.tokenizer.decode(tokens))
 
 
@@ -70,11 +70,7 @@ def _batches() -> Iterator[list[str]]:
         if not _is_text(FLAGS.prompt):
             raise UserError(f"--prompt={FLAGS.prompt!a}: is not UTF-8 text")
         return iter([[FLAGS.prompt]])
-    try:
-        with open(FLAGS.prompts_file, encoding="utf-8") as file:
-            prompts = [line for line in file.read().splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompts_file={FLAGS.prompts_file}: cannot be read as UTF-8 text ({error})") from None
+    prompts = [line for line in texts.lines(texts.read_file(FLAGS.prompts_file, "--prompts_file")[0]) if line]
     if not prompts:
         raise UserError(f"--prompts_file={FLAGS.prompts_file}: is empty; expected a prompt a line")
     return iter([prompts])
@@ -84,12 +80,9 @@ def _typed() -> str:
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
     try:
-        typed = sys.stdin.readline().rstrip("\n")
+        return texts.without_end(texts.decode(sys.stdin.buffer.readline()))
     except UnicodeDecodeError as error:
         raise UserError(f"--interactive: what was typed is not UTF-8 text ({error})") from None
-    if not _is_text(typed):
-        raise UserError(f"--interactive: {typed!a} is not UTF-8 text")
-    return typed
 
 
 def _is_text(text: str) -> bool:

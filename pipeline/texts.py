@@ -1,10 +1,12 @@
 """How text is read, wherever it comes from: UTF-8, perhaps behind a byte order mark; lines end at \\n or \\r\\n.
 
 Python's own ways differ among themselves: ``str.splitlines`` also ends a line at U+2028 or a form feed, files that are
-opened as text at a lone \\r too, and "utf-8" keeps the mark as a character. Light: no imports.
+opened as text at a lone \\r too, and "utf-8" keeps the mark as a character. Light: standard library only.
 """
 
 from typing import AnyStr
+
+from pipeline.errors import UserError
 
 MARK = "\ufeff"  # U+FEFF, which editors put before a file's text
 
@@ -16,6 +18,26 @@ def decode(raw: bytes | bytearray | memoryview) -> str:
         UnicodeDecodeError: they are not UTF-8.
     """
     return str(raw, "utf-8").removeprefix(MARK)
+
+
+def read_file(path: str, flag: str) -> tuple[str, bytes]:
+    """Returns a user's local file as text, its line ends as they are, and as bytes.
+
+    Args:
+        path: of the file.
+        flag: which names it, such as ``--text``; for errors.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read as UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+        return decode(raw), raw
+    except FileNotFoundError:
+        raise UserError(f"{flag}={path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag}={path}: cannot be read as UTF-8 text ({error})") from None
 
 
 def without_mark(raw: bytes) -> bytes:

@@ -7,9 +7,9 @@ LAMBADA: Paperno et al. 2016; OpenAI's variant keeps the books' own punctuation 
 import dataclasses
 import hashlib
 import json
-import pathlib
 from typing import Any
 
+from pipeline import texts
 from pipeline.errors import UserError, nearest
 from pipeline.evaluation.detokenizers import MARK, detokenize
 
@@ -63,17 +63,12 @@ def check(benchmark: str) -> None:
         raise UserError(f"--benchmark={benchmark}: expected one of {', '.join(known)}{nearest(benchmark, known)}")
 
 
-def read_file(file: str) -> str:
-    """Returns a UTF-8 file's text, its line ends as they are; UserError when it cannot be read or holds none."""
-    try:
-        text = pathlib.Path(file).read_bytes().decode()
-    except FileNotFoundError:
-        raise UserError(f"--text={file}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--text={file}: cannot be read as UTF-8 text ({error})") from None
+def read_file(file: str) -> tuple[str, str]:
+    """Returns a UTF-8 file's text and the file's sha256; UserError when it cannot be read or holds none."""
+    text, raw = texts.read_file(file, "--text")
     if not text.strip():
         raise UserError(f"--text={file}: it holds no text")
-    return text
+    return text, hashlib.sha256(raw).hexdigest()
 
 
 def text_of(benchmark: str, published: str, detokenizer: str | None = None) -> tuple[str, str, dict[str, Any]]:
@@ -101,7 +96,7 @@ def examples_of(benchmark: str, file: str, text: str) -> list[Example]:
         UserError: a line that is no JSON object, lacks a field (which is named), or whose answer is no choice.
     """
     fields, examples = EXAMPLES[benchmark], []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(texts.lines(text), start=1):
         if not line.strip():
             continue
         where = f"--text={file}, line {number}"
@@ -138,7 +133,7 @@ def _field(record: dict[str, Any], name: str, kind: Any, where: str) -> Any:
 
 
 def _last_word(passage: str, where: str) -> Example:
-    prompt, space, word = passage.rstrip().rpartition(" ")
+    prompt, space, word = passage.rstrip(" \t\r\n").rpartition(" ")
     if not prompt.strip():
         raise UserError(f"{where}: {passage!r} has no last word after a prompt; expected at least two words")
     return Example(prompt, (space + word,), 0)

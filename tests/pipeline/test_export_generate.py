@@ -99,5 +99,5 @@ def test_bad_prompts_are_refused(run, refused, tmp_path):
     assert "a prompt a line" in refused(
         "pipeline.generate", f"--run_dir={path}", f"--prompts_file={tmp_path / 'empty'}"
     )
-    assert "cannot be read" in refused("pipeline.generate", f"--run_dir={path}", f"--prompts_file={tmp_path / 'none'}")
+    assert "no such file" in refused("pipeline.generate", f"--run_dir={path}", f"--prompts_file={tmp_path / 'none'}")
     assert "exclude each other" in refused("pipeline.generate", f"--run_dir={path}", "--prompt=a", "--interactive")

@@ -6,6 +6,8 @@ import random
 import sysconfig
 from collections.abc import Iterator
 
+from pipeline import texts
+
 ENDINGS = (".py", ".pyi", ".txt", ".md", ".rst", ".html", ".pm", ".pod", ".h", ".c")
 DOCUMENT_CHARACTERS = 6_000  # longer files are cut: OpenWebText's documents have 5,000 bytes on average
 LEAST_BYTES = 60_000_000
@@ -32,7 +34,7 @@ def gather(most_bytes: int) -> tuple[list[str], int]:
     seen: set[int] = set()
     for file in files:
         try:
-            text = pathlib.Path(file).read_text(encoding="utf-8-sig")
+            text = texts.decode(pathlib.Path(file).read_bytes())
         except (OSError, UnicodeDecodeError):
             continue
         if len(text) < 200 or "\0" in text or hash(text) in seen:
@@ -41,7 +43,7 @@ def gather(most_bytes: int) -> tuple[list[str], int]:
         for start in range(0, len(text), DOCUMENT_CHARACTERS):
             document = text[start : start + DOCUMENT_CHARACTERS]
             if not document.isspace():  # a corpus reader would drop it
-                documents.append(document.removeprefix("\ufeff"))
+                documents.append(document.removeprefix(texts.MARK))
                 total += len(documents[-1].encode())
         if total >= most_bytes:
             break

@@ -7,13 +7,13 @@ import ast
 import itertools
 import json
 import math
-import pathlib
 import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import texts
 from pipeline.errors import UserError
 
 Overrides = dict[str, Any]  # setting, such as "Adafactor.learning_rate": value
@@ -72,10 +72,7 @@ def sample_axis(text: str) -> Axis:
 
 def read_list(file: str) -> list[Overrides]:
     """Reads a file of JSON lines, each an object {setting: value}: the overrides of one cell."""
-    try:
-        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--list={file}: cannot be read ({error})") from None
+    lines = texts.lines(texts.read_file(file, "--list")[0])
     cells = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -97,12 +97,11 @@ def find(source: str | None, endings: Sequence[str], corpus: str) -> Found:
 
 def _find(source: str, endings: Sequence[str]) -> tuple[list[File], PassedOver]:
     passed_over = PassedOver()
-    for path in _spellings(source):
-        size = storage.size(path) if not path.endswith("/") else None
-        if size is not None:
-            if not storage.is_remote(path) and not os.access(path, os.R_OK):
-                raise PermissionError(13, "permission denied")
-            return [File(path, path.rpartition("/")[2], size)], passed_over
+    size = storage.size(source) if not source.endswith("/") else None
+    if size is not None:
+        if not storage.is_remote(source) and not os.access(source, os.R_OK):
+            raise PermissionError(13, "permission denied")
+        return [File(source, source.rpartition("/")[2], size)], passed_over
     root, pattern, listed = _rooted(source)
     root = root.rstrip("/") + "/"
     found = []
@@ -118,25 +117,19 @@ def _find(source: str, endings: Sequence[str]) -> tuple[list[File], PassedOver]:
     return sorted(found, key=lambda file: file.name), passed_over
 
 
-def _spellings(source: str) -> Iterable[str]:
-    """The source as it is, and with its ~ spelled out where the shell has not."""
-    return dict.fromkeys((source, os.path.expanduser(source)))
-
-
 def _matches(name: str, endings: Sequence[str]) -> bool:
     return name.removesuffix(suffix(name)).endswith(tuple(endings)) or name.endswith(tuple(endings))
 
 
 def _rooted(source: str) -> tuple[str, str, Iterable[tuple[str, int | str]]]:
     """The longest beginning of a source that is a directory, the pattern that its rest is, and what is below."""
-    for spelling in _spellings(source):
-        head, pattern = spelling.rstrip("/") or "/", ""
-        while (listed := _list(head)) is None and re.search(r"[*?\[]", head):
-            head, slash, last = head.rpartition("/")
-            head, pattern = head.rstrip("/") or slash or ".", f"{last}/{pattern}" if pattern else last
-        if listed is not None:
-            return head, pattern, listed
-    raise UserError(f"--source={source} does not exist")
+    head, pattern = source.rstrip("/") or "/", ""
+    while (listed := _list(head)) is None:
+        if not re.search(r"[*?\[]", head):
+            raise UserError(f"--source={source} does not exist")
+        head, slash, last = head.rpartition("/")
+        head, pattern = head.rstrip("/") or slash or ".", f"{last}/{pattern}" if pattern else last
+    return head, pattern, listed
 
 
 def _list(directory: str) -> Iterable[tuple[str, int | str]] | None:

@@ -166,7 +166,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
         (["--grid=train.steps=[3,x]"], "train.steps = 'x': expected a whole number"),
         (["--grid=seed=[1]", "--grid=train.seed=[2]"], "train.seed stands in --grid or --sample twice"),
         (["--grid=stepz=[1]"], "did you mean 'steps'?"),
-        (["--list=none.jsonl"], "--list=none.jsonl: cannot be read"),
+        (["--list=none.jsonl"], "--list=none.jsonl: no such file"),
         (["--grid=train.seed=[1,]"], "nothing stands beside a comma"),
         (["--run_dir=/proc/sweep"], "sweep and as /proc/sweep; expected it once"),
         (["--seeds=1", "--wandb_sweep=/proc/sweep.yaml"], "--wandb_sweep=/proc/sweep.yaml cannot be written"),
