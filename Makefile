@@ -45,8 +45,8 @@ tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on th
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192
 
 shards: $(VENV)/.runtime  ## shards of DATASET (default cpython) from SOURCE in OUTPUT
-	$(RUN) -m pipeline.shard --gin_file=datasets/$(DATASET).gin --output=$(OUTPUT) \
-	  $(if $(SOURCE),--source=$(SOURCE)) $(if $(WORKERS),--workers=$(WORKERS)) \
+	$(RUN) -m pipeline.shard --gin_file=datasets/$(DATASET).gin --output="$(OUTPUT)" \
+	  $(if $(SOURCE),--source="$(SOURCE)") $(if $(WORKERS),--workers=$(WORKERS)) \
 	  $(if $(TOKENIZER),--gin_param=shard.tokenizer=$(TOKENIZER))
 
 quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evaluated ALGPT2, in a few minutes

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data import inputs, manifest
+from pipeline.data.hashing import count_words
 from pipeline.errors import UserError
 from pipeline.evaluation import protocol as protocols
 from pipeline.trained import Trained
@@ -72,7 +73,7 @@ def score_text(
         )
     nats, scored = _sum(run, windows(tokens, context=context, stride=stride, batch=batch * run.replicas))
     published = text if published is None else published
-    words = len(published.split()) + published.count("\n")
+    words = count_words(published.encode(), "whitespace+newline")
     return Likelihood(nats, scored, words, len(published.encode()), len(published))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import texts
 from pipeline.data import storage
 from pipeline.data.records import LARGEST_VOCABULARY
 from pipeline.errors import UserError, nearest
@@ -45,6 +46,7 @@ class Tokenizer:
 
     def __init__(self, name: str, data: bytes):
         """Raises UserError where the file is no tokenizer, has no end-of-text token or more than 65,536 ids."""
+        data = texts.without_mark(data)
         self.name, self.data = name, data
         self.fingerprint = hashlib.sha256(data).hexdigest()
         try:
