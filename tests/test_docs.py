@@ -32,7 +32,7 @@ def test_commands_name_modules_flags_and_targets_that_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     flags = set()
     for path in [*ROOT.glob("pipeline/*.py"), *ROOT.glob("tools/**/*.py")]:
-        flags |= set(re.findall(r'(?:DEFINE_\w+\(|define_path\(|add_argument\()\s*"(?:--)?(\w+)"', path.read_text()))
+        flags |= set(re.findall(r'(?:DEFINE_\w+\(|define_paths?\(|add_argument\()\s*"(?:--)?(\w+)"', path.read_text()))
     text = "\n".join(FENCE.findall(page.read_text())).replace("\\\n", " ")
     for line in text.splitlines():
         command = line.partition(" #")[0].removeprefix("$ ")
