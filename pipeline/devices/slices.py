@@ -9,10 +9,12 @@ import glob
 import os
 import pathlib
 import re
+import typing
 from dataclasses import dataclass
 
 from gin import config_parser
 
+from pipeline import values as settings
 from pipeline.devices import cluster, metadata
 from pipeline.devices.generations import GENERATIONS, Generation
 from pipeline.errors import UserError, nearest
@@ -57,7 +59,7 @@ class Slice:
         if self.generation not in GENERATIONS:
             hint = nearest(self.generation, GENERATIONS)
             raise UserError(f"slice.generation={self.generation!r} is none of {', '.join(GENERATIONS)}{hint}")
-        if not re.fullmatch(r"\d+(x\d+){1,2}", self.topology):
+        if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", self.topology):
             raise UserError(f"slice.topology={self.topology!r} must be chips along each edge, such as '8x8' or '2x2x4'")
         expected = self.chips * self.figures.cores_per_chip
         if self.cores != expected:
@@ -66,6 +68,8 @@ class Slice:
             )
         if self.hosts < 1 or self.cores % self.hosts:
             raise UserError(f"slice {self.name!r}: hosts={self.hosts} does not divide cores={self.cores}")
+        if self.hbm_gib_per_core <= 0:
+            raise UserError(f"slice {self.name!r}: hbm_gib_per_core={self.hbm_gib_per_core} must be above 0")
         if self.address == "local" and self.hosts > 1:  # each VM of it sees its own chips only
             raise UserError(
                 f"{self.name} has {self.hosts} hosts, and 'local' reaches the chips of one; "
@@ -188,8 +192,8 @@ def plan(tpu: Place) -> DevicePlan:
 
 def virtual_replicas(count: str) -> int:
     """Returns the N of ``virtual-N``."""
-    if not 1 <= int(count) <= 64:
-        raise UserError(f"--tpu=virtual-{count}: expected 1 to 64 virtual CPU devices")
+    if len(count) > 9 or not 1 <= int(count) <= 64:
+        raise UserError(f"--tpu=virtual-{count[:20]}: expected 1 to 64 virtual CPU devices")
     return int(count)
 
 
@@ -216,14 +220,23 @@ def _read(path: pathlib.Path) -> dict:
                 if not match or not is_known(match["name"]):
                     raise UserError(f"gin/slices/{path.name} includes {statement.filename!r}, which is no slice")
                 values |= _read(_file_of(match["name"]))
-            elif isinstance(statement, config_parser.BindingStatement) and statement.selector == "slice":
+            elif isinstance(statement, config_parser.BindingStatement):
+                if statement.selector != "slice":
+                    raise UserError(
+                        f"gin/slices/{path.name} sets {statement.selector}.{statement.arg_name}, which --tpu does not "
+                        f"read; expected it in a file of its own, for --gin_file"
+                    )
                 values[statement.arg_name] = statement.value
     except (SyntaxError, ValueError) as error:
         raise UserError(f"gin/slices/{path.name}: {error}") from None
     unknown = values.keys() - {field.name for field in dataclasses.fields(Slice)}
     if unknown:
         raise UserError(f"gin/slices/{path.name} sets slice.{min(unknown)}, which does not exist")
-    return values
+    hints = typing.get_type_hints(Slice)
+    return {
+        name: settings.checked(f"gin/slices/{path.name}: slice.{name}", value, hints[name])
+        for name, value in values.items()
+    }
 
 
 class _Literals(config_parser.ParserDelegate):

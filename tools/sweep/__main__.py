@@ -137,7 +137,7 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
 
 
 def _worker() -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", FLAGS.worker)
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", FLAGS.worker)
     worker, workers = (int(number) for number in found.groups()) if found else (1, 0)
     if not worker < workers:
         raise UserError(f"--worker={FLAGS.worker}: expected I/N with I from 0 to N-1, such as 0/4")

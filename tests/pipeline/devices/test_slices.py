@@ -132,6 +132,7 @@ def test_the_slices_that_grants_give_are_there():
         ("my-tpu", r"known: .*v6e-256; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@my-tpu"),
         ("virtual-0", "expected 1 to 64 virtual CPU devices"),
         ("virtual-1000", "expected 1 to 64 virtual CPU devices"),
+        ("virtual-" + 5000 * "9", "expected 1 to 64 virtual CPU devices"),
     ],
 )
 def test_what_plan_cannot_know(tpu, message, metadata_says):
@@ -168,6 +169,12 @@ def test_nobody_is_asked_to_name_a_slice_twice():
         ("include 'slices/v3-8.gin'\nslice.cores = 4", "2x2 chips of v3 have 8 cores, not 4"),
         ("include 'slices/v3-8.gin'\nslice.hosts = 3", "hosts=3 does not divide cores=8"),
         ("include 'slices/v3-8.gin'\nslice.topology = 'big'", "slice.topology='big' must be chips along each edge"),
+        ("include 'slices/v3-8.gin'\nslice.topology = '0x2'\nslice.cores = 0", "must be chips along each edge"),
+        ("include 'slices/v3-8.gin'\nslice.hosts = 'one'", "bad.gin: slice.hosts = 'one': expected a whole number"),
+        ("include 'slices/v3-8.gin'\nslice.generation = ['v3']", r"slice.generation = \['v3'\]: expected text"),
+        ("include 'slices/v3-8.gin'\nslice.hbm_gib_per_core = 0", "hbm_gib_per_core=0 must be above 0"),
+        ("include 'slices/v3-8.gin'\nslice.hbm_gib_per_core = 1e400", "= inf: expected a number that float32 holds"),
+        ("include 'slices/v3-8.gin'\ntrain.microbatch = 8", "sets train.microbatch, which --tpu does not read"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(text, message, tmp_path, monkeypatch):
