@@ -10,7 +10,6 @@ import dataclasses
 import importlib.util  # gin reads importlib.util without importing it
 import pathlib
 import re
-import tokenize
 import typing
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ import gin
 from gin import config_parser
 
 from models.config import ALGPT2Config, GPT2Config
-from pipeline import paths, texts, values
+from pipeline import paths, statements, texts, values
 from pipeline.data import storage
 from pipeline.data.settings import ShardConfig
 from pipeline.devices.slices import Slice
@@ -209,25 +208,15 @@ def _read_file(path: pathlib.Path, includers: tuple[pathlib.Path, ...]) -> None:
 
 
 def _read_statements(text: str, source: str, includers: tuple[pathlib.Path, ...]) -> None:
-    try:
-        for statement in config_parser.ConfigParser(text, gin.config.ParserDelegate()):
-            line = getattr(statement, "location", None)
-            origin = f"{source}:{line.line_num}" if includers and line else source
-            if isinstance(statement, config_parser.IncludeStatement):
-                _read_file(_find(statement.filename, origin), includers)
-            elif isinstance(statement, config_parser.BindingStatement):
-                _bind(statement, origin)
-            elif isinstance(statement, config_parser.ImportStatement):
-                raise UserError(f"{origin}: import is not needed here; every surface is known already")
-    except tokenize.TokenError as error:  # the text ended inside brackets or quotes
-        reason, (line_number, _) = error.args
-        where = f"{source}:{min(line_number, len(texts.lines(text)))}" if includers else source
-        raise UserError(f"{where}: {reason}; expected name.parameter = value") from None
-    except (SyntaxError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "not a gin statement"
-        line_number = getattr(error, "lineno", None)
-        where = f"{source}:{line_number}" if includers and line_number else source
-        raise UserError(f"{where}: {reason}; expected name.parameter = value") from None
+    def handle(statement: Any, origin: str) -> None:
+        if isinstance(statement, config_parser.IncludeStatement):
+            _read_file(_find(statement.filename, origin), includers)
+        elif isinstance(statement, config_parser.BindingStatement):
+            _bind(statement, origin)
+        elif isinstance(statement, config_parser.ImportStatement):
+            raise UserError(f"{origin}: import is not needed here; every surface is known already")
+
+    statements.read(text, source, handle, gin.config.ParserDelegate(), is_file=bool(includers))
 
 
 def _bind(statement: config_parser.BindingStatement, origin: str) -> None:

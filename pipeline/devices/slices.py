@@ -11,9 +11,11 @@ import pathlib
 import re
 import typing
 from dataclasses import dataclass
+from typing import Any
 
 from gin import config_parser
 
+from pipeline import statements, texts
 from pipeline import values as settings
 from pipeline.devices import cluster, metadata
 from pipeline.devices.generations import GENERATIONS, Generation
@@ -213,22 +215,26 @@ def _file_of(name: str) -> pathlib.Path:
 def _read(path: pathlib.Path) -> dict:
     """Reads ``slice.key = literal`` and ``include 'slices/….gin'``, with gin's own parser."""
     values: dict = {}
+
+    def handle(statement: Any, origin: str) -> None:
+        if isinstance(statement, config_parser.IncludeStatement):
+            match = INCLUDED.fullmatch(statement.filename)
+            if not match or not is_known(match["name"]):
+                raise UserError(f"{origin} includes {statement.filename!r}, which is no slice")
+            values.update(_read(_file_of(match["name"])))
+        elif isinstance(statement, config_parser.BindingStatement):
+            if statement.selector != "slice":
+                raise UserError(
+                    f"{origin} sets {statement.selector}.{statement.arg_name}, which --tpu does not read; "
+                    f"expected it in a file of its own, for --gin_file"
+                )
+            values[statement.arg_name] = statement.value
+
     try:
-        for statement in config_parser.ConfigParser(path.read_text(encoding="utf-8"), _Literals()):
-            if isinstance(statement, config_parser.IncludeStatement):
-                match = INCLUDED.fullmatch(statement.filename)
-                if not match or not is_known(match["name"]):
-                    raise UserError(f"gin/slices/{path.name} includes {statement.filename!r}, which is no slice")
-                values |= _read(_file_of(match["name"]))
-            elif isinstance(statement, config_parser.BindingStatement):
-                if statement.selector != "slice":
-                    raise UserError(
-                        f"gin/slices/{path.name} sets {statement.selector}.{statement.arg_name}, which --tpu does not "
-                        f"read; expected it in a file of its own, for --gin_file"
-                    )
-                values[statement.arg_name] = statement.value
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"gin/slices/{path.name}: {error}") from None
+        text = texts.decode(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"gin/slices/{path.name}: cannot be read as UTF-8 text ({error})") from None
+    statements.read(text, f"gin/slices/{path.name}", handle, _Literals())
     unknown = values.keys() - {field.name for field in dataclasses.fields(Slice)}
     if unknown:
         raise UserError(f"gin/slices/{path.name} sets slice.{min(unknown)}, which does not exist")

@@ -161,6 +161,8 @@ def test_nobody_is_asked_to_name_a_slice_twice():
         ("slice.colour = 'red'", "sets slice.colour, which does not exist"),
         ("slice.name = @x", "must be a literal"),
         ("slice.name = ", "bad.gin"),
+        ("\ufeffinclude 'slices/v3-8.gin'\nslice.cores = 4", "2x2 chips of v3 have 8 cores, not 4"),  # behind a mark
+        ("slice.cores = [1", "bad.gin:1: .*expected name.parameter = value"),
         ("include 'slices/none.gin'", "includes 'slices/none.gin', which is no slice"),
         (
             "include 'slices/v3-8.gin'\nslice.generation = 'v33'",
@@ -180,7 +182,7 @@ def test_nobody_is_asked_to_name_a_slice_twice():
 def test_a_wrong_file_is_one_sentence(text, message, tmp_path, monkeypatch):
     for name in ("v3-8",):
         (tmp_path / f"{name}.gin").write_text((slices.FOLDER / f"{name}.gin").read_text())
-    (tmp_path / "bad.gin").write_text(text + "\n")
+    (tmp_path / "bad.gin").write_text(text + "\n", encoding="utf-8")
     monkeypatch.setattr(slices, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=message):
         slices.find("bad")
