@@ -48,12 +48,14 @@ class MetricsWriter:
       directory: the run's.
       configuration: shown to Weights & Biases.
       wandb_mode: ``'auto'`` (online when a key is known and the server answers), ``'offline'`` or ``'off'``.
-      resume_step: records after this step are dropped from ``metrics.jsonl``: their steps run again.
+      resume_step: records after this step are dropped from ``metrics.jsonl``: their steps run again. Of those,
+        Weights & Biases keeps what it has, since it takes nothing back; they come to the same figures.
     """
 
     def __init__(self, directory: RunDirectory, configuration: dict[str, Any], *, wandb_mode: str, resume_step: int):
         self._path = directory.join("metrics.jsonl")
         self._local = "://" not in self._path
+        self._resume_step, self._last_step = resume_step, 0
         self._records = self._kept(resume_step)
         directory.write("metrics.jsonl", _lines(self._records))  # whole or not at all: it is the run's history
         with on_this_machine():
@@ -75,16 +77,14 @@ class MetricsWriter:
                 if name != "step":
                     tf.summary.scalar(name.replace(".", "/", 1), value)
         self._events.flush()
-        if self._wandb:
-            self._wandb.log(numbers, step=record["step"])
+        self._log_to_wandb(numbers, record["step"])
 
     def text(self, name: str, text: str, step: int) -> None:
         """Records a sample of text in TensorBoard and Weights & Biases."""
         with on_this_machine(), self._events.as_default(step=step):
             tf.summary.text(name, text)
         self._events.flush()
-        if self._wandb:
-            self._wandb.log({name: text}, step=step)
+        self._log_to_wandb({name: text}, step)
 
     def close(self, summary: dict[str, Any] | None = None) -> None:
         self._events.close()
@@ -98,9 +98,16 @@ class MetricsWriter:
         kept = []
         for line in tf.io.gfile.GFile(self._path).read().splitlines():
             with contextlib.suppress(ValueError):  # a kill may have cut the last line
-                if json.loads(line)["step"] <= resume_step:
+                step = json.loads(line)["step"]
+                self._last_step = max(self._last_step, step)
+                if step <= resume_step:
                     kept.append(line)
         return kept
+
+    def _log_to_wandb(self, values: dict[str, Any], step: int) -> None:
+        repeated = self._resume_step < step <= self._last_step
+        if self._wandb and not repeated:
+            self._wandb.log(values, step=step)
 
     def _start_events(self, step: int) -> None:
         """Lets TensorBoard forget what a killed process wrote of this step and later ones, which run again.

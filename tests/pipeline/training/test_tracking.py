@@ -116,6 +116,24 @@ def test_the_three_hold_the_same_figures_and_a_resumed_run_keeps_its_id(tmp_path
     assert texts[0]["configuration"] == "    train.steps = 30"
 
 
+def test_offline_folders_hold_each_step_once_after_a_kill(tmp_path, monkeypatch):
+    """``wandb sync`` appends the second folder's rows to the first's."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    track(tmp_path, RECORDS, summary={"parameters": 7})
+    track(tmp_path, [*RECORDS[1:], {"step": 40, "loss": 2.0}], resume_step=10, summary={"parameters": 7})
+    first, second = read_wandb(tmp_path, 40)
+    assert [step for step, row in first["history"].items() if "loss" in row] == [10, 20, 30]
+    assert {step: set(row) & {"loss", "sample"} for step, row in second["history"].items()} == {
+        10: set(),  # the configuration
+        40: {"loss", "sample"},
+    }
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][1:] == [
+        20,
+        30,
+        40,
+    ]
+
+
 def test_a_key_without_a_network_costs_seconds_and_stays_offline(tmp_path, monkeypatch):
     """Nothing answers at a discarded address, as on a machine behind a firewall that drops packets."""
     monkeypatch.delenv("WANDB_MODE")

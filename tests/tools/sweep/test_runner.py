@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from pipeline import signals
 from tools.sweep import ledger as ledgers
 from tools.sweep import runner as runners
 from tools.sweep.cells import Base, Cell
@@ -81,9 +80,10 @@ def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(started, tm
     assert runner.stopped == runners.signal.SIGTERM
 
 
-@pytest.mark.parametrize("number", signals.ENDING)
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path, monkeypatch, number):
     runner = runners.Runner(BASE, Ledger(str(tmp_path / "ledger")), str(tmp_path))
+    number = runners.signal.Signals[number]
 
     def one_life(cell, claim):
         runners.signal.raise_signal(number)
