@@ -229,3 +229,18 @@ def test_the_published_archives_sha256_is_checked(tmp_path):
     corpus._is_published = True
     with pytest.raises(UserError, match=rf"has sha256 {sha256_of(path)}, but the published one has 9fe39d"):
         list(corpus.units())
+
+
+def test_what_macos_packs_beside_the_archives_is_passed_over_and_counted(tmp_path):
+    fork, page = b"\0\5\x16\7" + bytes(40), b"page one"
+    packed = lzma.compress(tar({"._1.txt": fork, "./1.txt": page, ".DS_Store": fork}))
+    (tmp_path / "o.tar").write_bytes(tar({"o/._a_data.xz": fork, "o/a_data.xz": packed, "o/.DS_Store": fork}))
+    (tmp_path / "._o.tar").write_bytes(fork)
+    corpus = corpus_of(tmp_path)
+    [unit] = corpus.units()
+    forked, found, hidden = corpus.documents(unit)
+    assert (forked.reason, found.text, hidden.reason) == ("resource fork", "page one", "hidden")
+    assert corpus.notes == (
+        "passed over, by kind with the first of each: 1 resource fork (._o.tar)",
+        "passed over, by kind with the first of each: 1 hidden (o/.DS_Store), 1 resource fork (o/._a_data.xz)",
+    )

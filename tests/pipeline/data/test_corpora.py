@@ -94,6 +94,30 @@ def test_wikitext_without_its_train_file_says_so(tmp_path):
         open_corpus(ShardConfig(corpus="wikitext", name="w", validation_fraction=None), source)
 
 
+def test_wikitext_with_a_byte_order_mark_and_windows_line_ends_has_the_same_articles(tmp_path):
+    config = {"corpus": "wikitext", "validation_fraction": None}
+    plain = read(config, wikitext(tmp_path, train=ARTICLES))
+    (tmp_path / "wiki.train.raw").write_bytes(b"\xef\xbb\xbf" + ARTICLES.replace("\n", "\r\n").encode())
+    assert [d.text.replace("\r\n", "\n") for d in read(config, str(tmp_path))] == [d.text for d in plain]
+
+
+@pytest.mark.parametrize(
+    ("names", "flag_bits", "message"),
+    [
+        (("a/wiki.train.raw", "b/wiki.train.raw"), 0, "holds wiki.train.raw more than once; expected one WikiText"),
+        (("wiki.train.raw",), 1, "is encrypted, password required for extraction; expected a zip file without"),
+        (("__MACOSX/._wiki.train.raw",), 0, "holds none of wiki.train.raw"),
+    ],
+)
+def test_zip_files_that_are_no_one_wikitext_are_refused(tmp_path, names, flag_bits, message):
+    with zipfile.ZipFile(tmp_path / "w.ZIP", "w") as archive:
+        for name in names:
+            archive.writestr(name, ARTICLES)
+            archive.filelist[-1].flag_bits |= flag_bits
+    with pytest.raises(UserError, match=message):
+        read({"corpus": "wikitext", "validation_fraction": None}, str(tmp_path / "w.ZIP"))
+
+
 def test_wikitext_refuses_what_is_no_utf8_and_names_the_byte(tmp_path):
     (tmp_path / "wiki.train.raw").write_bytes(ARTICLES.encode() + b" \n = Three = \n \xff\n")
     with pytest.raises(UserError, match=rf"wiki.train.raw: not UTF-8 at byte {len(ARTICLES) + 15}"):
