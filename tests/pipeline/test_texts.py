@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models import described
-from pipeline import config, generate, texts
+from pipeline import config, generate, scoring, texts
 from pipeline.data import tokenizer
 from pipeline.data.encode import UnitEncoder
 from pipeline.data.settings import ShardConfig
@@ -103,3 +103,12 @@ def test_packed_lines_are_those_of_the_text():
     ids = BYTES.encode(ODD)
     assert rows.reshape(-1, 100).tolist() == [ids + [BYTES.end_of_text] * (100 - len(ids))] * 2
     assert ends.tolist() == [200]
+
+
+def test_words_of_a_text_are_counted_as_those_of_its_shards(monkeypatch):
+    monkeypatch.setattr(scoring, "_sum", lambda *_: (1.0, 1))
+    model = types.SimpleNamespace(config=types.SimpleNamespace(context=8))
+    run = types.SimpleNamespace(tokenizer=BYTES, model=model, replicas=1)
+    text = f"{ODD}\u00a0eight nine\n"
+    likelihood = scoring.score_text(run, text, context=8, stride=8, batch=1)
+    assert likelihood.words == len(text.encode().split()) + 1 == 6
