@@ -19,7 +19,7 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
     """Scores a whole part in windows that do not overlap; returns the likelihood and its protocol.
 
     Raises:
-      UserError: no such data set or part, or one of another tokenizer.
+      UserError: no such data set or part, one of another tokenizer, or one whose shards are not all there.
     """
     data = manifest.load(directory)
     data.check(
@@ -28,6 +28,7 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
         context=run.model.config.context,
     )
     described = data.part(part)
+    data.check_files(directory, part)
     dataset = inputs.evaluation_dataset(
         directory, data, part, global_batch=batch * run.replicas, context=run.model.config.context, replicas=1
     )

@@ -43,6 +43,7 @@ def main() -> int:
 def _train(run: Configured) -> int:
     storage.check_writable(FLAGS.run_dir)
     data = check_data(FLAGS.data, run)
+    data.check_files(FLAGS.data, "train", "validation")
     run = with_data(run, data)
     if FLAGS.preflight:
         vocabulary = run.settings.model, run.model.vocabulary_size

@@ -121,7 +121,7 @@ def read(directory: str) -> Run:
 def _evaluations(directory: str) -> list[dict[str, Any]]:
     """Figures with protocols, of each protocol those of the newest step."""
     newest: dict[str, dict[str, Any]] = {}
-    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(directory) or []}
+    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(directory, deep=False) or []}
     for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
         found = _json(directory, name)
         if not isinstance(found, dict) or not {"figures", "protocol"} <= found.keys():

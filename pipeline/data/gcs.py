@@ -56,16 +56,17 @@ def size(path: str) -> int | None:
     return None if found is None else found.size
 
 
-def list_files(directory: str) -> list[tuple[str, int]] | None:
-    """Lists (path, bytes) of all objects under a directory, at any depth, without the markers of empty folders.
+def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | None:
+    """Lists (path, bytes) of the objects under a directory, ``deep`` at any depth, without the markers of folders.
 
     Returns None where nothing is, marker included; a bucket that exists is a directory even if it is empty.
     """
     with explained(directory):
         bucket, prefix = bucket_of(directory.rstrip("/") + "/")
-        fields = "items(name,size),nextPageToken"
-        blobs = list(bucket.list_blobs(prefix=prefix, fields=fields, **gcs_client.PATIENCE.calls))
-    if prefix and not blobs:
+        options = {"fields": "items(name,size),prefixes,nextPageToken", **gcs_client.PATIENCE.calls}
+        pages = bucket.list_blobs(prefix=prefix, delimiter=None if deep else "/", **options)
+        blobs = list(pages)
+    if prefix and not blobs and not pages.prefixes:
         return None
     return [(f"gs://{bucket.name}/{blob.name}", int(blob.size)) for blob in blobs if not blob.name.endswith("/")]
 

@@ -6,6 +6,7 @@ Light: neither numpy nor TensorFlow, so that a dry run may read it.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,14 +146,24 @@ class Manifest:
         if context is not None and (context < 1 or self.record.context % context):
             raise UserError(f"context {context} does not divide the data set's records of {self.record.context} tokens")
 
-    def check_files(self, directory: str) -> None:
-        """Refuses a directory in which a shard is missing or has another size than the manifest says."""
-        for part in self.parts.values():
-            for shard in part.shards:
-                size = storage.size(storage.join(directory, shard.file))
-                if size != shard.bytes:
-                    found = "is missing" if size is None else f"has {size} bytes"
-                    raise UserError(f"{directory}: {shard.file} {found}, but the manifest says {shard.bytes} bytes")
+    def check_files(self, directory: str, *parts: str) -> None:
+        """Refuses a directory in which a shard is missing, of another size than stated, or not to be read by this user.
+
+        Args:
+            directory: local or ``gs://``.
+            parts: those that will be read, as far as there are such; none means all.
+        """
+        listed = storage.list_files(directory, deep=False) or []
+        sizes = {path.rpartition("/")[2]: size for path, size in listed}
+        for shard in (
+            shard for name, part in self.parts.items() if not parts or name in parts for shard in part.shards
+        ):
+            path, size = storage.join(directory, shard.file), sizes.get(shard.file)
+            if size != shard.bytes:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise UserError(f"{directory}: {shard.file} {found}, but the manifest says {shard.bytes} bytes")
+            if not storage.is_remote(path) and not os.access(path, os.R_OK, effective_ids=True):
+                raise UserError(f"{path}: cannot be read (Permission denied)")
 
 
 def _part(data: dict[str, Any]) -> Part:

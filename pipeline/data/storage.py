@@ -75,10 +75,15 @@ def is_directory(path: str) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def list_files(directory: str) -> list[tuple[str, int]] | None:
-    """Lists (path, bytes) of all files under a directory, in no particular order; None where there is no directory."""
+def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | None:
+    """Lists (path, bytes) of all files under a directory, in no particular order; None where there is no directory.
+
+    Args:
+        directory: local or ``gs://``.
+        deep: whether those in its folders count.
+    """
     if is_remote(directory):
-        return _gcs().list_files(directory)
+        return _gcs().list_files(directory, deep=deep)
     if not is_directory(directory):
         return None
     found = []
@@ -86,6 +91,8 @@ def list_files(directory: str) -> list[tuple[str, int]] | None:
         for folder, _, names in os.walk(directory, onerror=_raise):
             sizes = [(path, size(path)) for path in (os.path.join(folder, name) for name in names)]
             found += [(path, count) for path, count in sizes if count is not None]
+            if not deep:
+                break
     return found
 
 

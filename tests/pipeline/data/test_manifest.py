@@ -61,8 +61,16 @@ def test_check_files_refuses_missing_and_cut_shards(tmp_path):
     (tmp_path / SHARD.file).write_bytes(bytes(SHARD.bytes - 1))
     with pytest.raises(UserError, match="has 224 bytes, but the manifest says 225"):
         MANIFEST.check_files(str(tmp_path))
+    MANIFEST.check_files(str(tmp_path), "validation", "test")  # what is not read need not be there
     (tmp_path / SHARD.file).write_bytes(bytes(SHARD.bytes))
     MANIFEST.check_files(str(tmp_path))
+
+
+def test_check_files_refuses_shards_that_may_not_be_read(tmp_path, as_nobody):
+    (tmp_path / SHARD.file).write_bytes(bytes(SHARD.bytes))
+    (tmp_path / SHARD.file).chmod(0o600)
+    with as_nobody(), pytest.raises(UserError, match=r"train-\S+: cannot be read \(Permission denied\)"):
+        MANIFEST.check_files(str(tmp_path), "train")
 
 
 def test_no_manifest_is_no_data_set(tmp_path):

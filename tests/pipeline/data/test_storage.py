@@ -190,6 +190,29 @@ def test_who_may_not_read_is_told_so(tmp_path, as_nobody):
         storage.list_files(str(tmp_path))
 
 
+def test_what_stands_in_a_directory_itself(directory, publish):
+    for name in ("a.json", "deep/b.json", "deep/er/c.json"):
+        path = storage.join(directory, name)
+        if not storage.is_remote(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        publish(b"{}", path)
+    assert storage.list_files(directory, deep=False) == [(storage.join(directory, "a.json"), 2)]
+    assert len(storage.list_files(directory)) == 3
+    if storage.is_remote(directory):
+        storage.delete_files(storage.join(directory, "deep/er"))
+    assert storage.list_files(storage.join(directory, "deep"), deep=False) != []
+    assert storage.list_files(storage.join(directory, "missing"), deep=False) is None
+
+
+def test_a_folder_that_may_not_be_read_is_no_matter_where_it_is_not_asked_for(tmp_path, as_nobody):
+    (tmp_path / "wandb").mkdir(mode=0o700)
+    (tmp_path / "summary.json").write_text("{}")
+    with as_nobody():
+        assert storage.list_files(str(tmp_path), deep=False) == [(str(tmp_path / "summary.json"), 2)]
+        with pytest.raises(UserError, match=r"wandb: cannot be read"):
+            storage.list_files(str(tmp_path))
+
+
 def test_a_name_that_no_disk_takes_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match="a name has 300 bytes; expected 255 at most there"):
         storage.check_writable(str(tmp_path / "new" / ("x" * 300)))
