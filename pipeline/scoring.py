@@ -39,13 +39,13 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
         "corpus": f"{data.corpus.name} {data.corpus.fingerprint}",
         "packing": data.record.packing,
         "stride": run.model.config.context,
-        "first_token": "of the part: not scored",
-        "last_window": protocols.SHORT,
         "words": described.word_rule,
     }
     if not data.record.scores_all_text:
-        return Likelihood(nats, tokens), protocol | {"left_out": protocols.LEFT_OUT}
-    return Likelihood(nats, tokens, described.words, described.utf8_bytes), protocol
+        left_out = {"first_token": "of each line: not scored", "left_out": protocols.LEFT_OUT}
+        return Likelihood(nats, tokens), protocol | left_out
+    whole = {"first_token": "of the part: not scored", "last_window": protocols.SHORT}
+    return Likelihood(nats, tokens, described.words, described.utf8_bytes), protocol | whole
 
 
 def score_text(

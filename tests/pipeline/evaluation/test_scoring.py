@@ -117,6 +117,7 @@ def test_data_are_divided_by_what_was_scored_or_not_at_all(run, tmp_path, packin
     assert figures["tokens"] == tokens and figures["nats_per_token"] == pytest.approx(nats / tokens, abs=1e-6)
     if packing == "lines":
         assert not {*figures} & {*protocols.BY_TEXT} and protocol["left_out"] == protocols.LEFT_OUT
+        assert protocol["first_token"] == "of each line: not scored" and "last_window" not in protocol
     else:
         assert figures["bits_per_byte"] == pytest.approx(nats / np.log(2) / counts["utf8_bytes"], rel=1e-6)
         assert np.log(figures["word_perplexity"]) == pytest.approx(nats / counts["words"], rel=1e-6)
