@@ -234,7 +234,7 @@ class Trainer:
     def _last_rate(self, history: Any) -> float:
         """The learning rate of the last step; of a skipped one, which is no update, the one that it was tried with."""
         updated = not history[-1, METRICS.index("skipped")]
-        return self._optimizer.rate_after(int(self._optimizer.iterations) - updated)
+        return self._optimizer.rate_after(int(tf.convert_to_tensor(self._optimizer.iterations)) - updated)
 
     def _record_incidents(self, before: int, history: Any, progress: Progress) -> None:
         """Writes skipped updates down; too many in a row end the run. ``before`` counts the steps before these."""

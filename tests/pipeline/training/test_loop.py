@@ -19,7 +19,7 @@ from pipeline.devices import slices
 from pipeline.devices.strategy import Connection
 from pipeline.errors import WorkFailedError
 from pipeline.evaluation import protocol
-from pipeline.training import batch, preemption
+from pipeline.training import batch, loop, preemption
 from pipeline.training.loop import METRICS
 from pipeline.training.metrics import MetricsWriter, Progress
 from pipeline.training.optimizers import AdamWConfig
@@ -202,6 +202,17 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     compiling = {"the first step", "an evaluation", "what follows an evaluation"}
     assert {kind for kind, compiles in run.watch.kinds if compiles} == compiling
     assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
+
+
+def test_the_last_rate_is_known_on_several_replicas(tmp_path, virtual_devices):
+    one_device = tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(virtual_devices[:2], cross_device_ops=one_device)
+    connection = Connection(strategy=strategy, replicas=2, slice=slices.find("v3-8"), kind="tpu")
+    session = session_on(connection, tmp_path, models.GPT2Config(**SIZE), AdamWConfig(learning_rate=1e-3))
+    trainer, _, optimizer = trainer_of(session)
+    optimizer.iterations.assign(5)
+    history = np.zeros((1, len(loop.METRICS)))
+    assert trainer._last_rate(history) == pytest.approx(optimizer.rate_after(4))
 
 
 @pytest.mark.parametrize("packing", ["contiguous", "lines"])
