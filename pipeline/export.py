@@ -2,7 +2,8 @@
 
 python -m pipeline.export --run_dir=… --format=huggingface|native|saved_model --output=DIRECTORY
 
-huggingface  config.json, model.safetensors and tokenizer.json for GPT2LMHeadModel; an ALGPT2 becomes a plain GPT-2
+huggingface  config.json, model.safetensors, tokenizer.json and tokenizer_config.json for transformers'
+             GPT2LMHeadModel and AutoTokenizer; an ALGPT2 becomes a plain GPT-2
 native       the same files with our names; an ALGPT2 comes back from it as it was
 saved_model  a TensorFlow SavedModel: ``generate`` and ``score`` take and give text, ``serving_default`` takes tokens
              and gives logits (pipeline/serving/signatures.py)
@@ -10,6 +11,7 @@ saved_model  a TensorFlow SavedModel: ``generate`` and ``score`` take and give t
 The directory appears when it is whole, or not at all.
 """
 
+import json
 import os
 import tempfile
 
@@ -53,14 +55,16 @@ def main() -> None:
         try:
             if FLAGS.format == "huggingface":
                 note = pretrained.save_huggingface(run.model, unfinished, end_of_text=run.tokenizer.end_of_text)
+                with open(os.path.join(unfinished, "tokenizer_config.json"), "w", encoding="utf-8") as file:
+                    json.dump(run.tokenizer.transformers_settings(run.model.config.context), file, indent=2)
             elif FLAGS.format == "native":
                 pretrained.save_native(run.model, unfinished)
             else:
                 signatures.TextModel(run.model, run.tokenizer).save(unfinished)
         except ValueError as error:
             raise UserError(f"--format={FLAGS.format}: {error}") from None
-        with open(os.path.join(unfinished, "tokenizer.json"), "wb") as file:
-            file.write(run.tokenizer.data)
+        with open(os.path.join(unfinished, "tokenizer.json"), "wb") as binary:
+            binary.write(run.tokenizer.plain_data)
         os.rename(unfinished, output)  # takes the place of an empty directory
     print(f"wrote step {run.step:,} of {FLAGS.run_dir} to {FLAGS.output}. {note}".rstrip())
 

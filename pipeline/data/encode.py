@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import google_crc32c
 import numpy as np
 
+from pipeline.data import fidelity
 from pipeline.data.corpora.base import PARTS, PIECE_BYTES, Corpus, Document, DropError, Dropped, Unit
 from pipeline.data.hashing import count_words, fingerprint, name_hash, salted
 from pipeline.data.runs import Counts, RunWriter
@@ -22,10 +23,6 @@ BATCH_CHARACTERS = 1 << 19  # small enough for the processor's cache
 SEGMENT_TOKENS = 4 << 20
 WHOLE_CHARACTERS = 16 << 20  # the longest text that a tokenizer which cannot be split is given
 SAMPLE_CHARACTERS = 2 << 10  # of every unit, encoded by the oracle as well
-
-
-class EngineMismatchError(RuntimeError):
-    """The bulk engine and the oracle gave different ids for the same text."""
 
 
 class Encoded(NamedTuple):
@@ -58,7 +55,8 @@ class UnitEncoder:
         """Reads, encodes and writes the unit; returns its counts by part.
 
         Raises:
-            EngineMismatchError: on a sample of the unit's documents, the bulk engine differs from the oracle.
+            UserError: the tokens of a document do not stand for its bytes, or on a sample of the unit's documents the
+                bulk engine differs from the oracle.
         """
         began, before = time.perf_counter(), dict(corpus.seconds)
         for item in corpus.documents(unit):
@@ -110,7 +108,7 @@ class UnitEncoder:
             self._count_text(PARTS[part], [raws[i] for i in np.flatnonzero(parts == part).tolist()])
         crc32c = google_crc32c.value
         contents = np.array([crc32c(raw) << 32 | len(raw) & 0xFFFFFFFF for raw in raws], np.uint64)
-        tokens, ends = self._lines(texts, parts) if self._config.packing == "lines" else self._contiguous(texts)
+        tokens, ends = self._pack(texts, self._batch, parts)
         self._buffer.append(Encoded(parts, names, contents, tokens, ends))
         self._buffered += len(tokens)
         self._batch, self._batch_characters = [], 0
@@ -125,9 +123,10 @@ class UnitEncoder:
         count.words += count_words(joined, self._config.word_rule)
         count.words -= between if self._config.word_rule == "whitespace+newline" else 0
 
-    def _engine(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes in bulk, and on the unit's first texts compares with the oracle."""
+    def _engine(self, texts: list[str], documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes in bulk; the bytes of each text are counted, and the unit's first texts go to the oracle as well."""
         ids, offsets = self._tokenizer.encode_batch(texts)
+        fidelity.check_bytes(self._tokenizer, texts, ids, offsets, [item.id for item in documents])
         for text, start, stop in zip(texts, offsets, offsets[1:], strict=False):
             if self._to_sample <= 0:
                 break
@@ -135,24 +134,30 @@ class UnitEncoder:
             if cut > self._to_sample and self._tokenizer.splittable:
                 cut = split_point(text, self._to_sample) or cut
             self._to_sample -= cut
-            expected = self._tokenizer.encode(text[:cut])
-            found = ids[start:stop] if cut == len(text) else ids[start : start + len(expected)]
-            if not np.array_equal(found, expected):
-                raise EngineMismatchError(
-                    f"the bulk engine and the library `tokenizers` disagree on a text that begins {text[:60]!r}"
-                )
+            fidelity.compare(self._tokenizer, text[:cut], ids[start:stop], whole=cut == len(text))
         return ids, offsets
 
-    def _contiguous(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _pack(
+        self, texts: list[str], documents: Sequence[Document], parts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids of all texts as the packing has them, and where each text ends."""
+        if self._config.packing == "lines":
+            return self._lines(texts, documents, parts)
+        return self._contiguous(texts, documents)
+
+    def _contiguous(self, texts: list[str], documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of all texts, still without end-of-text, and where each ends."""
-        ids, offsets = self._engine(texts)
+        ids, offsets = self._engine(texts, documents)
         return ids.astype(np.uint16), offsets[1:]
 
-    def _lines(self, texts: list[str], parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _lines(
+        self, texts: list[str], documents: Sequence[Document], parts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns a row of context + 1 ids for each line that is not blank, padded or cut off, and each text's end."""
         width = self._config.context + 1
         lines_of = [[line for line in lines(text) if line and not line.isspace()] for text in texts]
-        ids, offsets = self._engine([line for lines in lines_of for line in lines])
+        owners = [item for item, lines in zip(documents, lines_of, strict=True) for _ in lines]
+        ids, offsets = self._engine([line for lines in lines_of for line in lines], owners)
         rows = np.full((len(offsets) - 1, width), self._end_of_text, np.uint16)
         for row, (start, stop) in zip(rows, pairwise(offsets), strict=True):
             row[: stop - start] = ids[start:stop][:width]
@@ -213,7 +218,7 @@ class UnitEncoder:
                 crc, size = google_crc32c.extend(crc, raw), size + len(raw)
                 words += count_words(raw, self._config.word_rule, after_space)
                 after_space = raw[-1] in b" \t\n\v\f\r"
-                packed, _ = self._lines([text], parts) if self._config.packing == "lines" else self._contiguous([text])
+                packed, _ = self._pack([text], [document], parts)
                 self._writer.append(packed)
                 tokens += len(packed)
         except DropError as reason:

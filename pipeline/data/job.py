@@ -21,6 +21,7 @@ from pipeline.data.runs import Counts, Segment
 from pipeline.data.settings import ShardConfig
 from pipeline.data.stream import Stream, shared_texts
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.tokenizer_file import notes as tokenizer_notes
 from pipeline.errors import UserError
 from pipeline.texts import printable
 
@@ -91,7 +92,12 @@ class Job:
             if counts[part].tokens != stream.tokens:
                 raise RuntimeError(f"{part}: {counts[part].tokens} tokens read, but {stream.tokens} in the stream")
         firsts = tuple(f"the first that was dropped ({reason}): {fault}" for reason, fault in faults.items())
-        notes = self.corpus.notes + firsts + shared_texts(streams)
+        notes = (
+            self.corpus.notes
+            + tokenizer_notes(self.tokenizer.name, self.tokenizer.settings)
+            + firsts
+            + shared_texts(streams)
+        )
         blocks = plan_blocks(self.config, self.cut, {part: stream.tokens for part, stream in streams.items()})
         tails = {part: tuple(self.cut.tail(stream)) for part, stream in streams.items()}
         return Merged(segments, counts, tails, notes, blocks)

@@ -90,8 +90,9 @@ class Sharder:
         """Does what is still to be done and commits the manifest.
 
         Raises:
-            UserError: the source is broken, the disk is full, there is too little text.
+            UserError: the source is broken, the disk is full, there is too little text, or the tokenizer loses some.
         """
+        self.job.tokenizer.warm_up()
         for directory in (self._output, self._work_dir):
             storage.check_writable(directory)
         each = int(WORK_BYTES * self._corpus.text_bytes)  # the shards are as large as the run files
@@ -118,7 +119,6 @@ class Sharder:
         """Stage (a): makes the run file of every unit that has none yet."""
         done = sum(extra["size"] for _, _, extra in journal.units())
         progress = Progress("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
-        self.job.tokenizer.warm_up()
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
         with Pool(self._encode_unit_in(journal), self._workers, UNITS_OF_A_WORKER) as pool:
             for unit, _ in pool.run(todo):

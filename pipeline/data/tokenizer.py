@@ -7,11 +7,11 @@ token, so that the token in a data set always means the end of a document.
 Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners (byte-level BPE).
 """
 
+import concurrent.futures
 import hashlib
 import json
 import os
 import pathlib
-import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -19,18 +19,16 @@ from typing import Any
 import numpy as np
 
 from pipeline import texts
-from pipeline.data import storage
+from pipeline.data import fidelity, storage, tokenizer_file
 from pipeline.data.records import LARGEST_VOCABULARY
+from pipeline.data.tokenizer_file import END_OF_TEXT, tokenizer_json
 from pipeline.errors import UserError, nearest
 
-END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<|eot|>", "</s>", "<eos>", "[EOS]")
 GPT2_SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
 NEVER_JOINED = "0123456789.,;:!?()-\u3001\u3002\uff0c"  # after a letter, these begin a piece of GPT-2's pattern
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
 class Tokenizer:
@@ -39,49 +37,45 @@ class Tokenizer:
     Attributes:
         name: what the manifest calls it.
         data: the bytes of its tokenizer.json; ``fingerprint`` is their sha256.
+        settings: what the file says.
         vocabulary_size: largest id + 1.
         end_of_text: the id that ends a document, read from the file.
+        end_of_text_token: how the file writes it.
         splittable: whether a long text may be encoded in the pieces that ``split_point`` gives.
     """
 
     def __init__(self, name: str, data: bytes):
         """Raises UserError where the file is no tokenizer, has no end-of-text token or more than 65,536 ids."""
-        data = texts.without_mark(data)
-        self.name, self.data = name, data
-        self.fingerprint = hashlib.sha256(data).hexdigest()
-        try:
-            settings = json.loads(data)
-            model, added = settings["model"], settings.get("added_tokens", [])
-            ids = [*dict(model["vocab"]).values(), *(token["id"] for token in added)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"tokenizer {name}: not a tokenizer.json of a BPE model ({error})") from error
-        self.vocabulary_size = max(ids) + 1
+        self.name, self.data = name, texts.without_mark(data)
+        self.fingerprint = hashlib.sha256(self.data).hexdigest()
+        self.settings = tokenizer_file.read(name, self.data)
+        self.vocabulary_size = max(tokenizer_file.all_tokens(self.settings).values()) + 1
         if self.vocabulary_size > LARGEST_VOCABULARY:
             raise UserError(
                 f"tokenizer {name} has {self.vocabulary_size} ids; records hold uint16, so at most {LARGEST_VOCABULARY}"
             )
-        special = {token["content"]: token["id"] for token in added if token["special"]}
-        self.end_of_text = _end_of_text(name, special)
-        self.splittable = (
-            model["type"] == "BPE"
-            and not model.get("dropout")
-            and settings.get("normalizer") is None
-            and _is_byte_level(settings.get("pre_tokenizer"))
-            and all(token["special"] for token in added)
-        )
+        self.end_of_text_token, self.end_of_text = tokenizer_file.end_of_text(name, self.settings)
+        self.splittable = tokenizer_file.has_gpt2s_pattern(self.settings)
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str, bytes]]:
         return Tokenizer, (self.name, self.data)  # engines are loaded where they are used
+
+    @cached_property
+    def plain_data(self) -> bytes:
+        """The file's bytes, or those of one that gives the ids of a whole text to whoever reads it."""
+        plain = tokenizer_file.alone(self.settings)
+        return self.data if plain == self.settings else json.dumps(plain).encode()
 
     @cached_property
     def oracle(self) -> Any:
         """The ``tokenizers.Tokenizer``, which takes special tokens in a text for ordinary text."""
         import tokenizers
 
-        oracle = tokenizers.Tokenizer.from_str(self.data.decode())
+        try:
+            oracle = tokenizers.Tokenizer.from_str(self.plain_data.decode())
+        except Exception as error:  # the library raises no other class
+            raise UserError(f"tokenizer {self.name}: the library `tokenizers` cannot load it ({error})") from error
         oracle.encode_special_tokens = True
-        oracle.no_truncation()
-        oracle.no_padding()
         return oracle
 
     @cached_property
@@ -89,22 +83,53 @@ class Tokenizer:
         import fastokens
 
         try:
-            return fastokens.Tokenizer.from_json_str(self.data.decode())
+            return fastokens.Tokenizer.from_json_str(self.plain_data.decode())
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"tokenizer {self.name}: the bulk engine cannot load it ({error})") from error
+            raise UserError(
+                f"tokenizer {self.name}: the bulk engine cannot load it ({error}); {tokenizer_file.EXPECTED}"
+            ) from error
+
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """How many bytes of a text each id stands for, int32 [vocabulary_size]."""
+        return tokenizer_file.byte_lengths(self.settings)
 
     def warm_up(self) -> None:
-        """Loads both engines and has them fill their tables, which the workers forked from this process then share.
+        """Loads both engines, checks them and has them fill their tables, which forked workers then share.
 
         No thread remains, and the bulk engine keeps to the calling thread from here on: a worker is one core's.
+
+        Raises:
+            UserError: an engine cannot load the file, or they disagree, or text would be lost.
         """
         os.environ["FASTOKENS_BPE_THREADS"] = "1"  # read when the engine is first used
-        loading = threading.Thread(target=lambda: self._engine)
-        loading.start()
-        _ = self.oracle
-        loading.join()
-        self.encode("first")
-        self.encode_batch(["first"])
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            engine = pool.submit(lambda: self._engine)
+            _ = self.oracle
+        engine.result()
+        fidelity.check_engines(self)
+
+    def normalized(self, text: str) -> str:
+        """Returns the text that the ids stand for: as the file's normalizer and its prefix space make it."""
+        if self.settings.get("normalizer"):
+            text = self.oracle.normalizer.normalize_str(text)
+        if text and not text.startswith(" ") and tokenizer_file.has_prefix_space(self.settings):
+            text = " " + text
+        return text
+
+    def transformers_settings(self, context: int) -> dict[str, Any]:
+        """Returns the tokenizer_config.json that belongs beside ``plain_data``, for a model of that context.
+
+        Raises:
+            UserError: the library, on which transformers stands, gives the end-of-text token another id.
+        """
+        found = self.oracle.token_to_id(self.end_of_text_token)
+        if found != self.end_of_text:
+            raise UserError(
+                f"tokenizer {self.name} says that {self.end_of_text_token!r} is id {self.end_of_text}, but for "
+                f"transformers it is {found}; expected the same"
+            )
+        return tokenizer_file.transformers_settings(self.settings, self.end_of_text_token, context)
 
     def encode(self, text: str) -> list[int]:
         """Encodes one text with the oracle; no end-of-text is added."""
@@ -124,23 +149,6 @@ class Tokenizer:
         return np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").astype(np.int64)
 
 
-def _is_byte_level(pre_tokenizer: dict | None) -> bool:
-    return bool(pre_tokenizer) and all(
-        pre_tokenizer.get(key) == BYTE_LEVEL[key]  # type: ignore[union-attr]
-        for key in ("type", "add_prefix_space", "use_regex")
-    )
-
-
-def _end_of_text(name: str, special: dict[str, int]) -> int:
-    for content in END_OF_TEXT_NAMES:
-        if content in special:
-            return special[content]
-    raise UserError(
-        f"tokenizer {name} has no end-of-text token: expected one of {', '.join(END_OF_TEXT_NAMES)} among its special "
-        f"tokens, which are {', '.join(special) or 'none'}"
-    )
-
-
 def split_point(text: str, limit: int) -> int:
     """Returns the last place in text[:limit] at which GPT-2's pattern surely ends one piece and begins the next.
 
@@ -156,34 +164,6 @@ def split_point(text: str, limit: int) -> int:
         if (after in " \n" and text[place - 1].isalnum()) or (after in NEVER_JOINED and text[place - 1].isalpha()):
             return place
     return 0
-
-
-def tokenizer_json(vocabulary: dict[str, int], merges: Sequence[Sequence[str]], end_of_text: int) -> bytes:
-    """Returns the bytes of a byte-level BPE tokenizer.json: a function of its arguments, not of any library."""
-    special = {"id": end_of_text, "content": END_OF_TEXT, "special": True, "normalized": False}
-    settings = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [special | {"single_word": False, "lstrip": False, "rstrip": False}],
-        "normalizer": None,
-        "pre_tokenizer": BYTE_LEVEL,
-        "post_processor": None,
-        "decoder": BYTE_LEVEL,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": dict(sorted(vocabulary.items(), key=lambda item: item[1])),
-            "merges": [list(pair) for pair in merges],
-        },
-    }
-    return json.dumps(settings, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def gpt2() -> Tokenizer:
@@ -241,7 +221,7 @@ def load(name: str) -> Tokenizer:
     """Loads 'gpt2', or the tokenizer.json at a local path (its name is then the file's without .json).
 
     Raises:
-        UserError: there is no such tokenizer.
+        UserError: there is no such tokenizer, or one that text would be lost by.
     """
     if name == "gpt2":
         return gpt2()
@@ -250,4 +230,6 @@ def load(name: str) -> Tokenizer:
         raise UserError(
             f"no tokenizer {name!r}: expected 'gpt2' or the path of a tokenizer.json{nearest(name, ['gpt2'])}"
         )
-    return Tokenizer(path.stem, storage.read_bytes(str(path)))
+    found = Tokenizer(path.stem, storage.read_bytes(str(path)))
+    tokenizer_file.check(found.name, found.settings)
+    return found

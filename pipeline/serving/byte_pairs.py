@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_text
 
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.tokenizer_file import byte_characters
 from pipeline.errors import UserError
 from pipeline.serving import pieces
 
@@ -38,7 +39,7 @@ class BytePairs(tf.Module):
         super().__init__()
         model = json.loads(tokenizer.data)["model"]
         vocabulary, merges = model["vocab"], [_pair(merge) for merge in model["merges"]]
-        alphabet = _byte_characters()
+        alphabet = byte_characters()
         _check(tokenizer, model, alphabet)
         made = [vocabulary[left + right] for left, right in merges]
         pairs = [vocabulary[left] * STRIDE + vocabulary[right] for left, right in merges]
@@ -126,13 +127,6 @@ def _ordered(merges: Sequence[tuple[str, str]]) -> bool:
     """Whether what a merge makes only ever stands in later merges, as training leaves them."""
     last_made = {left + right: rank for rank, (left, right) in enumerate(merges)}
     return all(max(last_made.get(part, -1) for part in pair) < rank for rank, pair in enumerate(merges))
-
-
-def _byte_characters() -> list[str]:
-    """Returns the character by which a byte-level vocabulary writes each byte (Radford et al., encoder.py)."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = iter(range(256, 512))
-    return [chr(byte) if byte in shown else chr(next(others)) for byte in range(256)]
 
 
 def _check(tokenizer: Tokenizer, model: dict[str, Any], alphabet: Sequence[str]) -> None:

@@ -109,6 +109,7 @@ class BeamSharder(Sharder):
         Raises:
             UserError: see Sharder.run; finished run files are kept for the next try.
         """
+        self.job.tokenizer.warm_up()
         journal = None
         if storage.is_remote(self._output):
             storage.check_writable(self._output)
