@@ -1,5 +1,6 @@
 """Export and generation from the command line, on a small run made here."""
 
+import json
 import shutil
 
 import numpy as np
@@ -34,6 +35,10 @@ def test_every_format_is_written_and_agrees(run, run_module, tmp_path):
         assert "wrote step 3" in done.stdout and (output / "tokenizer.json").exists()
         modes = {file.stat().st_mode for file in output.iterdir() if file.is_file()}
         assert len(modes) == 1 and modes.pop() & 0o044, "weights that only their writer can read"
+        described = output / "tokenizer_config.json"
+        assert described.exists() == (form == "huggingface")
+        if form == "huggingface":
+            assert json.loads(described.read_text())["model_max_length"] == 48
         if form == "saved_model":
             loaded = tf.saved_model.load(str(output))  # its variables live as long as it does
             logits = loaded.signatures["serving_default"](tokens)["output_0"]
