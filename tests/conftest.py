@@ -110,11 +110,11 @@ def as_nobody(tmp_path):
 
     @contextlib.contextmanager
     def become():
-        os.seteuid(65534)
+        os.setresuid(65534, 65534, 0)  # the real one too, which access(2) asks
         try:
             yield
         finally:
-            os.seteuid(0)
+            os.setresuid(0, 0, 0)
 
     return become
 

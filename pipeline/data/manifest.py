@@ -162,7 +162,7 @@ class Manifest:
             if size != shard.bytes:
                 found = "is missing" if size is None else f"has {size} bytes"
                 raise UserError(f"{directory}: {shard.file} {found}, but the manifest says {shard.bytes} bytes")
-            if not storage.is_remote(path) and not os.access(path, os.R_OK, effective_ids=True):
+            if not storage.is_remote(path) and not os.access(path, os.R_OK):
                 raise UserError(f"{path}: cannot be read (Permission denied)")
 
 
