@@ -19,7 +19,7 @@ from pipeline.devices import slices
 from pipeline.devices.strategy import Connection
 from pipeline.errors import WorkFailedError
 from pipeline.evaluation import protocol
-from pipeline.training import batch, loop, preemption
+from pipeline.training import batch, preemption
 from pipeline.training.loop import METRICS
 from pipeline.training.metrics import MetricsWriter, Progress
 from pipeline.training.optimizers import AdamWConfig
@@ -211,7 +211,7 @@ def test_the_last_rate_is_known_on_several_replicas(tmp_path, virtual_devices):
     session = session_on(connection, tmp_path, models.GPT2Config(**SIZE), AdamWConfig(learning_rate=1e-3))
     trainer, _, optimizer = trainer_of(session)
     optimizer.iterations.assign(5)
-    history = np.zeros((1, len(loop.METRICS)))
+    history = np.zeros((1, len(METRICS)))
     assert trainer._last_rate(history) == pytest.approx(optimizer.rate_after(4))
 
 
