@@ -39,7 +39,7 @@ build/beam/.ready: requirements-beam.txt
 	@touch $@
 
 test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local engine's; make test skips these without it
-	$(RUN) -m pytest tests/pipeline/data/test_on_beam.py
+	$(RUN) -m pytest tests/pipeline/data/sharding/test_beam.py
 
 tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on the embedded corpus
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192

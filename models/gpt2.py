@@ -14,7 +14,7 @@ from models.block import DROPOUT_SITES, Block, BlockWeights
 from models.config import GPT2Config
 from models.operations import dropped, layer_norm, scoped
 from models.transformer import apply_block
-from models.variables import STANDARD_DEVIATION
+from models.weight_specs import STANDARD_DEVIATION
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 

@@ -19,9 +19,9 @@ import numpy as np
 from models.algpt2_as_gpt2 import expanded
 from models.config import ALGPT2Config, GPT2Config
 from models.described import CONFIG, FIXED, HPARAMS, SIZES, read_config
-from models.variables import describe
 from models.weight_files import DTYPES, WEIGHTS, Weights, open_weights
 from models.weight_names import huggingface_name, openai_name
+from models.weight_specs import describe
 
 __all__ = ["CONFIG", "HPARAMS", "assign", "check", "load_into", "names_of", "openai_name", "read_config"]
 __all__ += ["save_huggingface", "save_native", "tensors_of"]

@@ -130,9 +130,9 @@ def import_tensorflow() -> None:
     Raises:
         UserError: The installed wheels would abort the process, and take what they say of it with them.
     """
-    from pipeline.devices import target
+    from pipeline.devices import tpu_target
 
-    target.check_wheels()
+    tpu_target.check_wheels()
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from pipeline import cli
-from pipeline.devices import target
+from pipeline.devices import tpu_target
 from pipeline.errors import UserError
 from pipeline.evaluation import benchmarks, detokenizers
 from pipeline.evaluation import protocol as protocols
@@ -40,13 +40,13 @@ def main() -> None:
         prepared = benchmarks.examples_of(FLAGS.benchmark, FLAGS.text, source)
     elif source:
         prepared = benchmarks.text_of(FLAGS.benchmark, source, FLAGS.detokenizer)
-    target.resolve(FLAGS.tpu)
+    tpu_target.resolve(FLAGS.tpu)
     cli.import_tensorflow()
-    from pipeline import trained
-    from pipeline.devices import strategy
+    from pipeline.devices import connect
+    from pipeline.runs import trained_model
 
-    strategy.multiply_in_float32()
-    run = trained.load(FLAGS.run_dir, strategy=strategy.connect(FLAGS.tpu).strategy)
+    connect.multiply_in_float32()
+    run = trained_model.load(FLAGS.run_dir, strategy=connect.connect(FLAGS.tpu).strategy)
     figures, protocol = score(run, prepared)
     if source:
         protocol = {"text": FLAGS.text, "file_sha256": file_sha256} | protocol
@@ -60,7 +60,7 @@ def _keep(figures: dict[str, float], protocol: dict[str, Any]) -> None:
     """Writes the figures into the run directory; one that is not ours to write to is no fault."""
     import tensorflow as tf
 
-    from pipeline.training.run_directory import RunDirectory
+    from pipeline.runs.run_directory import RunDirectory
 
     try:
         found = {"figures": figures, "protocol": protocol}
@@ -70,14 +70,14 @@ def _keep(figures: dict[str, float], protocol: dict[str, Any]) -> None:
 
 
 def _data(run: Any, _: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    from pipeline import scoring
+    from pipeline.evaluation import scoring
 
     likelihood, protocol = scoring.score_data(run, FLAGS.data, FLAGS.part, batch=BATCH)
     return likelihood.figures(), protocol
 
 
 def _text(run: Any, prepared: tuple[str, str, dict[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
-    from pipeline import scoring
+    from pipeline.evaluation import scoring
 
     published, text, protocol = prepared
     context = run.model.config.context if FLAGS.context is None else FLAGS.context

@@ -18,8 +18,7 @@ import tempfile
 from absl import flags
 
 from models import tf_checkpoints
-from pipeline import cli
-from pipeline.data import storage
+from pipeline import cli, storage
 from pipeline.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
@@ -43,10 +42,10 @@ def main() -> None:
     storage.check_writable(os.path.dirname(output))
     cli.import_tensorflow()
     from models import pretrained
-    from pipeline import trained
+    from pipeline.runs import trained_model
     from pipeline.serving import signatures
 
-    run = trained.load(FLAGS.run_dir)
+    run = trained_model.load(FLAGS.run_dir)
     os.makedirs(os.path.dirname(output), exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=os.path.dirname(output)) as parent:
         unfinished = os.path.join(parent, "unfinished")  # inside, so that it gets the usual permissions

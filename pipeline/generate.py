@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from pipeline import cli, texts, values
-from pipeline.devices import target
+from pipeline.devices import tpu_target
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -23,7 +23,7 @@ def main() -> None:
     batches = _batches()
     cli.import_tensorflow()
     from models.decoding import Sampling, generate
-    from pipeline import trained
+    from pipeline.runs import trained_model
 
     try:
         sampling = Sampling(
@@ -34,7 +34,7 @@ def main() -> None:
         )
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    run = trained.load(FLAGS.run_dir)
+    run = trained_model.load(FLAGS.run_dir)
     context = run.model.config.context
     for batch in batches:
         prompts = [run.tokenizer.encode(text) for text in batch]
@@ -52,7 +52,7 @@ def main() -> None:
             end_of_text=run.tokenizer.end_of_text,
             sampling=sampling,
             seed=FLAGS.seed,
-            compiled=target.compiles_for_cpu(),
+            compiled=tpu_target.compiles_for_cpu(),
         )
         for text, tokens in zip(batch, made, strict=True):
             print(text + run.tokenizer.decode(tokens))

@@ -11,8 +11,9 @@ import os
 
 from absl import flags
 
-from pipeline import cli, config
-from pipeline.data.settings import ShardConfig
+from pipeline import cli
+from pipeline.config import gin_reader
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError, nearest
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
@@ -32,14 +33,14 @@ def main() -> None:
     gin_files = cli.required_gin_files("a data set such as datasets/cpython.gin")
     if not FLAGS.output:
         raise UserError("--output is missing: name a directory, local or gs://")
-    config.load(gin_files, FLAGS.gin_param)
-    settings = config.get(ShardConfig)
-    config.refuse_idle(ShardConfig)
+    gin_reader.load(gin_files, FLAGS.gin_param)
+    settings = gin_reader.get(ShardConfig)
+    gin_reader.refuse_idle(ShardConfig)
     if FLAGS.runner or FLAGS.beam_option or FLAGS.describe_job:
         _on_beam(settings)
         return
 
-    from pipeline.data.sharder import shard  # numpy, only after the flags and gin files are known to be right
+    from pipeline.data.sharding.sharder import shard  # numpy, only after the flags and gin files are known to be right
 
     shard(settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir)
 
@@ -53,7 +54,7 @@ def _on_beam(settings: ShardConfig) -> None:
             f"--runner={FLAGS.runner}: Apache Beam is not installed here; `make setup-beam`, and then the same command "
             "with build/beam/bin/python"
         )
-    from pipeline.data.on_beam import sharder as on_beam
+    from pipeline.data.sharding.beam import sharder as on_beam
 
     sharder = on_beam.BeamSharder(
         settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir, FLAGS.runner, FLAGS.beam_option

@@ -10,8 +10,9 @@ import os
 
 from absl import flags
 
-from pipeline import cli, config, values
-from pipeline.data.settings import ShardConfig
+from pipeline import cli, values
+from pipeline.config import gin_reader
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -28,13 +29,14 @@ def main() -> None:
     """Trains as the flags say; a file that is there already and the same is success."""
     if not FLAGS.output:
         raise UserError("--output is missing: name the tokenizer.json to write")
-    config.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
-    settings = config.get(ShardConfig)
-    config.refuse_idle(ShardConfig)
+    gin_reader.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
+    settings = gin_reader.get(ShardConfig)
+    gin_reader.refuse_idle(ShardConfig)
 
-    from pipeline.data import storage, tokenizer
+    from pipeline import storage
     from pipeline.data.corpora import open_corpus
     from pipeline.data.corpora.base import train_texts
+    from pipeline.data.format import tokenizer
 
     remote = storage.is_remote(FLAGS.output)
     folder = FLAGS.output.rpartition("/")[0] if remote else os.path.dirname(os.path.abspath(FLAGS.output))

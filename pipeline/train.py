@@ -7,12 +7,13 @@ import sys
 
 from absl import flags
 
-from pipeline import cli, config, dry_run, preflight
-from pipeline.configured import Configured, check_data, check_visible, configured, say_overridden, with_data
-from pipeline.data import storage
-from pipeline.devices import target
+from pipeline import cli, storage
+from pipeline.config import dry_run, gin_reader
+from pipeline.config.run_config import Configured, check_data, check_visible, configured, say_overridden, with_data
+from pipeline.devices import tpu_target
 from pipeline.errors import UserError
-from pipeline.training.schedules import remark
+from pipeline.optimizers.schedules import remark
+from pipeline.preflight import require_fit
 
 FLAGS = flags.FLAGS
 
@@ -25,14 +26,14 @@ def main() -> int:
         print(f"note: {said}", file=sys.stderr)
     settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
     if FLAGS.dry_run:
-        print(config.provenance(settings, model, optimizer))
+        print(gin_reader.provenance(settings, model, optimizer))
         print(dry_run.arithmetic(settings, model, optimizer, plan, devices.hosts))
         if FLAGS.preflight:
-            preflight.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param)
+            require_fit.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param)
         return 0
     if FLAGS.data and not storage.is_remote(FLAGS.data):
         check_data(FLAGS.data, run)  # what can be known without a connection is said first
-    target.resolve(run.tpu, together=True)
+    tpu_target.resolve(run.tpu, together=True)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
@@ -47,13 +48,15 @@ def _train(run: Configured) -> int:
     run = with_data(run, data)
     if FLAGS.preflight:
         vocabulary = run.settings.model, run.model.vocabulary_size
-        preflight.require_fit(run.devices, FLAGS.gin_file, FLAGS.gin_param, vocabulary)
+        require_fit.require_fit(run.devices, FLAGS.gin_file, FLAGS.gin_param, vocabulary)
     cli.import_tensorflow()
-    from pipeline.devices import strategy
+    from pipeline.devices import connect
 
-    connection = strategy.connect(run.tpu, together=True)
-    from pipeline.session import Session  # imports TensorFlow's users, none of which may start it before the connection
-    from pipeline.training.run_directory import RunDirectory
+    connection = connect.connect(run.tpu, together=True)
+    from pipeline.runs.run_directory import RunDirectory
+    from pipeline.training.session import (
+        Session,  # imports TensorFlow's users, none of which may start it before the connection
+    )
 
     return Session(
         settings=run.settings,

@@ -12,11 +12,12 @@ from collections import Counter
 
 import pytest
 
+from tests.helpers.places import ROOT
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WANDB_MODE", "offline")
 VIRTUAL_DEVICES = 4
-pytest_plugins = ("tests.gcs_fixture",)
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytest_plugins = ("tests.helpers.gcs_fixture",)
 
 
 def xla_cache_flags(xla_flags: str) -> str:
@@ -121,8 +122,8 @@ def as_nobody(tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_run_dir(tmp_path_factory):
-    """The run of tests/tiny_run.py, for tests that read it."""
-    from tests import tiny_run
+    """The run of tests/helpers/tiny_run.py, for tests that read it."""
+    from tests.helpers import tiny_run
 
     path = tmp_path_factory.mktemp("tiny_run")
     tiny_run.write(path)

@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 from absl import flags
 
-from pipeline import cli
-from pipeline.data import storage
-from pipeline.devices import metadata, target
+from pipeline import cli, storage
+from pipeline.devices import metadata, tpu_target
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -77,9 +76,9 @@ def pins(file: pathlib.Path) -> dict[str, str]:
 
 def packages() -> Iterator[Finding]:
     """What users run, against the file that they install it from: a TPU VM has one of its own."""
-    file = "requirements-tpu.txt" if target.installed("tensorflow-tpu") else "requirements.txt"
+    file = "requirements-tpu.txt" if tpu_target.installed("tensorflow-tpu") else "requirements.txt"
     wanted = pins(ROOT / file)
-    here = {name: target.installed(name) for name in wanted}
+    here = {name: tpu_target.installed(name) for name in wanted}
     missing = [name for name, version in here.items() if version is None]
     other = [f"{name} {here[name]} (tested: {pin})" for name, pin in wanted.items() if here[name] not in (None, pin)]
     if missing:
@@ -93,11 +92,11 @@ def packages() -> Iterator[Finding]:
 def wheels() -> Iterator[Finding]:
     """TensorFlow and libtpu, of which some pairs abort the process."""
     try:
-        target.check_wheels()
+        tpu_target.check_wheels()
     except UserError as error:
         yield Finding(FAULT, str(error))
         return
-    tpu = target.installed("tensorflow-tpu")
+    tpu = tpu_target.installed("tensorflow-tpu")
     yield Finding(OK, f"tensorflow-tpu {tpu} and its libtpu" if tpu else "tensorflow without TPU support: for CPU, GPU")
 
 
@@ -161,7 +160,7 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
         return
     if not storage.is_remote(path):
         raise UserError(f"--bucket={path}: expected gs://BUCKET or gs://BUCKET/FOLDER")
-    from pipeline.data import gcs_client
+    from pipeline.storage import gcs_client
 
     gcs_client.PATIENCE = dataclasses.replace(
         gcs_client.PATIENCE, give_up=PATIENCE_SECONDS, connect=3, silence=PATIENCE_SECONDS, credentials=PATIENCE_SECONDS
@@ -211,7 +210,7 @@ def wandb_login() -> Iterator[Finding]:
 def one_step() -> Iterator[Finding]:
     """Trains a tiny model on one batch with the step of every run, and expects its loss to fall."""
     try:
-        target.check_wheels()
+        tpu_target.check_wheels()
     except UserError:
         yield Finding(WARNING, "not tried: TensorFlow would abort, as the line on wheels says")
         return
@@ -230,9 +229,9 @@ def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
     import tensorflow as tf
 
     import models
-    from pipeline.training.batch import plan
-    from pipeline.training.optimizers import AdamWConfig
-    from pipeline.training.schedules import Schedule
+    from pipeline.config.batch_plan import plan
+    from pipeline.optimizers.config import AdamWConfig
+    from pipeline.optimizers.schedules import Schedule
     from pipeline.training.step import make_train_step
 
     began = time.monotonic()
@@ -243,7 +242,7 @@ def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
     step = make_train_step(model, optimizer, batch_plan, clip_norm=1.0, all_reduce=lambda tensors: tensors)
     tokens = np.random.default_rng(0).integers(0, 64, (4, 17)).astype(np.int32)
     batch = {"tokens": tf.constant(tokens), "index": tf.range(4, dtype=tf.int64)}
-    compiled = tf.function(step, jit_compile=target.compiles_for_cpu())
+    compiled = tf.function(step, jit_compile=tpu_target.compiles_for_cpu())
     return [float(compiled(batch)["loss"]) for _ in range(steps)], time.monotonic() - began
 
 

@@ -15,7 +15,8 @@ import typing
 
 from absl import flags
 
-from pipeline import cli, config, values
+from pipeline import cli, values
+from pipeline.config import gin_reader
 from pipeline.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
@@ -24,18 +25,18 @@ WIDTH = 120
 
 def main(name: str = "") -> None:
     """Explains all surfaces, one of them, or one setting."""
-    config.load(FLAGS.gin_file, FLAGS.gin_param)
+    gin_reader.load(FLAGS.gin_file, FLAGS.gin_param)
     surface, _, setting = name.partition(".")
     if not name:
-        print("\n".join(f"{known:<10} {summary(kind)}" for known, kind in config.SURFACES.items()))
+        print("\n".join(f"{known:<10} {summary(kind)}" for known, kind in gin_reader.SURFACES.items()))
         return
-    if surface not in config.SURFACES:
+    if surface not in gin_reader.SURFACES:
         every = [
-            *config.SURFACES,
-            *(f"{known}.{key}" for known, kind in config.SURFACES.items() for key in fields(kind)),
+            *gin_reader.SURFACES,
+            *(f"{known}.{key}" for known, kind in gin_reader.SURFACES.items() for key in fields(kind)),
         ]
-        raise UserError(f"{name!r} cannot be configured{nearest(name, every)}; known: {', '.join(config.SURFACES)}")
-    kind = config.SURFACES[surface]
+        raise UserError(f"{name!r} cannot be configured{nearest(name, every)}; known: {', '.join(gin_reader.SURFACES)}")
+    kind = gin_reader.SURFACES[surface]
     if setting and setting not in fields(kind):
         raise UserError(
             f"{surface} has no setting {setting!r}{nearest(setting, fields(kind))}: {', '.join(fields(kind))}"
@@ -69,7 +70,7 @@ def meanings(kind: type) -> dict[str, str]:
 
 def explain(surface: str, kind: type, setting: str) -> str:
     """Returns a setting's name, type, default and meaning, and where the loaded gin files bind it."""
-    field, bound = fields(kind)[setting], config.bound(kind)
+    field, bound = fields(kind)[setting], gin_reader.bound(kind)
     type_name = values.type_name(typing.get_type_hints(kind)[setting])
     default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
     head = f"{surface}.{setting}  ({type_name}; {default})"

@@ -18,13 +18,15 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import cli, config, pretrained
-from pipeline.configured import place, say_overridden
-from pipeline.devices import compiler, slices
+from pipeline import cli
+from pipeline.config import batch_plan, gin_reader, pretrained
+from pipeline.config.batch_plan import BatchPlan
+from pipeline.config.run_config import place, say_overridden
+from pipeline.config.train_config import ONE_EPOCH, TrainConfig
+from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
-from pipeline.training import batch
-from pipeline.training.settings import ONE_EPOCH, TrainConfig
-from tools.preflight_figures import Figures, figures, gib, report
+from pipeline.preflight import tpu_compiler
+from pipeline.preflight.figures import Figures, figures, gib, report
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -39,18 +41,18 @@ def main() -> int:
             raise UserError(f"--{flag}={file}: expected a file in a folder that exists")
     if FLAGS.tpu == "local" or slices.VIRTUAL.fullmatch(FLAGS.tpu or ""):
         raise UserError(f"--tpu={FLAGS.tpu} names no slice to compile for; expected one such as pod-128 or v3-8")
-    config.load(gin_files, FLAGS.gin_param)
+    gin_reader.load(gin_files, FLAGS.gin_param)
     piece = slices.plan(place(FLAGS.tpu)).slice
     if piece is None:
         raise UserError("--tpu is missing, and gin binds no slice; expected one such as pod-128 or v3-8")
     say_overridden(FLAGS.tpu)
-    settings = config.get(TrainConfig)
+    settings = gin_reader.get(TrainConfig)
     if settings.steps == ONE_EPOCH:
         raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which are not read; expected train.steps=N")
     model = with_vocabulary(pretrained.model_config(settings))
-    optimizer = config.chosen(config.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    config.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
-    compiler.require_compiler()
+    optimizer = gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    gin_reader.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
+    tpu_compiler.require_compiler()
     if FLAGS.search:
         return search(settings, model, optimizer, piece)
     start = time.monotonic()
@@ -85,30 +87,30 @@ def check(
     settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, *, keep_text: pathlib.Path | None = None
 ) -> Figures:
     """Lowers and compiles the training step; returns its figures."""
-    plan = batch.plan(
+    plan = batch_plan.plan(
         global_batch=settings.global_batch, replicas=piece.cores, microbatch=settings.microbatch, context=model.context
     )
     hlo, sizes = lower("train", settings, model, optimizer, plan)
-    compiled = compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text)
+    compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text)
     return figures(compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece)
 
 
 def evaluation(
     settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, training: Figures
-) -> compiler.Compiled:
+) -> tpu_compiler.Compiled:
     """Lowers and compiles the evaluation step; returns what the compiler says, with the slots on top.
 
     They are no part of its program, and stay in HBM meanwhile.
     """
-    plan = batch.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
+    plan = batch_plan.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
     hlo, _ = lower("evaluation", settings, model, optimizer, plan)
-    compiled = compiler.compile_for(hlo, piece, plan.replicas)
+    compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas)
     peak = compiled.peak_bytes + training.memory["slots"]
     return dataclasses.replace(compiled, peak_bytes=peak, fits=compiled.fits and peak <= training.hbm_bytes_per_core)
 
 
-def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: batch.BatchPlan) -> tuple[bytes, dict]:
-    """Runs tools.lowering in a process of its own; returns the HLO and the bytes of weights and slots."""
+def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: BatchPlan) -> tuple[bytes, dict]:
+    """Runs pipeline.preflight.lowering in a process of its own; returns the HLO and the bytes of weights and slots."""
     job = {
         "step": step,
         "train": dataclasses.asdict(settings),
@@ -119,7 +121,7 @@ def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: ba
     with tempfile.TemporaryDirectory() as folder:
         asked, output = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "step.hlo")
         asked.write_text(json.dumps(job))
-        command = [sys.executable, "-m", "tools.lowering", str(asked), str(output)]
+        command = [sys.executable, "-m", "pipeline.preflight.lowering", str(asked), str(output)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode or not output.is_file():
             raise WorkFailedError(f"the step could not be lowered: {' '.join(done.stderr.split())[-2000:]}")
@@ -129,12 +131,12 @@ def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: ba
 def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice) -> int:
     """Finds the largest microbatch that fits, with and without rematerialisation, and recommends the faster plan."""
     if settings.global_batch % piece.cores:
-        batch.plan(global_batch=settings.global_batch, replicas=piece.cores, microbatch=1, context=model.context)
+        batch_plan.plan(global_batch=settings.global_batch, replicas=piece.cores, microbatch=1, context=model.context)
     share = settings.global_batch // piece.cores
     tried: list[tuple[str, Figures]] = []
     for remat in ("none", "full"):
         variant = dataclasses.replace(model, remat=remat)
-        found = largest_that_fits(settings, variant, optimizer, piece, batch.divisors(share))
+        found = largest_that_fits(settings, variant, optimizer, piece, batch_plan.divisors(share))
         tried.append((remat, found))
         if not found.fits:
             print(f"remat {remat:<10} does not fit at any microbatch: {gib(found.peak_bytes_per_core)} GiB at 1")
@@ -147,7 +149,7 @@ def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slic
     write_json({**chosen.as_json(), "remat": remat, "tried": {name: found.as_json() for name, found in tried}})
     if not chosen.fits:
         return 1
-    name = config.MODELS[settings.model]
+    name = gin_reader.MODELS[settings.model]
     print(f"recommended       --gin_param={name}.remat=\"'{remat}'\" --gin_param=train.microbatch={chosen.microbatch}")
     return 0
 

@@ -15,14 +15,16 @@ from typing import Any
 
 from absl import flags
 
-from models.variables import describe
-from pipeline import cli, config
-from pipeline.devices import compiler, slices
-from pipeline.devices.compiler import GIB
+from models.weight_specs import describe
+from pipeline import cli
+from pipeline.config import gin_reader
+from pipeline.config.train_config import TrainConfig
+from pipeline.devices import slices
 from pipeline.errors import UserError, nearest
-from pipeline.training.settings import TrainConfig
+from pipeline.preflight import tpu_compiler
+from pipeline.preflight.figures import Figures
+from pipeline.preflight.tpu_compiler import GIB
 from tools import preflight
-from tools.preflight_figures import Figures
 
 FLAGS = flags.FLAGS
 MODELS = {
@@ -57,7 +59,7 @@ COLUMNS = HEAD.splitlines()[-1].count("---")
 
 
 def main() -> int:
-    compiler.require_compiler()
+    tpu_compiler.require_compiler()
     if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text():
         raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, behind which the excerpt goes")
     chosen = [
@@ -134,17 +136,17 @@ def configure(
     """Returns the run of gpt2.gin or algpt2.gin with another size, optimizer, rematerialisation and batch."""
     kind, (size, _, embedding) = MODELS[model_name], model_name.partition(" E=")
     params = [f"ALGPT2.embedding={embedding.title()}"] if embedding else []
-    config.load([f"{kind}.gin", f"models/{size}.gin"], ["AdamW.learning_rate=1e-4", *params])
+    gin_reader.load([f"{kind}.gin", f"models/{size}.gin"], ["AdamW.learning_rate=1e-4", *params])
     settings = dataclasses.replace(
-        config.get(TrainConfig),
+        gin_reader.get(TrainConfig),
         optimizer=optimizer_name,
         microbatch=microbatch,
         global_batch=microbatch * piece.cores,
     )
     model = dataclasses.replace(
-        preflight.with_vocabulary(config.chosen(config.MODELS, kind, "train.model")), remat=remat
+        preflight.with_vocabulary(gin_reader.chosen(gin_reader.MODELS, kind, "train.model")), remat=remat
     )
-    return settings, model, config.chosen(config.OPTIMIZERS, optimizer_name, "train.optimizer")
+    return settings, model, gin_reader.chosen(gin_reader.OPTIMIZERS, optimizer_name, "train.optimizer")
 
 
 def read_rows(output: pathlib.Path) -> dict[tuple[str, ...], str]:

@@ -16,7 +16,7 @@ import sys
 import numpy as np
 
 from pipeline import cli
-from pipeline.data import manifest, records, tokenizer
+from pipeline.data.format import manifest, records, tokenizer
 
 TOKENIZER = "data/tokenizers/cpython-8192.json"
 DATA = "data/quickstart"

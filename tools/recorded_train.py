@@ -26,9 +26,9 @@ def witness(path: str) -> None:
     """From now on, train_dataset appends a line for each element: its step and a digest of each of its rows."""
     import tensorflow as tf
 
-    from pipeline.data import inputs
+    from pipeline.data.reading import datasets
 
-    plain, lock = inputs.train_dataset, threading.Lock()
+    plain, lock = datasets.train_dataset, threading.Lock()
 
     def train_dataset(*arguments: Any, start_step: int, replicas: int, **options: Any) -> tf.data.Dataset:
         def note(number: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -45,25 +45,26 @@ def witness(path: str) -> None:
         dataset = plain(*arguments, start_step=start_step, replicas=replicas, **options)
         return dataset.enumerate().map(noted)
 
-    inputs.train_dataset = train_dataset
+    datasets.train_dataset = train_dataset
 
 
 def kill_at(step: int) -> None:
     """Kills this process with SIGKILL once ``step`` is recorded and the checkpoints due before it are committed."""
-    from pipeline.training import committed
-    from pipeline.training.metrics import MetricsWriter
-    from pipeline.training.settings import TrainConfig
+    from pipeline.config.train_config import TrainConfig
+    from pipeline.runs import checkpoint_files
+    from pipeline.runs.metrics import MetricsWriter
 
     plain = MetricsWriter.write
 
     def write(self: MetricsWriter, record: dict[str, Any]) -> None:
         plain(self, record)
         if record["step"] >= step:
-            from pipeline import config
+            from pipeline.config import gin_reader
 
-            due = (step - 1) // config.get(TrainConfig).checkpoint_every * config.get(TrainConfig).checkpoint_every
+            every = gin_reader.get(TrainConfig).checkpoint_every
+            due, folder = (step - 1) // every * every, f"{FLAGS.run_dir}/checkpoints"
             deadline = time.monotonic() + 60
-            while due and due not in committed.steps(f"{FLAGS.run_dir}/checkpoints") and time.monotonic() < deadline:
+            while due and due not in checkpoint_files.steps(folder) and time.monotonic() < deadline:
                 time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
 

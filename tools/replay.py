@@ -38,12 +38,14 @@ def replay(data: str, incident: dict[str, Any], *, seed: int, context: int) -> I
     """
     import tensorflow as tf
 
-    from pipeline.data import manifest as manifests
-    from pipeline.data import order, records, storage
+    from pipeline import storage
+    from pipeline.data.format import manifest as manifests
+    from pipeline.data.format import records
+    from pipeline.data.reading import record_order
 
     manifest = manifests.load(data)
     part = manifest.part("train")
-    endless, parts = order.Order(part, seed), manifest.record.context // context
+    endless, parts = record_order.Order(part, seed), manifest.record.context // context
     for index in incident["records"]:
         _, shard, row = endless.position(index)
         with tf.io.gfile.GFile(storage.join(data, part.shards[shard].file), "rb") as file:
@@ -60,10 +62,10 @@ def main() -> None:
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address")
     cli.import_tensorflow()
-    from pipeline.data.manifest import load, read_tokenizer
-    from pipeline.data.tokenizer import Tokenizer
-    from pipeline.training import incidents
-    from pipeline.training.run_directory import RunDirectory
+    from pipeline.data.format.manifest import load, read_tokenizer
+    from pipeline.data.format.tokenizer import Tokenizer
+    from pipeline.runs import incidents
+    from pipeline.runs.run_directory import RunDirectory
 
     directory = RunDirectory(FLAGS.run_dir)
     run = directory.read_json("run.json")

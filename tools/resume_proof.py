@@ -152,12 +152,12 @@ def _weight_difference(unbroken: str, resumed: str, steps: int) -> tuple[float, 
     import numpy as np
     import tensorflow as tf
 
-    from pipeline.training import committed
+    from pipeline.runs import checkpoint_files
 
     readers = []
     for run_dir in (unbroken, resumed):
-        folder = f"{run_dir}/run/checkpoints/{committed.folder_name(steps)}"
-        committed.load(folder)
+        folder = f"{run_dir}/run/checkpoints/{checkpoint_files.folder_name(steps)}"
+        checkpoint_files.load(folder)
         readers.append(tf.train.load_checkpoint(f"{folder}/state"))
     names = [name for name in readers[0].get_variable_to_shape_map() if name.startswith("variables/")]
     if not names:
@@ -187,13 +187,13 @@ def main() -> int:
     gin_files = cli.required_gin_files("a run such as quickstart.gin")
     if FLAGS.steps < 1 or FLAGS.more < 2:
         raise UserError(f"--steps={FLAGS.steps} --more={FLAGS.more}: expected at least 1 and 2")
-    from pipeline import config
-    from pipeline.configured import say_overridden
-    from pipeline.training.batch import divisors
-    from pipeline.training.settings import TrainConfig
+    from pipeline.config import gin_reader
+    from pipeline.config.batch_plan import divisors
+    from pipeline.config.run_config import say_overridden
+    from pipeline.config.train_config import TrainConfig
 
-    config.load(gin_files, FLAGS.gin_param)
-    settings = config.get(TrainConfig)
+    gin_reader.load(gin_files, FLAGS.gin_param)
+    settings = gin_reader.get(TrainConfig)
     say_overridden(FLAGS.tpu)
     smaller = (1, *divisors(settings.microbatch))[-2]
     home = Topology(f"the same, {FLAGS.tpu}", FLAGS.tpu)

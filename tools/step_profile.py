@@ -14,8 +14,8 @@ from collections import Counter, defaultdict
 from absl import flags
 
 from pipeline import cli
-from pipeline.devices import program
 from pipeline.errors import UserError
+from pipeline.preflight import hlo as program
 from tools.bench import machine
 
 FLAGS = flags.FLAGS

@@ -14,7 +14,7 @@ import sys
 import venv
 from typing import Any
 
-from pipeline.devices.target import LAST_LIBTPU_FOR
+from pipeline.devices.tpu_target import LAST_LIBTPU_FOR
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "tpu-environment"
@@ -61,7 +61,7 @@ def inside() -> int:
     import tensorflow as tf
 
     from models.config import ALGPT2Config, GPT2Config
-    from pipeline.training.optimizers import AdafactorConfig, AdamWConfig, SGDConfig
+    from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, SGDConfig
 
     assert LAST_LIBTPU_FOR, "this import shows that the wheels did not abort"
     print(f"tensorflow {tf.__version__} with the TPU's kernels")
@@ -100,8 +100,8 @@ def check_evaluation(model_config: Any) -> str | None:
     import tensorflow as tf
 
     import models
+    from pipeline.preflight.lowering import all_reduce_over
     from pipeline.training.step import make_evaluation_step
-    from tools.lowering import all_reduce_over
 
     model = models.build(model_config, compute_dtype="bfloat16")
     score = make_evaluation_step(model, all_reduce=all_reduce_over(REPLICAS))
@@ -122,16 +122,17 @@ def check(model_config: Any, optimizer_config: Any, accumulation: int) -> str | 
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
     import models
-    from pipeline.training import batch, step
-    from pipeline.training.schedules import Schedule
-    from tools.lowering import all_reduce_over
+    from pipeline.config import batch_plan
+    from pipeline.optimizers.schedules import Schedule
+    from pipeline.preflight.lowering import all_reduce_over
+    from pipeline.training import step
 
     optimizer = optimizer_config.build(Schedule(kind="cosine", steps=100, warmup_steps=10))
     model = models.build(model_config, compute_dtype="bfloat16")
     optimizer.build(model.trainable_variables, REPLICAS)
     variables = [*model.trainable_variables, *optimizer.variables]
     rows = ROWS * accumulation
-    plan = batch.plan(global_batch=rows * REPLICAS, replicas=REPLICAS, microbatch=ROWS, context=CONTEXT)
+    plan = batch_plan.plan(global_batch=rows * REPLICAS, replicas=REPLICAS, microbatch=ROWS, context=CONTEXT)
     train = step.make_train_step(
         model,
         optimizer,

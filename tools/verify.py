@@ -13,7 +13,7 @@ from typing import NamedTuple
 from absl import flags
 
 from pipeline import cli
-from pipeline.data.manifest import Manifest, Shard, load, read_tokenizer
+from pipeline.data.format.manifest import Manifest, Shard, load, read_tokenizer
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -38,7 +38,8 @@ def check_shard(directory: str, manifest: Manifest, shard: Shard) -> Iterator[Fa
     """Yields the first fault of each kind in one shard; reads it once, in bounded memory."""
     import google_crc32c
 
-    from pipeline.data import records, storage
+    from pipeline import storage
+    from pipeline.data.format import records
 
     path, size = storage.join(directory, shard.file), manifest.record.bytes
     found = storage.size(path)
@@ -75,7 +76,7 @@ DETAILS = {
 
 def check_totals(manifest: Manifest) -> Iterator[Fault]:
     """Yields where a part's totals contradict each other; the manifest's own consistency is checked on loading."""
-    from pipeline.data.cut import Cut
+    from pipeline.data.sharding.packing import Cut
 
     cut = Cut(context=manifest.record.context, packing=manifest.record.packing)
     for name, part in manifest.parts.items():
@@ -96,8 +97,8 @@ def main() -> int:
     if FLAGS.workers < 1:
         raise UserError(f"--workers={FLAGS.workers}: expected 1 or more")
 
-    from pipeline.data.pool import Pool
-    from pipeline.data.progress import Progress, counted
+    from pipeline.data.sharding.worker_pool import Pool
+    from pipeline.progress import Progress, counted
 
     manifest = load(FLAGS.data)
     read_tokenizer(FLAGS.data)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.devices import metadata
-from pipeline.devices.generations import GENERATIONS
 from pipeline.devices.slices import Slice
+from pipeline.devices.tpu_specs import GENERATIONS
 from pipeline.errors import UserError
 
 GOOGLE_VENDOR = "0x1ae0"

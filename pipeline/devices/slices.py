@@ -17,8 +17,8 @@ from gin import config_parser
 
 from pipeline import statements, texts
 from pipeline import values as settings
-from pipeline.devices import cluster, metadata
-from pipeline.devices.generations import GENERATIONS, Generation
+from pipeline.devices import metadata, tf_config
+from pipeline.devices.tpu_specs import GENERATIONS, Generation
 from pipeline.errors import UserError, nearest
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / "gin" / "slices"
@@ -175,7 +175,7 @@ def plan(tpu: Place) -> DevicePlan:
     if isinstance(tpu, Slice):
         return DevicePlan(replicas=tpu.cores, hosts=tpu.hosts, slice=tpu)
     if not tpu:
-        workers = cluster.here()
+        workers = tf_config.here()
         hosts = len(workers.addresses) if workers else 1
         return DevicePlan(replicas=hosts * max(1, _gpus()), hosts=hosts)
     if match := VIRTUAL.fullmatch(tpu):

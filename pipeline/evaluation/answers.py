@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from pipeline.errors import UserError
 from pipeline.evaluation.benchmarks import Example
-from pipeline.trained import Trained
-from pipeline.training.evaluation import on_replicas
+from pipeline.evaluation.likelihood import on_replicas
+from pipeline.runs.trained_model import Trained
 from pipeline.training.step import strategy_options
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_text
 
-from pipeline.data.tokenizer import Tokenizer
-from pipeline.data.tokenizer_file import byte_characters
+from pipeline.data.format.tokenizer import Tokenizer
+from pipeline.data.format.tokenizer_file import byte_characters
 from pipeline.errors import UserError
 from pipeline.serving import pieces
 

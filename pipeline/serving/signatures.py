@@ -20,7 +20,7 @@ from models import decoding
 from models.block import block
 from models.loss import token_nll
 from models.sampling import choose_by
-from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.serving.byte_pairs import BytePairs
 
 MOST_TEXTS = 64  # of a request

@@ -13,14 +13,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipeline.config.batch_plan import BatchPlan
+from pipeline.config.train_config import TrainConfig
 from pipeline.errors import WorkFailedError
-from pipeline.training import incidents
-from pipeline.training.batch import BatchPlan
-from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.clock import Clock
-from pipeline.training.metrics import MetricsWriter, Progress
+from pipeline.runs import incidents
+from pipeline.runs.checkpoints import Checkpoints
+from pipeline.runs.metrics import MetricsWriter, Progress
+from pipeline.training.goodput import Clock
 from pipeline.training.profile import Profiler
-from pipeline.training.settings import TrainConfig
 from pipeline.training.step import make_evaluation_step, make_train_step, strategy_options
 from pipeline.training.workers import Workers
 

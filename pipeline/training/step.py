@@ -14,8 +14,8 @@ from typing import Any
 import tensorflow as tf
 
 from models.loss import summed_nll, token_nll
-from pipeline.training.batch import BatchPlan
-from pipeline.training.sharded_slots import update_own_rows
+from pipeline.config.batch_plan import BatchPlan
+from pipeline.optimizers.sharded_slots import update_own_rows
 
 Tensors = list[tf.Tensor]
 Batch = dict[str, tf.Tensor]

@@ -100,7 +100,7 @@ def test_described_variables_are_those_of_the_built_model(embedding):
 
     import models
     from models.pretrained import names_of
-    from models.variables import describe
+    from models.weight_specs import describe
 
     sizes = {"layers": 2, "heads": 2, "width": 128, "context": 64, "vocabulary_size": 300}
     config = models.GPT2Config(**sizes) if embedding == "gpt2" else models.ALGPT2Config(**sizes, embedding=embedding)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -13,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 import models
 from models import described, pretrained, weight_files
+from tests.helpers.places import ROOT
 
-CASES = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "hf_import.py"
+CASES = ROOT / "shared" / "cases" / "hf_import.py"
 TABLE = "transformer.wte.weight"
 
 

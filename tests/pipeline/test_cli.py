@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -11,8 +10,7 @@ import time
 import pytest
 
 from pipeline.errors import disk_fault
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.helpers.places import ROOT
 
 
 def test_wheels_that_would_abort_are_named_by_every_command(tmp_path):

@@ -10,10 +10,10 @@ import tensorflow_text  # noqa: F401  registers the tokenizer's ops, which the s
 
 import models
 from models import pretrained
-from pipeline import trained
 from pipeline.errors import UserError
-from tests import tiny_run
-from tests.hostile import NAMES
+from pipeline.runs import trained_model
+from tests.helpers import tiny_run
+from tests.helpers.hostile import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_every_format_is_written_and_agrees(run, run_module, tmp_path):
 def test_a_run_and_an_export_may_have_any_name(run, tmp_path, name):
     path, model = run
     shutil.copytree(path, tmp_path / name)
-    read = trained.load(str(tmp_path / name))
+    read = trained_model.load(str(tmp_path / name))
     tokens = tf.constant([np.arange(48) % 200], tf.int32)
     np.testing.assert_array_equal(read.model(tokens), model(tokens))
     pretrained.save_native(read.model, str(tmp_path / name / "export"))
@@ -69,7 +69,7 @@ def test_a_run_that_may_not_be_read_is_not_missing(run, tmp_path, as_nobody):
     shutil.copytree(path, tmp_path / "run")
     (tmp_path / "run").chmod(0o700)
     with as_nobody(), pytest.raises(UserError, match=r"run/run\.json: cannot be read \(Permission denied\)"):
-        trained.load(str(tmp_path / "run"))
+        trained_model.load(str(tmp_path / "run"))
 
 
 def test_bad_exports_are_refused(run, refused, tmp_path):

@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-WIKITEXT = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "wikitext-2-raw"
+from tests.helpers.places import ROOT, WIKITEXT
+
 SMALL = (
     "--gin_file=algpt2.gin",
     *(
@@ -37,7 +38,7 @@ def shards(tmp_path_factory):
     import subprocess
     import sys
 
-    root = pathlib.Path(__file__).resolve().parents[2]
+    root = ROOT
     folder = tmp_path_factory.mktemp("shards")
     corpus = ["--gin_file=datasets/wikitext-2.gin", f"--source={WIKITEXT}"]
     if not WIKITEXT.exists():
@@ -62,7 +63,7 @@ def trained(shards, run_dir):
     import sys
 
     command = [sys.executable, "-m", "pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}"]
-    root = pathlib.Path(__file__).resolve().parents[2]
+    root = ROOT
     done = subprocess.run([*command, "--tpu=virtual-2"], cwd=root, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

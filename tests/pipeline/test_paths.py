@@ -1,19 +1,19 @@
 """Paths of flags and gin files: ``~`` is a home in all of them, and what can never work is refused at once."""
 
 import os
-import pathlib
 import re
 
 import pytest
 from absl import flags
 
-from pipeline import cli, config, paths
-from pipeline.data.settings import ShardConfig
+from pipeline import cli, paths
+from pipeline.config import gin_reader
+from pipeline.config.train_config import TrainConfig
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
-from pipeline.training.settings import TrainConfig
-from tests.hostile import NAMES
+from tests.helpers.hostile import NAMES
+from tests.helpers.places import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Flags of text that name neither a file nor a directory; all others are defined by cli.define_path.
 OTHER_TEXT = {
     *("tpu", "other_tpu", "runner", "format", "prompt", "part", "benchmark", "detokenizer", "zone", "host"),
@@ -80,11 +80,11 @@ def test_gin_values_of_paths(monkeypatch, tmp_path, parameter):
         ([], [f"{parameter}=~/a b [v2]'s"], str(tmp_path / "a b [v2]'s")),
         ([], [f"{parameter}='~/quoted'"], str(tmp_path / "quoted")),
     ):
-        config.load(files, parameters)
-        assert config.bound(surface)[field][0] == expected
-    config.load([], [f"{parameter}=a\nb"])
+        gin_reader.load(files, parameters)
+        assert gin_reader.bound(surface)[field][0] == expected
+    gin_reader.load([], [f"{parameter}=a\nb"])
     with pytest.raises(UserError, match=rf"{parameter}: .* holds a newline"):
-        config.bound(surface)
+        gin_reader.bound(surface)
 
 
 def test_a_gin_file_that_may_not_be_read_is_not_missing(tmp_path, as_nobody):
@@ -94,4 +94,4 @@ def test_a_gin_file_that_may_not_be_read_is_not_missing(tmp_path, as_nobody):
         tmp_path.chmod(mode)
         (tmp_path / "mine.gin").chmod(mode & 0o600)
         with as_nobody(), pytest.raises(UserError, match=r"mine\.gin: cannot be read .*Permission denied"):
-            config.load([str(tmp_path / "mine.gin")])
+            gin_reader.load([str(tmp_path / "mine.gin")])

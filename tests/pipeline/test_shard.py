@@ -1,11 +1,10 @@
 """The command lines of the sharder and the tokenizer: what they print, repeat and refuse."""
 
 import json
-import pathlib
 
 import pytest
 
-WIKITEXT = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "wikitext-2-raw"
+from tests.helpers.places import WIKITEXT
 
 
 def test_the_embedded_corpus_end_to_end(tmp_path, run_module):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from models import described
-from pipeline import config, generate, scoring, texts
-from pipeline.data import tokenizer
-from pipeline.data.encode import UnitEncoder
-from pipeline.data.settings import ShardConfig
+from pipeline import generate, texts
+from pipeline.config import gin_reader
+from pipeline.config.train_config import TrainConfig
+from pipeline.data.format import tokenizer
+from pipeline.data.format.settings import ShardConfig
+from pipeline.data.sharding.encode_unit import UnitEncoder
 from pipeline.errors import UserError
-from pipeline.evaluation import benchmarks
-from pipeline.training.settings import TrainConfig
+from pipeline.evaluation import benchmarks, scoring
 from tools.sweep import axes
 
 ODD = "one\u2028two\x85three\x0bfour\x0cfive\x1csix\rseven"  # one line, and to splitlines seven
@@ -28,8 +29,8 @@ def prompts(path, monkeypatch, interactive=False):
 
 
 def of_gin(path, _):
-    config.load([str(path)])
-    return config.bound(TrainConfig)["steps"][0]
+    gin_reader.load([str(path)])
+    return gin_reader.bound(TrainConfig)["steps"][0]
 
 
 def of_tokenizer(path, _):
@@ -86,7 +87,7 @@ def test_lines_of_a_file_of_cells_and_of_gin(tmp_path):
     assert axes.read_list(str(tmp_path / "cells")) == [cell]
     (tmp_path / "bad.gin").write_text(f"# {ODD[:3]}\u2028\ntrain.steps = (\n")
     with pytest.raises(UserError, match=r"bad.gin:2: "):
-        config.load([str(tmp_path / "bad.gin")])
+        gin_reader.load([str(tmp_path / "bad.gin")])
 
 
 def test_a_passage_ends_where_its_line_does():

@@ -1,16 +1,16 @@
 """A small committed data set of real text, and the flags of a run small enough to be started many times."""
 
 import os
-import pathlib
 import pydoc_data.topics
 import subprocess
 
 import numpy as np
 import pytest
 
-from pipeline.data import manifest as manifests
-from pipeline.data import records
-from pipeline.data.tokenizer import train as train_tokenizer
+from pipeline.data.format import manifest as manifests
+from pipeline.data.format import records
+from pipeline.data.format.tokenizer import train as train_tokenizer
+from tests.helpers.places import ROOT
 
 CONTEXT, SHARDS = 64, 4
 RUN = (
@@ -78,7 +78,7 @@ def run_flags():
 @pytest.fixture(scope="session")
 def project_root():
     """Where ``python -m`` finds the project's modules."""
-    return pathlib.Path(__file__).resolve().parents[2]
+    return ROOT
 
 
 @pytest.fixture

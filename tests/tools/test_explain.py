@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from pipeline import config
+from pipeline.config import gin_reader
 from tools import explain
 
 
-@pytest.mark.parametrize("surface", config.SURFACES)
+@pytest.mark.parametrize("surface", gin_reader.SURFACES)
 def test_every_setting_has_a_meaning(surface):
-    kind = config.SURFACES[surface]
+    kind = gin_reader.SURFACES[surface]
     meanings = explain.meanings(kind)
     assert set(explain.fields(kind)) <= set(meanings)
     assert all(len(meanings[setting]) > 5 for setting in explain.fields(kind))

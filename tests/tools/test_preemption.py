@@ -1,7 +1,6 @@
 """Signals save and end with 0, lost workers end with 75, and the supervising loop knows what to start again."""
 
 import json
-import pathlib
 import signal
 import subprocess
 import sys
@@ -10,8 +9,8 @@ import time
 import pytest
 
 from pipeline.errors import WorkerLostError
+from tests.helpers.places import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 BOUND_SECONDS = 60  # one loop of small steps and one small checkpoint; most of it is for a busy machine
 
 
@@ -22,7 +21,7 @@ def metrics(run):
 
 @pytest.mark.slow
 def test_sigterm_and_sigint_save_and_exit_0_and_the_same_command_goes_on(small_data, run_flags, tmp_path):
-    from pipeline.training import committed
+    from pipeline.runs import checkpoint_files
 
     run = tmp_path / "run"
     command = [
@@ -49,7 +48,7 @@ def test_sigterm_and_sigint_save_and_exit_0_and_the_same_command_goes_on(small_d
         assert process.wait(timeout=BOUND_SECONDS) == lost, said  # 1: what it printed was lost
         assert time.monotonic() - asked < BOUND_SECONDS
         assert f"resumes at step {reached:,}" in said if reached else "starts at step 0" in said
-        (*_, newest) = committed.steps(str(run / "checkpoints"))
+        (*_, newest) = checkpoint_files.steps(str(run / "checkpoints"))
         assert newest == metrics(run)[-1]["step"] > reached, "the last step that was taken is saved"
         reached = newest
 

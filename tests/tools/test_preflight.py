@@ -10,13 +10,14 @@ import re
 import pytest
 
 from models.config import ALGPT2Config, GPT2Config
-from pipeline.devices import compiler, libtpu_process, program, slices
-from pipeline.devices.compiler import GIB, Buffer, Compiled
-from pipeline.training import batch
-from pipeline.training.optimizers import AdafactorConfig
-from pipeline.training.settings import TrainConfig
+from pipeline.config import batch_plan
+from pipeline.config.train_config import TrainConfig
+from pipeline.devices import slices
+from pipeline.optimizers.config import AdafactorConfig
+from pipeline.preflight import figures as preflight_figures
+from pipeline.preflight import hlo, libtpu_process, tpu_compiler
+from pipeline.preflight.tpu_compiler import GIB, Buffer, Compiled
 from tools import preflight as command
-from tools import preflight_figures
 
 pytest.importorskip("libtpu", reason="requirements-preflight.txt is not installed")
 SMALL = {"layers": 2, "heads": 2, "width": 256, "context": 256, "vocabulary_size": 1024}
@@ -86,7 +87,7 @@ def test_the_program_of_a_shared_block_does_not_grow_with_depth(preflight, tmp_p
     for layers in (12, 48):
         file = tmp_path / f"{layers}.hlo"
         preflight("ALGPT2", **{"ALGPT2.layers": layers}, flags=["--noevaluation", f"--program={file}"])
-        sizes.append(sum(len(c.instructions) for c in program.parse(file.read_text()).computations.values()))
+        sizes.append(sum(len(c.instructions) for c in hlo.parse(file.read_text()).computations.values()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
 
 
@@ -126,7 +127,7 @@ def test_rematerialised_blocks_cast_their_weights_where_they_use_them(preflight,
     file = tmp_path / "step.hlo"
     done, _ = preflight(**{"GPT2.remat": "full", "train.microbatch": 2}, flags=["--noevaluation", f"--program={file}"])
     assert done.returncode == 0, done.stdout + done.stderr
-    compiled = program.parse(file.read_text())
+    compiled = hlo.parse(file.read_text())
     kernels = {(256, 768), (256, 1024)}  # the shapes that only blocks have
     before = [
         instruction.name
@@ -220,7 +221,7 @@ def search(monkeypatch):
             tried.append((model.remat, settings.microbatch))
             peak = round({"none": none, "full": full}[model.remat] * settings.microbatch * GIB)
             compiled = Compiled(fits=peak < 15.48 * GIB, peak_bytes=peak, flops=1e12, cycles=1e9)
-            plan = batch.plan(global_batch=96, replicas=8, microbatch=settings.microbatch, context=model.context)
+            plan = batch_plan.plan(global_batch=96, replicas=8, microbatch=settings.microbatch, context=model.context)
             sizes = {"weights": 0, "slots": 0, "all_reduce": 0}
             return preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=10, piece=piece)
 
@@ -252,8 +253,8 @@ def test_evaluation_stands_beside_the_slots(monkeypatch):
     """GPT-2 xl's slots of AdamW are 11.6 GiB: an evaluation of 5 GiB has no room beside them."""
     compiled = Compiled(fits=True, peak_bytes=5 * GIB)
     monkeypatch.setattr(command, "lower", lambda *arguments: (b"", {}))
-    monkeypatch.setattr(compiler, "compile_for", lambda *arguments: compiled)
-    plan = batch.plan(global_batch=96, replicas=8, microbatch=4, context=256)
+    monkeypatch.setattr(tpu_compiler, "compile_for", lambda *arguments: compiled)
+    plan = batch_plan.plan(global_batch=96, replicas=8, microbatch=4, context=256)
     for slots, fits in ((10 * GIB, True), (11 * GIB, False)):
         sizes = {"weights": 0, "slots": slots, "all_reduce": 0}
         model = GPT2Config(**SMALL)
@@ -265,7 +266,7 @@ def test_evaluation_stands_beside_the_slots(monkeypatch):
 def test_the_step_is_lowered_with_every_setting_that_changes_it():
     """Dropout's masks are constants of the seed; a bound on the loss is a comparison more."""
     model = GPT2Config(**SMALL | {"layers": 1, "dropout": 0.1})
-    plan = batch.plan(global_batch=8, replicas=8, microbatch=1, context=256)
+    plan = batch_plan.plan(global_batch=8, replicas=8, microbatch=1, context=256)
     lowered = {
         command.lower("train", dataclasses.replace(SETTINGS, **changes), model, ADAFACTOR, plan)[0]
         for changes in ({}, {"seed": 1}, {"skip_loss_above": 9.0})
@@ -310,18 +311,18 @@ def test_mistakes_are_one_sentence(refused, flags, message):
 
 def test_a_topology_that_libtpu_refuses(tmp_path, monkeypatch):
     odd = slices.Slice(name="odd", generation="v3", topology="3x5", cores=30, hosts=15, hbm_gib_per_core=16)
-    monkeypatch.setattr(compiler, "CACHE", tmp_path)
-    with pytest.raises(compiler.UserError, match="libtpu refuses the topology v3:3x5"):
-        compiler.compile_for(b"", odd, 30)
+    monkeypatch.setattr(tpu_compiler, "CACHE", tmp_path)
+    with pytest.raises(tpu_compiler.UserError, match="libtpu refuses the topology v3:3x5"):
+        tpu_compiler.compile_for(b"", odd, 30)
 
 
 def test_a_missing_compiler_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(compiler, "installed", lambda package: None)
-    with pytest.raises(compiler.UserError, match=r"jax and libtpu: pip install -r requirements-preflight.txt"):
-        compiler.require_compiler()
-    monkeypatch.setattr(compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)  # on a TPU VM
-    with pytest.raises(compiler.UserError, match=r"in an environment of its own, pip install -r requirements.txt -r"):
-        compiler.require_compiler()
+    monkeypatch.setattr(tpu_compiler, "installed", lambda package: None)
+    with pytest.raises(tpu_compiler.UserError, match=r"jax and libtpu: pip install -r requirements-preflight.txt"):
+        tpu_compiler.require_compiler()
+    monkeypatch.setattr(tpu_compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)  # on a TPU VM
+    with pytest.raises(tpu_compiler.UserError, match=r"an environment of its own, pip install -r requirements.txt -r"):
+        tpu_compiler.require_compiler()
 
 
 def test_an_estimate_that_cannot_be_true_is_not_printed():
@@ -339,7 +340,7 @@ def test_memory_by_purpose_adds_up_to_the_peak():
         program_bytes=7,
         largest=(Buffer(bytes=1, shape="f32[]", op="a"),),
     )
-    plan = batch.BatchPlan(64, 8, 2, 4, 1024)
+    plan = batch_plan.BatchPlan(64, 8, 2, 4, 1024)
     memory = preflight_figures.memory_by_purpose(compiled, {"weights": 300, "slots": 100}, plan)
     assert sum(size for purpose, size in memory.items() if purpose != "program") == 1000
     assert (memory["batch"], memory["accumulators"], memory["program"]) == (50, 300, 7)

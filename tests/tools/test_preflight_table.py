@@ -5,10 +5,11 @@ import types
 
 import pytest
 
+from pipeline.config import batch_plan
 from pipeline.devices import slices
-from pipeline.devices.compiler import GIB, Compiled
-from pipeline.training import batch
-from tools import preflight_figures, preflight_table
+from pipeline.preflight import figures as preflight_figures
+from pipeline.preflight.tpu_compiler import GIB, Compiled
+from tools import preflight_table
 
 
 def figures(fits, estimate=0.09):
@@ -27,7 +28,7 @@ def figures(fits, estimate=0.09):
         compiled,
         model=GPT2Config(vocabulary_size=50257),
         sizes={"weights": GIB // 2, "slots": 0, "all_reduce": GIB // 2},
-        plan=batch.plan(global_batch=512, replicas=128, microbatch=4, context=1024),
+        plan=batch_plan.plan(global_batch=512, replicas=128, microbatch=4, context=1024),
         steps=90_000,
         piece=slices.find("v3-128"),
     )

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.data import inputs
-from pipeline.data import manifest as manifests
-from pipeline.data.tokenizer import Tokenizer
-from pipeline.training import incidents
-from pipeline.training.run_directory import RunDirectory
+from pipeline.data.format import manifest as manifests
+from pipeline.data.format.tokenizer import Tokenizer
+from pipeline.data.reading import datasets
+from pipeline.runs import incidents
+from pipeline.runs.run_directory import RunDirectory
 from tools import replay
 
 GLOBAL_BATCH, CONTEXT = 8, 32  # of the small run
@@ -58,7 +58,7 @@ def test_replay_prints_the_text_of_the_records_that_training_read(failed_run, sm
     assert done.returncode == 0, done.stderr
     manifest = manifests.load(str(small_data))
     options = {"global_batch": GLOBAL_BATCH, "context": CONTEXT, "replicas": 1, "start_step": 1, "seed": 0}
-    batch = next(inputs.train_dataset(str(small_data), manifest, **options).as_numpy_iterator())
+    batch = next(datasets.train_dataset(str(small_data), manifest, **options).as_numpy_iterator())
     tokenizer = Tokenizer("small", manifests.read_tokenizer(str(small_data)))
     assert done.stdout.startswith("step 2: loss above 1.5; loss ")
     for index, tokens in zip(batch["index"], batch["tokens"], strict=True):

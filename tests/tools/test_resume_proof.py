@@ -2,16 +2,15 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from tests.helpers.places import ROOT
 from tools import resume_proof
 from tools.resume_proof import Outcome, Topology
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = Topology("the same", "virtual-2")
 
 
@@ -49,7 +48,8 @@ def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path, quick_xla)
     ]
     said = {}
     for name, kills in (("unbroken", 0), ("killed", 20)):
-        command = [sys.executable, "tests/tools/lives.py", str(kills), "7", *shared, f"--run_dir={tmp_path / name}/run"]
+        run_dir = f"--run_dir={tmp_path / name}/run"
+        command = [sys.executable, "tests/helpers/lives.py", str(kills), "7", *shared, run_dir]
         done = subprocess.run(
             command,
             cwd=ROOT,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.devices import program
+from pipeline.preflight import hlo
 from tools import step_profile
 
 HLO = """HloModule step
@@ -27,7 +27,7 @@ def test_what_runs_together_shares_the_time():
 
 
 def test_instructions_belong_to_their_parts():
-    (main,) = program.parse(HLO).computations.values()
+    (main,) = hlo.parse(HLO).computations.values()
     parts = {name: step_profile.part_of(i, 256) for name, i in main.instructions.items() if name not in ("a", "b")}
     assert parts == {
         "logits": step_profile.TABLE,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.data import manifest, records
-from pipeline.training.optimizers import AdafactorConfig
-from pipeline.training.schedules import Schedule
+from pipeline.data.format import manifest, records
+from pipeline.optimizers.config import AdafactorConfig
+from pipeline.optimizers.schedules import Schedule
 from tools.study import page, run
 from tools.study.cells import CORPORA, OPTIMIZERS, Cell, grid, parts
 from tools.study.frozen_adafactor import FrozenAdafactorConfig

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
+from tests.helpers.places import ROOT
+
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory):
     """A small finished data set: 64 tokens a record."""
-    import pathlib
     import subprocess
     import sys
 
@@ -18,7 +19,7 @@ def data_set(tmp_path_factory):
     command = [sys.executable, "-m", "pipeline.shard", "--gin_file=datasets/text.gin", f"--source={folder}/a.txt"]
     command += [f"--output={folder}/out", "--gin_param=shard.shards=3", "--gin_param=shard.context=64"]
     command += ["--gin_param=shard.validation_fraction=0.0"]
-    subprocess.run(command, cwd=pathlib.Path(__file__).resolve().parents[2], check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder / "out"
 
 
@@ -58,7 +59,7 @@ def with_id(record, size, token):
     def change(data):
         import numpy as np
 
-        from pipeline.data import records
+        from pipeline.data.format import records
 
         rows = records.decode(bytes(data), 64).copy()
         rows[record, 5] = token

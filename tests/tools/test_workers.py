@@ -64,9 +64,9 @@ def records(run):
 def weights(run):
     import tensorflow as tf
 
-    from pipeline.training import committed
+    from pipeline.runs import checkpoint_files
 
-    newest = committed.newest_sound(str(run / "checkpoints"))[0]
+    newest = checkpoint_files.newest_sound(str(run / "checkpoints"))[0]
     reader = tf.train.load_checkpoint(f"{newest.folder}/state")
     names = [name for name in reader.get_variable_to_shape_map() if name.startswith("variables/weights")]
     return newest.step, {name: reader.get_tensor(name) for name in sorted(names)}

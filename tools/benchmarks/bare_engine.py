@@ -10,7 +10,7 @@ import time
 
 import pyarrow.parquet as pq
 
-from pipeline.data import tokenizer
+from pipeline.data.format import tokenizer
 
 BATCH = 2_000  # documents: large enough for every core, small enough for the memory
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 import models
-from pipeline.training.evaluation import scorer, windows
+from pipeline.evaluation.likelihood import scorer, windows
 from tools.benchmarks import step as training
 
 FORWARD_SHARE = 1 / 3

@@ -15,8 +15,9 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data import inputs, records
-from pipeline.data.manifest import Corpus, Manifest, Part, Record, Shard, Tokenizer
+from pipeline.data.format import records
+from pipeline.data.format.manifest import Corpus, Manifest, Part, Record, Shard, Tokenizer
+from pipeline.data.reading import datasets
 
 BATCH, CONTEXT, VOCABULARY = 512, 1024, 50_257
 SHARDS, RECORDS = 256, 3_908  # a shard: 2.09 GB in all
@@ -99,7 +100,7 @@ def _seconds_to_first_batch(directory: pathlib.Path, manifest: Manifest) -> tupl
 
 
 def _train(directory: pathlib.Path, manifest: Manifest, start_step: int = 0) -> tf.data.Dataset:
-    return inputs.train_dataset(
+    return datasets.train_dataset(
         str(directory),
         manifest,
         seed=0,

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.progress import duration
+from pipeline.progress import duration
 from tools.benchmarks import text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def _peak_resident_bytes(pid: int) -> int:
 
 def _same_length(ours: pathlib.Path, usual: pathlib.Path) -> None:
     """Refuses to compare speeds if the two did not make the same number of tokens."""
-    from pipeline.data import manifest
+    from pipeline.data.format import manifest
 
     tokens = sum(part.tokens for part in manifest.load(str(ours)).parts.values())
     if tokens != usual.stat().st_size // 2:

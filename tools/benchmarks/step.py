@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 import models
+from pipeline.config.batch_plan import plan as batch_plan
 from pipeline.devices import matmul_peak
-from pipeline.training.batch import plan as batch_plan
-from pipeline.training.optimizers import AdamWConfig
-from pipeline.training.schedules import Schedule
+from pipeline.optimizers.config import AdamWConfig
+from pipeline.optimizers.schedules import Schedule
 from pipeline.training.step import make_train_step
 
 CONFIG = models.GPT2Config(layers=6, heads=6, width=384, context=256, vocabulary_size=50_257)

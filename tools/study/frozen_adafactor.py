@@ -7,11 +7,11 @@ was a running mean: every update was normalised by its own gradient alone. The l
 import dataclasses
 from typing import TYPE_CHECKING
 
-from pipeline.training.optimizers import AdafactorConfig
-from pipeline.training.schedules import Schedule
+from pipeline.optimizers.config import AdafactorConfig
+from pipeline.optimizers.schedules import Schedule
 
 if TYPE_CHECKING:
-    from pipeline.training.optimizer_base import Optimizer
+    from pipeline.optimizers.base import Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class FrozenAdafactorConfig(AdafactorConfig):
         """Returns the optimizer; imports TensorFlow and Keras."""
         import tensorflow as tf
 
-        from pipeline.training.adafactor import Adafactor
+        from pipeline.optimizers.adafactor import Adafactor
 
         class FrozenAdafactor(Adafactor):
             """Counts every update as the first one."""

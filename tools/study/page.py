@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from absl import flags
 
 from pipeline import cli
-from pipeline.data import manifest
+from pipeline.data.format import manifest
 from pipeline.errors import UserError
 from tools.study import results
 from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, HEADS, LAYERS, WIDTH, grid, parts

@@ -20,10 +20,10 @@ from typing import NoReturn
 
 from absl import flags
 
-from pipeline import cli, config
-from pipeline.data import storage
-from pipeline.data.progress import duration
+from pipeline import cli, storage
+from pipeline.config import gin_reader
 from pipeline.errors import UserError, WorkFailedError
+from pipeline.progress import duration
 from tools.bench import machine
 from tools.study.cells import CORPORA, Cell, grid, parts
 from tools.study.settings import StudyConfig
@@ -33,14 +33,14 @@ VOCABULARY = 4096
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 VALIDATION = {"wikitext": 0.1, "cpython": 0.03}  # shares of the articles and files: about 100,000 tokens
 SCALE = ("tokens", "seeds", "batch", "context")
-config.register("study", StudyConfig)
+gin_reader.register("study", StudyConfig)
 
 
 def main() -> int:
     """Makes the data, runs what is missing and writes the page."""
     signal.signal(signal.SIGTERM, _end)
-    config.load(["study.gin"], FLAGS.gin_param)
-    study = config.get(StudyConfig)
+    gin_reader.load(["study.gin"], FLAGS.gin_param)
+    study = gin_reader.get(StudyConfig)
     for parameter in FLAGS.gin_param:
         if not parameter.startswith("study."):
             raise UserError(f"--gin_param={parameter}: the study sets it in its cells; expected study.tokens=… or such")

@@ -1,13 +1,14 @@
 """Trains one cell of the study: ``pipeline.train`` that also knows the frozen Adafactor."""
 
-from pipeline import cli, config, train
+from pipeline import cli, train
+from pipeline.config import gin_reader
 from tools.study.frozen_adafactor import FrozenAdafactorConfig
 
 
 def register() -> None:
     """Lets gin choose ``train.optimizer = 'frozen_adafactor'``, in the study's own processes only."""
-    config.register("FrozenAdafactor", FrozenAdafactorConfig)
-    config.OPTIMIZERS["frozen_adafactor"] = "FrozenAdafactor"
+    gin_reader.register("FrozenAdafactor", FrozenAdafactorConfig)
+    gin_reader.OPTIMIZERS["frozen_adafactor"] = "FrozenAdafactor"
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import sys
 
 from absl import flags
 
-from pipeline import cli, config
-from pipeline.configured import check_visible, place, say_overridden
-from pipeline.data import manifest, storage
+from pipeline import cli, storage
+from pipeline.config import gin_reader
+from pipeline.config.run_config import check_visible, place, say_overridden
+from pipeline.data.format import manifest
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
 from tools.sweep import agents, axes, fitting, table
@@ -57,7 +58,7 @@ def main(*overrides: str) -> int:
         return 0
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
-    config.load(base.gin_files, base.gin_params)
+    gin_reader.load(base.gin_files, base.gin_params)
     say_overridden(FLAGS.tpu)
     devices = slices.plan(place(FLAGS.tpu))
     check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)

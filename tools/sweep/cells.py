@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline import config
-from pipeline.configured import Configured, check_manifest, configured, with_data
-from pipeline.data.manifest import Manifest
+from pipeline.config import gin_reader
+from pipeline.config.run_config import Configured, check_manifest, configured, with_data
+from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig
+from pipeline.data.format.manifest import Manifest
 from pipeline.errors import UserError, nearest
-from pipeline.training.settings import RESUMABLE_CHANGES, TrainConfig
 from pipeline.values import INT64
 from tools.sweep.axes import Overrides
 
@@ -133,7 +133,7 @@ def _cell(base: Base, resolved: _Resolved) -> Cell:
     decided: list[str] = []
     if base.manifest:
         decided = [f"train.steps={run.settings.steps}"]
-        decided.append(f"{config.MODELS[run.settings.model]}.vocabulary_size={run.model.vocabulary_size}")
+        decided.append(f"{gin_reader.MODELS[run.settings.model]}.vocabulary_size={run.model.vocabulary_size}")
     arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
     return Cell(
         key=_hash(_described(run, NO_RESULT) | {"data": _identity(base.manifest)}),
@@ -155,16 +155,16 @@ def _identity(data: Manifest | None) -> dict[str, Any]:
 def _sized(base: Base, overrides: Overrides) -> tuple[list[str], Overrides]:
     """Returns the gin files with that of the model's size, where the sweep names a size or a model without one."""
     files, model = list(base.gin_files), overrides.get(MODEL)
-    sizes = sorted(path.stem for path in (config.ROOT / "models").glob("*.gin"))
+    sizes = sorted(path.stem for path in (gin_reader.ROOT / "models").glob("*.gin"))
     if model is None:
         return files, overrides
-    if model in config.MODELS:
-        config.load(files, base.gin_params)
-        if config.bound(config.SURFACES[config.MODELS[model]]):
+    if model in gin_reader.MODELS:
+        gin_reader.load(files, base.gin_params)
+        if gin_reader.bound(gin_reader.SURFACES[gin_reader.MODELS[model]]):
             return files, overrides
         return [*files, f"models/{USUAL_SIZE[model]}.gin"], overrides
     if model not in sizes:
-        known = [*config.MODELS, *sizes]
+        known = [*gin_reader.MODELS, *sizes]
         raise UserError(f"{MODEL} = {model!r}: expected some of {', '.join(known)}{nearest(str(model), known)}")
     return [*files, f"models/{model}.gin"], overrides
 
@@ -177,16 +177,17 @@ def _name(parameter: str) -> str:
 def _idle(files: Sequence[str], params: Sequence[str], overrides: Overrides) -> set[str]:
     """Returns the models and optimizers that a cell does not use."""
     of_run = {name: value for name, value in overrides.items() if name.startswith("train.")}
-    config.load(files, [*params, *_parameters(of_run)])
-    settings = config.get(TrainConfig)
-    parts = {*config.MODELS.values(), *config.OPTIMIZERS.values()}
-    chosen = {config.MODELS.get(settings.model), config.OPTIMIZERS.get(settings.optimizer)}
+    gin_reader.load(files, [*params, *_parameters(of_run)])
+    settings = gin_reader.get(TrainConfig)
+    parts = {*gin_reader.MODELS.values(), *gin_reader.OPTIMIZERS.values()}
+    chosen = {gin_reader.MODELS.get(settings.model), gin_reader.OPTIMIZERS.get(settings.optimizer)}
     return parts - chosen
 
 
 def _parameters(overrides: Overrides) -> list[str]:
     """Returns the overrides as gin has them; a model's size stands in a file of its own."""
-    return [f"{name}={value!r}" for name, value in overrides.items() if name != MODEL or str(value) in config.MODELS]
+    models = gin_reader.MODELS
+    return [f"{name}={value!r}" for name, value in overrides.items() if name != MODEL or str(value) in models]
 
 
 def _described(run: Configured, without: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -7,10 +7,10 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
-from pipeline.devices import compiler
-from pipeline.devices.compiler import GIB
 from pipeline.devices.slices import Slice, as_flags
 from pipeline.errors import UserError, WorkFailedError
+from pipeline.preflight import tpu_compiler
+from pipeline.preflight.tpu_compiler import GIB
 from tools.sweep.cells import Cell
 from tools.sweep.ledger import MISFIT, Ledger
 
@@ -18,7 +18,7 @@ from tools.sweep.ledger import MISFIT, Ledger
 def require_compiler() -> None:
     """Raises UserError, with the way around it, where nothing can be compiled for a slice."""
     try:
-        compiler.require_compiler()
+        tpu_compiler.require_compiler()
     except UserError as error:
         raise UserError(f"{error}; or --nopreflight, where what does not fit fails when its turn comes") from None
 

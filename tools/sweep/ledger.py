@@ -15,7 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
-from pipeline.data import storage
+from pipeline import storage
 from tools.sweep.stores import Entry, store_at
 
 RUNNING, DONE, FAILED, MISFIT = "running", "done", "failed", "does not fit"

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from pipeline import signals
-from pipeline.data import storage
-from pipeline.data.progress import duration
+from pipeline import signals, storage
+from pipeline.progress import duration
 from tools.sweep.cells import Base, Cell
 from tools.sweep.ledger import DONE, FAILED, MISFIT, Claim, Ledger
 

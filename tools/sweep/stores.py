@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any, Protocol
 
-from pipeline.data import storage
+from pipeline import storage
 
 Entry = dict[str, Any]
 
@@ -58,13 +58,13 @@ class CloudStore:
         return sorted(path.rpartition("/")[2].removesuffix(".json") for path in paths)
 
     def read(self, name: str) -> tuple[Entry | None, int]:
-        from pipeline.data import gcs
+        from pipeline.storage import gcs
 
         data, generation = gcs.read_version(storage.join(self._folder, f"{name}.json"))
         return (None if data is None else json.loads(data)), generation
 
     def swap(self, name: str, entry: Entry, version: int) -> int | None:
-        from pipeline.data import gcs
+        from pipeline.storage import gcs
 
         return gcs.replace_version(storage.join(self._folder, f"{name}.json"), json.dumps(entry).encode(), version)
 

@@ -1,7 +1,7 @@
 """Corpus readers: each yields the documents of a source as (id, text), streaming."""
 
 from pipeline.data.corpora.base import Corpus
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
 
 

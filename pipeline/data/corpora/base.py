@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from pipeline import texts
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 
 UNIT_BYTES = 16 << 20  # of text, about: large enough to keep an engine busy, small enough to be done again
 PIECE_BYTES = 4 << 20  # a longer document is streamed in pieces of this size and never held whole

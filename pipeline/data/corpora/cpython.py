@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Iterator
 
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib-dynload"}
 TOPICS = "topics/"

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import NamedTuple
 
-from pipeline.data import storage
+from pipeline import storage
 from pipeline.errors import UserError
 
 SECONDS = 30  # of silence, after which a connection is given up

@@ -8,7 +8,7 @@ from pipeline import texts
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
 from pipeline.data.corpora.listing import find
 from pipeline.data.corpora.text import LineFile, expansion, lines, ranges
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError, nearest
 
 LARGEST_LINE = 64 << 20  # bytes: a JSON value is held whole, so longer ones are dropped and counted

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.data import storage
+from pipeline import storage
 from pipeline.data.corpora.sources import suffix
 from pipeline.errors import UserError
 from pipeline.texts import printable

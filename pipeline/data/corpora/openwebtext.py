@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from pipeline.data import storage
+from pipeline import storage
 from pipeline.data.corpora.archives import Member, is_unsafe, members
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
 from pipeline.data.corpora.listing import File, PassedOver, find, kind_passed_over
 from pipeline.data.corpora.sources import decompress, open_text, reading
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
 
 EXPANSION = 3.1  # bytes of text a byte of the archives

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import storage
+from pipeline import storage
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
 from pipeline.data.corpora.listing import File, find
 from pipeline.data.corpora.text import part_of_file
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError, nearest
 
 ROWS = 256  # rows that are in memory at a time

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from pipeline.data import storage
+from pipeline import storage
 from pipeline.errors import UserError
 
 COMPRESSED = {".gz": 3.0, ".xz": 4.0, ".bz2": 4.0, ".zst": 3.5}  # bytes of text a byte, for estimates only

@@ -17,7 +17,7 @@ from pipeline.data.corpora.base import (
 from pipeline.data.corpora.listing import File, find
 from pipeline.data.corpora.sources import COMPRESSED, open_text, reading, suffix
 from pipeline.data.corpora.wikitext import articles
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
 from pipeline.texts import without_end
 

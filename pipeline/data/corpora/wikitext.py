@@ -5,13 +5,12 @@ import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pipeline import texts
-from pipeline.data import storage
+from pipeline import storage, texts
 from pipeline.data.corpora.base import PARTS, Corpus, Document, Dropped, Input, Unit, part_of_name
 from pipeline.data.corpora.download import published
 from pipeline.data.corpora.listing import File, Found, PassedOver, find, kind_passed_over
 from pipeline.data.corpora.sources import open_text, reading
-from pipeline.data.settings import ShardConfig
+from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
 
 TITLE = re.compile(rb" = [^=\n].* = \r?\n")

@@ -14,17 +14,17 @@ SMALL = {
     "pipeline.data.corpora.text.UNIT_BYTES": 6_000,
     "pipeline.data.corpora.base.PIECE_BYTES": 3_000,
     "pipeline.data.corpora.text.PIECE_BYTES": 3_000,
-    "pipeline.data.encode.PIECE_BYTES": 3_000,
-    "pipeline.data.encode.BATCH_CHARACTERS": 2_000,
-    "pipeline.data.encode.SEGMENT_TOKENS": 900,
-    "pipeline.data.stream.CHUNK_TOKENS": 500,
+    "pipeline.data.sharding.encode_unit.PIECE_BYTES": 3_000,
+    "pipeline.data.sharding.encode_unit.BATCH_CHARACTERS": 2_000,
+    "pipeline.data.sharding.encode_unit.SEGMENT_TOKENS": 900,
+    "pipeline.data.sharding.token_stream.CHUNK_TOKENS": 500,
 }
 
 
 def run_sharder(limits, config, *arguments):
     """Sets module constants and shards; runs in another process."""
-    from pipeline.data.settings import ShardConfig
-    from pipeline.data.sharder import shard
+    from pipeline.data.format.settings import ShardConfig
+    from pipeline.data.sharding.sharder import shard
 
     kept = {}
     for path, value in limits.items():
@@ -50,7 +50,7 @@ def sharding_process():
 @pytest.fixture(scope="session")
 def small_tokenizer(tmp_path_factory):
     """The path of a byte-level BPE of 300 entries, which loads at once; its end of text is 0."""
-    from pipeline.data import tokenizer
+    from pipeline.data.format import tokenizer
 
     texts = [f"the cat and the {i} dogs don't like cafés, do they? text{i}\n" for i in range(300)]
     path = tmp_path_factory.mktemp("tokenizer") / "small.json"

@@ -25,10 +25,10 @@ tf.config.experimental_connect_to_cluster(
 print(f"by default: {tf.constant(1.0).device}")
 
 import models
-from pipeline.training.checkpoints import Checkpoints, state_of
-from pipeline.training.metrics import MetricsWriter
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.samples import Writer
+from pipeline.runs.checkpoints import Checkpoints, state_of
+from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.run_directory import RunDirectory
+from pipeline.runs.samples import Writer
 
 model = models.build(models.GPT2Config(layers=1, heads=2, width=16, context=32, vocabulary_size=300))
 print(f"model: {model.variables[0].value.device}")

@@ -2,10 +2,11 @@
 
 import pytest
 
-from pipeline import config, preflight
-from pipeline.configured import configured, place, say_overridden
-from pipeline.devices import slices, target
+from pipeline.config import gin_reader
+from pipeline.config.run_config import configured, place, say_overridden
+from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
+from pipeline.preflight import require_fit
 from tools.sweep import cells, fitting
 
 V3_128 = ["algpt2.gin", "slices/v3-128.gin"]
@@ -14,7 +15,7 @@ V3_128 = ["algpt2.gin", "slices/v3-128.gin"]
 @pytest.fixture(autouse=True)
 def _no_leftover_bindings():
     yield
-    config.load([])
+    gin_reader.load([])
 
 
 @pytest.fixture
@@ -69,16 +70,16 @@ def test_part_of_a_slice_is_none():
 
 def test_training_goes_to_its_address(listening):
     run = configured(V3_128, [f"slice.address='grpc://{listening}'"], None)
-    found = target.resolve(run.tpu, together=True)
+    found = tpu_target.resolve(run.tpu, together=True)
     assert (found.address, found.slice.cores) == (f"grpc://{listening}", 128)
 
 
 def test_training_without_an_address_names_the_setting(monkeypatch):
-    monkeypatch.setattr(target, "tpu_attached", lambda: False)
+    monkeypatch.setattr(tpu_target, "tpu_attached", lambda: False)
     for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS"):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=r"slice.name='v3-128': no TPU .* as --tpu=v3-128@ADDRESS"):
-        target.resolve(configured(V3_128, [], None).tpu)
+        tpu_target.resolve(configured(V3_128, [], None).tpu)
 
 
 def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
@@ -90,9 +91,9 @@ def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
             asked.append(command)
             raise StopIteration
 
-        monkeypatch.setattr(preflight.subprocess, "run", start)
+        monkeypatch.setattr(require_fit.subprocess, "run", start)
         with pytest.raises(StopIteration):
-            preflight.require_fit(run.devices, files, [])
+            require_fit.require_fit(run.devices, files, [])
         (cell,) = cells.resolve(cells.Base(gin_files=tuple(files), gin_params=(), data="", tpu=tpu), [{}])
         with pytest.raises(StopIteration):
             fitting._preflight(cell, run.devices.slice)
@@ -101,7 +102,7 @@ def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
                 kind: [flag.partition("=")[2] for flag in command if flag.startswith(f"--gin_{kind}=")]
                 for kind in ("file", "param")
             }
-            config.load(values["file"], values["param"])
+            gin_reader.load(values["file"], values["param"])
             assert place(None) == run.devices.slice and not any(flag.startswith("--tpu") for flag in command)
 
 

@@ -30,17 +30,17 @@ def test_the_pod_of_the_study():
 def asked_of_libtpu(code, names, **figures):
     """Runs code in a process that may hold the compiler, over (topology, options, figures) of these slices."""
     pytest.importorskip("libtpu")
-    from pipeline.devices import compiler
+    from pipeline.preflight import tpu_compiler
 
     wanted = []
     for name in names:
         piece = slices.find(name)
-        options = {"chips_per_host_bounds": compiler._chips_per_host(piece)}
-        if piece.generation in compiler.MEGACORE:
+        options = {"chips_per_host_bounds": tpu_compiler._chips_per_host(piece)}
+        if piece.generation in tpu_compiler.MEGACORE:
             options["chip_config_name"] = "megacore"
         of_slice = {name: figure(piece) for name, figure in figures.items()}
-        wanted.append((compiler.topology_name(piece), options, of_slice))
-    environment = compiler._environment(slices.find("v3-8"))
+        wanted.append((tpu_compiler.topology_name(piece), options, of_slice))
+    environment = tpu_compiler._environment(slices.find("v3-8"))
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(wanted)], env=environment, capture_output=True, text=True, check=False
     )

@@ -14,12 +14,12 @@ import tensorflow as tf
 
 import models
 from models.config import ALGPT2Config, GPT2Config
-from pipeline import session as sessions
-from pipeline.data import inputs
+from pipeline.data.reading import datasets
 from pipeline.devices import slices
-from pipeline.devices.strategy import Connection
-from pipeline.training.optimizers import AdafactorConfig, AdamWConfig
-from tests.pipeline.data.test_inputs import CONTEXT
+from pipeline.devices.connect import Connection
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig
+from pipeline.training import session as sessions
+from tests.pipeline.data.reading.test_datasets import CONTEXT
 from tests.pipeline.training.test_loop import MICROBATCH, session_on, trainer_of
 
 SKIP_ABOVE = 9.25  # nats, as no other number of the program is
@@ -284,7 +284,7 @@ def test_each_of_16_hosts_gets_its_part(described_strategy, tmp_path, monkeypatc
         asked.append((arguments, settings))
         return real(*arguments, **settings)
 
-    real = inputs.train_dataset
+    real = datasets.train_dataset
     monkeypatch.setattr(sessions.inputs, "train_dataset", train_dataset)
     model = models.build(session.model_config)
     optimizer = session.optimizer_config.build(sessions.schedule_of(session.settings))

@@ -1,14 +1,13 @@
 """Detokenizers give the published text back byte for byte, on WikiText whole and on hostile lines."""
 
-import pathlib
 import random
 
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluation.detokenizers import LINE, MARK, detokenize, retokenize
+from tests.helpers.places import WIKITEXT
 
-WIKITEXT = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "wikitext-2-raw"
 PIECES = ["a", "I", "B", "7", " ", " ", "\n", '"', "'s", "n't", "'", ".", ",", ":", "(", ")", "@-@", "@,@", "-", MARK]
 PIECES += ["%", "$", "@.@", "é", "\r", "\u2028", "?"]
 

@@ -8,17 +8,16 @@ import pytest
 import tensorflow as tf
 
 import models
-from pipeline import scoring
-from pipeline.data import manifest, records
-from pipeline.data import tokenizer as tokenizers
+from pipeline.config.batch_plan import BatchPlan
+from pipeline.data.format import manifest, records
+from pipeline.data.format import tokenizer as tokenizers
 from pipeline.errors import UserError
-from pipeline.evaluation import answers, benchmarks
+from pipeline.evaluation import answers, benchmarks, scoring
 from pipeline.evaluation import protocol as protocols
 from pipeline.evaluation.benchmarks import Example
-from pipeline.trained import Trained
-from pipeline.training import optimizers
-from pipeline.training.batch import BatchPlan
-from pipeline.training.schedules import Schedule
+from pipeline.optimizers import config
+from pipeline.optimizers.schedules import Schedule
+from pipeline.runs.trained_model import Trained
 from pipeline.training.step import make_train_step
 
 SENTENCE = "the cat sat on the mat and the dog sat on the log .\n"
@@ -48,7 +47,7 @@ def run(request):
     for variable in model.trainable_variables:
         variable.assign(variable * 3)
     if request.param == "trained":
-        optimizer = optimizers.AdamWConfig(learning_rate=5e-3).build(Schedule(kind="constant", steps=60))
+        optimizer = config.AdamWConfig(learning_rate=5e-3).build(Schedule(kind="constant", steps=60))
         optimizer.build(model.trainable_variables)
         plan = BatchPlan(global_batch=4, replicas=1, accumulation=1, microbatch=4, context=32)
         step = make_train_step(model, optimizer, plan, clip_norm=1.0, all_reduce=lambda sums: sums)

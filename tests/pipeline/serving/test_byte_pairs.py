@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from pipeline.data import tokenizer as tokenizers
+from pipeline.data.format import tokenizer as tokenizers
 from pipeline.errors import UserError
 from pipeline.serving.byte_pairs import BytePairs
-from tests.hostile import TEXTS
+from tests.helpers.hostile import TEXTS
 
 
 @pytest.fixture(scope="module")

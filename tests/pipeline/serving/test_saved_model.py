@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 import random
 import re
 import subprocess
@@ -14,9 +13,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from models.decoding import generate
 from models.sampling import Sampling
-from pipeline import trained
+from pipeline.runs import trained_model
+from tests.helpers.places import ROOT
 
-ROOT = pathlib.Path(__file__).parents[3]
 MAX_TOKENS = 8
 CALLS = """
 import base64, json, sys
@@ -71,7 +70,8 @@ def call(output):
 @pytest.mark.slow
 def test_the_readmes_signatures_are_those_of_the_export(tiny_run_dir, output):
     table = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines() if "| `" in line]
-    argument, config = re.compile(r"`(\w+)` (\w+)(?: \[([^\]]*)\])?"), trained.load(str(tiny_run_dir)).model.config
+    argument = re.compile(r"`(\w+)` (\w+)(?: \[([^\]]*)\])?")
+    config = trained_model.load(str(tiny_run_dir)).model.config
     sizes = {"N": -1, "1": 1, "context": config.context, "vocabulary": config.vocabulary_size}
 
     def documented(cell):
@@ -124,7 +124,7 @@ def hostile_prompts(count):
 def test_a_thousand_hostile_prompts_give_the_text_of_generate_or_a_clear_error(tiny_run_dir, call):
     prompts = hostile_prompts(1000)
     answers = call([("generate", [prompt], settings()) for prompt in prompts])
-    loaded = trained.load(str(tiny_run_dir))
+    loaded = trained_model.load(str(tiny_run_dir))
     tokens = [loaded.tokenizer.encode(prompt.decode(errors="replace")) for prompt in prompts]
     fitting = [row for row in range(1000) if 0 < len(tokens[row]) <= 48 - MAX_TOKENS]
     made = generate(
@@ -166,7 +166,7 @@ def test_samples_scores_and_refusals(tiny_run_dir, call):
             ("score", [b"a", b"ab " * 40], {}),
         ]
     )
-    loaded = trained.load(str(tiny_run_dir))
+    loaded = trained_model.load(str(tiny_run_dir))
     ids = [loaded.tokenizer.encode(text) for text in texts]
     end = loaded.tokenizer.end_of_text
     chosen = Sampling(temperature=0.8, top_k=50, top_p=0.9)

@@ -16,12 +16,13 @@ import pytest
 import tensorflow as tf
 
 import models
-from pipeline.training import batch
-from pipeline.training.optimizers import AdafactorConfig, AdamWConfig
-from pipeline.training.schedules import Schedule
+from pipeline.config import batch_plan
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig
+from pipeline.optimizers.schedules import Schedule
 from pipeline.training.step import make_train_step
+from tests.helpers.places import ROOT
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "losses.json"
+GOLDEN = ROOT / "tests" / "golden" / "losses.json"
 TEXT = "_pydecimal.py"  # the same in every release of CPython 3.11 that we know of
 STEPS, BATCH, CONTEXT = 50, 8, 64
 SIZES = {"layers": 2, "heads": 2, "width": 64, "context": CONTEXT, "vocabulary_size": 256}
@@ -40,7 +41,7 @@ def losses(config, optimizer_config, accumulation, tokens):
     model = models.build(config, seed=7)
     optimizer = optimizer_config.build(Schedule(kind="cosine", steps=STEPS, warmup_steps=5))
     optimizer.build(model.trainable_variables)
-    plan = batch.plan(global_batch=BATCH, replicas=1, microbatch=BATCH // accumulation, context=CONTEXT)
+    plan = batch_plan.plan(global_batch=BATCH, replicas=1, microbatch=BATCH // accumulation, context=CONTEXT)
     step = make_train_step(model, optimizer, plan, clip_norm=1.0, seed=7, all_reduce=lambda tensors: tensors)
     compiled = tf.function(step, jit_compile=True)
     rows = tokens.reshape(STEPS, BATCH, CONTEXT + 1)

@@ -14,19 +14,20 @@ import pytest
 import tensorflow as tf
 
 import models
-from pipeline import session as sessions
+from pipeline.config import batch_plan
+from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
-from pipeline.devices.strategy import Connection
+from pipeline.devices.connect import Connection
 from pipeline.errors import WorkFailedError
 from pipeline.evaluation import protocol
-from pipeline.training import batch, preemption
+from pipeline.optimizers.config import AdamWConfig
+from pipeline.optimizers.schedules import schedule_of
+from pipeline.runs.metrics import MetricsWriter, Progress
+from pipeline.runs.run_directory import RunDirectory
+from pipeline.training import preemption
+from pipeline.training import session as sessions
 from pipeline.training.loop import METRICS
-from pipeline.training.metrics import MetricsWriter, Progress
-from pipeline.training.optimizers import AdamWConfig
-from pipeline.training.run_directory import RunDirectory
-from pipeline.training.schedules import schedule_of
-from pipeline.training.settings import TrainConfig
-from tests.pipeline.data.test_inputs import CONTEXT, write_data
+from tests.pipeline.data.reading.test_datasets import CONTEXT, write_data
 
 SIZE = {"layers": 1, "heads": 2, "width": 32, "context": CONTEXT, "vocabulary_size": 50_000}
 MICROBATCH = 2
@@ -44,7 +45,7 @@ def session_on(connection, directory, model_config, optimizer_config, *, accumul
         microbatch=MICROBATCH,
         **{"steps": 100, "warmup_steps": 10, **settings},
     )
-    plan = batch.plan(
+    plan = batch_plan.plan(
         global_batch=train.global_batch, replicas=connection.replicas, microbatch=MICROBATCH, context=CONTEXT
     )
     return sessions.Session(

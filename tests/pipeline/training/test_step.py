@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from models.config import ALGPT2Config, GPT2Config
-from pipeline.training import batch
-from pipeline.training.optimizers import AdafactorConfig, AdamWConfig, SGDConfig
-from pipeline.training.schedules import Schedule
+from pipeline.config import batch_plan
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, SGDConfig
+from pipeline.optimizers.schedules import Schedule
 
 GLOBAL_BATCH, STEPS, CONTEXT, VOCABULARY = 16, 5, 8, 97
 GPT2 = GPT2Config(layers=1, heads=2, width=32, context=CONTEXT, vocabulary_size=VOCABULARY)
@@ -48,12 +48,12 @@ def train(
     import tensorflow as tf
 
     import models
-    from pipeline.training.checkpoints import Checkpoints, state_of
+    from pipeline.runs.checkpoints import Checkpoints, state_of
     from pipeline.training.step import make_train_step, strategy_options
 
     replicas = len(devices)
     strategy = mirrored(devices) if replicas > 1 else tf.distribute.OneDeviceStrategy(devices[0])
-    plan = batch.plan(
+    plan = batch_plan.plan(
         global_batch=GLOBAL_BATCH,
         replicas=replicas,
         microbatch=GLOBAL_BATCH // replicas // accumulation,

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from pipeline import config
-from pipeline.data import manifest
+from pipeline.config import gin_reader
+from pipeline.data.format import manifest
 from pipeline.errors import UserError
 from tools.sweep import cells
 from tools.sweep.cells import Base
@@ -14,7 +14,7 @@ from tools.sweep.cells import Base
 @pytest.fixture(autouse=True)
 def _no_leftover_bindings():
     yield
-    config.load([])
+    gin_reader.load([])
 
 
 BASE = Base(gin_files=("algpt2.gin",), gin_params=(), data="", tpu="pod-128")
@@ -71,9 +71,9 @@ def test_one_pass_over_the_data_is_its_number_of_steps(on_data):
 
 def test_a_preflight_is_told_what_the_data_decide(on_data):
     (cell,) = cells.resolve(on_data("here", "train.steps=-1"), [{}])
-    config.load(["quickstart.gin"], [flag.removeprefix("--gin_param=") for flag in cell.preflight[1:]])
-    assert config.get(config.SURFACES["train"]).steps > 0
-    assert config.get(config.SURFACES["ALGPT2"]).vocabulary_size == on_data().manifest.tokenizer.vocabulary_size
+    gin_reader.load(["quickstart.gin"], [flag.removeprefix("--gin_param=") for flag in cell.preflight[1:]])
+    assert gin_reader.get(gin_reader.SURFACES["train"]).steps > 0
+    assert gin_reader.get(gin_reader.SURFACES["ALGPT2"]).vocabulary_size == on_data().manifest.tokenizer.vocabulary_size
     assert not any("vocabulary" in argument for argument in cell.arguments)
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from pipeline import config
-from pipeline.devices import compiler, slices
+from pipeline.config import gin_reader
+from pipeline.devices import slices
 from pipeline.errors import UserError
+from pipeline.preflight import tpu_compiler
 from tools.sweep import fitting
 from tools.sweep.cells import Base, resolve
 from tools.sweep.ledger import MISFIT, Ledger
@@ -19,7 +20,7 @@ V3 = slices.find("v3-8")
 def cells():
     batches = [{"train.global_batch": 8 * size, "train.microbatch": size} for size in (1, 2**20)]
     yield resolve(BASE, [batch | {"train.seed": seed} for batch in batches for seed in (0, 1)])
-    config.load([])
+    gin_reader.load([])
 
 
 def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypatch, capsys, tmp_path):
@@ -45,7 +46,7 @@ def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypat
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_compiler_is_asked(cells):
-    compiler.require_compiler()
+    tpu_compiler.require_compiler()
     assert fitting._preflight(cells[0], V3)[0]
     fits, said = fitting._preflight(cells[2], V3)
     assert not fits and said.endswith("of 15.48 GiB a core")
@@ -53,6 +54,6 @@ def test_the_compiler_is_asked(cells):
 
 def test_where_nothing_can_be_compiled_the_way_around_is_named(monkeypatch):
     """A TPU VM's wheels and the compiler's exclude each other."""
-    monkeypatch.setattr(compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)
+    monkeypatch.setattr(tpu_compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)
     with pytest.raises(UserError, match="in an environment of its own, .*; or --nopreflight"):
         fitting.require_compiler()

@@ -1,0 +1,1 @@
+"""From gin text to a checked run."""

@@ -1,0 +1,111 @@
+"""What a command line says of a training run, before anything is read, connected or imported that takes time."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import batch_plan, gin_reader, pretrained
+from pipeline.config.train_config import TrainConfig
+from pipeline.data.format import manifest
+from pipeline.data.reading import record_order
+from pipeline.devices import slices, tpu_target
+from pipeline.errors import UserError
+from pipeline.progress import counted
+from pipeline.runs.sinks import wandb
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Configured:
+    """What gin files and ``--tpu`` say of a run, each part checked against the others."""
+
+    settings: TrainConfig
+    model: Any
+    optimizer: Any
+    tpu: slices.Place
+    devices: slices.DevicePlan
+    plan: batch_plan.BatchPlan
+
+
+def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | None) -> Configured:
+    """Returns the run that these describe; UserError for what is wrong in it. Reads no data and connects to nothing."""
+    gin_reader.load(gin_files, gin_params)
+    settings = gin_reader.get(TrainConfig)
+    model = pretrained.model_config(settings)
+    optimizer = gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    gin_reader.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
+    if settings.wandb == "auto":
+        wandb.check_mode()
+    where = place(tpu)
+    devices = slices.plan(where)
+    if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):
+        raise UserError(
+            f"AdamW.slots='sharded' is for one process, which sees all slots when it saves them; TF_CONFIG names "
+            f"{devices.hosts} workers, of which each sees its own: expected 'replicated'"
+        )
+    plan = batch_plan.plan(
+        global_batch=settings.global_batch,
+        replicas=devices.replicas,
+        microbatch=settings.microbatch,
+        context=model.context,
+    )
+    return Configured(settings=settings, model=model, optimizer=optimizer, tpu=where, devices=devices, plan=plan)
+
+
+def place(tpu: str | None) -> slices.Place:
+    """Returns where the run of the loaded configuration is: what ``--tpu`` names, or else the slice that gin binds."""
+    return gin_reader.get(slices.Slice) if tpu is None and gin_reader.bound(slices.Slice) else tpu
+
+
+def say_overridden(tpu: str | None) -> None:
+    """Says on stderr that ``--tpu`` takes the place of the slice that gin binds, where it is another one."""
+    if tpu is None:
+        return
+    named = slices.plan(tpu).slice
+    for setting, (value, origin) in gin_reader.bound(slices.Slice).items():
+        if named is None or value != getattr(named, setting):
+            print(f"note: --tpu={tpu} overrides slice.{setting} = {value!r} ({origin})", file=sys.stderr)
+            return
+
+
+def check_visible(devices: slices.DevicePlan, **directories: str) -> None:
+    """Refuses local directories, by the names of their flags, where another machine is a slice's host."""
+    if devices.slice is None or tpu_target.is_here(devices.slice):
+        return
+    for flag, directory in directories.items():
+        if not storage.is_remote(directory):
+            raise UserError(
+                f"--{flag}={directory}: this machine's files cannot be seen by "
+                f"{counted(devices.hosts, 'host')} of {devices.slice.name}; expected gs://…"
+            )
+
+
+def check_data(directory: str, run: Configured) -> manifest.Manifest:
+    """Returns the manifest of ``directory``; UserError for data that do not fit the model, the batch or the hosts."""
+    data = manifest.load(directory)
+    check_manifest(data, run)
+    return data
+
+
+def check_manifest(data: manifest.Manifest, run: Configured) -> None:
+    """Compares data whose manifest has been read with a run, as ``check_data`` does."""
+    data.check(vocabulary_size=run.model.vocabulary_size, context=run.plan.context)
+    record_order.check_split(
+        data,
+        "train",
+        hosts=run.devices.hosts,
+        replicas=run.plan.replicas,
+        global_batch=run.plan.global_batch,
+        context=run.plan.context,
+    )
+
+
+def with_data(run: Configured, data: manifest.Manifest) -> Configured:
+    """Returns the run with what its data decide: the model's vocabulary, and steps and warm-up in numbers."""
+    try:
+        settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
+    except ValueError as error:  # a warm-up that is longer than the one pass
+        raise UserError(f"train: {error}") from None
+    model = dataclasses.replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
+    return dataclasses.replace(run, settings=settings, model=model)

@@ -1,0 +1,1 @@
+"""The contract of the writer and the reader of a data set."""

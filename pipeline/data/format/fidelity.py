@@ -1,0 +1,100 @@
+"""Bytes in are bytes out: checks that a tokenizer's ids are those of the library `tokenizers` and stand for the text.
+
+The first is looked at in samples, for the library is slow; the number of bytes, in every text.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.data.format import tokenizer_file
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.data.format.tokenizer import Tokenizer
+
+# White space, figures, contractions, scripts, marks that compose, and longer than what files are truncated to.
+PROBE = (
+    "The cat's  don't\n\n\r\n\t  12345 x2 ²½ na\u00efve caf\u00e9 cafe\u0301 \u4e2d\u6587\u3002 \u0440\u0443\u0441 "
+    "\u1100\u1161 \u0627\u0644 \u200b\u00a0\u2028 \U0001f600\u200d !?(<[{~ a_b <0x41> \u2581 </s> \x00\x7f "
+) * 100
+
+
+def check_engines(tokenizer: "Tokenizer") -> None:
+    """Refuses a tokenizer whose two engines differ, or whose ids do not give a text back.
+
+    Raises:
+        UserError: with the first text, or the first added token, that is not as it should be.
+    """
+    added = tokenizer_file.added_tokens(tokenizer.settings)
+    for token in added:
+        content, index = token["content"], tokenizer.oracle.token_to_id(token["content"])
+        if index != token["id"]:
+            raise UserError(
+                f"tokenizer {tokenizer.name} says that {content!r} is id {token['id']}, but the library `tokenizers` "
+                f"makes it {index}: added tokens follow the vocabulary without a gap; expected {index} in the file"
+            )
+    texts = [PROBE, *(text for token in added for text in (token["content"], f"a {token['content']}  b"))]
+    ids, offsets = tokenizer.encode_batch(texts)
+    for text, start, stop in zip(texts, offsets, offsets[1:], strict=False):
+        compare(tokenizer, text, ids[start:stop])
+    check_bytes(tokenizer, texts, ids, offsets, [text[:60] for text in texts])
+
+
+def compare(tokenizer: "Tokenizer", text: str, found: np.ndarray, *, whole: bool = True) -> None:
+    """Refuses ids that are not the library's for this text, or that do not give the text back.
+
+    Args:
+        tokenizer: whose ids they are.
+        text: what was encoded, or its beginning up to a split point.
+        found: the bulk engine's ids.
+        whole: whether they end where the text does.
+
+    Raises:
+        UserError: it shows the beginning of the text.
+    """
+    expected = tokenizer.encode(text)
+    if not np.array_equal(found if whole else found[: len(expected)], expected):
+        raise UserError(
+            f"tokenizer {tokenizer.name}: the bulk engine and the library `tokenizers` disagree on a text that begins "
+            f"{text[:60]!r}; {tokenizer_file.EXPECTED}"
+        )
+    back, wanted = tokenizer.decode(expected), tokenizer.normalized(text)
+    if back != wanted:
+        place = next((i for i, pair in enumerate(zip(back, wanted, strict=False)) if len(set(pair)) > 1), len(wanted))
+        near = slice(max(place - 10, 0), place + 20)
+        raise UserError(
+            f"tokenizer {tokenizer.name} does not give text back: {wanted[near]!r} is encoded and decoded to "
+            f"{back[near]!r}; {tokenizer_file.EXPECTED}"
+        )
+
+
+def check_bytes(
+    tokenizer: "Tokenizer", texts: Sequence[str], ids: np.ndarray, offsets: np.ndarray, names: Sequence[str]
+) -> None:
+    """Refuses ids that stand for more or fewer bytes than their text has.
+
+    Args:
+        tokenizer: whose ids they are.
+        texts: what was encoded.
+        ids: of all texts.
+        offsets: int64 [len(texts) + 1], as ``encode_batch`` returns them.
+        names: the document that each text is of.
+
+    Raises:
+        UserError: it names the first such text.
+    """
+    until = np.zeros(
+        len(ids) + 1, np.int32
+    )  # of some MB of text; a sum of another type would be buffered, for 10 times
+    np.cumsum(tokenizer.byte_lengths.take(ids, mode="clip"), dtype=np.int32, out=until[1:])
+    held = np.diff(until[offsets])
+    sizes = np.fromiter((len(text) if text.isascii() else len(text.encode()) for text in texts), np.int64, len(texts))
+    for i in np.flatnonzero(held != sizes).tolist():
+        size = len(tokenizer.normalized(texts[i]).encode())
+        if held[i] != size:
+            raise UserError(
+                f"tokenizer {tokenizer.name} does not keep document {names[i]!r}: {size} bytes became "
+                f"{offsets[i + 1] - offsets[i]} tokens, which stand for {held[i]} bytes; {tokenizer_file.EXPECTED}"
+            )

@@ -1,0 +1,199 @@
+"""Batches for training and evaluation: what a replica gets at each step, on this host of so many.
+
+Letters: B rows of one replica's batch, T context length, C the records' context, K rows of a block, R bytes a record.
+
+Training reads the endless order (order.py says which record comes when, endless.py reads them); evaluation reads a part
+once, as the corpus has it. Both work on gs:// as on a disk, and nowhere call Python while reading, so that a remote TPU
+host can run them.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import storage
+from pipeline.data.format.manifest import Manifest, Part
+from pipeline.data.reading import record_order, tfrecord_ops
+from pipeline.data.reading.record_stream import EndlessOrder
+
+EVALUATION_BLOCK = 64  # records read at once
+
+Batch = Mapping[str, tf.Tensor]
+
+
+def train_dataset(
+    directory: str,
+    manifest: Manifest,
+    part: str = "train",
+    *,
+    seed: int,
+    global_batch: int,
+    context: int,
+    start_step: int,
+    replicas: int,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Batches of the endless order from step ``start_step`` on, without end.
+
+    Args:
+        directory: of the manifest and the shards, local or gs://.
+        manifest: the data set.
+        part: name of the part.
+        seed: of the order.
+        global_batch: sequences a step over all replicas.
+        context: T, tokens a sequence; divides C.
+        start_step: step of the first batch; nothing before it is read.
+        replicas: replicas over all hosts. An element feeds one replica; each host's replicas take turns.
+        input_context: which host this is; None is the only one.
+
+    Returns:
+        A dataset of ``tokens`` int32 [B, T+1] and ``index`` int64 [B], the places in the endless order, with
+        B = global_batch / replicas. Records packed line by line also give ``weights`` float32 [B, T].
+        Its iterator raises DataLossError at a damaged record, FailedPreconditionError at a file that is too short.
+
+    Raises:
+        UserError: what ``order.check_split`` refuses.
+    """
+    host, hosts = _host(input_context)
+    record_order.check_split(manifest, part, hosts=hosts, replicas=replicas, global_batch=global_batch, context=context)
+    endless = EndlessOrder(directory, manifest, part, seed=seed, context=context, host=host, hosts=hosts)
+    first = start_step * (global_batch // hosts)  # of this host's rows, which are numbered from 0
+    share = global_batch // replicas
+    weighted = manifest.record.packing == "lines"
+    sequences = endless.sequences(first).rebatch(share, drop_remainder=True)
+
+    @tf.autograph.experimental.do_not_convert
+    def batch(n, ids):
+        place = first + n * share + tf.range(share, dtype=tf.int64)
+        tokens = tf.cast(ids, tf.int32)
+        element = {"tokens": tokens, "index": place * hosts + host}
+        if weighted:
+            element["weights"] = tfrecord_ops.line_weights(tokens, manifest.tokenizer.end_of_text)
+        return element
+
+    batches = sequences.enumerate().map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def evaluation_dataset(
+    directory: str,
+    manifest: Manifest,
+    part: str = "validation",
+    *,
+    global_batch: int,
+    context: int,
+    replicas: int,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """The whole part once, in the order of the corpus, the tail that fills no record included.
+
+    Args: as of ``train_dataset``.
+
+    Returns:
+        A dataset of ``tokens`` int32 [B, T+1], ``index`` int64 [B] and ``weights`` float32 [B, T], B = global_batch /
+        replicas. Over all hosts, every token of the part but the first is a label with weight 1 exactly once; rows
+        that fill up the last batches have index -1 and weights 0. Every replica gets the same number of elements.
+        Host h reads the h-th contiguous share.
+
+    Raises:
+        UserError: a batch that the replicas do not divide or a context that does not divide C.
+    """
+    host, hosts = _host(input_context)
+    record_order.check_batch(global_batch, replicas, hosts)
+    record_order.check_context(manifest.record.context, context)
+    described = manifest.part(part)
+    parts = manifest.record.context // context
+    tail = _tail_sequences(described.tail, context)
+    in_records = described.records * parts
+    total = in_records + len(tail["tokens"])
+    share = -(-total // global_batch) * global_batch // hosts  # sequences of this host, padding included
+    start = host * share
+
+    first_record = min(start, in_records) // parts
+    last_record = min(-(-(start + share) // parts), described.records)
+    blocks = _ordered_rows(directory, manifest, described, first_record, last_record)
+    sequences = blocks.map(_Cut(manifest, context), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+    padding = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in tail.items()}
+    for after_records in (
+        tf.data.Dataset.from_tensor_slices(tail),
+        tf.data.Dataset.from_tensor_slices(padding).repeat(),
+    ):
+        sequences = sequences.concatenate(after_records)
+    another_hosts = min(start, total) - first_record * parts  # in this host's first record, or of the tail
+    sequences = sequences.skip(another_hosts).take(share)
+
+    def numbered(n, sequence):
+        place = start + n
+        return {**sequence, "index": tf.where(place < total, place, -1)}
+
+    batches = sequences.enumerate().map(numbered).batch(global_batch // replicas, drop_remainder=True)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+class _Cut:
+    """Cuts each record of a block into its C/T sequences, with their weights."""
+
+    def __init__(self, manifest: Manifest, context: int):
+        self._manifest, self._context = manifest, context
+
+    def __call__(self, rows_KP: tf.Tensor) -> Batch:
+        C, T = self._manifest.record.context, self._context
+        tokens = tf.cast(tfrecord_ops.ids(rows_KP, C), tf.int32)
+        lines = self._manifest.record.packing == "lines"
+        weights = (
+            tfrecord_ops.line_weights(tokens, self._manifest.tokenizer.end_of_text)
+            if lines
+            else tf.ones_like(tokens[:, 1:], tf.float32)
+        )
+        columns = tf.range(C // T)[:, None] * T + tf.range(T + 1)
+        return {
+            "tokens": tf.reshape(tf.gather(tokens, columns, axis=1), [-1, T + 1]),
+            "weights": tf.reshape(weights, [-1, T]),
+        }
+
+
+def _ordered_rows(directory: str, manifest: Manifest, part: Part, first: int, last: int) -> tf.data.Dataset:
+    """Records first … last-1 of a part in the corpus's order: uint8 [K, P]."""
+    pieces = []  # file, first row, rows
+    begin = 0
+    for shard in part.shards:
+        low, high = max(first, begin) - begin, min(last, begin + shard.records) - begin
+        if high > low:
+            pieces.append((storage.join(directory, shard.file), low, high - low))
+        begin += shard.records
+    files, lows, counts = (list(column) for column in zip(*pieces, strict=True)) if pieces else ([], [], [])
+    stretches = tf.data.Dataset.from_tensor_slices(
+        (tf.constant(files, tf.string), tf.constant(lows, tf.int64), tf.constant(counts, tf.int64))
+    )
+    context, remote = manifest.record.context, storage.is_remote(directory)
+    return stretches.flat_map(
+        lambda file, low, count: tfrecord_ops.read(file, context, low, count, EVALUATION_BLOCK, remote=remote)
+    )
+
+
+def _tail_sequences(tail: tuple[int, ...], context: int) -> dict[str, np.ndarray]:
+    """Cuts what fills no record into sequences of T labels, the last one filled up with weight 0.
+
+    The first id of the tail is the last one of the last record, so it is no label here.
+    """
+    labels = max(0, len(tail) - 1)
+    count = -(-labels // context)
+    padded = np.zeros([count * context + 1], np.int32)
+    padded[: len(tail)] = tail[: len(padded)]
+    columns = np.arange(count)[:, None] * context + np.arange(context + 1)
+    weights = (np.arange(count * context) < labels).astype(np.float32)
+    return {"tokens": padded[columns], "weights": weights.reshape(count, context)}
+
+
+def _host(input_context: tf.distribute.InputContext | None) -> tuple[int, int]:
+    if input_context is None:
+        return 0, 1
+    return input_context.input_pipeline_id, input_context.num_input_pipelines
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options

@@ -1,0 +1,158 @@
+"""The endless order of a part's records: which record is the i-th, as plain arithmetic. No files are opened here.
+
+Batch n of global batch B is records nB … nB+B-1. For N records in S shards, N' is the largest multiple of S not above
+N, and P = N'/S is what each slot gives a pass:
+
+    epoch e = i // N',   slot = i mod S,   shard = perm(seed, e)[slot],
+    row   = (k + rotation(seed, e, shard)) mod (records of the shard)   with   k = (i mod N') // S.
+
+Shards differ by one record at most, so a pass leaves out one record of each longer shard, another one each time.
+A host h of H (H divides S) reads the slots ≡ h (mod H); hence any number of hosts makes the same global batches.
+
+For a context c that divides the records' context C there are r = C/c parts in a record, and record i gives the part
+(e + row) mod r: r passes visit every token once.
+
+``perm`` and ``rotation`` come from ``mix``, a counter-based hash (the finaliser of SplitMix64: Steele, Lea, Flood 2014,
+"Fast splittable pseudorandom number generators") of (seed, purpose, epoch, shard), so that they depend on no library's
+random generator. This module is the slow reference: inputs.py computes the same inside the tf.data graph.
+"""
+
+from typing import NamedTuple
+
+from pipeline.data.format.manifest import Manifest, Part
+from pipeline.errors import UserError
+
+PERMUTATION, ROTATION = 1, 2  # purposes of ``mix``
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+WORD = (1 << 64) - 1
+
+
+class Position(NamedTuple):
+    """Where record i of the endless order is: ``row`` counts records from the start of ``shard``."""
+
+    epoch: int
+    shard: int
+    row: int
+
+
+def mix(*values: int) -> int:
+    """Hashes integers to 63 bits: 0 … 2**63 - 1, which int64 holds too."""
+    state = 0
+    for value in values:
+        state = ((state ^ value) + GOLDEN) & WORD
+        state = ((state ^ state >> 30) * FIRST) & WORD
+        state = ((state ^ state >> 27) * SECOND) & WORD
+        state ^= state >> 31
+    return state >> 1
+
+
+def permutation(seed: int, epoch: int, shards: int) -> list[int]:
+    """Returns the shard of each slot in a pass."""
+    return sorted(range(shards), key=lambda shard: (mix(seed, PERMUTATION, epoch, shard), shard))
+
+
+def rotation(seed: int, epoch: int, shard: int, records: int) -> int:
+    """Returns the row at which a pass enters a shard of ``records`` records."""
+    return mix(seed, ROTATION, epoch, shard) % records
+
+
+class Order:
+    """The endless order of one part.
+
+    Args:
+        part: the manifest's part; every shard holds at least one record.
+        seed: any integer.
+    """
+
+    def __init__(self, part: Part, seed: int):
+        self.shard_records = [shard.records for shard in part.shards]
+        self.seed = seed & WORD
+        self.slots = len(part.shards)
+        self.rows_a_pass = min(self.shard_records)  # P
+        self.records_a_pass = self.slots * self.rows_a_pass  # N'
+
+    def position(self, i: int) -> Position:
+        """Returns the place of record ``i`` ≥ 0."""
+        epoch, within = divmod(i, self.records_a_pass)
+        k, slot = divmod(within, self.slots)
+        shard = permutation(self.seed, epoch, self.slots)[slot]
+        records = self.shard_records[shard]
+        return Position(epoch, shard, (k + rotation(self.seed, epoch, shard, records)) % records)
+
+    def part_of_record(self, i: int, parts: int) -> int:
+        """Returns which of a record's ``parts`` sequences record ``i`` gives."""
+        epoch, _, row = self.position(i)
+        return (epoch + row) % parts
+
+
+def refuse_unreadable(part: Part, name: str) -> None:
+    """Refuses a part that has no endless order: a shard without records, or shards that are not balanced."""
+    records = [shard.records for shard in part.shards]
+    if not records or min(records) == 0:
+        raise UserError(
+            f"part {name!r} has {sum(records)} records in {len(records)} shards; training needs one a shard at least: "
+            f"make {max(1, sum(records))} shards or fewer"
+        )
+    if max(records) - min(records) > 1:
+        raise UserError(
+            f"part {name!r}: the shards hold {min(records)} to {max(records)} records; expected sizes that differ by 1"
+        )
+
+
+def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, global_batch: int, context: int) -> None:
+    """Refuses what cannot be spread over the machine. Light, so that it runs before anything is connected to.
+
+    Args:
+        manifest: the data set.
+        part: name of the part to train on.
+        hosts: processes that read, one a TPU host.
+        replicas: replicas over all hosts.
+        global_batch: sequences a step over all replicas.
+        context: tokens a sequence.
+
+    Raises:
+        UserError: fewer shards than hosts, shards that the hosts do not divide, a batch that the replicas do not
+            divide, or a context that does not divide the records'; with the numbers and the nearest choices.
+    """
+    shards = len(manifest.part(part).shards)
+    if shards < hosts:
+        raise UserError(
+            f"part {part!r} has {shards} shards, fewer than the {hosts} hosts, each of which reads shards of its own; "
+            f"expected a multiple of {hosts}: shard again with --gin_param=shard.shards={hosts}"
+        )
+    if shards % hosts:
+        fitting = ", ".join(str(h) for h in range(hosts, 0, -1) if shards % h == 0)
+        nearest = " or ".join(str(n) for n in (shards // hosts * hosts, -(-shards // hosts) * hosts))
+        raise UserError(
+            f"{hosts} hosts do not divide the {shards} shards of part {part!r}; expected {nearest} shards, "
+            f"or a number of hosts among {fitting}"
+        )
+    refuse_unreadable(manifest.part(part), part)
+    check_batch(global_batch, replicas, hosts)
+    check_context(manifest.record.context, context)
+
+
+def check_batch(global_batch: int, replicas: int, hosts: int) -> None:
+    """Refuses replicas that are not equally many a host, and a batch that the replicas do not divide."""
+    if replicas % hosts:
+        raise UserError(f"{replicas} replicas are not equally many on each of {hosts} hosts")
+    if global_batch < 1 or global_batch % replicas:
+        nearest = " or ".join(
+            str(n) for n in (global_batch // replicas * replicas, -(-global_batch // replicas) * replicas) if n > 0
+        )
+        raise UserError(
+            f"a global batch of {global_batch} sequences does not divide among {replicas} replicas; "
+            f"nearest: {nearest or replicas}"
+        )
+
+
+def check_context(record_context: int, context: int) -> None:
+    """Refuses a context that does not divide the records' context, with the nearest that do."""
+    if context >= 1 and record_context % context == 0:
+        return
+    divisors = [c for c in range(1, record_context + 1) if record_context % c == 0]
+    nearest = sorted(sorted(divisors, key=lambda c: abs(c - context))[:2])
+    raise UserError(
+        f"context {context} does not divide the records' context of {record_context} tokens; "
+        f"nearest: {' or '.join(map(str, nearest))}"
+    )

@@ -1,0 +1,96 @@
+"""Beam's pipeline options: which runner, what it must be told, and the package that its workers install.
+
+Sources: Beam's PipelineOptions, and "Managing Python Pipeline Dependencies" of its documentation.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+from apache_beam.runners.portability.stager import Stager
+
+from pipeline import storage
+from pipeline.errors import UserError, nearest
+
+ROOT = pathlib.Path(__file__).resolve().parents[4]
+PACKAGED = ("pipeline/__init__.py", "pipeline/errors.py", "pipeline/data")  # what units import
+SETUP = """from setuptools import find_packages, setup
+
+setup(name="gpt2-tpu-pipeline-units", version="1", packages=find_packages(), install_requires={requirements!r})
+"""
+REQUIRED = {"DataflowRunner": ("project", "region", "temp_location")}
+
+
+def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
+    """Returns Beam's options of ``NAME=VALUE`` strings.
+
+    Raises:
+        UserError: an option is unknown to Beam, malformed, or missing for this runner.
+    """
+    known = PipelineOptions([]).get_all_options()
+    for option in given:
+        name, equals, _ = option.partition("=")
+        if name not in known:
+            raise UserError(f"--beam_option={option}: Beam has no option {name!r}{nearest(name, known)}")
+        if not equals and not isinstance(known[name], bool):
+            raise UserError(f"--beam_option={option}: expected {name}=VALUE")
+    names = {option.partition("=")[0] for option in given}
+    for name in REQUIRED.get(runner, ()):
+        if name not in names:
+            raise UserError(f"--runner={runner} needs --beam_option={name}=…")
+    arguments = [f"--{option}" for option in given]
+    if runner == "DirectRunner":
+        arguments += [f"--direct_num_workers={workers}"] * ("direct_num_workers" not in names)
+        arguments += ["--direct_running_mode=multi_processing"] * ("direct_running_mode" not in names and workers > 1)
+    complaint = io.StringIO()  # argparse's: pages of usage, and then the reason
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = PipelineOptions([f"--runner={runner}", *arguments])
+            parsed.get_all_options()
+    except SystemExit as error:
+        raise UserError(f"--beam_option: {complaint.getvalue().rpartition('error: ')[2]}") from error
+    return parsed
+
+
+def check_reach(runner: str, *, source: str | None, output: str, work_dir: str) -> None:
+    """Refuses paths that the runner's machines cannot see."""
+    if runner != "DataflowRunner":
+        return
+    for flag, path in (("source", source), ("output", output), ("work_dir", work_dir)):
+        if path and not storage.is_remote(path):
+            raise UserError(f"--{flag}={path}: Dataflow's workers cannot see this machine's files; expected gs://…")
+
+
+@contextlib.contextmanager
+def staged(runner: str, options: PipelineOptions) -> Iterator[str]:
+    """Makes the package of the units' modules in a temporary folder, and names it to runners of other machines."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in PACKAGED:
+            target = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, target)
+        lines = (ROOT / "requirements-beam.txt").read_text().splitlines()
+        requirements = [line for line in lines if line and not line.startswith(("#", "-", "apache-beam", "setuptools"))]
+        setup = os.path.join(folder, "setup.py")
+        pathlib.Path(setup).write_text(SETUP.format(requirements=requirements))
+        if runner != "DirectRunner":
+            options.view_as(SetupOptions).setup_file = setup
+        yield setup
+
+
+def build_package(setup: str, folder: str) -> str:
+    """Builds the source package as Beam's stager does for a job; returns its name in ``folder``."""
+    with tempfile.TemporaryDirectory() as made:
+        found = Stager._build_setup_package(setup, made)
+        name = os.path.basename(found)
+        data = pathlib.Path(found).read_bytes()
+    storage.publish_bytes(data, storage.join(folder, name))
+    return name

@@ -1,0 +1,168 @@
+"""One data set on Apache Beam: the units of job.py as a pipeline, with the bytes and the manifest of the local engine.
+
+    start ─┬─ list units ── reshuffle ── encode ──┐                                        (units.py)
+           ├─ merge <─────────────────────────────┴─ blocks ── reshuffle ── write shards ──┐
+           └─ commit <─────────────────────────────────────────────────────────────────────┘
+
+Run files lie in the journal's folder of a local output, so that either engine goes on with the other's unfinished work,
+or on gs://, where every machine can reach them. Every step may run twice, or at the same time on two machines.
+"""
+
+import hashlib
+import json
+import pickle
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline import storage
+from pipeline.data.format.manifest import Manifest
+from pipeline.data.format.manifest import load as load_manifest
+from pipeline.data.format.settings import ShardConfig
+from pipeline.data.sharding.beam import options, units
+from pipeline.data.sharding.manifest_builder import summary
+from pipeline.data.sharding.sharder import Sharder
+from pipeline.data.sharding.work_folder import Journal
+from pipeline.errors import UserError
+from pipeline.progress import duration
+
+SHORT_SECONDS = 30 * 60  # a local run of less is over before a cluster has paid for its start
+USER_ERROR = re.compile(r"\b(UserError|UnavailableError): (.+?)(?: \[while running|\n|$)")
+
+
+class BeamSharder(Sharder):
+    """A data set whose units run on Beam. ``build`` makes the pipeline, ``run`` runs it to the end."""
+
+    def __init__(
+        self,
+        config: ShardConfig,
+        source: str | None,
+        output: str,
+        workers: int,
+        work_dir: str | None,
+        runner: str,
+        given: Sequence[str],
+    ):
+        """Looks at everything and writes nothing.
+
+        Args:
+            workers: processes of DirectRunner; other runners have options of their own for that.
+            runner: DirectRunner, or one whose workers are other machines.
+            given: Beam's pipeline options, each NAME=VALUE.
+
+        Raises:
+            UserError: as Sharder, or the runner's options are not what they should be.
+        """
+        if work_dir is None and storage.is_remote(output):
+            work_dir = output
+        super().__init__(config, source, output, workers, work_dir)
+        self._runner = runner
+        self.options = options.parse(runner, given, self._workers)
+        if storage.is_remote(self._work_dir):  # where no journal compares plans, another plan is another folder
+            self._work_dir += "-" + hashlib.sha256(json.dumps(self._plan).encode()).hexdigest()[:12]
+        options.check_reach(runner, source=source, output=self._output, work_dir=self._work_dir)
+
+    def estimate(self) -> str:
+        """Times the first unit here and returns how long the local engine would take for all of them."""
+        self.job.tokenizer.warm_up()
+        unit = next(iter(self.job.corpus.units()))
+        with tempfile.TemporaryFile() as file:
+            began = time.perf_counter()
+            counts = self.job.encode(unit, file)
+            seconds = time.perf_counter() - began
+        text = sum(count.utf8_bytes for count in counts.values())
+        rate = self._workers * max(text, 1) / seconds
+        needed = self.job.corpus.text_bytes / rate
+        advice = "; it is the better choice: leave --runner out" if needed < SHORT_SECONDS else ""
+        return (
+            f"the local engine would tokenize {self.job.corpus.text_bytes / 1e6:,.1f} MB of text here in about "
+            f"{duration(needed)} ({self._workers} workers, {rate / 1e6:,.1f} MB/s by the first unit){advice}"
+        )
+
+    def build(self, folder: str) -> beam.Pipeline:
+        """Returns the pipeline, whose workers find the job in ``folder`` under the name of its content."""
+        data = pickle.dumps(self.job)
+        job = storage.join(folder, f"job-{hashlib.sha256(data).hexdigest()[:16]}.pickle")
+        if storage.size(job) is None:
+            storage.publish_bytes(data, job)
+        runner = FnApiRunner() if self._runner == "DirectRunner" else None  # the default one downloads a program
+        pipeline = beam.Pipeline(runner=runner, options=self.options)
+        start = pipeline | "Start" >> beam.Create([None])
+        listed = start | "List units" >> beam.ParDo(units.List(job)).with_outputs(units.CORPUS, main="units")
+        footers = listed.units | "Spread units" >> beam.Reshuffle() | "Encode" >> beam.ParDo(units.Encode(job))
+        corpus = AsSingleton(listed[units.CORPUS])
+        merged = start | "Merge" >> beam.ParDo(units.Merge(job), AsList(footers), corpus)
+        blocks = merged | "Blocks" >> beam.FlatMap(units.blocks) | "Spread blocks" >> beam.Reshuffle()
+        shards = blocks | "Write shards" >> beam.ParDo(units.WriteShard(job), AsSingleton(merged))
+        _ = start | "Commit" >> beam.ParDo(units.Commit(job), AsSingleton(merged), AsList(shards))
+        return pipeline
+
+    def run(self) -> Manifest:
+        """Runs the pipeline to its end.
+
+        Raises:
+            UserError: see Sharder.run; finished run files are kept for the next try.
+        """
+        self.job.tokenizer.warm_up()
+        journal = None
+        if storage.is_remote(self._output):
+            storage.check_writable(self._output)
+        if not storage.is_remote(self._work_dir):
+            journal = Journal(self._work_dir, self._plan)
+        with options.staged(self._runner, self.options):
+            try:
+                self.build(self._work_dir).run().wait_until_finish()
+            except Exception as error:
+                refusal = _refusal(error)
+                if refusal is None:
+                    raise
+                if journal and not isinstance(refusal, storage.UnavailableError):
+                    journal.remove()  # the same command would fail again: leave nothing half-written
+                raise refusal from error
+            finally:
+                if journal:
+                    journal.close()
+        manifest = load_manifest(self._output)
+        if journal:
+            Journal(self._work_dir, self._plan).remove()
+        else:
+            storage.delete_files(self._work_dir)
+        return manifest
+
+    def describe(self, folder: str) -> str:
+        """Writes the job graph and what the workers install to ``folder``; starts nothing."""
+        with options.staged(self._runner, self.options) as package:
+            graph = self.build(folder).to_runner_api()
+            storage.publish_bytes(graph.SerializeToString(deterministic=True), storage.join(folder, "job.pb"))
+            made = options.build_package(package, folder)
+        steps = len(graph.components.transforms)
+        return f"wrote {folder}: job.pb ({steps} transforms), {made}; nothing was started"
+
+
+def _refusal(error: Exception) -> UserError | None:
+    """What a step refused, out of what Beam makes of it: text, in which the error's name and message stand."""
+    found = USER_ERROR.search(f"{type(error).__name__}: {error}")
+    if not found:
+        return None
+    return (storage.UnavailableError if found[1] == "UnavailableError" else UserError)(found[2])
+
+
+def shard_on_beam(sharder: BeamSharder) -> Manifest:
+    """Makes a data set on Beam, or finds it made, and says so on stdout."""
+    began = time.monotonic()
+    manifest = sharder.finished()
+    if manifest:
+        print(f"this data set is there already; nothing to do\n{summary(manifest)}")
+        return manifest
+    print(sharder.estimate())
+    manifest = sharder.run()
+    print(f"{summary(manifest, time.monotonic() - began)}\nwrote {sharder.job.output}")
+    for note in manifest.corpus.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return manifest

@@ -1,0 +1,209 @@
+"""Connects to what ``--tpu`` names and returns the tf.distribute strategy over it.
+
+TensorFlow is imported only after target.py has found something to connect to.
+"""
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.devices import hardware, tf_config, tpu_target
+from pipeline.devices.slices import DevicePlan, Place, Slice, plan
+from pipeline.errors import UserError, WorkerLostError
+
+__all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "on_this_machine", "plan"]
+
+# What TensorFlow, libtpu and the Cloud TPU API say, by pattern, and what it means for the user. The first that matches
+# decides. Numbers stand beside the word that makes them a status: ports, process ids and steps have the same digits.
+MEANINGS = (
+    (r"already in use|lockfile|\bheld by\b|Device or resource busy", "is busy: another process uses it"),
+    (
+        r"already (been )?initialized|previously initialized|different incarnation|session.*\b(was|is) reset",
+        "was initialised by another process; end that one, or restart the TPU, and start again",
+    ),
+    (
+        r"\b(googleapiclient|oauth2client|Google API client)\b",
+        f"cannot be looked up by name: pip install {' '.join(tpu_target.API_CLIENT)}",
+    ),
+    (
+        r"PERMISSION_?DENIED|UNAUTHENTICATED|\b(permissions?|Forbidden|Unauthorized|credentials?)\b"
+        r"|\bHTTP ?(Error )?40[13]\b|insufficient.*\bscope",
+        "may not be used by this account (no permission)",
+    ),
+    (
+        r"\bUNHEALTHY|\bnot healthy|\bPREEMPTED\b|\bstate(:| is) \W?(STOPP(ED|ING)|TERMINATED|DELETING)\b",
+        "is not healthy or was preempted",
+    ),
+    (r"\bnot yet ready\b|\bstate is \W?CREATING\b|to become healthy", "is not ready yet; start again when it is"),
+    (
+        r"\bNOT_FOUND\b|\bHTTP ?(Error )?404\b|No TPUs with the specified|\b(was not|could not be) found\b",
+        "does not exist in this project and zone",
+    ),
+    (
+        r"UNAVAILABLE|failed to connect|Connection (refused|reset)|DEADLINE_?EXCEEDED|timed? ?out|unreachable"
+        r"|No route to host|Name or service",
+        "is not reachable",
+    ),
+    (
+        r"No (registered .*)?OpKernel|not registered|InitializeTPUSystem|ConfigureDistributedTPU|No TPU devices"
+        r"|TPUs not found in the cluster|Cannot find any TPU cores",
+        "is not usable: TensorFlow finds no TPU",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """What training runs on.
+
+    Args:
+        strategy: A tf.distribute.Strategy; the default one for a single device.
+        replicas: Copies of the model, each of which takes its part of the global batch.
+        hosts: Machines that read data.
+        slice: The slice that was asked for and found, if any.
+        kind: "cpu", "gpu", "virtual" or "tpu".
+        addresses: ``HOST:PORT`` of each host's gRPC server, where there are several processes.
+        worker: Which of several processes that train together this one is; 0 is the chief, which alone writes.
+    """
+
+    strategy: Any
+    replicas: int
+    hosts: int = 1
+    slice: Slice | None = None
+    kind: str
+    addresses: tuple[str, ...] = ()
+    worker: int = 0
+
+
+def connect(tpu: Place, *, together: bool = False) -> Connection:
+    """Returns a connection to the devices of a place; checks a TPU against the slice that was asked for.
+
+    Args:
+        tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name,
+            ``SLICE@ADDRESS``, ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name, or a slice: that TPU.
+        together: Whether the workers of TF_CONFIG do this together.
+
+    Raises:
+        UserError: It cannot be reached or used, or it is less than the slice promises; one sentence each.
+    """
+    found = tpu_target.resolve(tpu, together=together)
+    if found.kind == "here":
+        return _connect_here()
+    if found.kind == "virtual":
+        return _connect_virtual(found.replicas)
+    return _connect_tpu(found)
+
+
+def _connect_here() -> Connection:
+    import tensorflow as tf
+
+    if workers := tf_config.here():
+        return _connect_workers(workers)
+    gpus = tf.config.list_logical_devices("GPU")
+    if len(gpus) > 1:
+        return Connection(strategy=tf.distribute.MirroredStrategy(), replicas=len(gpus), kind="gpu")
+    return Connection(strategy=tf.distribute.get_strategy(), replicas=1, kind="gpu" if gpus else "cpu")
+
+
+def _connect_workers(workers: tf_config.Cluster) -> Connection:
+    """Waits for all workers; each brings its GPUs, or its CPU."""
+    import tensorflow as tf
+
+    print(f"worker {workers.index} of {len(workers.addresses)}: waits for the others", flush=True)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise WorkerLostError(f"not all workers came together ({type(error).__name__}: {error})"[:300]) from error
+    return Connection(
+        strategy=strategy,
+        replicas=strategy.num_replicas_in_sync,
+        hosts=len(workers.addresses),
+        kind="gpu" if tf.config.list_logical_devices("GPU") else "cpu",
+        addresses=workers.addresses,
+        worker=workers.index,
+    )
+
+
+def _connect_virtual(replicas: int) -> Connection:
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    wanted = [tf.config.LogicalDeviceConfiguration()] * replicas
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) != replicas:
+        try:
+            tf.config.set_logical_device_configuration(cpu, wanted)
+        except RuntimeError:
+            raise UserError(
+                f"--tpu=virtual-{replicas}: TensorFlow already runs with "
+                f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; set virtual ones before its first op"
+            ) from None
+    devices = [f"CPU:{i}" for i in range(replicas)]
+    # Not the default collectives: TensorFlow keeps one group a device, so a second strategy in a process would fail.
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    return Connection(strategy=strategy, replicas=replicas, kind="virtual")
+
+
+def _connect_tpu(found: tpu_target.Target) -> Connection:
+    import tensorflow as tf
+
+    zone, project = (found.slice.zone, found.slice.project) if found.slice else (None, None)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(found.address, zone=zone, project=project)
+        hosts = [] if found.address == "local" else resolver.cluster_spec().job_tasks("worker")
+        for host in hosts:  # TensorFlow would wait for a silent one for minutes
+            tpu_target.require_reachable(host)
+        if hosts:
+            tf.config.experimental_connect_to_cluster(resolver)
+        topology = tf.tpu.experimental.initialize_tpu_system(resolver)
+        observed = hardware.observe(resolver, topology, found.address)
+        if found.slice:
+            hardware.check(found.slice, observed)
+            if observed.generation is None:
+                what = f"{found.slice.generation} is not confirmed, {observed.cores} cores are"
+                print(f"warning: no source tells the generation of {found.address!r}: {what}", file=sys.stderr)
+        strategy = tf.distribute.TPUStrategy(resolver)
+    except UserError:
+        raise
+    except Exception as error:
+        raise explain(error, found.address) from error
+    return Connection(
+        strategy=strategy,
+        replicas=strategy.num_replicas_in_sync,
+        hosts=observed.hosts,
+        slice=found.slice,
+        kind="tpu",
+        addresses=tuple(hosts),
+    )
+
+
+@contextlib.contextmanager
+def on_this_machine() -> Iterator[None]:
+    """Has ops run on the CPU of this process, whatever a cluster calls it.
+
+    Connecting to a TPU at an address makes its host the place where the main thread's ops run; files would be written
+    there.
+    """
+    import tensorflow as tf
+
+    with tf.device(None), tf.device("CPU:0"):
+        yield
+
+
+def multiply_in_float32() -> None:
+    """Has matrix products of float32 keep its 24 bits; TPUs take 8 of them otherwise, and GPUs 11."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def explain(error: Exception, address: str) -> UserError:
+    """Returns, for what TensorFlow raised while connecting, the sentence that tells the user what it means."""
+    text = f"{type(error).__name__}: {error}"
+    for pattern, meaning in MEANINGS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return UserError(f"the TPU {address!r} {meaning}")
+    first_line = str(error).strip().splitlines()[:1] or [""]
+    return UserError(f"the TPU {address!r} cannot be used ({type(error).__name__}: {first_line[0][:200]})")

@@ -1,0 +1,89 @@
+"""Scores a trained model on shards or on a text: the part of evaluate.py that needs TensorFlow.
+
+``batch`` counts the windows of one replica.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.format import manifest
+from pipeline.data.format.hashing import count_words
+from pipeline.data.reading import datasets
+from pipeline.errors import UserError
+from pipeline.evaluation import protocol as protocols
+from pipeline.evaluation.likelihood import Likelihood, scorer, windows
+from pipeline.runs.trained_model import Trained
+
+
+def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[Likelihood, dict[str, Any]]:
+    """Scores a whole part in windows that do not overlap; returns the likelihood and its protocol.
+
+    Raises:
+      UserError: no such data set or part, one of another tokenizer, or one whose shards are not all there.
+    """
+    data = manifest.load(directory)
+    data.check(
+        tokenizer_fingerprint=run.tokenizer.fingerprint,
+        end_of_text=run.tokenizer.end_of_text,
+        context=run.model.config.context,
+    )
+    described = data.part(part)
+    data.check_files(directory, part)
+    dataset = datasets.evaluation_dataset(
+        directory, data, part, global_batch=batch * run.replicas, context=run.model.config.context, replicas=1
+    )
+    nats, tokens = _sum(run, dataset)
+    protocol = {
+        "data": directory,
+        "part": part,
+        "corpus": f"{data.corpus.name} {data.corpus.fingerprint}",
+        "packing": data.record.packing,
+        "stride": run.model.config.context,
+        "words": described.word_rule,
+    }
+    if not data.record.scores_all_text:
+        left_out = {"first_token": "of each line: not scored", "left_out": protocols.LEFT_OUT}
+        return Likelihood(nats, tokens), protocol | left_out
+    whole = {"first_token": "of the part: not scored", "last_window": protocols.SHORT}
+    return Likelihood(nats, tokens, described.words, described.utf8_bytes), protocol | whole
+
+
+def score_text(
+    run: Trained, text: str, *, published: str | None = None, context: int, stride: int, batch: int
+) -> Likelihood:
+    """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are.
+
+    Args:
+      text: what the model reads.
+      published: whose words, bytes and characters the likelihood is divided by; None for the same text.
+      context: tokens of a window, at most the model's context.
+      stride: tokens between the starts of windows.
+
+    Raises:
+      UserError: a context that the model does not have, a stride above it, or a text shorter than a window.
+    """
+    if not 1 <= context <= run.model.config.context:
+        raise UserError(f"--context={context}: expected 1 to {run.model.config.context}, the model's context")
+    if not 1 <= stride <= context:
+        raise UserError(f"--stride={stride}: expected 1 to {context}, the tokens of a window")
+    tokens = np.array([run.tokenizer.end_of_text, *run.tokenizer.encode(text)])
+    if len(tokens) - 1 < context:
+        raise UserError(
+            f"the text has {len(tokens) - 1} tokens, fewer than a window of {context}; "
+            f"expected a longer text, or --context={len(tokens) - 1}"
+        )
+    nats, scored = _sum(run, windows(tokens, context=context, stride=stride, batch=batch * run.replicas))
+    published = text if published is None else published
+    words = count_words(published.encode(), "whitespace+newline")
+    return Likelihood(nats, scored, words, len(published.encode()), len(published))
+
+
+def _sum(run: Trained, batches: Any) -> tuple[float, int]:
+    score, nats, tokens = scorer(run.model, run.strategy), 0.0, 0.0
+    for batch in batches:
+        batch_nats, batch_tokens = score(batch)
+        nats, tokens = nats + batch_nats, tokens + batch_tokens
+    if not tokens:
+        raise UserError("there is no token to score; expected a text of at least one token")
+    return nats, round(tokens)

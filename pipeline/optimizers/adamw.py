@@ -1,0 +1,31 @@
+"""AdamW: Adam with decoupled weight decay, which spares biases and layer norms.
+
+Kingma & Ba, 2015, https://arxiv.org/abs/1412.6980; Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101.
+"""
+
+import keras
+import tensorflow as tf
+
+from pipeline.optimizers.base import Optimizer
+from pipeline.optimizers.config import AdamWConfig
+
+
+@keras.saving.register_keras_serializable("pipeline")
+class AdamW(Optimizer):
+    """AdamW under the settings of ``AdamWConfig``, which documents them."""
+
+    config_class = AdamWConfig
+    config: AdamWConfig
+
+    def scaled_update(
+        self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> tf.Tensor:
+        config, slots = self.config, self.slots(variable)
+        mean = config.beta1 * tf.convert_to_tensor(slots["mean"]) + (1.0 - config.beta1) * gradient
+        moment = config.beta2 * tf.convert_to_tensor(slots["moment"]) + (1.0 - config.beta2) * tf.square(gradient)
+        slots["mean"].assign(mean)
+        slots["moment"].assign(moment)
+        update_number = self.updates_done() + 1.0
+        mean_hat = mean / (1.0 - tf.pow(config.beta1, update_number))
+        moment_hat = moment / (1.0 - tf.pow(config.beta2, update_number))
+        return learning_rate * mean_hat / (tf.sqrt(moment_hat) + config.epsilon)

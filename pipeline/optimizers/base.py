@@ -1,0 +1,224 @@
+"""What Adafactor, AdamW and SGD share: float32 slots with stable names, and an update made of local assignments.
+
+Keras's own ``apply`` leaves the replica for a merge call, which neither XLA nor a loop of steps on a TPU allows.
+``update`` does not: every replica holds the same averaged gradients and assigns to its own copy of the variables. Slots
+and the step counter are therefore created with aggregation "none", and weights must be too (Keras's default).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from pipeline.optimizers.config import FLOAT32_BYTES, OptimizerConfig, block_shape, decays
+from pipeline.optimizers.schedules import Schedule
+from pipeline.optimizers.sharded_slots import WholeSlot
+
+
+class Optimizer(keras.optimizers.Optimizer):
+    """The base: a subclass names its config class and computes one variable's update in ``scaled_update``.
+
+    A variable may have ``logical_rows``: rows of the first axis that are real, the rest being padding whose weights and
+    gradients are zero (all rows when absent). Means are taken over the real rows, so that padding a vocabulary to a
+    multiple of 128 leaves the update of every real row as it was.
+
+    Args:
+        config: The settings.
+        schedule: The learning rate's factor as a function of the step.
+
+    Attributes:
+        slot_owners: Replicas that every slot is split over, from ``build`` on; 1 where each holds the whole.
+    """
+
+    config_class: ClassVar[type[OptimizerConfig]]
+
+    def __init__(self, config: OptimizerConfig, schedule: Schedule):
+        name = type(self).__name__.lower()
+        super().__init__(learning_rate=self._scheduled_rate, name=name)
+        self.config = config
+        self.schedule = schedule
+        # Keras counts in an int64 that aggregates over replicas: the first is emulated on TPUs, the second is a merge
+        # call. 2**31 steps are enough.
+        self._variables.clear()
+        with keras.name_scope(name):
+            self._iterations = keras.Variable(0, name="iteration", dtype="int32", trainable=False, aggregation="none")
+        self._slots: dict[str, dict[str, keras.Variable]] = {}
+        self.slot_owners = 1
+
+    def _var_key(self, variable: Any) -> str:
+        """Keras variables go by path, so that one without a value (a preflight's) has its slots too."""
+        return variable.path if isinstance(variable, keras.Variable) else self._paths[super()._var_key(variable)]
+
+    @property
+    def _paths(self) -> dict[str, str]:
+        """Paths by the identity of the tf.Variable, which is what Keras's own ``apply`` passes on."""
+        identity = super()._var_key
+        return {identity(variable): variable.path for variable in self._trainable_variables}
+
+    def _scheduled_rate(self) -> tf.Tensor:
+        step = tf.cast(tf.convert_to_tensor(self._iterations), tf.float32)
+        return self.config.learning_rate * self.schedule(step, tf.math)
+
+    @property
+    def learning_rate(self) -> Any:
+        """The rate of the coming update (float32 scalar)."""
+        return self._scheduled_rate()
+
+    def rate_after(self, updates: int) -> float:
+        """Returns the learning rate of the update that comes after so many."""
+        return float(self.config.learning_rate * self.schedule(float(updates)))
+
+    def build(self, variables: Sequence[keras.Variable], replicas: int | None = None) -> None:
+        """Creates the slots, in the strategy's scope that is active.
+
+        Args:
+            variables: Every variable that ``update`` will be given; their paths must differ.
+            replicas: How many there are, to split slots over where the settings say so; None: the strategy's.
+
+        Raises:
+            ValueError: Two variables share a path, so that their slots could not be told apart in a checkpoint.
+        """
+        if self.built:
+            return
+        super().build(list(variables))
+        replicas = replicas or tf.distribute.get_strategy().num_replicas_in_sync
+        if self.config.splits_slots(replicas):
+            self.slot_owners = replicas
+        for variable in variables:
+            if variable.path in self._slots:
+                raise ValueError(f"two variables are called {variable.path!r}; slots need distinct names")
+            self._slots[variable.path] = {
+                slot: self._add_slot(shape, f"{variable.path.replace('/', '_')}_{slot}")
+                for slot, shape in self.config.slot_shapes(tuple(variable.shape)).items()
+            }
+
+    def _add_slot(self, shape: tuple[int, ...], name: str) -> keras.Variable:
+        if self.slot_owners == 1:
+            return self.add_variable(shape, dtype="float32", name=name)
+        with keras.name_scope(self.name, caller=self):  # as add_variable does, which cannot say "on read"
+            slot = keras.Variable(
+                initializer="zeros",
+                shape=block_shape(shape, self.slot_owners),
+                dtype="float32",
+                trainable=False,
+                synchronization="on_read",
+                aggregation="none",
+                name=name,
+            )
+        slot.whole = WholeSlot(slot, shape)  # what a checkpoint takes in its place
+        self._track_variable(slot)
+        return slot
+
+    def update(self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
+        """Makes one update in the replica that calls: every variable and slot, then the step counter.
+
+        Args:
+            gradients: One for each variable, of its shape, already summed over replicas, averaged and clipped.
+            variables: Those given to ``build``, in any order.
+        """
+        learning_rate = self._scheduled_rate()
+        for gradient, variable in zip(gradients, variables, strict=True):
+            with tf.name_scope(f"update/{variable.path}"):
+                self.update_step(gradient, variable, learning_rate)
+        self._iterations.assign_add(1)
+
+    def update_rows(
+        self, gradients: Sequence[tf.Tensor], weights: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
+    ) -> list[tf.Tensor]:
+        """Makes one update of the rows that a replica owns: their slots, then the step counter, but not the weights.
+
+        Args:
+            gradients, weights: One block of rows for each variable, float32, otherwise as ``update`` takes them.
+            variables: Those given to ``build``, in any order.
+
+        Returns:
+            The new weights of these rows, which all replicas have yet to exchange.
+        """
+        learning_rate = self._scheduled_rate()
+        rows = []
+        for gradient, old, variable in zip(gradients, weights, variables, strict=True):
+            with tf.name_scope(f"update/{variable.path}"):
+                rows.append(self._new_weights(gradient, old, variable, learning_rate))
+        self._iterations.assign_add(1)
+        return rows
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+        """Updates one variable and its slots.
+
+        Keras's own ``apply`` and ``fit`` call this too, with the tf.Variable in place of the Keras variable.
+        """
+        if self.slot_owners > 1:
+            raise ValueError(f"slots are split over {self.slot_owners} replicas, which only the training step updates")
+        known = self._trainable_variables[self._get_variable_index(variable)]
+        gradient = tf.cast(gradient, tf.float32)
+        weights = tf.cast(tf.convert_to_tensor(variable), tf.float32)
+        variable.assign(self._new_weights(gradient, weights, known, learning_rate))
+
+    def _new_weights(
+        self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> tf.Tensor:
+        change = self.scaled_update(gradient, weights, variable, tf.cast(learning_rate, tf.float32))
+        if self.config.weight_decay and decays(variable.shape):
+            change += learning_rate * self.config.weight_decay * weights
+        return weights - change
+
+    def scaled_update(
+        self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns what is subtracted from the weights, weight decay apart, and assigns the variable's slots.
+
+        Where slots are split, gradient, weights and slots are blocks of rows of the variable.
+        """
+        raise NotImplementedError
+
+    def slots(self, variable: keras.Variable) -> dict[str, keras.Variable]:
+        """Returns the variable's slots by name."""
+        return self._slots[variable.path]
+
+    def updates_done(self) -> tf.Tensor:
+        """Returns the number of updates before this one, as a float32 scalar."""
+        return tf.cast(tf.convert_to_tensor(self._iterations), tf.float32)
+
+    def slot_bytes(self) -> int:
+        """Returns the bytes that all slots take on one core, counted from the variables that exist."""
+        return FLOAT32_BYTES * sum(slot.shape.num_elements() for s in self._slots.values() for slot in s.values())
+
+    def effective_steps(self, variables: Sequence[keras.Variable]) -> dict[str, float]:
+        """Returns, by path, the rate that multiplies a unit update of each variable at the schedule's highest point.
+
+        Reads the weights: call it when the run starts, outside the compiled step.
+        """
+        return {
+            variable.path: self.config.effective_step(
+                float(tf.math.sqrt(mean_square(tf.convert_to_tensor(variable), variable)))
+            )
+            for variable in variables
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor, as plain dictionaries."""
+        return {"config": asdict(self.config), "schedule": asdict(self.schedule)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Optimizer":
+        """Returns the optimizer that ``get_config`` described."""
+        return cls(cls.config_class(**config["config"]), Schedule(**config["schedule"]))
+
+
+def real_size(variable: keras.Variable) -> int:
+    """Returns the number of elements of a variable that are no padding."""
+    rows = getattr(variable, "logical_rows", None)
+    size = variable.shape.num_elements()
+    return size if rows is None else size // variable.shape[0] * rows
+
+
+def mean_square(x: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
+    """Returns the mean of x² over the variable's real elements, a float32 scalar.
+
+    Args:
+        x: float32, of the variable's shape, zero where the variable is padding.
+        variable: Says how many rows are real.
+    """
+    return tf.reduce_sum(tf.square(x)) / real_size(variable)

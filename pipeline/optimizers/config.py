@@ -1,0 +1,222 @@
+"""What a gin file may say about the optimizer: one frozen dataclass each for Adafactor, AdamW and SGD.
+
+Light: imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective steps at once.
+Defaults and their documentation live here only; the mathematics is in adafactor.py, adamw.py and sgd.py.
+
+Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrinks by learning_rate(step) × weight_decay
+× itself, beside the update and not through it. It spares biases and layer norms, by which we mean every variable of
+fewer than two axes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.errors import UserError
+from pipeline.optimizers.schedules import Schedule
+
+if TYPE_CHECKING:
+    from pipeline.optimizers.base import Optimizer
+
+FLOAT32_BYTES = 4
+
+
+def largest_axes(shape: Sequence[int], minimum: int) -> tuple[int, int] | None:
+    """Returns the two largest axes (second largest, largest; of equals the later is larger), or None.
+
+    None where the second largest is below ``minimum``: such a variable keeps an unfactored second moment. This is the
+    rule of optax and T5X; Shazeer & Stern's own code took the last two axes.
+    """
+    if len(shape) < 2:
+        return None
+    order = sorted(range(len(shape)), key=lambda axis: shape[axis])
+    return (order[-2], order[-1]) if shape[order[-2]] >= minimum else None
+
+
+def decays(shape: Sequence[int]) -> bool:
+    """Whether weight decay applies: true for matrices and tables, false for biases and layer norms."""
+    return len(shape) >= 2
+
+
+def block_shape(shape: Sequence[int], replicas: int) -> tuple[int, ...]:
+    """Returns the shape of the rows that each of so many replicas owns of an array of this shape, padded alike."""
+    return (-(-shape[0] // replicas), *shape[1:])
+
+
+def _require(name: str, value: float | None, condition: bool, expected: str) -> None:
+    if not condition:
+        raise UserError(f"{name}={value} must be {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """What every optimizer has.
+
+    Args:
+        learning_rate: The rate at the schedule's highest point.
+        weight_decay: Decoupled decay; 0 = none.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        _require("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+
+    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each float32 slot that a variable of this shape needs, by the slot's name."""
+        raise NotImplementedError
+
+    def effective_step(self, weight_rms: float) -> float:
+        """Returns the rate that truly multiplies a unit update of a variable whose weights have this RMS."""
+        return self.learning_rate
+
+    def splits_slots(self, replicas: int) -> bool:
+        """Whether each of so many replicas holds its rows of every slot only."""
+        return False
+
+    def slot_bytes(self, shapes: Mapping[str, Sequence[int]], replicas: int) -> int:
+        """Returns the bytes of all slots that one replica holds for variables of these shapes (by name)."""
+        slots = [slot for shape in shapes.values() for slot in self.slot_shapes(shape).values()]
+        if self.splits_slots(replicas):
+            slots = [block_shape(slot, replicas) for slot in slots]
+        return FLOAT32_BYTES * sum(_product(slot) for slot in slots)
+
+    def build(self, schedule: Schedule) -> "Optimizer":
+        """Returns the optimizer; imports TensorFlow and Keras."""
+        raise NotImplementedError
+
+
+def _product(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= int(length)
+    return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdafactorConfig(OptimizerConfig):
+    """Adafactor (Shazeer & Stern, 2018, https://arxiv.org/abs/1804.04235).
+
+    Args:
+        learning_rate: Relative to each variable's RMS when ``scale_by_parameter`` is on (the paper's rho, 1e-2 at its
+            highest), absolute when it is off. An absolute rate such as 2.5e-4 with the scaling on is about fifty times
+            less than it looks; the run prints the effective step of every variable when it starts.
+        weight_decay: As above; also multiplied by the learning rate, and not by the variable's RMS.
+        beta1: Decay of the running mean of the scaled update; None or 0 = no momentum, and no slot for it.
+        decay_exponent: The second moment decays by 1 - t ** -decay_exponent at update t = 1, 2, ...
+        clip_threshold: Updates whose RMS over the variable exceeds this are scaled down to it; None = no clipping.
+        scale_by_parameter: Multiply the update by max(epsilon2, RMS(variable)).
+        min_dim_size_to_factor: Factor the second moment over the two largest axes where both have this length.
+        epsilon1: Added to squared gradients.
+        epsilon2: The lower bound of the parameter scale.
+    """
+
+    beta1: float | None = None
+    decay_exponent: float = 0.8
+    clip_threshold: float | None = 1.0
+    scale_by_parameter: bool = True
+    min_dim_size_to_factor: int = 128
+    epsilon1: float = 1e-30
+    epsilon2: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("beta1", self.beta1, self.beta1 is None or 0 <= self.beta1 < 1, "None, or from 0 to below 1")
+        _require("decay_exponent", self.decay_exponent, 0 < self.decay_exponent <= 1, "above 0 and at most 1")
+        _require(
+            "clip_threshold",
+            self.clip_threshold,
+            self.clip_threshold is None or self.clip_threshold > 0,
+            "None, or above 0",
+        )
+        _require("min_dim_size_to_factor", self.min_dim_size_to_factor, self.min_dim_size_to_factor >= 1, "at least 1")
+        _require("epsilon1", self.epsilon1, self.epsilon1 > 0, "above 0")
+        _require("epsilon2", self.epsilon2, self.epsilon2 > 0, "above 0")
+
+    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """``row`` lacks the largest axis and ``column`` the second largest; ``moment`` is the unfactored one."""
+        axes = largest_axes(shape, self.min_dim_size_to_factor)
+        if axes is None:
+            slots = {"moment": tuple(shape)}
+        else:
+            slots = {
+                name: tuple(length for axis, length in enumerate(shape) if axis != left_out)
+                for name, left_out in (("row", axes[1]), ("column", axes[0]))
+            }
+        return {**slots, "momentum": tuple(shape)} if self.beta1 else slots
+
+    def effective_step(self, weight_rms: float) -> float:
+        return self.learning_rate * (max(self.epsilon2, weight_rms) if self.scale_by_parameter else 1.0)
+
+    def build(self, schedule: Schedule) -> "Optimizer":
+        from pipeline.optimizers.adafactor import Adafactor
+
+        return Adafactor(self, schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig(OptimizerConfig):
+    """AdamW (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101).
+
+    Args:
+        learning_rate: As above.
+        weight_decay: As above.
+        beta1: Decay of the running mean of gradients.
+        beta2: Decay of the running mean of squared gradients.
+        epsilon: Added to the root of the second moment, after the bias correction.
+        slots: ``'replicated'`` gives every replica both slots whole, 8 bytes a parameter. ``'sharded'`` splits them
+            over the replicas, each of which updates its own rows of the weights (ZeRO stage 1, Rajbhandari et al.,
+            2020, https://arxiv.org/abs/1910.02054); the weights are then put together by a second all-reduce of their
+            size. Weights come out the same, checkpoints are the same, and a run may go on with either.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    slots: Literal["replicated", "sharded"] = "replicated"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("beta1", self.beta1, 0 <= self.beta1 < 1, "from 0 to below 1")
+        _require("beta2", self.beta2, 0 <= self.beta2 < 1, "from 0 to below 1")
+        _require("epsilon", self.epsilon, self.epsilon > 0, "above 0")
+
+    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        return {"mean": tuple(shape), "moment": tuple(shape)}
+
+    def splits_slots(self, replicas: int) -> bool:
+        return self.slots == "sharded" and replicas > 1
+
+    def build(self, schedule: Schedule) -> "Optimizer":
+        from pipeline.optimizers.adamw import AdamW
+
+        return AdamW(self, schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent with heavy-ball momentum: v = momentum × v + g, w = w - learning rate × v.
+
+    Args:
+        learning_rate: As above.
+        weight_decay: As above.
+        momentum: 0 = none, and no slot for it.
+        nesterov: Take the step from where the momentum leads (Sutskever et al., 2013): g + momentum × v.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("momentum", self.momentum, 0 <= self.momentum < 1, "from 0 to below 1")
+
+    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        return {"momentum": tuple(shape)} if self.momentum else {}
+
+    def build(self, schedule: Schedule) -> "Optimizer":
+        from pipeline.optimizers.sgd import SGD
+
+        return SGD(self, schedule)

@@ -1,0 +1,101 @@
+"""Learning-rate schedules: linear warm-up, then linear decay, cosine, constant or inverse square root.
+
+Light: imports neither TensorFlow nor Keras. One formula serves Python numbers (the dry run, the log) and tensors
+(the update inside the compiled step); which of the two is decided by the ``xp`` module that is passed in.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.train_config import TrainConfig
+from pipeline.errors import UserError, nearest
+
+KINDS = ("linear", "cosine", "constant", "inverse_sqrt")
+
+
+class _Scalars:
+    """The few functions of an array module that the formula needs, for plain Python numbers."""
+
+    minimum = staticmethod(min)
+    maximum = staticmethod(max)
+    sqrt = staticmethod(math.sqrt)
+    cos = staticmethod(math.cos)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The factor, from 0 to 1, by which the learning rate of an update is multiplied.
+
+    Args:
+        kind: What follows the warm-up. "linear": a straight line to ``final_fraction``. "cosine": half a cosine wave
+            to ``final_fraction`` (Loshchilov & Hutter, 2017). "constant": 1. "inverse_sqrt": sqrt(warmup / update)
+            (Vaswani et al., 2017), here 1 at its highest; ``steps`` and ``final_fraction`` do not bend it. The warm-up
+            is its time scale too, as T5X has it: without one, the factor is 0.03 at update 1,000.
+        steps: Optimizer updates in all.
+        warmup_steps: Updates of linear warm-up. Update number ``warmup_steps`` is the first with the factor 1; 0 means
+            that the first update already has it.
+        final_fraction: The factor that "linear" and "cosine" reach at step ``steps``, that is, just after the last
+            update; so no update is spent at a rate of zero.
+
+    Raises:
+        UserError: A value is out of its range, or the kind is unknown.
+    """
+
+    kind: str = "linear"
+    steps: int
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(
+                f"schedule.kind={self.kind!r} is none of {', '.join(KINDS)}{nearest(str(self.kind), KINDS)}"
+            )
+        if self.steps < 1:
+            raise UserError(f"schedule.steps={self.steps} must be at least 1")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise UserError(f"schedule.warmup_steps={self.warmup_steps} must lie between 0 and steps={self.steps}")
+        if not 0.0 <= self.final_fraction <= 1.0:
+            raise UserError(f"schedule.final_fraction={self.final_fraction} must lie between 0 and 1")
+
+    def __call__(self, step: Any, xp: Any = _Scalars) -> Any:
+        """Returns the factor of one update.
+
+        Args:
+            step: Updates done before this one (0 for the first): a number, or a float32 scalar tensor.
+            xp: A module with ``minimum``, ``maximum``, ``sqrt`` and ``cos`` that fits the type of ``step``: numpy,
+                keras.ops, or nothing for Python numbers.
+        """
+        warmup = float(max(self.warmup_steps, 1))
+        warm = xp.minimum((step + 1.0) / warmup, 1.0)
+        if self.kind == "constant":
+            return warm
+        if self.kind == "inverse_sqrt":
+            return warm * xp.sqrt(warmup / xp.maximum(step + 1.0, warmup))
+        decay_steps = float(max(self.steps - self.warmup_steps, 1))
+        progress = xp.minimum(xp.maximum((step - float(self.warmup_steps)) / decay_steps, 0.0), 1.0)
+        left = 1.0 - progress if self.kind == "linear" else 0.5 * (1.0 + xp.cos(math.pi * progress))
+        return warm * (self.final_fraction + (1.0 - self.final_fraction) * left)
+
+
+def remark(settings: TrainConfig) -> str | None:
+    """Returns what is to be said of a schedule that does what few would expect, or None."""
+    if settings.schedule != "inverse_sqrt" or settings.warmup_steps > 1 or settings.warmup_fraction:
+        return None
+    step = 1000 if settings.steps < 1 else min(1000, settings.steps)
+    factor = Schedule(kind="inverse_sqrt", steps=step)(step - 1)
+    return (
+        f"train.schedule = 'inverse_sqrt' without a warm-up falls from the first step on: the learning rate of step "
+        f"{step:,} is {factor:.2g} of the highest; train.warmup_steps=N has it rise until step N and fall from there"
+    )
+
+
+def schedule_of(settings: TrainConfig) -> Schedule:
+    """Returns the learning rate's schedule."""
+    return Schedule(
+        kind=settings.schedule,
+        steps=settings.steps,
+        warmup_steps=settings.warmup_steps,
+        final_fraction=settings.final_fraction,
+    )

@@ -1,0 +1,98 @@
+"""Slots that are split over the replicas (ZeRO stage 1, Rajbhandari et al., 2020, https://arxiv.org/abs/1910.02054).
+
+Shapes: R replicas, N rows of a variable (its first axis), C = ceil(N / R) rows of a block. Replica r owns the rows
+r·C … r·C + C - 1 of the variable padded with zeros to R·C rows: it alone has their slots and makes their update. The
+new weights are put together by the all-reduce that the step has anyway, each block among zeros, since x + 0 is x. Rows
+stay rows: flattened, blocks would be even, and a TPU would have to lay every variable out anew.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice has no public alias
+
+from pipeline.optimizers.config import block_shape
+
+TRANSFERS = 16  # at once between this host and the replicas', each of which takes a round trip on a pod
+
+
+def update_own_rows(
+    optimizer: Any,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+    replica: tf.Tensor,
+    usable: tf.Tensor,
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Makes the update of the rows that a replica owns, or none at all; must be compiled by XLA.
+
+    Args:
+      optimizer: an Optimizer whose slots are split; its slots and its counter are assigned, weights are not.
+      gradients: of the whole variables, the same on every replica.
+      variables: those that the optimizer is built on.
+      replica: int32, the number of this replica.
+      usable: bool, whether there is an update; the old weights stand where there is none.
+
+    Returns:
+      1.0 where the update was skipped and else 0.0, and for each variable its new weights in the rows that this replica
+      owns with zeros in all others, to be added up over the replicas.
+    """
+    replicas = optimizer.slot_owners
+    own = [own_rows(gradient, replica, replicas) for gradient in gradients]
+    old = [own_rows(tf.convert_to_tensor(variable), replica, replicas) for variable in variables]
+
+    def apply():
+        return tf.constant(0.0), *optimizer.update_rows(own, old, variables)
+
+    skipped, *new = tf.cond(usable, apply, lambda: (tf.constant(1.0), *old))
+    return skipped, [placed(rows, v.shape, replica, replicas) for rows, v in zip(new, variables, strict=True)]
+
+
+def own_rows(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
+    """Returns the block [C, ...] of ``x`` [N, ...] that a replica owns."""
+    block = block_shape(x.shape, replicas)
+    padding = replicas * block[0] - x.shape[0]
+    if padding:
+        x = tf.pad(x, [[0, padding], *([0, 0] for _ in block[1:])])
+    return tf.slice(x, _start(block, replica), block)
+
+
+def placed(rows: tf.Tensor, shape: Sequence[int], replica: tf.Tensor, replicas: int) -> tf.Tensor:
+    """Returns zeros [N, ...] with a replica's block [C, ...] in its place; must be compiled by XLA."""
+    zeros = tf.zeros([replicas * rows.shape[0], *shape[1:]], rows.dtype)
+    return gen_xla_ops.xla_dynamic_update_slice(zeros, rows, _start(rows.shape, replica))[: shape[0]]
+
+
+def _start(block: Sequence[int], replica: tf.Tensor) -> tf.Tensor:
+    return tf.stack([replica * block[0], *([0] * (len(block) - 1))])
+
+
+class WholeSlot:
+    """A split slot as a checkpoint sees it: one array of the variable's shape, whatever the number of replicas.
+
+    Args:
+      slot: made in the scope of the strategy, all of whose replicas this process can reach.
+      shape: [N, ...], of the whole.
+    """
+
+    def __init__(self, slot: keras.Variable, shape: Sequence[int]):
+        self._slot, self.shape = slot, tf.TensorShape(shape)
+
+    def numpy(self) -> np.ndarray:
+        """Returns the replicas' blocks as one array, without the padding."""
+        return np.concatenate(_at_once(lambda copy: copy.numpy(), self._slot.value.values))[: self.shape[0]]
+
+    def assign(self, whole: np.ndarray) -> None:
+        """Gives each replica its block of an array of the whole shape."""
+        copies, rows = self._slot.value.values, self._slot.shape[0]
+        padded = np.zeros([len(copies) * rows, *whole.shape[1:]], whole.dtype)
+        padded[: len(whole)] = whole
+        _at_once(lambda r: copies[r].assign(padded[r * rows : (r + 1) * rows]), range(len(copies)))
+
+
+def _at_once(function: Callable[[Any], Any], things: Iterable[Any]) -> list[Any]:
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        return list(pool.map(function, things))

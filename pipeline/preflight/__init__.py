@@ -1,0 +1,1 @@
+"""Whether a step fits a slice and what it costs there, by the TPU's own compiler."""

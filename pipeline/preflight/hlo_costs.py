@@ -1,0 +1,234 @@
+"""What the instructions of a compiled program cost: FLOPs, HBM traffic and the compiler's own estimate of cycles.
+
+XLA's cost analysis counts the body of a loop once. Here every instruction counts as often as it runs. Counting loops
+once as well (``total(program, unroll=False)``) gives XLA's convention back, so that the two can be compared.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pipeline.preflight.hlo import ARRAY, Computation, Instruction, Program, executed, trip_count
+
+FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
+    *("optimization-barrier", "iota", "partition-id", "replica-id", "async-done", "all-reduce-done"),
+    *("copy-done", "slice-done", "dynamic-slice-done"),
+}
+SLICES = {"dynamic-slice", "slice", "gather"}
+PREFETCHES = {"copy-start", "slice-start", "dynamic-slice-start"}
+
+
+@dataclass
+class Totals:
+    """What a program costs on one core.
+
+    Args:
+        matmul_flops: 2 × multiply-adds of matrix multiplications and convolutions.
+        batched_flops: Those of batched multiplications alone, which in a transformer are attention's.
+        hbm_bytes: Read from and written to HBM.
+        cycles: The compiler's own estimates added up.
+        unknown_loops: Loops whose trip count the compiler did not state; counted once.
+    """
+
+    matmul_flops: float = 0.0
+    batched_flops: float = 0.0
+    hbm_bytes: float = 0.0
+    cycles: float = 0.0
+    unknown_loops: int = 0
+
+
+def total(program: Program, unroll: bool = True) -> Totals:
+    """Adds everything up; ``unroll=False`` counts loops' bodies once, as XLA's cost analysis does."""
+    totals = Totals()
+    for computation, instruction, times in executed(program, unroll):
+        for where, inner in _inside(program, computation, instruction):
+            flops = times * _one_matmul(where, inner)
+            totals.matmul_flops += flops
+            totals.batched_flops += flops if _is_batched(inner) else 0.0
+        totals.hbm_bytes += times * hbm_bytes(program, computation, instruction)
+        totals.cycles += times * instruction.estimated_cycles
+        if instruction.opcode == "while" and trip_count(program, computation, instruction) is None:
+            totals.unknown_loops += 1
+    return totals
+
+
+def _inside(
+    program: Program, computation: Computation, instruction: Instruction
+) -> Iterator[tuple[Computation, Instruction]]:
+    """Yields the instruction, or for a fusion all that is fused into it."""
+    if instruction.opcode not in ("fusion", "async-start") or not instruction.called:
+        yield computation, instruction
+        return
+    for callee in instruction.called:
+        inner = program.computations[callee]
+        for fused in inner.instructions.values():
+            yield from _inside(program, inner, fused)
+
+
+def _one_matmul(computation: Computation, instruction: Instruction) -> float:
+    if instruction.opcode == "dot":
+        return _dot(computation, instruction)
+    if instruction.opcode == "convolution":
+        return _convolution(computation, instruction)
+    return 0.0
+
+
+def _is_batched(instruction: Instruction) -> bool:
+    """Whether a multiplication has batch axes; the TPU compiler writes these as dilated windows."""
+    return "lhs_batch_dims={" in instruction.rest or "lhs_dilate=" in instruction.rest
+
+
+def _product(lengths) -> float:
+    result = 1.0
+    for length in lengths:
+        result *= length
+    return result
+
+
+def _dot(computation: Computation, instruction: Instruction) -> float:
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+    left = computation.instructions[instruction.operands[0]].arrays[0].dimensions
+    depth = _product(left[int(axis)] for axis in contracted[1].split(",")) if contracted and contracted[1] else 1.0
+    return 2.0 * _product(instruction.arrays[0].dimensions) * depth
+
+
+def _convolution(computation: Computation, instruction: Instruction) -> float:
+    """2 × outputs × input features of the kernel × window positions that meet data.
+
+    The TPU compiler writes a matrix multiplication over batched rows as a convolution over the batch's axes, padded or
+    dilated so far that most positions of a window meet nothing.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    assert labels, instruction.rest
+    data, kernel = (computation.instructions[name].arrays[0].dimensions for name in instruction.operands[:2])
+    result = instruction.arrays[0].dimensions
+    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
+    settings = dict(part.split("=", 1) for part in window[1].split()) if window else {}
+    flops = 2.0 * kernel[labels[2].index("i")]
+    for label, length in zip(labels[3], result, strict=True):
+        if label.isdigit():
+            flops *= _meetings(data[labels[1].index(label)], length, settings, int(label))
+        else:
+            flops *= length
+    return flops
+
+
+def _meetings(length: int, outputs: int, window: dict[str, str], axis: int) -> int:
+    """Counts, along one axis of a convolution, the pairs of an output and a window position that meet an element.
+
+    Args:
+        length: Elements of the data, before padding and dilation.
+        outputs: Elements of the result.
+        window: What the compiler writes of the window, such as {"size": "4", "pad": "3_3"}; axes are parted by "x".
+        axis: Which of the window's axes.
+    """
+
+    def of(name: str, default: str) -> str:
+        return window[name].split("x")[axis] if name in window else default
+
+    size, stride = int(of("size", "1")), int(of("stride", "1"))
+    data_step, kernel_step = int(of("lhs_dilate", "1")), int(of("rhs_dilate", "1"))
+    before = int(of("pad", "0_0").split("_")[0])
+    places = (output * stride - before + place * kernel_step for output in range(outputs) for place in range(size))
+    return sum(0 <= place <= (length - 1) * data_step and place % data_step == 0 for place in places)
+
+
+def hbm_bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """Returns the bytes that an instruction moves between HBM and the core, operands and results."""
+    if instruction.opcode in FREE or "AllocateBuffer" in instruction.rest:
+        return 0.0
+    operands = [computation.instructions[name] for name in instruction.operands if name in computation.instructions]
+    if instruction.opcode in PREFETCHES:  # the result names both places, of a slice the whole first
+        first, second = instruction.arrays[:2]
+        return float(second.bytes * (first.in_hbm + second.in_hbm))
+    if instruction.opcode in SLICES:
+        return 2.0 * instruction.hbm_bytes
+    if instruction.opcode == "dynamic-update-slice":
+        return 2.0 * operands[1].hbm_bytes
+    if instruction.opcode == "fusion":
+        return _fusion_bytes(program.computations[instruction.called[0]], instruction, operands)
+    return float(instruction.hbm_bytes + sum(operand.hbm_bytes for operand in operands))
+
+
+def _fusion_bytes(inner: Computation, fusion: Instruction, operands: list[Instruction]) -> float:
+    """A parameter that is only sliced costs its slices; a buffer that is updated in place costs the update."""
+    parameters: dict[int, Instruction] = {}
+    users: dict[str, list[Instruction]] = {}
+    for instruction in inner.instructions.values():
+        if instruction.opcode == "parameter":
+            parameters[int(instruction.argument)] = instruction
+        for name in instruction.operands:
+            users.setdefault(name, []).append(instruction)
+    result = 0.0
+    for position, operand in enumerate(operands):
+        parameter = parameters.get(position)
+        uses = _uses(parameter, users) if parameter else []
+        if uses and all(use.opcode in SLICES for use in uses):
+            result += min(operand.hbm_bytes, sum(use.hbm_bytes for use in uses)) if operand.hbm_bytes else 0
+        elif not (uses and all(_updates(use, inner, parameters[position]) for use in uses)):
+            result += operand.hbm_bytes
+    updates = [i for i in inner.instructions.values() if i.opcode == "dynamic-update-slice"]
+    in_place = sum(array.bytes for update in updates for array in update.arrays)
+    written = sum(inner.instructions[u.operands[1]].hbm_bytes for u in updates if u.operands[1] in inner.instructions)
+    return result + max(fusion.hbm_bytes - in_place, 0) + (written if fusion.hbm_bytes else 0)
+
+
+def _updates(use: Instruction, inner: Computation, parameter: Instruction) -> bool:
+    """Whether a use writes into the parameter's buffer, which it then need not read."""
+    if use.opcode != "dynamic-update-slice":
+        return False
+    target = inner.instructions[use.operands[0]]
+    while target.opcode == "bitcast":
+        target = inner.instructions[target.operands[0]]
+    return target is parameter
+
+
+def _uses(parameter: Instruction, users: dict[str, list[Instruction]]) -> list[Instruction]:
+    """Returns what uses a parameter, looking through bitcasts."""
+    uses: list[Instruction] = []
+    for user in users.get(parameter.name, []):
+        uses += _uses(user, users) if user.opcode == "bitcast" else [user]
+    return uses
+
+
+def prefetches(program: Program) -> bool:
+    """Whether instructions run from memory on the core that others fill beforehand, as on v4 and later."""
+    return any(instruction.opcode in PREFETCHES for _, instruction, _ in executed(program, unroll=False))
+
+
+def costliest(
+    program: Program, cost: Callable[[Program, Computation, Instruction], float], count: int = 20
+) -> list[tuple[float, str, str]]:
+    """Returns the instructions that cost most in all, as (cost, op name, opcode and shape), greatest first."""
+    rows = [
+        (times * cost(program, computation, instruction), instruction.op_name, instruction.name)
+        for computation, instruction, times in executed(program)
+    ]
+    return sorted(rows, reverse=True)[:count]
+
+
+ARGUMENT = "XLA_Args"  # what TensorFlow calls every argument of the program
+
+
+def _origin(computation: Computation, instruction: Instruction) -> str:
+    """The TensorFlow op that an instruction comes from; of a copy or the like, which comes from none, its operand's."""
+    step: Instruction | None = instruction
+    while step is not None and step.op_name == step.name and step.operands:
+        step = computation.instructions.get(step.operands[0])
+    if step is None or step.op_name == step.name:
+        return instruction.name
+    return "a weight or slot as it comes in" if step.op_name == ARGUMENT else step.op_name
+
+
+def largest(program: Program, count: int = 12) -> list[tuple[int, str, str]]:
+    """Returns the largest arrays that instructions make in HBM, as (bytes, shape, op name), each op's shape once."""
+    found: dict[tuple[str, str], int] = {}
+    for computation, instruction, _ in executed(program, unroll=False):
+        if instruction.opcode in ("parameter", "tuple", "get-tuple-element", "while", "bitcast", "conditional"):
+            continue
+        for match, array in zip(ARRAY.finditer(instruction.shape), instruction.arrays, strict=True):
+            if array.in_hbm:
+                found[f"{match['type']}[{match['shape']}]", _origin(computation, instruction)] = array.bytes
+    rows = [(size, shape, op) for (shape, op), size in found.items()]
+    return sorted(rows, reverse=True)[:count]

@@ -1,0 +1,138 @@
+"""The process that holds the real TPU compiler: one lowered program in, its figures out as JSON.
+
+    python -m pipeline.preflight.libtpu_process '{"module": "step.hlo", "topology": "v3:8x8", …}'
+
+Started by compiler.py only. JAX serves as the way to libtpu: its lowering is not used, the program is TensorFlow's.
+"""
+
+import json
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from pipeline.preflight import hlo, hlo_costs
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+# "the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.48G)", or, from another pass,
+# "Ran out of memory in memory space hbm. Used 18.25G of 15.48G hbm."
+SIZE = r"\(?([\d.]+)([KMG]?)\)?"
+USED = re.compile(rf"(?:required for [\w ]*|memory space hbm\. Used ){SIZE} (?:exceeds available HBM|of) {SIZE}")
+LISTED = 12
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Compiles and measures; returns what compiler.Compiled holds, or {"refused" | "failed": sentence}."""
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = {"chips_per_host_bounds": tuple(job["chips_per_host"])}
+    if job["megacore"]:
+        options["chip_config_name"] = "megacore"
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=job["topology"], **options)
+    except Exception as error:  # jax raises whatever libtpu's status maps to
+        return {"refused": " ".join(str(error).split())[:300]}
+    if len(described.devices) < job["replicas"]:
+        return {"refused": f"it has {len(described.devices)} devices, not {job['replicas']}"}
+    start = time.monotonic()
+    try:
+        compiled = _compile(_stablehlo(pathlib.Path(job["module"]).read_bytes()), described.devices, job["replicas"])
+    except Exception as error:
+        return _out_of_memory(str(error)) or {"failed": " ".join(str(error).split())[:1000]}
+    text = compiled.hlo_modules()[0].to_string()
+    if job["keep_text"]:
+        pathlib.Path(job["keep_text"]).write_text(text)
+    return {**measure(compiled, text), "compile_seconds": time.monotonic() - start}
+
+
+def _stablehlo(serialised: bytes) -> Any:
+    """Converts TensorFlow's HLO to the dialect that JAX's compile takes."""
+    from jax._src.interpreters import mlir as jax_mlir
+    from jax._src.lib import _jax
+    from jax._src.lib.mlir import ir
+
+    text = _jax.mlir.hlo_to_stablehlo(serialised)
+    context = jax_mlir.make_ir_context()
+    context.allow_unregistered_dialects = True
+    with context:
+        module = ir.Module.parse(text)
+        _drop_copies(module.body)
+    return module
+
+
+def _drop_copies(block: Any) -> None:
+    """Removes mhlo.copy, which has no StableHLO form and which the TPU compiler places by itself anyway."""
+    for operation in list(block.operations):
+        for region in operation.regions:
+            for inner in region.blocks:
+                _drop_copies(inner)
+        if operation.operation.name == "mhlo.copy":
+            operation.operation.results[0].replace_all_uses_with(operation.operation.operands[0])
+            operation.operation.erase()
+
+
+def _compile(module: Any, devices: Any, replicas: int) -> Any:
+    from jax._src import compiler
+    from jax._src.lib import _jax
+
+    assignment = np.arange(replicas).reshape(replicas, 1)
+    options = compiler.get_compile_options(num_replicas=replicas, num_partitions=1, device_assignment=assignment)
+    chosen = _jax.DeviceList(tuple(devices[:replicas]))
+    return compiler.backend_compile_and_load(devices[0].client, module, chosen, options, [])
+
+
+def measure(compiled: Any, text: str) -> dict[str, Any]:
+    """Returns the figures of a program that fits."""
+    memory = compiled.get_compiled_memory_stats()
+    cost = compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    parsed = hlo.parse(text)
+    once, all_trips = hlo_costs.total(parsed, unroll=False), hlo_costs.total(parsed)
+    if hlo_costs.prefetches(parsed):  # of which the compiler counts every slice as the whole that it is cut from
+        traffic = all_trips.hbm_bytes
+    else:  # the compiler's figure, loops counted once, times what their further trips add by our own count
+        traffic = cost["bytes accessed"] * all_trips.hbm_bytes / max(once.hbm_bytes, 1.0)
+    optimal = cost.get("optimal_seconds", 0.0)
+    seconds = optimal * all_trips.cycles / once.cycles if optimal > 0 and once.cycles else None
+    return {
+        "fits": True,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "hbm_limit_bytes": 0,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "program_bytes": memory.generated_code_size_in_bytes,
+        "flops": all_trips.matmul_flops,
+        "attention_flops": all_trips.batched_flops,
+        "traffic_bytes": traffic,
+        "cycles": all_trips.cycles,
+        "compiler_seconds": seconds,
+        "compiler_flops": cost["flops"],
+        "compiler_traffic_bytes": cost["bytes accessed"],
+        "compiler_optimal_seconds": optimal,
+        "once_traffic_bytes": once.hbm_bytes,
+        "unknown_loops": all_trips.unknown_loops,
+        "largest": [{"bytes": size, "shape": shape, "op": op} for size, shape, op in hlo_costs.largest(parsed, LISTED)],
+        "costliest": hlo_costs.costliest(parsed, hlo_costs.hbm_bytes, LISTED),
+    }
+
+
+def _out_of_memory(message: str) -> dict[str, Any] | None:
+    """Returns the figures in the compiler's out-of-memory message, or None if it is another error."""
+    match = USED.search(message)
+    if not match:
+        return None
+    used, limit = (float(match[i]) * UNITS[match[i + 1]] for i in (1, 3))
+    return {
+        "fits": False,
+        "peak_bytes": int(used),
+        "hbm_limit_bytes": int(limit),
+        "largest": [],
+        "costliest": [],
+    }
+
+
+if __name__ == "__main__":
+    described_job = json.loads(sys.argv[1])
+    pathlib.Path(described_job["answer"]).write_text(json.dumps(main(described_job)))

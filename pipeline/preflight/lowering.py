@@ -1,0 +1,160 @@
+"""Lowers the very step that a run would make to HLO, for any number of replicas, without holding its weights.
+
+    python -m pipeline.preflight.lowering JOB.json OUT.hlo    # started by tools.preflight, a process each
+
+Variables get memory that is reserved and never touched, so that lowering GPT-2 xl with AdamW, 19 GB of state, takes no
+more room than its graph. XLA's all-reduce over all replicas stands where tf.distribute's would stand on the pod.
+"""
+
+import contextlib
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import cli
+
+
+@contextlib.contextmanager
+def unfilled_variables() -> Iterator[None]:
+    """Creates variables of the right shape whose initialiser never runs; their memory is never touched."""
+    import tensorflow as tf
+
+    def create(next_creator, **arguments):
+        initial = arguments["initial_value"]
+        if callable(initial):
+            with tf.Graph().as_default():
+                described = initial()
+            arguments["initial_value"] = lambda: tf.raw_ops.Empty(
+                shape=described.shape, dtype=described.dtype, init=False
+            )
+        return next_creator(**arguments)
+
+    with tf.variable_creator_scope(create):
+        yield
+
+
+def all_reduce_over(replicas: int):
+    """Returns an all-reduce over this many replicas that XLA itself carries out; the identity for one."""
+    import tensorflow as tf
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaAllReduce has no public alias
+
+    def all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+        if replicas == 1:
+            return list(tensors)
+        group = tf.constant([list(range(replicas))], tf.int32)
+        return [gen_xla_ops.xla_all_reduce(tensor, group, "Add", "CrossReplica") for tensor in tensors]
+
+    return all_reduce
+
+
+def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: Any) -> tuple[bytes, dict[str, int]]:
+    """Returns the serialised HLO of one optimizer step on one replica, and bytes: of its weights, of its slots, and of
+    what it gives to all-reduces.
+
+    Args:
+        model_config: a config of models/config.py with its vocabulary size.
+        optimizer_config: a config of pipeline/optimizers/config.py.
+        settings: TrainConfig.
+        plan: BatchPlan; its replicas take part in the all-reduce.
+    """
+    import tensorflow as tf
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+    import models
+    from pipeline.optimizers.schedules import schedule_of
+    from pipeline.training.step import make_train_step
+
+    with unfilled_variables():
+        optimizer = optimizer_config.build(schedule_of(settings))
+        model = models.build(model_config, compute_dtype=settings.compute_dtype)
+        optimizer.build(model.trainable_variables, plan.replicas)
+    step = make_train_step(
+        model,
+        optimizer,
+        plan,
+        clip_norm=settings.clip_norm,
+        skip_loss_above=settings.skip_loss_above,
+        seed=settings.seed,
+        all_reduce=all_reduce_over(plan.replicas),
+        replica_id=gen_xla_ops.xla_replica_id,
+    )
+    batch = {
+        "tokens": tf.TensorSpec([plan.per_replica, plan.context + 1], tf.int32),
+        "index": tf.TensorSpec([plan.per_replica], tf.int64),
+    }
+    weights = sum(4 * variable.shape.num_elements() for variable in model.trainable_variables)
+    reductions = (plan.replicas > 1) + (optimizer.slot_owners > 1)  # of the gradients; of the new weights
+    return _hlo(step, batch), {
+        "weights": weights,
+        "slots": optimizer.slot_bytes(),
+        "all_reduce": reductions * weights,
+    }
+
+
+def lower_evaluation(model_config: Any, settings: Any, plan: Any) -> tuple[bytes, dict[str, int]]:
+    """Returns the serialised HLO of one evaluation step on one replica, and the bytes of its weights."""
+    import tensorflow as tf
+
+    import models
+    from pipeline.training.step import make_evaluation_step
+
+    with unfilled_variables():
+        model = models.build(model_config, compute_dtype=settings.compute_dtype)
+    step = make_evaluation_step(model, all_reduce=all_reduce_over(plan.replicas))
+    batch = {
+        "tokens": tf.TensorSpec([plan.microbatch, plan.context + 1], tf.int32),
+        "weights": tf.TensorSpec([plan.microbatch, plan.context], tf.float32),
+    }
+    weights = sum(4 * variable.shape.num_elements() for variable in model.trainable_variables)
+    return _hlo(step, batch), {"weights": weights, "slots": 0, "all_reduce": 0}
+
+
+def _hlo(step: Any, batch: dict[str, Any]) -> bytes:
+    import tensorflow as tf
+
+    names = list(batch)
+    compiled = tf.function(lambda *parts: step(dict(zip(names, parts, strict=True))), jit_compile=True)
+    return canonical(compiled.experimental_get_compiler_ir(*batch.values())(stage="hlo_serialized"))
+
+
+def canonical(serialised: bytes) -> bytes:
+    """Returns the module in one spelling, so that equal programs have equal hashes.
+
+    TensorFlow's spelling has maps in any order (hints to its own optimiser) and the paths of the source files.
+    """
+    from tensorflow.compiler.xla.service import hlo_pb2
+
+    module = hlo_pb2.HloModuleProto.FromString(serialised)
+    module.ClearField("stack_frame_index")
+    for computation in module.computations:
+        for instruction in computation.instructions:
+            instruction.ClearField("frontend_attributes")
+            instruction.metadata.CopyFrom(type(instruction.metadata)(op_name=instruction.metadata.op_name))
+    return module.SerializeToString(deterministic=True)
+
+
+def main(job_file: str, output: str) -> None:
+    """Reads what tools.preflight asks for, and writes OUTPUT (HLO) and OUTPUT.json (bytes of weights and slots)."""
+    from models.config import ALGPT2Config, GPT2Config
+    from pipeline.config.batch_plan import BatchPlan
+    from pipeline.config.train_config import TrainConfig
+    from pipeline.optimizers import config
+
+    job = json.loads(pathlib.Path(job_file).read_text())
+    cli.import_tensorflow()
+    known = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
+    model = known[job["model"]["kind"]](**job["model"]["settings"])
+    optimizer = getattr(config, job["optimizer"]["kind"])(**job["optimizer"]["settings"])
+    settings, plan = TrainConfig(**job["train"]), BatchPlan(**job["plan"])
+    if job["step"] == "train":
+        hlo, sizes = lower_train(model, optimizer, settings, plan)
+    else:
+        hlo, sizes = lower_evaluation(model, settings, plan)
+    pathlib.Path(output).write_bytes(hlo)
+    pathlib.Path(output + ".json").write_text(json.dumps(sizes))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,31 @@
+"""The weights of the lowest validation loss, kept beside the run's checkpoints in ``best/``."""
+
+from typing import Any
+
+from pipeline.runs.checkpoints import Checkpoints, state_of
+from pipeline.runs.run_directory import RunDirectory
+
+FOLDER = "best"
+
+
+class BestCheckpoint:
+    """Saves a model whenever it is better than all before it; the figures survive a restart.
+
+    A resumed run repeats the steps after its newest checkpoint and offers the same weights again, so nothing that it
+    finds has to be taken back.
+    """
+
+    def __init__(self, directory: RunDirectory, model: Any):
+        self._directory = directory
+        self._checkpoints = Checkpoints(directory.join(FOLDER), state_of(model), keep_last=1)
+        self.record: dict[str, float] = directory.read_json("best.json") if directory.exists("best.json") else {}
+
+    def offer(self, step: int, nats_per_token: float) -> bool:
+        """Keeps the model as it is at ``step`` if no lower loss is known; returns whether it did."""
+        if self.record and nats_per_token >= self.record["nats_per_token"]:
+            return False
+        self._checkpoints.save(step, {"nats_per_token": nats_per_token})
+        self._checkpoints.wait()
+        self.record = {"step": step, "nats_per_token": nats_per_token}
+        self._directory.write_json("best.json", self.record)  # after the weights: a kill between saves them again
+        return True

@@ -1,0 +1,238 @@
+"""Checkpoints that exist whole or not at all, written while the next steps run.
+
+    checkpoints/step-00001000/state.index, state.data-…    a TensorFlow checkpoint of every variable, by name
+                              commit.json                  written last: step, metadata, bytes and crc32c of each file
+
+Without ``commit.json`` there is no checkpoint. Names say what a variable is (``weights/block_00/mlp_input_kernel``) and
+nothing of replicas or devices, so that any topology restores what any other one saved. All access goes through
+tf.io.gfile: paths are local or ``gs://``, where an object appears only when its upload is complete.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from models.tf_checkpoints import plain_name
+from pipeline.devices.connect import on_this_machine
+from pipeline.errors import UserError, WorkFailedError, disk_fault
+from pipeline.runs import checkpoint_files
+from pipeline.runs.checkpoint_files import Checkpoint
+
+gfile = tf.io.gfile
+
+PREFIX = "state"
+
+
+def state_of(model: Any, optimizer: Any | None = None) -> dict[str, tf.Variable]:
+    """Returns all that a run's state is made of, by names and in shapes that do not depend on the topology.
+
+    Args:
+      model: a Keras model with distinct variable paths.
+      optimizer: built on the model's variables; None leaves its slots out.
+    """
+    state = {f"weights/{variable.path}": variable.value for variable in model.variables}
+    if optimizer is not None:  # of a slot that is split over the replicas, the whole
+        state |= {
+            f"optimizer/{variable.path}": getattr(variable, "whole", variable.value) for variable in optimizer.variables
+        }
+    return state
+
+
+class Checkpoints:
+    """Saves and restores a set of variables.
+
+    Args:
+      directory: of all checkpoints of a run, local or ``gs://``; made when the first is written.
+      variables: name -> variable; mirrored ones of any number of replicas, plain ones, or the WholeSlot of split ones.
+      reference: JSON values that every commit carries: the seed, and what the data are.
+      keep_last: how many of the newest checkpoints stay.
+      keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.
+      writes: whether this process writes; of several workers, one does.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        variables: Mapping[str, tf.Variable],
+        *,
+        reference: Mapping[str, Any] | None = None,
+        keep_last: int = 3,
+        keep_every: int = 0,
+        writes: bool = True,
+    ):
+        self._directory, self._variables = directory.rstrip("/"), dict(variables)
+        self._reference = dict(reference or {})
+        self._keep_last, self._keep_every, self._writes = keep_last, keep_every, writes
+        self._host: dict[str, tf.Variable] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._damaged: set[int] = set()
+        self.seconds_blocked = 0.0  # of the last save: waiting for the one before, and copying off the devices
+        self.seconds_written = 0.0  # of the last save: what its thread took
+
+    def steps(self) -> list[int]:
+        """Returns the steps that are committed, ascending."""
+        return checkpoint_files.steps(self._directory)
+
+    def save(self, step: int, metadata: Mapping[str, Any]) -> None:
+        """Copies the variables to this host, and writes them while the caller goes on.
+
+        Args:
+          step: optimizer steps done.
+          metadata: JSON values, kept in the commit beside the reference.
+
+        Raises:
+          Exception: whatever the writing of the checkpoint before this one raised.
+        """
+        if not self._writes:
+            return
+        start = time.perf_counter()
+        self.wait()
+        metadata = json.loads(json.dumps({**self._reference, **metadata}))
+        values = {name: variable.numpy() for name, variable in self._variables.items()}
+        self._thread = threading.Thread(target=self._write_or_keep_error, args=(step, metadata, values))
+        self._thread.start()
+        self.seconds_blocked = time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is committed; raises what its writing raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    @contextlib.contextmanager
+    def named_on_disk_faults(self) -> Iterator[None]:
+        """Turns a full or broken disk, of whatever the run writes, into one line that names the newest checkpoint."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            fault = disk_fault(error)
+            if fault is None:
+                raise
+            with contextlib.suppress(OSError, tf.errors.OpError):  # the same fault again, if it comes to one
+                self.wait()
+            steps = self.steps()
+            newest = f"the newest whole checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet"
+            raise WorkFailedError(f"{fault}; {newest}; with room, the same command goes on from there") from error
+
+    def restore_newest(self) -> Checkpoint | None:
+        """Assigns the newest sound checkpoint to the variables; a damaged or half-written one is passed over.
+
+        Returns:
+          What was restored, or None where nothing has been committed.
+
+        Raises:
+          UserError: there are checkpoints but none is sound, or the newest sound one is of other variables.
+        """
+        self.wait()
+        found = checkpoint_files.newest_sound(self._directory)
+        if found is None:
+            return None
+        checkpoint, self._damaged = found
+        _assign(checkpoint, self._variables)
+        return checkpoint
+
+    def _write_or_keep_error(self, step: int, metadata: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
+        try:
+            start = time.perf_counter()
+            self._write(step, metadata, values)
+            self.seconds_written = time.perf_counter() - start
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, step: int, metadata: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
+        folder = f"{self._directory}/{checkpoint_files.folder_name(step)}"
+        if gfile.exists(folder):
+            if step not in self._damaged and checkpoint_files.is_sound(folder):
+                return  # the same step of the same run, saved before
+            gfile.rmtree(folder)  # left half-written by a kill
+        try:
+            self._write_new(folder, {"step": step, "metadata": metadata}, values)
+        except Exception:  # such as a full disk, which the next process needs room on
+            with contextlib.suppress(tf.errors.OpError, OSError):
+                gfile.rmtree(folder)
+            raise
+        self._damaged.discard(step)
+        self._delete_old()
+
+    def _write_new(self, folder: str, document: dict[str, Any], values: dict[str, np.ndarray]) -> None:
+        gfile.makedirs(folder)
+        with on_this_machine():
+            for name in list(values):
+                value = values.pop(name)  # frees the copy as soon as the variable holds it
+                if name in self._host:
+                    self._host[name].assign(value)
+                else:
+                    self._host[name] = tf.Variable(value, trainable=False)
+            tf.train.Checkpoint(variables=self._host).write(f"{folder}/{PREFIX}")
+        files = {name: checkpoint_files.measure(f"{folder}/{name}") for name in sorted(gfile.listdir(folder))}
+        checkpoint_files.commit(folder, json.dumps(document | {"files": files}, indent=1))
+
+    def _delete_old(self) -> None:
+        steps = [step for step in checkpoint_files.steps(self._directory) if step not in self._damaged]
+        for step in steps[: -self._keep_last]:
+            if not self._keep_every or step % self._keep_every:
+                folder = f"{self._directory}/{checkpoint_files.folder_name(step)}"
+                gfile.remove(f"{folder}/{checkpoint_files.COMMIT}")  # first: a half-deleted one is not whole
+                gfile.rmtree(folder)
+
+
+def restore_weights(directory: str, model: Any, step: int | None = None) -> Checkpoint:
+    """Assigns the weights of a checkpoint to a model, and nothing else.
+
+    Args:
+      directory: of the run's checkpoints.
+      model: built as the run's model was.
+      step: which checkpoint; None is the newest sound one.
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or it is of another model.
+    """
+    if step is None:
+        found = checkpoint_files.newest_sound(directory)
+        if found is None:
+            raise UserError(f"{directory} holds no checkpoint; expected the checkpoints of a run of pipeline.train")
+        checkpoint = found[0]
+    else:
+        steps = checkpoint_files.steps(directory)
+        if step not in steps:
+            raise UserError(f"{directory} holds no checkpoint of step {step}; there are {steps}")
+        try:
+            checkpoint = checkpoint_files.load(f"{directory.rstrip('/')}/{checkpoint_files.folder_name(step)}")
+        except checkpoint_files.DamagedError as damage:
+            raise UserError(f"the checkpoint of step {step} is damaged: {damage}") from damage
+    _assign(checkpoint, state_of(model))
+    return checkpoint
+
+
+def _assign(checkpoint: Checkpoint, variables: Mapping[str, tf.Variable]) -> None:
+    """Assigns a checkpoint's values; UserError names the variables that it lacks or that have other shapes."""
+    with plain_name(checkpoint.folder) as folder:
+        reader = tf.train.load_checkpoint(f"{folder}/{PREFIX}")
+        shapes = reader.get_variable_to_shape_map()
+        wrong = []
+        for name, variable in variables.items():
+            found = shapes.get(_key(name))
+            if found is None:
+                wrong.append(f"{name} is missing there")
+            elif list(found) != variable.shape.as_list():
+                wrong.append(f"{name} has shape {found} there and {variable.shape.as_list()} here")
+        if wrong:
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise UserError(f"{checkpoint.folder} is of another model or optimizer: {'; '.join(wrong[:3])}{more}")
+        for name, variable in variables.items():
+            variable.assign(reader.get_tensor(_key(name)))
+
+
+def _key(name: str) -> str:
+    """What tf.train.Checkpoint calls ``variables[name]``: it escapes dots and slashes."""
+    return f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"

@@ -1,0 +1,152 @@
+"""A run directory: what lies where, and the refusal to train over the results of another run.
+
+    config.gin  run.json  tokenizer.json  checkpoints/  metrics.jsonl  tensorboard/  summary.json  samples.txt
+
+``run.json`` is the machine's copy of the configuration: it builds the model again for evaluation and generation, and
+it is what a restarted command is compared with.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline import storage
+from pipeline.errors import UserError
+
+gfile = tf.io.gfile
+
+
+class RunDirectory:
+    """Paths of one run, local or ``gs://``, and its JSON documents."""
+
+    def __init__(self, path: str):
+        self.path = path.rstrip("/")
+
+    def join(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of the run is there; UserError where this user may not know."""
+        return storage.size(self.join(name)) is not None
+
+    def read_text(self, name: str) -> str:
+        """Returns a text file of the run; UserError when this is no run directory."""
+        try:
+            return storage.read_bytes(self.join(name)).decode()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{self.path}: no {name} there; expected the run directory of pipeline.train") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.join(name)}: damaged, it is not UTF-8 text ({error})") from None
+
+    def read_json(self, name: str) -> Any:
+        """Returns a JSON document of the run; UserError when this is no run directory or it is damaged."""
+        try:
+            return json.loads(self.read_text(name))
+        except ValueError:
+            raise UserError(f"{self.join(name)}: damaged, it is no JSON") from None
+
+    def write(self, name: str, text: str) -> None:
+        """Replaces a small text file whole, so that a kill leaves the old one or the new one."""
+        if "://" in self.path:  # an object appears only when its upload is complete
+            with gfile.GFile(self.join(name), "w") as file:
+                file.write(text)
+            return
+        gfile.makedirs(self.path)
+        temporary = self.join(f".{name}.{os.getpid()}")
+        try:
+            with open(temporary, "w", encoding="utf-8") as local:
+                local.write(text)
+                local.flush()
+                os.fsync(local.fileno())
+            os.replace(temporary, self.join(name))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def write_json(self, name: str, document: Any) -> None:
+        self.write(name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    def once(self, name: str, text: str) -> str:
+        """Returns a small text file, which is first written with ``text`` where it is missing."""
+        if not self.exists(name):
+            self.write(name, text)
+        return self.read_text(name)
+
+    def lock(self) -> None:
+        """Keeps other commands from training in a local directory until this process ends, however it ends.
+
+        Raises:
+          UserError: one is training in it, or it cannot be written to.
+        """
+        if "://" in self.path:  # Cloud Storage has no locks that a killed process lets go of
+            return
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT, 0o666)  # never closed but by the kernel
+        except OSError as error:
+            raise UserError(f"--run_dir={self.path} cannot be written to ({error.strerror})") from None
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise UserError(
+                f"--run_dir={self.path}: another process is training there; wait for it, or choose another directory"
+            ) from None
+
+    def claim(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> bool:
+        """Writes ``run.json`` in a new directory, or compares it with the one that is there.
+
+        Args:
+          identity: sections (``train``, ``model``, …) of JSON values that say which run this is.
+          ignored: keys that may differ between two starts of one run.
+
+        Returns:
+          True if the run has been started before.
+
+        Raises:
+          UserError: the directory holds another run, and the message names the values that differ; or another process
+            is training in it.
+        """
+        if self.exists("run.json"):
+            self.check(identity, ignored)
+            self.lock()
+            return True
+        if not storage.is_empty(self.path):
+            raise UserError(f"--run_dir={self.path} holds files that are no run; expected a new or empty directory")
+        self.lock()
+        self.write_json("run.json", identity)
+        return False
+
+    def check(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> None:
+        """Compares a run with the one that is there, as ``claim`` does, and takes nothing.
+
+        Raises:
+          UserError: there is no run, or another one.
+        """
+        identity, known = json.loads(json.dumps(identity)), self.read_json("run.json")
+        differing = [
+            f"{section}.{key} is {_get(known, section, key)!r} there and {_get(identity, section, key)!r} here"
+            for section in sorted({*known, *identity})
+            for key in sorted({*known.get(section, {}), *identity.get(section, {})})
+            if key not in ignored and _get(known, section, key) != _get(identity, section, key)
+        ]
+        if differing:
+            raise UserError(
+                f"--run_dir={self.path} holds another run: {'; '.join(differing[:4])}"
+                f"{f'; and {len(differing) - 4} more' if len(differing) > 4 else ''}; expected a new directory"
+            )
+
+
+def _get(sections: dict[str, dict[str, Any]], section: str, key: str) -> Any:
+    return sections.get(section, {}).get(key)
+
+
+def as_json(configuration: Any) -> dict[str, Any]:
+    """Returns a configuration dataclass as JSON values, with the name of its class under ``kind``."""
+    return {"kind": type(configuration).__name__, **dataclasses.asdict(configuration)}

@@ -1,0 +1,80 @@
+"""What a run's model writes at its intervals: text under the number of the step, in ``samples.txt``."""
+
+import contextlib
+import re
+from typing import Any
+
+import models
+from models.decoding import Sampling, generate
+from pipeline.devices import tpu_target
+from pipeline.devices.connect import on_this_machine
+from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.run_directory import RunDirectory
+
+FILE = "samples.txt"
+SAMPLE_TOKENS = 100
+HEAD = re.compile(r"^=== step ([\d,]+) ===\n", re.MULTILINE)
+
+
+class Samples:
+    """Appends samples to ``samples.txt``, TensorBoard and Weights & Biases.
+
+    Args:
+      directory: the run's.
+      metrics: its sinks.
+      resume_step: samples after this step are dropped: their steps run again.
+    """
+
+    def __init__(self, directory: RunDirectory, metrics: MetricsWriter, resume_step: int):
+        self._directory, self._metrics, self._text = directory, metrics, ""
+        if directory.exists(FILE):
+            known = directory.read_text(FILE)
+            later = (head for head in HEAD.finditer(known) if int(head[1].replace(",", "")) > resume_step)
+            self._text = known[: next((head.start() for head in later), len(known))]
+
+    def add(self, step: int, text: str) -> None:
+        """Adds the sample of a step."""
+        self._text += f"=== step {step:,} ===\n{text}\n\n"
+        self._directory.write(FILE, self._text)
+        self._metrics.text("sample", text, step)
+
+
+class Writer:
+    """Continues a prompt with a model as it stands, at temperature 0.8 from its 40 likeliest tokens.
+
+    Args:
+      model: the run's.
+      tokenizer: its.
+      prompt: what is continued; of a long one, its beginning.
+      on_host: a copy of the model on this machine's CPU writes. So it is for TPUs, which run what ``strategy.run``
+        gives them, and a pod has better to do than a text of one row.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, prompt: str, *, on_host: bool = False):
+        self._model, self._tokenizer, self._prompt, self._on_host = model, tokenizer, prompt, on_host
+        self._copy: Any = None
+
+    def write(self) -> str:
+        """Returns the prompt and its continuation."""
+        tokenizer = self._tokenizer
+        with on_this_machine() if self._on_host else contextlib.nullcontext():
+            model = self._model_here()
+            ids = tokenizer.encode(self._prompt)[: model.config.context // 2]
+            (made,) = generate(
+                model,
+                [ids],
+                max_new_tokens=min(SAMPLE_TOKENS, model.config.context - len(ids)),
+                end_of_text=tokenizer.end_of_text,
+                sampling=Sampling(temperature=0.8, top_k=40),
+                compiled=tpu_target.compiles_for_cpu(),
+            )
+        return self._prompt + tokenizer.decode(made)
+
+    def _model_here(self) -> Any:
+        if not self._on_host:
+            return self._model
+        if self._copy is None:
+            self._copy = models.build(self._model.config)
+        for variable, source in zip(self._copy.variables, self._model.variables, strict=True):
+            variable.assign(source.numpy())
+        return self._copy

@@ -1,0 +1,87 @@
+"""Weights & Biases: one run with one id through all restarts, and never a run that waits for a network."""
+
+import contextlib
+import netrc
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.runs.run_directory import RunDirectory
+
+ANSWER_SECONDS = 3.0  # to reach the server in, or the run is kept offline
+UPLOAD_SECONDS = 60.0  # at most, for what is left to upload when a run ends; `wandb sync` takes the rest
+
+
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of wandb, as WANDB_MODE says them
+
+
+def check_mode() -> None:
+    """Refuses a WANDB_MODE that wandb would refuse, when the run has begun."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}")
+
+
+def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -> Any:
+    """Starts or resumes a run of Weights & Biases.
+
+    Args:
+      directory: the run's; its ``wandb_id.txt`` keeps the id, and ``wandb/`` what `wandb sync` can upload later.
+      configuration: shown as the run's config.
+      mode: ``'auto'``: as WANDB_MODE says, else online where a key is known and the server answers, else offline;
+        ``'offline'``; ``'off'``.
+
+    Returns:
+      wandb's run, or None when it is off.
+    """
+    if mode == "off":
+        return None
+    import wandb  # late: a second of imports that a run without it need not pay
+
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() and _answers() else "offline")
+    local = None if "://" in directory.path else directory.path
+    if local:
+        os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
+        id=os.environ.get("WANDB_RUN_ID") or directory.once("wandb_id.txt", os.urandom(6).hex()),
+        resume="allow" if mode == "online" else None,
+        mode=mode,  # type: ignore[arg-type]  # text, of MODES
+        dir=local,
+        config=configuration,
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            x_disable_stats=True,
+            init_timeout=10 * ANSWER_SECONDS,
+            finish_timeout=UPLOAD_SECONDS,
+            finish_timeout_raises=False,
+        ),
+    )
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        return "api.wandb.ai" in netrc.netrc().hosts
+    return False
+
+
+def _answers() -> bool:
+    """Whether the server answers soon; asked in a thread, since looking up a name has no bound of its own."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        import requests
+
+        with contextlib.suppress(requests.RequestException):
+            requests.head(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), timeout=ANSWER_SECONDS)
+            answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(ANSWER_SECONDS)

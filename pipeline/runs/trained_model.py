@@ -1,0 +1,49 @@
+"""A run's model as its best checkpoint has it where one is kept, or else its newest, for all who only read it."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+import models
+from models.config import ALGPT2Config, GPT2Config
+from pipeline.data.format.tokenizer import Tokenizer
+from pipeline.runs import best_checkpoint
+from pipeline.runs.checkpoints import restore_weights
+from pipeline.runs.run_directory import RunDirectory
+
+MODEL_CONFIGS = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with its weights, its tokenizer, the step that the weights are of, and what it runs on."""
+
+    model: Any
+    tokenizer: Tokenizer
+    step: int
+    identity: dict[str, dict[str, Any]]
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the model, each of which takes its share of a batch."""
+        return self.strategy.num_replicas_in_sync
+
+
+def load(run_dir: str, *, compute_dtype: str = "float32", strategy: tf.distribute.Strategy | None = None) -> Trained:
+    """Builds the model of a run directory on a strategy's devices and restores its weights.
+
+    Raises:
+      UserError: no run there, or none of its checkpoints is whole.
+    """
+    directory = RunDirectory(run_dir)
+    identity = directory.read_json("run.json")
+    settings = dict(identity["model"])
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = models.build(MODEL_CONFIGS[settings.pop("kind")](**settings), compute_dtype=compute_dtype)
+    kept = best_checkpoint.FOLDER if directory.exists("best.json") else "checkpoints"
+    restored = restore_weights(directory.join(kept), model)
+    tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())
+    return Trained(model, tokenizer, restored.step, identity, strategy)

@@ -1,0 +1,94 @@
+"""Trains a run through many deaths: one process that imports everything once, and a fork of it for each life.
+
+    python tests/helpers/lives.py KILLS SEED <flags of pipeline.train>
+
+Each life but the last is ended by SIGKILL, at a random moment after a random number of records, or in the middle of
+writing a checkpoint: before its files are measured, or before the commit. Prints a line for each.
+"""
+
+import os
+import random
+import signal
+import sys
+import threading
+
+from pipeline import cli, train
+
+cli.import_tensorflow()
+
+from pipeline.devices import matmul_peak  # noqa: E402
+from pipeline.runs import checkpoint_files, metrics  # noqa: E402
+from pipeline.training import session  # noqa: E402
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after(records, delay):
+    """Lives for so many records more, and then for ``delay`` seconds."""
+    plain, left = metrics.MetricsWriter.write, [records]
+
+    def write(self, record):
+        plain(self, record)
+        left[0] -= 1
+        if left[0] == 0:
+            threading.Timer(delay, die).start()
+
+    metrics.MetricsWriter.write = write
+
+
+def die_in_checkpoint(number, point):
+    """Dies in the ``number``-th checkpoint of this life, when ``point`` of committed.py is reached."""
+    plain, left = getattr(checkpoint_files, point), [number]
+
+    def reached(path, *rest):
+        if "state.data" in path or point == "commit":
+            left[0] -= 1
+            if left[0] == 0:
+                die()
+        return plain(path, *rest)
+
+    setattr(checkpoint_files, point, reached)
+
+
+def one_life(death, arguments):
+    matmul_peak.measure = lambda *_, **__: 1e9  # takes seconds, and only scales a figure
+    assert session.matmul_peak is matmul_peak
+    death()
+    sys.argv = ["train", *arguments]
+    cli.run(train.main)
+
+
+def main():
+    kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    train.define_flags()
+    chance = random.Random(seed)
+    deaths = []
+    for number in range(kills):
+        if number % 4 == 1:
+            point, which = chance.choice(["measure", "commit"]), chance.randint(1, 3)
+            deaths.append((f"in checkpoint {which}, {point}", lambda w=which, p=point: die_in_checkpoint(w, p)))
+        else:
+            records, delay = chance.randint(1, 4), chance.uniform(0, 0.06)
+            deaths.append((f"after record {records}", lambda r=records, d=delay: die_after(r, d)))
+    deaths.append(("of old age", lambda: None))
+    for name, death in deaths:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                one_life(death, arguments)
+            finally:
+                os._exit(0 if sys.exc_info()[0] in (None, SystemExit) and not _failed() else 1)
+        _, status = os.waitpid(child, 0)
+        print(f"died {name}: {os.waitstatus_to_exitcode(status)}", flush=True)
+
+
+def _failed():
+    error = sys.exc_info()[1]
+    return bool(error.code) if isinstance(error, SystemExit) else error is not None
+
+
+if __name__ == "__main__":
+    main()

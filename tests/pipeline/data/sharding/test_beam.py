@@ -1,0 +1,167 @@
+"""Beam's runners give the bytes and the manifest of the local engine, also when every bundle runs twice."""
+
+import io
+import lzma
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from tests.helpers.places import ROOT, WIKITEXT
+
+BEAM = ROOT / "build" / "beam" / "bin" / "python"
+needs_beam = pytest.mark.skipif(not BEAM.exists(), reason="no environment with Apache Beam: make setup-beam")
+TWICE = ("--beam_option=direct_running_mode=in_memory", "--beam_option=direct_runner_bundle_repeat=1")
+
+
+def shard(python, *arguments, environment=None):
+    return subprocess.run(
+        [str(python), "-m", "pipeline.shard", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+def tar(members):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.fixture
+def openwebtext(tmp_path):
+    """Flags for an archive of the corpus's shape: a tar.xz of tar.xz files of documents, an empty one among them."""
+    inner = {}
+    for subset in range(3):
+        texts = {f"{subset:03}{i:04}-hash.txt": f"Page {i} of {subset}, naïve. ".encode() * (i % 7) for i in range(60)}
+        inner[f"openwebtext/urlsf_subset{subset:02}-1_data.xz"] = lzma.compress(tar(texts))
+    (tmp_path / "openwebtext.tar.xz").write_bytes(lzma.compress(tar(inner)))
+    settings = ("shards=4", "context=16", "validation_fraction=0.2")
+    return (
+        "--gin_file=datasets/openwebtext.gin",
+        f"--source={tmp_path}/openwebtext.tar.xz",
+        *(f"--gin_param=shard.{setting}" for setting in settings),
+    )
+
+
+def local(tmp_path, flags):
+    done = shard(sys.executable, *flags, f"--output={tmp_path}/local")
+    assert done.returncode == 0, done.stderr
+    return files(tmp_path / "local")
+
+
+@needs_beam
+@pytest.mark.slow
+def test_an_archive_whose_bundles_all_run_twice(tmp_path, openwebtext):
+    done = shard(BEAM, *openwebtext, f"--output={tmp_path}/beam", "--runner=DirectRunner", *TWICE)
+    assert done.returncode == 0, done.stderr
+    assert "it is the better choice: leave --runner out" in done.stdout
+    assert files(tmp_path / "beam") == local(tmp_path, openwebtext)
+    again = shard(BEAM, *openwebtext, f"--output={tmp_path}/beam", "--runner=DirectRunner")
+    assert "nothing to do" in again.stdout, again.stderr
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.skipif(not WIKITEXT.is_dir(), reason="the WikiText text is not on this machine")
+def test_wikitext_in_two_processes(tmp_path):
+    flags = ("--gin_file=datasets/wikitext-2.gin", f"--source={WIKITEXT}", "--gin_param=shard.shards=8")
+    done = shard(BEAM, *flags, f"--output={tmp_path}/beam", "--runner=DirectRunner", "--workers=2")
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "beam") == local(tmp_path, flags)
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_what_a_step_refuses_ends_with_its_sentence_and_leaves_nothing(tmp_path, openwebtext, mode):
+    flags = (*openwebtext, "--gin_param=shard.shards=5000", "--runner=DirectRunner")
+    done = shard(BEAM, *flags, f"--output={tmp_path}/out", f"--beam_option=direct_running_mode={mode}")
+    assert done.returncode == 2, done.stderr
+    assert re.match(r"error: shard.shards = 5000 is more than .* take at most \d+$", done.stderr.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
+
+
+@needs_beam
+@pytest.mark.slow
+def test_run_files_on_cloud_storage(tmp_path, openwebtext, gcs):
+    flags = (*openwebtext, "--output=gs://corpus/out", "--runner=DirectRunner", *TWICE)
+    done = shard(BEAM, *flags, environment=gcs.environment)
+    assert done.returncode == 0, done.stderr
+    expected = local(tmp_path, openwebtext)
+    assert {name.removeprefix("out/"): data for name, data in gcs.objects().items()} == expected
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["DataflowRunner", "FlinkRunner", "SparkRunner"])
+def test_a_job_is_described_without_a_service(tmp_path, openwebtext, gcs, runner):
+    flags, places = [*openwebtext], [f"--output={tmp_path}/out"]
+    if runner == "DataflowRunner":
+        (source,) = [flag for flag in flags if flag.startswith("--source=")]
+        refused = shard(BEAM, *flags, *places, f"--runner={runner}", *DATAFLOW)
+        assert refused.returncode == 2 and "Dataflow's workers cannot see this machine's files" in refused.stderr
+        gcs.put("in/openwebtext.tar.xz", pathlib.Path(source.removeprefix("--source=")).read_bytes())
+        flags[flags.index(source)] = "--source=gs://corpus/in/openwebtext.tar.xz"
+        places = ["--output=gs://corpus/out", *DATAFLOW]
+    job = tmp_path / "job"
+    job.mkdir()
+    done = shard(
+        BEAM, *flags, *places, f"--runner={runner}", f"--describe_job={job}", environment=dict(gcs.environment)
+    )
+    assert done.returncode == 0, done.stderr
+    graph = (job / "job.pb").read_bytes()
+    for step in (b"List units", b"Encode", b"Merge", b"Write shards", b"Commit"):
+        assert step in graph
+    with tarfile.open(next(job.glob("*.tar.gz"))) as package:
+        names = {name.partition("/")[2] for name in package.getnames()}
+        setup = package.extractfile(next(m for m in package if m.name.endswith("/setup.py"))).read().decode()
+    assert {"pipeline/errors.py", "pipeline/data/sharding/stages.py", "pipeline/data/sharding/beam/units.py"} <= names
+    assert "fastokens==" in setup and "tensorflow" not in setup
+    assert not (tmp_path / "out").exists()
+
+
+DATAFLOW = (
+    "--beam_option=project=mine",
+    "--beam_option=region=europe-west4",
+    "--beam_option=temp_location=gs://corpus/temporary",
+)
+
+
+@needs_beam
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runner=DataflowRunner"], "--runner=DataflowRunner needs --beam_option=project=…"),
+        (["--runner=DirectRunner", "--beam_option=projet=p"], "Beam has no option 'projet' (did you mean 'project'?)"),
+        (["--runner=DirectRunner", "--beam_option=direct_num_workers=x"], "invalid int value: 'x'"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path, openwebtext, arguments, message):
+    done = shard(BEAM, *openwebtext, f"--output={tmp_path}/out", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_runner_and_a_missing_beam_are_one_line(tmp_path, openwebtext, refused):
+    flags = (*openwebtext, f"--output={tmp_path}/out")
+    assert "did you mean 'DirectRunner'?" in refused("pipeline.shard", *flags, "--runner=DirectRuner")
+    assert "Apache Beam is not installed here" in refused("pipeline.shard", *flags, "--runner=DirectRunner")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,153 @@
+"""AdamW whose slots are split over the replicas makes the very updates, and the very checkpoints, of whole slots."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.config import ALGPT2Config, GPT2Config
+from pipeline.config.train_config import RESUMABLE_CHANGES
+from pipeline.errors import UserError
+from pipeline.optimizers import sharded_slots
+from pipeline.optimizers.config import AdamWConfig, SGDConfig, block_shape
+from pipeline.optimizers.schedules import Schedule
+from pipeline.runs.run_directory import RunDirectory, as_json
+from tests.pipeline.training.test_step import CONTEXT, SAVED, STEPS, VOCABULARY, train
+
+SIZE = {"heads": 2, "width": 30, "context": CONTEXT, "vocabulary_size": VOCABULARY}  # 4 do not divide 30 rows
+MODELS = {"gpt2": GPT2Config(layers=1, **SIZE), "algpt2": ALGPT2Config(layers=2, embedding=18, **SIZE)}
+WHOLE = AdamWConfig(learning_rate=1e-3, epsilon=1e-4, weight_decay=0.1)
+SPLIT = dataclasses.replace(WHOLE, slots="sharded")
+# Float32 rounding of a few steps; an update is of the size of 1e-3. The sharded update itself rounds like the whole
+# one, but XLA may fuse what is around it otherwise.
+ROUNDING = 1e-7
+
+
+def check_equal(got, want, atol, rtol=1e-5):
+    """Compares what ``train`` returns; of the metrics, those of the steps that both have taken."""
+    history, *states = got
+    for metrics, wanted in zip(history, want[0][-len(history) :], strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=rtol, err_msg=name)
+    for state, wanted in zip(states, want[1:], strict=True):
+        assert state.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert state[name].shape == value.shape, name
+            np.testing.assert_allclose(state[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "replicas", "accumulation"), [("gpt2", 4, 1), ("algpt2", 2, 2)])
+def test_weights_slots_and_metrics_are_those_of_whole_slots(virtual_devices, name, replicas, accumulation):
+    devices = virtual_devices[:replicas]
+    want = train(MODELS[name], WHOLE, devices, accumulation)
+    got = train(MODELS[name], SPLIT, devices, accumulation)
+    assert all(metrics["grad_norm"] > 0.05 and not metrics["skipped"] for metrics in got[0]), "clipping is at work"
+    check_equal(got, want, ROUNDING)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "replicas", "accumulation"), [("algpt2", 4, 2), ("gpt2", 2, 4), ("gpt2", 1, 2)])
+def test_so_they_are_on_other_spreads(virtual_devices, name, replicas, accumulation):
+    test_weights_slots_and_metrics_are_those_of_whole_slots(virtual_devices, name, replicas, accumulation)
+
+
+def test_a_skipped_update_leaves_weights_slots_and_counter_untouched(virtual_devices):
+    """All steps are, for their loss, which is finite like their gradients."""
+    history, weights, slots = train(MODELS["gpt2"], SPLIT, virtual_devices[:4], 1, skip_loss_above=0.1)
+    assert [metrics["skipped"] for metrics in history] == [1.0] * STEPS
+    import models
+
+    fresh = {variable.path: variable.numpy() for variable in models.build(MODELS["gpt2"], seed=1).trainable_variables}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, fresh[name], err_msg=name)
+    assert not any(np.any(value) for value in slots.values())
+
+
+def test_a_non_finite_step_is_skipped_as_with_whole_slots(virtual_devices):
+    want = train(MODELS["gpt2"], WHOLE, virtual_devices[:2], 1, poison=(2,))
+    got = train(MODELS["gpt2"], SPLIT, virtual_devices[:2], 1, poison=(2,))
+    assert [metrics["skipped"] for metrics in got[0]] == [0, 0, 1, 0, 0]
+    assert got[2]["optimizer/adamw/iteration"] == STEPS - 1
+    check_equal(got, want, ROUNDING)
+
+
+@pytest.mark.slow
+def test_checkpoints_of_either_setting_are_restored_by_the_other_on_any_replicas(virtual_devices, tmp_path):
+    for name, first, others in (
+        ("split", (SPLIT, 4), [(WHOLE, 1), (SPLIT, 2)]),
+        ("whole", (WHOLE, 1), [(SPLIT, 4), (SPLIT, 2)]),
+    ):
+        options = {"folder": tmp_path / name}
+        want = train(MODELS["gpt2"], first[0], virtual_devices[: first[1]], 1, **options)
+        for config, replicas in others:
+            got = train(MODELS["gpt2"], config, virtual_devices[:replicas], 2, **options, start=SAVED)
+            check_equal(got, want, atol=2e-5, rtol=2e-5)  # other spreads add gradients up in another order
+    names = [
+        tf.train.list_variables(f"{tmp_path}/{name}/float32/step-0000000{SAVED}/state") for name in ("split", "whole")
+    ]
+    assert names[0] == names[1]
+
+
+def test_a_run_goes_on_with_the_other_setting(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    directory.write_json("run.json", {"optimizer": as_json(WHOLE)})
+    directory.check({"optimizer": as_json(SPLIT)}, RESUMABLE_CHANGES)
+    with pytest.raises(UserError, match="optimizer.beta1 is 0.9 there and 0.8 here"):
+        directory.check({"optimizer": as_json(dataclasses.replace(SPLIT, beta1=0.8))}, RESUMABLE_CHANGES)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (7, 3), (3, 2), (5,), (1,)])
+def test_blocks_of_rows_cover_an_array_once(shape):
+    """5 rows over 4 replicas are blocks of 2, 2, 1 and none."""
+    x = np.arange(1.0, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+
+    @tf.function(jit_compile=True)
+    def placed(replica):
+        rows = sharded_slots.own_rows(tf.constant(x), replica, 4)
+        assert rows.shape == block_shape(shape, 4)
+        return sharded_slots.placed(rows, shape, replica, 4)
+
+    parts = [placed(tf.constant(replica)).numpy() for replica in range(4)]
+    np.testing.assert_array_equal(sum(parts), x)
+    assert (sum((part != 0).astype(int) for part in parts) == 1).all()
+
+
+def built(config, devices):
+    with tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice()).scope():
+        variable = keras.Variable(np.ones((7, 3), np.float32), name="kernel")
+        optimizer = config.build(Schedule(kind="constant", steps=9))
+        optimizer.build([variable])
+    return optimizer, variable
+
+
+def test_the_whole_slot_is_what_was_assigned_and_each_replica_has_its_rows(virtual_devices):
+    optimizer, variable = built(SPLIT, virtual_devices)
+    slot, whole = optimizer.slots(variable)["mean"], np.arange(21.0, dtype=np.float32).reshape(7, 3)
+    slot.whole.assign(whole)
+    np.testing.assert_array_equal(slot.whole.numpy(), whole)
+    assert slot.whole.shape.as_list() == [7, 3]
+    copies = [copy.numpy() for copy in slot.value.values]
+    np.testing.assert_array_equal(copies[1], whole[2:4])
+    np.testing.assert_array_equal(copies[3], [whole[6], np.zeros(3)])
+
+
+def test_a_replica_holds_its_part_of_the_slots_bytes(virtual_devices):
+    optimizer, _ = built(SPLIT, virtual_devices)
+    assert optimizer.slot_bytes() == SPLIT.slot_bytes({"kernel": (7, 3)}, 4) == 2 * 4 * 2 * 3
+    assert WHOLE.slot_bytes({"kernel": (7, 3)}, 4) == SPLIT.slot_bytes({"kernel": (7, 3)}, 1) == 2 * 4 * 7 * 3
+    assert SGDConfig(learning_rate=1.0).slot_bytes({"kernel": (7, 3)}, 4) == 4 * 7 * 3
+
+
+def test_one_replica_has_whole_slots(virtual_devices):
+    optimizer, variable = built(SPLIT, virtual_devices[:1])
+    assert optimizer.slot_owners == 1 and optimizer.slots(variable)["mean"].shape == (7, 3)
+
+
+def test_an_update_that_takes_slots_for_whole_is_refused(virtual_devices):
+    """With one row a replica, shapes would even agree by broadcasting."""
+    optimizer, variable = built(SPLIT, virtual_devices)
+    with pytest.raises(ValueError, match="slots are split over 4 replicas"):
+        optimizer.update([tf.zeros([7, 3])], [variable])

@@ -1,0 +1,1 @@
+"""An HTML page of one run or several."""

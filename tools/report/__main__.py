@@ -1,0 +1,190 @@
+"""Writes one HTML page about a run, or about several to compare them; it needs no network to be read.
+
+    python -m tools.report --run_dir=runs/a [--run_dir=runs/b …] --output=report.html [--png]
+
+Long curves are thinned: of each stretch of records the lowest and the highest stay, so that no spike is lost.
+TensorFlow is not imported. Exit code 2 where a directory is no run.
+"""
+
+import dataclasses
+import fnmatch
+import importlib.util
+import json
+import math
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from pipeline import cli, storage
+from pipeline.errors import UserError
+from pipeline.evaluation import protocol
+from tools.report import page
+
+FLAGS = flags.FLAGS
+# What decides whether two validation figures may be compared; other settings of the shards only say how they lie.
+NO_PROTOCOL = {"shard.shards", "shard.evaluation_shards", "shard.name"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run directory holds.
+
+    Args:
+      name: its path, as it was given.
+      identity: run.json, flattened to ``section.setting``.
+      records: metrics.jsonl, a record a loop, steps ascending.
+      incidents: updates that were skipped.
+      samples: samples.txt.
+      summary: summary.json; {} while the run is not done.
+      evaluations: what pipeline.evaluate kept, of each protocol the newest step.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    records: list[dict[str, Any]]
+    incidents: list[dict[str, Any]]
+    samples: str
+    summary: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+
+    def points(self, x: str, y: str) -> list[tuple[float, float]]:
+        """Returns a curve; what is no finite number is (x, nan), a gap."""
+        return [(float(record[x]), _number(record[y])) for record in self.records if x in record and y in record]
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what the validation figures were measured on."""
+        chosen = {key: value for key, value in self.identity.items() if key.split(".")[0] in ("data", "shard")}
+        context = {"model.context": self.identity.get("model.context")}
+        return {key: value for key, value in (chosen | context).items() if key not in NO_PROTOCOL}
+
+    def seconds(self) -> list[tuple[float, dict[str, float]]]:
+        """Returns (step, seconds so far by part); a process that counted from 0 again is added to those before it."""
+        history: list[tuple[float, dict[str, float]]] = []
+        before: dict[str, float] = {}
+        last: dict[str, float] = {}
+        for record in self.records:
+            now = {key[8:]: float(value) for key, value in record.items() if key.startswith("seconds.")}
+            if not now:
+                continue
+            if sum(now.values()) < sum(last.values()):
+                before = {part: before.get(part, 0) + last.get(part, 0) for part in {*before, *last}}
+            last = now
+            history.append((record["step"], {part: before.get(part, 0) + now.get(part, 0) for part in {*before, *now}}))
+        return history
+
+    def goodput(self) -> list[tuple[float, float]]:
+        """Returns the share of the seconds so far that were steps, by step."""
+        return [
+            (step, parts.get("step", 0) / sum(parts.values())) for step, parts in self.seconds() if any(parts.values())
+        ]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value) if math.isfinite(float(value)) else math.nan
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def read(directory: str) -> Run:
+    """Reads a run directory, local or gs://.
+
+    Raises:
+      UserError: no run there, none that has finished a step, or a damaged one.
+    """
+    identity = _json(directory, "run.json", required=True)
+    if not isinstance(identity, dict) or not all(isinstance(section, dict) for section in identity.values()):
+        raise UserError(f"--run_dir={directory}: its run.json is not one of pipeline.train")
+    records = [record for record in _lines(directory, "metrics.jsonl") if isinstance(record.get("step"), int)]
+    if not records:
+        raise UserError(
+            f"--run_dir={directory}: its metrics.jsonl has no record yet; expected a run of at least one step"
+        )
+    flat = {f"{name}.{key}": value for name, section in identity.items() for key, value in section.items()}
+    summary = _json(directory, "summary.json") or {}
+    if flat.get("shard.packing") == "lines":
+        records = [protocol.of_lines(record, "validation.") for record in records]
+        summary["validation"] = protocol.of_lines(summary.get("validation") or {})
+    return Run(
+        name=directory,
+        identity=flat,
+        records=records,
+        incidents=_lines(directory, "incidents.jsonl"),
+        samples=_text(directory, "samples.txt") or "",
+        summary=summary,
+        evaluations=_evaluations(directory),
+    )
+
+
+def _evaluations(directory: str) -> list[dict[str, Any]]:
+    """Figures with protocols, of each protocol those of the newest step."""
+    newest: dict[str, dict[str, Any]] = {}
+    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(directory, deep=False) or []}
+    for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
+        found = _json(directory, name)
+        if not isinstance(found, dict) or not {"figures", "protocol"} <= found.keys():
+            continue
+        if found["protocol"].get("packing") == "lines":
+            found["figures"] = protocol.of_lines(found["figures"])
+        key = json.dumps(protocol.comparable(found["protocol"]), sort_keys=True)
+        if key not in newest or found["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
+            newest[key] = found
+    return list(newest.values())
+
+
+def _text(directory: str, name: str) -> str | None:
+    path = storage.join(directory, name)
+    if storage.size(path) is None:
+        return None
+    with storage.open_read(path) as file:
+        return file.read().decode("utf-8", "replace")
+
+
+def _json(directory: str, name: str, *, required: bool = False) -> Any:
+    text = _text(directory, name)
+    if text is None and required:
+        raise UserError(f"--run_dir={directory}: no {name} there; expected a run directory of pipeline.train")
+    try:
+        return json.loads(text) if text is not None else None
+    except ValueError:
+        raise UserError(f"--run_dir={directory}: its {name} is damaged, it is no JSON") from None
+
+
+def _lines(directory: str, name: str) -> list[dict[str, Any]]:
+    """JSON objects, a line each; one that a kill has cut is left out."""
+    found = []
+    for line in (_text(directory, name) or "").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [line for line in found if isinstance(line, dict)]
+
+
+def main() -> None:
+    """Reads every run, then writes the page."""
+    if not FLAGS.run_dir:
+        raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote (it repeats)")
+    if not FLAGS.output:
+        raise UserError("--output is missing; expected a file such as report.html")
+    output = pathlib.Path(FLAGS.output)
+    if output.suffix != ".html" or not output.absolute().parent.is_dir():
+        raise UserError(f"--output={output}: expected a file FILE.html in a directory that exists")
+    if len(set(FLAGS.run_dir)) < len(FLAGS.run_dir):
+        raise UserError("--run_dir names a run twice; expected each once")
+    if FLAGS.png and not importlib.util.find_spec("matplotlib"):
+        raise UserError("--png needs matplotlib; pip install -r requirements-plots.txt")
+    runs = [read(directory) for directory in FLAGS.run_dir]
+    figures = page.figures(runs)
+    storage.replace_bytes(page.page(runs, figures).encode(), str(output))
+    print(f"wrote {output}: {len(runs)} run(s), {output.stat().st_size / 1e6:.2f} MB")
+    for path in page.write_pngs(figures, output) if FLAGS.png else []:
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    cli.define_paths("run_dir", "A run directory, local or gs://. Repeats.")
+    cli.define_path("output", None, "The page, FILE.html.")
+    flags.DEFINE_bool("png", False, "Write each figure as FILE-NAME.png too, with matplotlib.")
+    cli.run(main)

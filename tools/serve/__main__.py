@@ -1,0 +1,73 @@
+"""A page to try a trained model at, and its JSON endpoints, on this machine only.
+
+python -m tools.serve --run_dir=… [--port=8000]        # needs requirements-serve.txt
+
+POST /generate  {"prompt": "…", "max_tokens": 100, "temperature": 1, "top_k": 0, "top_p": 1, "seed": 0, "stream": false}
+POST /score     {"text": "…"} → tokens, negative_log_likelihood (nats), perplexity
+
+With "stream" the answer comes as server-sent events, one a token. Other machines can reach it only where --host says
+so; there is no encryption and no password.
+"""
+
+import socket
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.errors import UserError
+
+FLAGS = flags.FLAGS
+CONNECTIONS = 256  # at once, past which uvicorn answers 503
+STOP_SECONDS = 5
+
+
+def main() -> None:
+    if not FLAGS.run_dir:
+        raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
+    listener = _listen(FLAGS.host, FLAGS.port)
+    cli.import_tensorflow()
+    try:
+        import uvicorn
+
+        from tools.serve.app import Server
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: pip install -r requirements-serve.txt") from None
+    from pipeline.runs import trained_model
+
+    run = trained_model.load(FLAGS.run_dir)
+    server = Server(
+        run,
+        hosts=["127.0.0.1", "localhost", FLAGS.host, *FLAGS.allow_host],
+        most_tokens=FLAGS.max_tokens,
+        most_bytes=FLAGS.max_body,
+        waiting=FLAGS.waiting,
+    )
+    settings = uvicorn.Config(
+        server.app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    address, port = listener.getsockname()[:2]
+    print(f"step {run.step:,} of {FLAGS.run_dir} is on http://{address}:{port}/")
+    uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--host={host} --port={port}: cannot be listened on ({error}); expected a free port") from None
+
+
+if __name__ == "__main__":
+    cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
+    flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; any other than 127.0.0.1 is reachable.")
+    flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
+    flags.DEFINE_multi_string("allow_host", [], "Another name by which requests may call this server. Repeats.")
+    flags.DEFINE_integer("max_tokens", 1024, "New tokens of a request at most.", lower_bound=1)
+    flags.DEFINE_integer("max_body", 1 << 16, "Bytes of a request's body at most.", lower_bound=1)
+    flags.DEFINE_integer("waiting", 16, "Requests that may wait for the one that is worked on.", lower_bound=0)
+    cli.run(main)

@@ -1,0 +1,213 @@
+"""The small server's pages: a page to type at, POST /generate and POST /score; limits on all that a client can send.
+
+A refusal is JSON, {"error": "one sentence"}: 400 a wrong value, 408 a body that does not come, 413 a large one, 415
+another content type (a form of a foreign page could send those unasked), 503 when too many wait. There are no CORS
+headers, and other Host names are refused, so that no page from elsewhere can read from here, not even by a name that
+it makes point to 127.0.0.1.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import pathlib
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from models.sampling import Sampling
+from pipeline.runs.trained_model import Trained
+from pipeline.serving.signatures import TextModel
+from pipeline.serving.stream import Stepper
+from tools.serve import request_parser
+from tools.serve.request_parser import BadRequestError
+from tools.serve.worker import BusyError, Job, Worker
+
+BODY_SECONDS = 10  # in which a request's body has to be there
+LOOK_SECONDS = 0.5  # between looks whether a waiting client is still there
+RETRY_SECONDS = 5
+REPLACEMENT = "\ufffd"
+
+
+class Server:
+    """A trained run behind HTTP.
+
+    Args:
+        run: what is served.
+        hosts: names that requests may call this server by.
+        most_tokens: new tokens of a request.
+        most_bytes: of a request's body.
+        waiting: requests that may wait while one is worked on.
+    """
+
+    def __init__(self, run: Trained, *, hosts: Sequence[str], most_tokens: int, most_bytes: int, waiting: int):
+        self._run, self._most_tokens, self._most_bytes = run, most_tokens, most_bytes
+        self._text_model = TextModel(run.model, run.tokenizer)
+        self._stepper = Stepper(run.model, self._text_model.widths)
+        self._page, self._policy = _page(run)
+        self.worker = Worker(waiting)
+        routes = [
+            Route("/", self._show),
+            Route("/generate", self._generate, methods=["POST"]),
+            Route("/score", self._score, methods=["POST"]),
+        ]
+        self.app = Starlette(
+            routes=routes,
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+            exception_handlers={BadRequestError: _refuse, BusyError: _busy, HTTPException: _no_such_page},
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        yield
+        self.worker.stop()
+
+    async def _show(self, _request: Request) -> Response:
+        return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
+
+    async def _generate(self, request: Request) -> Response:
+        usual = min(request_parser.GENERATE["max_tokens"], self._most_tokens)
+        wanted = await self._read(request, request_parser.GENERATE | {"max_tokens": usual})
+        if isinstance(wanted, Response):
+            return wanted
+        try:
+            sampling = Sampling(**{key: wanted[key] for key in ("temperature", "top_k", "top_p")})
+        except ValueError as error:
+            raise BadRequestError(str(error)) from None
+        if not 1 <= wanted["max_tokens"] <= self._most_tokens:
+            raise BadRequestError(f"max_tokens={wanted['max_tokens']}: expected 1 to {self._most_tokens}")
+        prompt, context = self._run.tokenizer.encode(wanted["prompt"]), self._run.model.config.context
+        if len(prompt) >= context:
+            raise BadRequestError(
+                f"the prompt has {len(prompt)} tokens; expected fewer than the model's context of {context}"
+            )
+        new_tokens = min(wanted["max_tokens"], context - len(prompt))
+        job = self.worker.submit(lambda: self._steps(prompt, new_tokens, sampling, wanted["seed"]))
+        if wanted["stream"]:
+            events = _events(_while_there(request, job))
+            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        steps = [step async for step in _while_there(request, job)]
+        text = "".join(step["text"] for step in steps)
+        tokens = [{key: step[key] for key in ("id", "token", "probability", "likeliest")} for step in steps[:-1]]
+        return JSONResponse({"text": text, "tokens": tokens, "end": steps[-1]["end"] if steps else "client"})
+
+    def _steps(self, prompt: list[int], new_tokens: int, sampling: Sampling, seed: int) -> Iterator[dict[str, Any]]:
+        """Yields a token at a time with the text that it completes, and last why there are no more."""
+        tokenizer, made, shown = self._run.tokenizer, list[int](), 0
+        steps = self._stepper.steps(
+            prompt, max_new_tokens=new_tokens, end_of_text=tokenizer.end_of_text, sampling=sampling, seed=seed
+        )
+        text = ""
+        for step in steps:
+            made.append(step.token)
+            text = tokenizer.decode(made)
+            whole = len(text.rstrip(REPLACEMENT))  # a character may take several tokens
+            yield {
+                "text": text[shown:whole],
+                **self._named(step.token, step.probability),
+                "likeliest": [self._named(token, probability) for token, probability in step.likeliest],
+            }
+            shown = max(shown, whole)
+        yield {"text": text[shown:], "end": "length" if len(made) == new_tokens else "end of text"}
+
+    def _named(self, token: int, probability: float) -> dict[str, Any]:
+        return {"id": token, "token": self._run.tokenizer.decode([token]), "probability": probability}
+
+    async def _score(self, request: Request) -> Response:
+        wanted = await self._read(request, request_parser.SCORE)
+        if isinstance(wanted, Response):
+            return wanted
+        count, context = len(self._run.tokenizer.encode(wanted["text"])), self._run.model.config.context
+        if count > context:
+            raise BadRequestError(f"the text has {count} tokens; expected at most the model's context of {context}")
+        job = self.worker.submit(lambda: iter([self._text_model.score(tf.constant([wanted["text"]]))]))
+        async for found in _while_there(request, job):
+            values = {key: value.numpy().tolist()[0] for key, value in found.items()}
+            return JSONResponse({key: value if math.isfinite(value) else None for key, value in values.items()})
+        return Response(status_code=499)  # the client has gone
+
+    async def _read(self, request: Request, known: dict[str, Any]) -> dict[str, Any] | Response:
+        """Returns the checked JSON of a request's body, or a refusal."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            return _error(415, f"content-type {kind[:40]!r}: expected application/json")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._most_bytes:
+                        message = f"the body has more than {self._most_bytes} bytes; expected a shorter text"
+                        return _error(413, message, {"connection": "close"})
+        except TimeoutError:
+            return _error(408, f"the body did not come within {BODY_SECONDS} s", {"connection": "close"})
+        except ClientDisconnect:
+            return Response(status_code=499)
+        return request_parser.parse(bytes(body), known)
+
+
+async def _while_there(request: Request, job: Job) -> AsyncGenerator[Any, None]:
+    """Yields a job's results until its client goes away, which closes the job."""
+
+    async def look() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(LOOK_SECONDS)
+        job.close()
+
+    looking = asyncio.create_task(look())
+    try:
+        async with contextlib.aclosing(job.results()) as results:
+            async for result in results:
+                yield result
+    finally:
+        looking.cancel()
+
+
+async def _events(steps: AsyncGenerator[Any, None]) -> AsyncIterator[str]:
+    async with contextlib.aclosing(steps) as some:
+        async for step in some:
+            yield f"data: {json.dumps(step)}\n\n"
+
+
+def _page(run: Trained) -> tuple[str, str]:
+    """Returns the page and the Content-Security-Policy that lets nothing but itself run in it."""
+    text = (pathlib.Path(__file__).parent / "page.html").read_text()
+    hashes = {
+        part: " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(found.encode()).digest()).decode()}'"
+            for found in re.findall(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
+        )
+        for part in ("style", "script")
+    }
+    rules = [f"{part}-src {found}" for part, found in hashes.items()]
+    policy = "; ".join(["default-src 'none'", *rules, "connect-src 'self'", "img-src data:", "frame-ancestors 'none'"])
+    return text.replace("CONTEXT", str(run.model.config.context)).replace("STEP", f"{run.step:,}"), policy
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": message}, status, headers)
+
+
+async def _refuse(_request: Request, error: Exception) -> Response:
+    return _error(400, str(error))
+
+
+async def _busy(_request: Request, _error_of_the_line: Exception) -> Response:
+    return _error(503, "too many requests wait; try again later", {"retry-after": str(RETRY_SECONDS)})
+
+
+async def _no_such_page(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    return _error(status, f"{request.method} {request.url.path[:80]}: expected GET /, POST /generate or POST /score")
