@@ -126,7 +126,13 @@ def load_into(model: Any, directory: str) -> None:
 
 
 def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
-    """Refuses data of another tokenizer than the one beside the model, where there is one; names the first token."""
+    """Refuses data of another tokenizer than the one beside the model, where there is one; names the first token.
+
+    The same tokens may still be given to other pieces of a text: lower-cased, behind a space, cut by another pattern.
+    """
+    from pipeline.data.fidelity import PROBE
+    from pipeline.data.tokenizer import Tokenizer
+
     path, theirs = _vocabulary(directory)
     ours = {index: token for token, index in tokenizer.oracle.get_vocab().items()}
     for index in sorted(theirs if path.endswith(PLAIN_VOCABULARIES) else {*theirs, *ours}):
@@ -135,6 +141,13 @@ def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
                 f"train.pretrained = {directory}: token {index} is {theirs.get(index)!r} there and {ours.get(index)!r} "
                 f"in the data (tokenizer {tokenizer.name}); expected shards made with {path}"
             )
+    if not path.endswith("tokenizer.json"):
+        return
+    if Tokenizer(path, storage.read_bytes(path)).encode(PROBE) != tokenizer.encode(PROBE):
+        raise UserError(
+            f"train.pretrained = {directory}: its tokenizer has the tokens of the data's (tokenizer {tokenizer.name}), "
+            "but gives a text other ids, by another normalizer or pre-tokenizer; expected shards made with " + path
+        )
 
 
 def _vocabulary(directory: str) -> tuple[str, dict[int, str]]:

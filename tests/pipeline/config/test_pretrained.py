@@ -153,6 +153,12 @@ def test_data_of_another_tokenizer_are_refused(exported, run):
     same = tokenizers.train(TEXTS, 265, "same")
     pretrained.check_tokenizer(str(run[0]), same)
     pretrained.check_tokenizer(str(exported[0]), same)  # no tokenizer.json there
+    settings = json.loads(same.data)
+    settings["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    pretrained.check_tokenizer(str(run[0]), tokenizers.Tokenizer("cut", json.dumps(settings).encode()))
+    settings["normalizer"] = {"type": "Lowercase"}
+    with pytest.raises(UserError, match="gives a text other ids"):
+        pretrained.check_tokenizer(str(run[0]), tokenizers.Tokenizer("lower", json.dumps(settings).encode()))
     other = tokenizers.train(["a quite different text, of other words"] * 20, 265, "other")
     with pytest.raises(UserError, match=r"token \d+ is .* there and .* in the data .tokenizer other."):
         pretrained.check_tokenizer(str(run[0]), other)
