@@ -66,8 +66,15 @@ def read(name: str, data: bytes) -> Settings:
         ids = [*model["vocab"].values(), *(token["id"] for token in added_tokens(settings))]
         if not ids or not all(type(index) is int and index >= 0 for index in ids):
             raise ValueError("an id is no whole number")
-        for token in added_tokens(settings):
-            _ = token["content"], token["special"]
+        if not all(isinstance(token["content"], str) and "special" in token for token in added_tokens(settings)):
+            raise ValueError("an added token is no text")
+        steps = [
+            settings.get("post_processor") or {},
+            *stages(settings, "normalizer"),
+            *stages(settings, "pre_tokenizer"),
+        ]
+        if not all(isinstance(step, dict) for step in steps):
+            raise ValueError("a step has no type")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"tokenizer {name}: not a tokenizer.json of a BPE model ({error}); {EXPECTED}") from error
     return settings
