@@ -130,8 +130,8 @@ def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
 
     The same tokens may still be given to other pieces of a text: lower-cased, behind a space, cut by another pattern.
     """
-    from pipeline.data.fidelity import PROBE
-    from pipeline.data.tokenizer import Tokenizer
+    from pipeline.data.format.fidelity import PROBE
+    from pipeline.data.format.tokenizer import Tokenizer
 
     path, theirs = _vocabulary(directory)
     ours = {index: token for token, index in tokenizer.oracle.get_vocab().items()}

@@ -67,7 +67,7 @@ def test_a_worker_keeps_to_one_core():
     """Threads of the engine's own would fight with the other workers and hold a cache each."""
     script = """
 import os
-from pipeline.data import tokenizer
+from pipeline.data.format import tokenizer
 gpt2 = tokenizer.load("gpt2")
 gpt2.warm_up()
 before = len(os.listdir("/proc/self/task"))

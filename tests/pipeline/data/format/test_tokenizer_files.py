@@ -19,9 +19,9 @@ from pipeline.data.format.settings import ShardConfig
 from pipeline.data.sharding.encode_unit import UnitEncoder
 from pipeline.data.sharding.sharder import Sharder
 from pipeline.errors import UserError
-from tests.helpers.places import ROOT
+from tests.helpers.places import SHARED
 
-CASES = ROOT / "shared" / "cases"
+CASES = SHARED / "cases"
 OPTIONAL = "pip install -r requirements-torch.txt"
 TEXTS = [
     *(
