@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 import models
 from models import described, pretrained, weight_files
-from tests.helpers.places import ROOT
+from tests.helpers.places import SHARED
 
-CASES = ROOT / "shared" / "cases" / "hf_import.py"
+CASES = SHARED / "cases" / "hf_import.py"
 TABLE = "transformer.wte.weight"
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.data.format import tokenizer
 from pipeline.errors import UserError
-from tests.helpers.places import ROOT
+from tests.helpers.places import SHARED
 
-MAKER = ROOT / "shared" / "cases" / "make_corpora.py"
+MAKER = SHARED / "cases" / "make_corpora.py"
 DOCS = [(f"document {i}: the cat sat on a mat and ran to the box of toys. " * 5).strip() for i in range(8)]
 TWICE = DOCS + [text.replace("document", "second") for text in DOCS]
 TITLES = [" \n = Title = \n \n the cat sat on a mat . \n"] * 150
