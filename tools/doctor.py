@@ -71,7 +71,7 @@ def python() -> Iterator[Finding]:
 
 def pins(file: pathlib.Path) -> dict[str, str]:
     """Returns the versions that a requirements file pins, without those of files that it includes."""
-    return dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def packages() -> Iterator[Finding]:
@@ -103,7 +103,8 @@ def wheels() -> Iterator[Finding]:
 def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
     """The vector instructions that TensorFlow's wheels use."""
     try:
-        found = re.search(r"^flags\s*:(.*)$", pathlib.Path(cpuinfo).read_text(errors="replace"), re.MULTILINE)
+        text = pathlib.Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     except OSError:
         found = None
     if not found:
@@ -121,7 +122,7 @@ def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
 def memory(meminfo: str = "/proc/meminfo") -> Iterator[Finding]:
     """What is available, by the kernel's own estimate."""
     try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", pathlib.Path(meminfo).read_text(), re.MULTILINE)
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", pathlib.Path(meminfo).read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         found = None
     if not found:

@@ -120,12 +120,12 @@ def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: Ba
     }
     with tempfile.TemporaryDirectory() as folder:
         asked, output = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "step.hlo")
-        asked.write_text(json.dumps(job))
+        asked.write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", "pipeline.preflight.lowering", str(asked), str(output)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode or not output.is_file():
             raise WorkFailedError(f"the step could not be lowered: {' '.join(done.stderr.split())[-2000:]}")
-        return output.read_bytes(), json.loads(pathlib.Path(f"{output}.json").read_text())
+        return output.read_bytes(), json.loads(pathlib.Path(f"{output}.json").read_text(encoding="utf-8"))
 
 
 def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice) -> int:
@@ -175,7 +175,7 @@ def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Sli
 def write_json(answer: dict[str, Any]) -> None:
     """Writes the figures where ``--json`` says."""
     if FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(json.dumps(answer, indent=1) + "\n")
+        pathlib.Path(FLAGS.json).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

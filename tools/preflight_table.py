@@ -60,7 +60,7 @@ COLUMNS = HEAD.splitlines()[-1].count("---")
 
 def main() -> int:
     tpu_compiler.require_compiler()
-    if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text():
+    if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text(encoding="utf-8"):
         raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, behind which the excerpt goes")
     chosen = [
         choice("models", tuple(MODELS)),
@@ -151,7 +151,7 @@ def configure(
 
 def read_rows(output: pathlib.Path) -> dict[tuple[str, ...], str]:
     """Returns the table's lines by (model, slice, optimizer, remat)."""
-    lines = output.read_text().splitlines() if output.is_file() else []
+    lines = output.read_text(encoding="utf-8").splitlines() if output.is_file() else []
     parts = [(line, re.findall(r"[^|\s][^|]*[^|\s]", line)) for line in lines]
     return {tuple(cells[:4]): line for line, cells in parts if line.count("|") == COLUMNS + 1 and cells[0] in MODELS}
 
@@ -166,15 +166,15 @@ def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
         ]
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place)))
+    output.write_text(HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place)), encoding="utf-8")
 
 
 def write_excerpt(readme: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
     """Puts what is known of one slice between the two marks of a page: a line a model and optimizer."""
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(EXCERPT[0])
     _, mark, after = rest.partition(EXCERPT[1])
-    readme.write_text(f"{before}{EXCERPT[0]}\n{excerpt(rows)}{EXCERPT[1]}{after if mark else rest}")
+    readme.write_text(f"{before}{EXCERPT[0]}\n{excerpt(rows)}{EXCERPT[1]}{after if mark else rest}", encoding="utf-8")
 
 
 def excerpt(rows: dict[tuple[str, ...], str]) -> str:

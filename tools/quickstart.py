@@ -93,11 +93,11 @@ def main() -> int:
     path = pathlib.Path(RUN, "summary.json")
     if not path.exists():  # the run was stopped by a signal, and said so
         return 0
-    summary = json.loads(path.read_text())
+    summary = json.loads(path.read_text(encoding="utf-8"))
     if "baseline" not in summary:
         summary["baseline"] = baselines()
         temporary = path.with_suffix(".partial")
-        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         temporary.replace(path)
     print(f"\n{table(summary)}\n\nsample:\n{summary['sample']}\n\nrun directory: {RUN}")
     return 0

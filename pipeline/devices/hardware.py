@@ -137,7 +137,7 @@ def pci_generation(bus: str = "/sys/bus/pci/devices") -> str | None:
 
 def _identifier(path: pathlib.Path) -> str:
     try:
-        return path.read_text().strip().lower()
+        return path.read_text(encoding="utf-8").strip().lower()
     except OSError:
         return ""
 

@@ -44,7 +44,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         return _out_of_memory(str(error)) or {"failed": " ".join(str(error).split())[:1000]}
     text = compiled.hlo_modules()[0].to_string()
     if job["keep_text"]:
-        pathlib.Path(job["keep_text"]).write_text(text)
+        pathlib.Path(job["keep_text"]).write_text(text, encoding="utf-8")
     return {**measure(compiled, text), "compile_seconds": time.monotonic() - start}
 
 
@@ -135,4 +135,4 @@ def _out_of_memory(message: str) -> dict[str, Any] | None:
 
 if __name__ == "__main__":
     described_job = json.loads(sys.argv[1])
-    pathlib.Path(described_job["answer"]).write_text(json.dumps(main(described_job)))
+    pathlib.Path(described_job["answer"]).write_text(json.dumps(main(described_job)), encoding="utf-8")

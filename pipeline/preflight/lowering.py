@@ -142,7 +142,7 @@ def main(job_file: str, output: str) -> None:
     from pipeline.config.train_config import TrainConfig
     from pipeline.optimizers import config
 
-    job = json.loads(pathlib.Path(job_file).read_text())
+    job = json.loads(pathlib.Path(job_file).read_text(encoding="utf-8"))
     cli.import_tensorflow()
     known = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
     model = known[job["model"]["kind"]](**job["model"]["settings"])
@@ -153,7 +153,7 @@ def main(job_file: str, output: str) -> None:
     else:
         hlo, sizes = lower_evaluation(model, settings, plan)
     pathlib.Path(output).write_bytes(hlo)
-    pathlib.Path(output + ".json").write_text(json.dumps(sizes))
+    pathlib.Path(output + ".json").write_text(json.dumps(sizes), encoding="utf-8")
 
 
 if __name__ == "__main__":

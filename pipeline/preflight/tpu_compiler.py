@@ -113,7 +113,7 @@ def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.P
     key.update(f"|{topology_name(piece)}|{piece.hosts}|{replicas}|{version}|{RESULT_VERSION}".encode())
     kept = CACHE / f"{key.hexdigest()[:32]}.json"
     if kept.is_file() and keep_text is None:
-        return from_json(json.loads(kept.read_text()))
+        return from_json(json.loads(kept.read_text(encoding="utf-8")))
     result = _run(hlo, piece, replicas, keep_text)
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(f".{os.getpid()}")
@@ -148,7 +148,7 @@ def _run(hlo: bytes, piece: Slice, replicas: int, keep_text: pathlib.Path | None
         done = subprocess.run(command, cwd=root, env=_environment(piece), capture_output=True, text=True, check=False)
         if not answer.is_file():
             raise WorkFailedError(f"the TPU compiler died ({done.returncode}): {' '.join(done.stderr.split())[-2000:]}")
-        said = json.loads(answer.read_text())
+        said = json.loads(answer.read_text(encoding="utf-8"))
     if "refused" in said:
         raise UserError(f"libtpu refuses the topology {topology_name(piece)}: {said['refused']}")
     if "failed" in said:

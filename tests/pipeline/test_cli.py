@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,19 @@ cli.run(lambda: print(json.dumps({figures!a}, ensure_ascii=False)))
         environment = path(tmp_path) | {"PYTHONIOENCODING": encoding}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
         assert json.loads(done.stdout.decode(encoding)) == figures
+
+
+def test_evaluation_keeps_what_nobody_reads(tiny_run_dir, tmp_path):
+    """As of `pipeline.evaluate … | head`, whose reader is gone when the figures come."""
+    run = shutil.copytree(tiny_run_dir, tmp_path / "run")
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog sat on the log " * 9)
+    command = f"{sys.executable} -m pipeline.evaluate --run_dir={run} --text={tmp_path}/text.txt | true"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "stdout: Broken pipe; the work goes on without it\n")
+    (kept,) = run.glob("evaluation-*.json")
+    assert json.loads(kept.read_text())["figures"]["nats_per_token"] > 0
 
 
 def test_disk_faults_are_told_from_mistakes():

@@ -183,7 +183,7 @@ async def _events(steps: AsyncGenerator[Any, None]) -> AsyncIterator[str]:
 
 def _page(run: Trained) -> tuple[str, str]:
     """Returns the page and the Content-Security-Policy that lets nothing but itself run in it."""
-    text = (pathlib.Path(__file__).parent / "page.html").read_text()
+    text = (pathlib.Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     hashes = {
         part: " ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(found.encode()).digest()).decode()}'"

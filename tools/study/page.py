@@ -53,7 +53,7 @@ def main() -> None:
 
 def write(folder: pathlib.Path, page: pathlib.Path) -> None:
     """Writes the page and, in a folder of its name beside it, its plots."""
-    said = json.loads((folder / "study.json").read_text())
+    said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     machine = said.pop("machine", None)
     study = StudyConfig(**said)
     unrun = [cell for cells in grid(study).values() for cell in cells if not summary_path(folder, cell).exists()]
@@ -81,7 +81,7 @@ def write(folder: pathlib.Path, page: pathlib.Path) -> None:
     text = [_head(study, machine, missing), _claims(rows, study), _corpora(folder / "data", study), _grid(over, best)]
     text += [_part(part, rows[part], page.stem) for part in rows]
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n".join(text))
+    page.write_text("\n".join(text), encoding="utf-8")
     _plots(rows, page.with_suffix(""))
     print(f"wrote {page}" + (f"; {missing} cells are not run yet" if missing else ""))
 

@@ -64,8 +64,8 @@ def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None =
         scored = home / (f"evaluation-{data}.json" if data else "summary.json")
         if not scored.exists():
             continue
-        summary, run = json.loads((home / "summary.json").read_text()), json.loads((home / "run.json").read_text())
-        figures = json.loads(scored.read_text())["figures"] if data else summary["validation"]
+        summary, run = (json.loads((home / name).read_text(encoding="utf-8")) for name in ("summary.json", "run.json"))
+        figures = json.loads(scored.read_text(encoding="utf-8"))["figures"] if data else summary["validation"]
         nats[cell.seed] = figures["nats_per_token"]
         bits[cell.seed] = None if (data or cell.packing).endswith("lines") else figures["bits_per_byte"]
     if run is None or summary is None:

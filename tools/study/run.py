@@ -72,7 +72,7 @@ def _claim(folder: pathlib.Path, study: StudyConfig) -> None:
     """Writes the study's scale down, or refuses a directory with cells of another scale."""
     wanted, path = dataclasses.asdict(study), folder / "study.json"
     if path.exists():
-        here = json.loads(path.read_text())
+        here = json.loads(path.read_text(encoding="utf-8"))
         differing = [f"{key} = {here.get(key)}, not {wanted[key]}" for key in SCALE if here.get(key) != wanted[key]]
         if differing:
             raise UserError(f"--run_dir={folder} holds a study with {'; '.join(differing)}: choose another directory")
@@ -154,7 +154,7 @@ class Runner:
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "tools.study.train", "--gin_file=study.gin", *cell.parameters(self._study)]
         command += [f"--data={self._folder}/data/{cell.data}", f"--run_dir={folder / cell.name}"]
-        with open(folder / f"{cell.name}.log", "w") as log:
+        with open(folder / f"{cell.name}.log", "w", encoding="utf-8") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | ONE_THREAD)
         self._running[process] = cell
 
@@ -175,7 +175,7 @@ def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
 
 def validation_loss(summary: pathlib.Path) -> float:
     """Returns a finished cell's validation loss in nats a token."""
-    return json.loads(summary.read_text())["validation"]["nats_per_token"]
+    return json.loads(summary.read_text(encoding="utf-8"))["validation"]["nats_per_token"]
 
 
 def score_path(folder: pathlib.Path, cell: Cell, data: str) -> pathlib.Path:

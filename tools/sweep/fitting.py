@@ -59,6 +59,6 @@ def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
             raise WorkFailedError(
                 f"the preflight for {piece.name} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
             )
-        found = json.loads(answer.read_text())
+        found = json.loads(answer.read_text(encoding="utf-8"))
     needs, has = (found[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
     return found["fits"], f"{needs:.2f} of {has:.2f} GiB a core"

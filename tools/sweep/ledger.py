@@ -147,4 +147,4 @@ def _identity(locks: pathlib.Path) -> str:
     with contextlib.suppress(FileExistsError):
         os.link(partial, path)
     partial.unlink()
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

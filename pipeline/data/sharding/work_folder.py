@@ -37,7 +37,7 @@ class Journal:
         self.folder = folder
         self._made = [path for path in (os.path.dirname(folder), folder) if not os.path.isdir(path)]
         os.makedirs(folder, exist_ok=True)
-        self._lock = open(os.path.join(folder, "lock"), "a")  # noqa: SIM115  (held until close)
+        self._lock = open(os.path.join(folder, "lock"), "a", encoding="utf-8")  # noqa: SIM115  (held until close)
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -53,7 +53,7 @@ class Journal:
         if not os.path.exists(self.path("plan.json")):
             storage.publish_bytes(json.dumps(wanted, indent=1).encode(), self.path("plan.json"))
             return
-        with open(self.path("plan.json")) as file:
+        with open(self.path("plan.json"), encoding="utf-8") as file:
             here = json.load(file)
         if unlike := difference(here, wanted):
             raise UserError(
@@ -92,7 +92,7 @@ class Journal:
     def noted(self, name: str) -> Any | None:
         """Reads a note, or None."""
         try:
-            with open(self.path(name + ".json")) as file:
+            with open(self.path(name + ".json"), encoding="utf-8") as file:
                 return json.load(file)
         except FileNotFoundError:
             return None

@@ -77,10 +77,10 @@ def staged(runner: str, options: PipelineOptions) -> Iterator[str]:
                 shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / name, target)
-        lines = (ROOT / "requirements-beam.txt").read_text().splitlines()
+        lines = (ROOT / "requirements-beam.txt").read_text(encoding="utf-8").splitlines()
         requirements = [line for line in lines if line and not line.startswith(("#", "-", "apache-beam", "setuptools"))]
         setup = os.path.join(folder, "setup.py")
-        pathlib.Path(setup).write_text(SETUP.format(requirements=requirements))
+        pathlib.Path(setup).write_text(SETUP.format(requirements=requirements), encoding="utf-8")
         if runner != "DirectRunner":
             options.view_as(SetupOptions).setup_file = setup
         yield setup
