@@ -120,7 +120,7 @@ def test_rows_with_an_unknown_figure_count_as_missing(monkeypatch, tmp_path):
     chosen = {"models": ["gpt2-small"], "slices": ["v3-8"], "optimizers": ["adafactor"], "remat": [], "readme": None}
     asked = types.SimpleNamespace(**chosen, output=str(output), missing=True)
     monkeypatch.setattr(preflight_table, "FLAGS", asked)
-    monkeypatch.setattr(preflight_table.compiler, "require_compiler", lambda: "0")
+    monkeypatch.setattr(preflight_table.tpu_compiler, "require_compiler", lambda: "0")
     monkeypatch.setattr(preflight_table, "row", lambda *key: done.append(key) or rows[key])
     preflight_table.main()
     assert done == [keys[1]]
