@@ -229,7 +229,8 @@ def test_what_is_not_there(directory):
 
 def test_google_cloud_storage_is_imported_by_gs_paths_only():
     code = (
-        "import sys; from pipeline import storage; from pipeline.data.format import manifest; storage.read_bytes('Makefile');"
+        "import sys; from pipeline import storage; from pipeline.data.format import manifest;"
+        "storage.read_bytes('Makefile');"
         "sys.exit(any(name.split('.')[0] in ('google', 'requests', 'numpy') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
