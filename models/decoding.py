@@ -159,7 +159,7 @@ def take_tokens(
     table_VE,
     write=write_xla,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Takes up to ``new_tokens`` tokens a row, until all rows have ended.
+    """Takes up to ``new_tokens`` tokens per row, until all rows have ended.
 
     Args:
         pick: (logits [B, V], memory, step) → (tokens int32 [B], memory).

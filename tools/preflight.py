@@ -143,7 +143,7 @@ def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slic
             continue
         print(
             f"remat {remat:<10} microbatch {found.microbatch} × accumulation {found.accumulation}: "
-            f"{gib(found.peak_bytes_per_core)} GiB, {1e3 * (found.estimate_seconds or 0):.1f} ms a step"
+            f"{gib(found.peak_bytes_per_core)} GiB, {1e3 * (found.estimate_seconds or 0):.1f} ms per step"
         )
     remat, chosen = min(tried, key=lambda row: row[1].estimate_seconds or float("inf"))
     write_json({**chosen.as_json(), "remat": remat, "tried": {name: found.as_json() for name, found in tried}})

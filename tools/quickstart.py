@@ -72,13 +72,13 @@ def table(summary: dict) -> str:
     rows = [
         ("parameters", f"{summary['parameters']:,}"),
         ("tokens seen", f"{summary['tokens_seen']:,} in {summary['steps']:,} steps"),
-        ("train loss", f"{train['nats_per_token']:.3f} nats a token"),
-        ("validation loss", f"{validation['nats_per_token']:.3f} nats a token"),
-        ("  unigram model", f"{baseline['unigram_nats_per_token']:.3f} nats a token (ours is {better:.0%} lower)"),
-        ("validation", f"{validation['bits_per_byte']:.3f} bits a byte"),
-        ("  unigram model", f"{baseline['unigram_bits_per_byte']:.3f} bits a byte"),
-        ("  bz2", f"{baseline['bz2_bits_per_byte']:.3f} bits a byte"),
-        ("speed", f"{train['tokens_per_second']:,.0f} tokens a second"),
+        ("train loss", f"{train['nats_per_token']:.3f} nats per token"),
+        ("validation loss", f"{validation['nats_per_token']:.3f} nats per token"),
+        ("  unigram model", f"{baseline['unigram_nats_per_token']:.3f} nats per token (ours is {better:.0%} lower)"),
+        ("validation", f"{validation['bits_per_byte']:.3f} bits per byte"),
+        ("  unigram model", f"{baseline['unigram_bits_per_byte']:.3f} bits per byte"),
+        ("  bz2", f"{baseline['bz2_bits_per_byte']:.3f} bits per byte"),
+        ("speed", f"{train['tokens_per_second']:,.0f} tokens per second"),
         ("share of peak", f"{train['share_of_matmul_peak']:.0%} of this machine's float32 matrix multiply"),
     ]
     return "\n".join(f"  {name:<17} {value}" for name, value in rows)

@@ -18,7 +18,7 @@ GPT2_VOCABULARY = 50_257
 def arithmetic(
     settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, plan: BatchPlan, hosts: int
 ) -> str:
-    """Returns the batch arithmetic, parameters, FLOPs, slots and effective steps of a run as lines of text.
+    """Returns the batch arithmetic, parameters, FLOPs, slots and effective learning rates of a run as lines of text.
 
     Args:
       model: without a vocabulary size, GPT-2's stands in for the data's.
@@ -32,14 +32,14 @@ def arithmetic(
         "replicas": f"{plan.replicas:,} on {counted(hosts, 'host')}",
         "global batch": f"{plan.global_batch:,} sequences of {plan.context:,} tokens",
         "": f"= {counted(plan.replicas, 'replica')} × {plan.accumulation} accumulation × {plan.microbatch} microbatch",
-        "tokens a step": f"{plan.tokens_per_step:,}",
+        "tokens per step": f"{plan.tokens_per_step:,}",
         "steps": "one pass over the train part" if settings.steps == ONE_EPOCH else f"{settings.steps:,}",
         **({} if settings.steps == ONE_EPOCH else {"tokens in all": f"{settings.steps * plan.tokens_per_step:,}"}),
-        "model FLOPs a step": f"{sized.flops_per_token(plan.context) * plan.tokens_per_step:.3e}",
+        "model FLOPs per step": f"{sized.flops_per_token(plan.context) * plan.tokens_per_step:.3e}",
     }
     variables = describe(sized)
     shapes = {name: variable.shape for name, variable in variables.items()}
-    rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes, plan.replicas) / 2**20:,.1f} MiB a replica"
+    rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes, plan.replicas) / 2**20:,.1f} MiB per replica"
     steps = {name: optimizer.effective_step(variable.rms) for name, variable in variables.items()}
     return "\n".join(f"{name:<19} {value}" for name, value in rows.items()) + "\n" + effective_steps(steps)
 
@@ -55,8 +55,8 @@ def effective_steps(steps: Mapping[str, float]) -> str:
         kinds, kind = lines.setdefault(f"{step:.2e}", {}), re.sub(r"^block_\d+/", "", name)
         kinds[kind] = kinds.get(kind, 0) + 1
     if len(lines) == 1:
-        return f"{'effective step':<19} {next(iter(lines))} for every variable"
-    text = "effective step at the schedule's highest point"
+        return f"effective learning rate {next(iter(lines))} for every variable"
+    text = "effective learning rate at the schedule's highest point"
     for shown, kinds in lines.items():
         names = ", ".join(kind if count == 1 else f"{kind} × {count}" for kind, count in kinds.items())
         text += "\n" + textwrap.fill(names, 100, initial_indent=f"  {shown:<17} ", subsequent_indent=" " * 20)

@@ -60,7 +60,7 @@ class TrainConfig:
       keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.
       keep_best: whether the weights of the lowest validation loss are kept too, in ``best/``, from where evaluation,
         generation and export then take them.
-      skip_loss_above: nats a token; the update of a batch with a higher loss is skipped, like one that is not finite,
+      skip_loss_above: nats per token; the update of a batch with a higher loss is skipped, like one that is not finite,
         and written to incidents.jsonl. None skips only what is not finite.
       max_skipped_steps: skipped steps in a row that stop the run.
       profile_steps: (i, j): TensorBoard gets a profile of the steps i … j, of which a few are enough. None for none.

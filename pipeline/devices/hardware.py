@@ -72,7 +72,7 @@ def check(wanted: Slice, observed: Observed) -> None:
 
 
 def _size(generation: str, cores: int, hosts: int, hbm: float | None) -> str:
-    memory = f", {hbm:g} GiB a core" if hbm else ""
+    memory = f", {hbm:g} GiB per core" if hbm else ""
     return f"{generation}, {cores} cores on {hosts} host{'s' if hosts > 1 else ''}{memory}"
 
 

@@ -26,7 +26,7 @@ class Likelihood:
     characters: int | None = None
 
     def figures(self) -> dict[str, float]:
-        """Returns nats a token, perplexities, bits a byte and a character; scaled before exponentiating."""
+        """Returns nats per token, perplexities, bits per byte and a character; scaled before exponentiating."""
         per_token, bits = self.nats / self.tokens, self.nats / math.log(2)
         figures = {"nats_per_token": per_token, "token_perplexity": _exp(per_token), "tokens": self.tokens}
         if self.words is not None:

@@ -1,6 +1,6 @@
 """What a gin file may say about the optimizer: one frozen dataclass each for Adafactor, AdamW and SGD.
 
-Light: imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective steps at once.
+Light: imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective learning rates at once.
 Defaults and their documentation live here only; the mathematics is in adafactor.py, adamw.py and sgd.py.
 
 Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrinks by learning_rate(step) × weight_decay
@@ -102,7 +102,7 @@ class AdafactorConfig(OptimizerConfig):
     Args:
         learning_rate: Relative to each variable's RMS when ``scale_by_parameter`` is on (the paper's rho, 1e-2 at its
             highest), absolute when it is off. An absolute rate such as 2.5e-4 with the scaling on is about fifty times
-            less than it looks; the run prints the effective step of every variable when it starts.
+            less than it looks; the run prints the effective learning rate of every variable when it starts.
         weight_decay: As above; also multiplied by the learning rate, and not by the variable's RMS.
         beta1: Decay of the running mean of the scaled update; None or 0 = no momentum, and no slot for it.
         decay_exponent: The second moment decays by 1 - t ** -decay_exponent at update t = 1, 2, ...
@@ -166,7 +166,7 @@ class AdamWConfig(OptimizerConfig):
         beta1: Decay of the running mean of gradients.
         beta2: Decay of the running mean of squared gradients.
         epsilon: Added to the root of the second moment, after the bias correction.
-        slots: ``'replicated'`` gives every replica both slots whole, 8 bytes a parameter. ``'sharded'`` splits them
+        slots: ``'replicated'`` gives every replica both slots whole, 8 bytes per parameter. ``'sharded'`` splits them
             over the replicas, each of which updates its own rows of the weights (ZeRO stage 1, Rajbhandari et al.,
             2020, https://arxiv.org/abs/1910.02054); the weights are then put together by a second all-reduce of their
             size. Weights come out the same, checkpoints are the same, and a run may go on with either.

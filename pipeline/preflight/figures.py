@@ -182,18 +182,18 @@ def _time_lines(found: Figures, piece: Slice) -> list[str]:
             f"the compiler's, from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with a loop's body counted once"
         )
     lines = [
-        f"FLOPs a core      model {found.model_flops:.3e}, hardware {found.hardware_flops:.3e}; "
+        f"FLOPs per core    model {found.model_flops:.3e}, hardware {found.hardware_flops:.3e}; "
         f"outside attention {found.dense_flops_ratio:.3f} of 6·N·tokens (what is above 1 is computed twice)",
-        f"HBM traffic       {found.hbm_traffic_bytes / 1e9:.1f} GB a core and step "
+        f"HBM traffic       {found.hbm_traffic_bytes / 1e9:.1f} GB per core and step "
         f"(the compiler says {compiled.compiler_traffic_bytes / 1e9:.1f}, counting a loop's body once)",
-        f"all-reduce        {found.all_reduce_bytes / 1e9:.3f} GB a core and step",
+        f"all-reduce        {found.all_reduce_bytes / 1e9:.3f} GB per core and step",
         f"roofline          {max(found.compute_seconds, found.traffic_seconds) * 1e3:.1f} ms: arithmetic "
         f"{found.compute_seconds * 1e3:.1f} ms at {piece.peak_tflops_per_core:g} TFLOP/s, memory "
         f"{found.traffic_seconds * 1e3:.1f} ms at {piece.hbm_gbps_per_core:g} GB/s; assumes that both overlap fully "
         "and that the all-reduce and the input cost nothing more",
         f"cycles            {found.cycles_seconds * 1e3:.1f} ms: what the compiler expects of each instruction, one "
         f"after another at {piece.figures.clock_ghz:.2f} GHz",
-        f"estimate          {found.estimate_seconds * 1e3:.1f} ms a step ({source})",
+        f"estimate          {found.estimate_seconds * 1e3:.1f} ms per step ({source})",
         f"rate              {found.tokens_per_second:,.0f} tokens/s, {100 * found.mfu:.1f} % of the slice's peak, "
         "by the estimate",
         f"schedule          {found.tokens:,} tokens in {found.hours:.1f} hours",

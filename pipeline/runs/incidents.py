@@ -43,8 +43,8 @@ class IncidentLog:
 
         Args:
           step: optimizer steps done with this one; its batch is number ``step - 1``.
-          global_batch: records a batch.
-          loss: nats a token; nan and infinities are written as strings, since JSON has no such numbers.
+          global_batch: records per batch.
+          loss: nats per token; nan and infinities are written as strings, since JSON has no such numbers.
           grad_norm: of the mean gradient over all variables, before clipping.
           threshold: the loss above which updates are skipped, if there is one.
           gradient_norms: the same for each variable.

@@ -4,7 +4,7 @@ A line of ``metrics.jsonl`` is a JSON object, one after each loop of ``train.ste
 
     step                     optimizer steps done
     tokens                   tokens trained on so far
-    loss                     nats a token: mean over the loop's steps
+    loss                     nats per token: mean over the loop's steps
     learning_rate            of the last step's update
     grad_norm                global norm before clipping: mean over the loop's steps
     skipped                  updates skipped in this loop (incidents.jsonl says which)

@@ -37,8 +37,8 @@ class Trainer:
       strategy: a tf.distribute strategy; one replica needs no other than the default one.
       train_data: step -> distributed dataset whose first element is that step's batch.
       validation_data: () -> distributed dataset over the whole validation part; None skips evaluation.
-      validation_bytes: UTF-8 bytes of the validation text, for bits a byte; None leaves them out, where the tokens that
-        are scored are not all of the text.
+      validation_bytes: UTF-8 bytes of the validation text, for bits per byte; None leaves them out, where not all
+        of the text is scored.
       checkpoints: where the state is saved.
       metrics: where figures are written.
       after_evaluation: called with the step and the figures of each whole evaluation.
@@ -130,7 +130,7 @@ class Trainer:
         return True
 
     def speed(self) -> dict[str, float | None]:
-        """Returns tokens a second over all steps since compiling, and the share of peak that they are."""
+        """Returns tokens per second over all steps since compiling, and the share of peak that they are."""
         if not self._timed_tokens:  # all that was left to do was to finish
             return {"tokens_per_second": self.record["tokens_per_s"], "share_of_matmul_peak": self.record["mfu"]}
         rate = self._timed_tokens / self._timed_seconds
@@ -218,7 +218,7 @@ class Trainer:
             result = self.evaluate()
             if result:
                 self.record |= {f"validation.{name}": value for name, value in result.items()}
-                progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats a token")
+                progress.note(f"step {step:,}: validation {result['nats_per_token']:.4f} nats per token")
                 self._note_evaluation(step, result)
         self.record |= {f"seconds.{part}": round(seconds, 3) for part, seconds in self.clock.seconds().items()}
         self._metrics.write(self.record | {"tokens_per_s": tokens_per_s, "mfu": mfu})  # of these steps, or left out

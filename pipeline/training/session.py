@@ -270,4 +270,5 @@ def optimizer_line(optimizer: Any, variables: list[Any]) -> str:
     least = min(steps, key=steps.__getitem__)
     highest = max(steps.values())
     down_to = f", down to {steps[least]:.1e} of {least}" if steps[least] < highest else ""
-    return f"optimizer slots {optimizer.slot_bytes() / 2**20:,.1f} MiB a replica; effective step {highest:.1e}{down_to}"
+    slots = f"optimizer slots {optimizer.slot_bytes() / 2**20:,.1f} MiB per replica"
+    return f"{slots}; effective learning rate {highest:.1e}{down_to}"

@@ -69,14 +69,14 @@ def make_train_step(
       plan: batch arithmetic; ``batch`` holds ``tokens`` int32 [B, T+1] and ``index`` int64 [B] with B = A·M, and
         ``weights`` float32 [B, T] where some labels do not count.
       clip_norm: bound on the global norm of the mean gradient, or None.
-      skip_loss_above: nats a token; a higher loss leaves all weights untouched. None sets no bound.
+      skip_loss_above: nats per token; a higher loss leaves all weights untouched. None sets no bound.
       seed: of dropout; a mask is a function of it and of the example's index.
       all_reduce: adds a list of tensors over the replicas, and returns it.
       replica_id: the number of the replica that calls, int32; asked where the optimizer's slots are split.
       compiled: wraps the parts on either side of an all-reduce.
 
     Returns:
-      A function whose metrics are float32, equal on every replica: the scalars ``loss`` (nats a token), ``grad_norm``
+      A function whose metrics are float32, equal on every replica: the scalars ``loss`` (nats per token), ``grad_norm``
       (before clipping) and ``skipped`` (1.0 where the loss, or a gradient that is not finite, left all weights
       untouched), and ``gradient_norms`` [number of trainable variables], before clipping too.
     """

@@ -212,7 +212,7 @@ ADAFACTOR, PIECE = AdafactorConfig(learning_rate=1e-3), slices.find("v3-8")
 
 @pytest.fixture
 def search(monkeypatch):
-    """Runs the search where a sequence takes so many GiB a core without and with rematerialisation."""
+    """Runs the search where a sequence takes so many GiB per core without and with rematerialisation."""
 
     def run(none, full):
         tried, answers = [], []
@@ -234,7 +234,7 @@ def search(monkeypatch):
 
 
 def test_search_bisects_what_divides_a_core_s_share(search, capsys):
-    """Twelve sequences a core: of 1, 2, 3, 4, 6 and 12 the largest that fits is 4, and no two are tried twice."""
+    """Twelve sequences per core: of 1, 2, 3, 4, 6 and 12 the largest that fits is 4, and no two are tried twice."""
     code, tried, answer = search(none=3, full=3.5)
     assert code == 0 and len(set(tried)) == len(tried) <= 2 * 4
     assert (answer["microbatch"], answer["accumulation"]) == (4, 3)

@@ -45,7 +45,7 @@ def test_figures_of_the_whole_run():
     assert found.tokens == 90_000 * 512 * 1024
     assert found.tokens_per_second == pytest.approx(512 * 1024 / 0.09)
     assert found.hours == pytest.approx(90_000 * 0.09 / 3600)
-    # 3.5e12 model FLOPs a core in 90 ms, of 61.5 TFLOP/s.
+    # 3.5e12 model FLOPs per core in 90 ms, of 61.5 TFLOP/s.
     assert found.mfu == pytest.approx(found.model_flops / 0.09 / 61.5e12)
     assert found.all_reduce_bytes == GIB // 2
     assert dataclasses.asdict(found) == found.as_json()
@@ -88,7 +88,7 @@ def test_wrong_choices_are_refused(refused, tmp_path, flag, message):
 
 
 def test_what_cannot_fit_is_known_without_the_compiler(monkeypatch):
-    """AdamW's weights and slots of gpt2-xl are 12 bytes a parameter, 17.4 GiB."""
+    """AdamW's weights and slots of gpt2-xl are 12 bytes per parameter, 17.4 GiB."""
     monkeypatch.setattr(preflight_table.preflight, "check", None)
     row = preflight_table.row("gpt2-xl", "v3-8", "adamw", "full")
     assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - | - |"

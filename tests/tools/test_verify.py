@@ -10,7 +10,7 @@ from tests.helpers.places import ROOT
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory):
-    """A small finished data set: 64 tokens a record."""
+    """A small finished data set: 64 tokens per record."""
     import subprocess
     import sys
 

@@ -1,7 +1,7 @@
 """Evaluation speed: tokens scored a second against the forward share of a training step.
 
 The 30M model and the batch of step.py. A forward pass is a third of a training step's FLOPs, so evaluation should go
-through at least three times as many tokens a second as training does; a ratio of 1 is just that. Sliding windows of
+through at least three times as many tokens per second as training does; a ratio of 1 is just that. Sliding windows of
 half the context score half of the tokens that they read, and are counted by what they read. Both take turns, and the
 best turn of each counts.
 """
@@ -19,7 +19,7 @@ BATCHES = 3  # of evaluation a turn, so that a turn is about as long as a step
 
 
 def run() -> dict[str, float]:
-    """Measures, prints and returns tokens a second and the ratios to the training step's forward share."""
+    """Measures, prints and returns tokens per second and the ratios to the training step's forward share."""
     context, tokens = training.CONFIG.context, training.random_tokens()
     train, score = training.ours(tokens), scorer(models.build(training.CONFIG))
     batches = {}

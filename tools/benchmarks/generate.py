@@ -28,7 +28,7 @@ NO_STOP = CONFIG.known_vocabulary - 1  # never the likeliest token here, which r
 
 
 def run() -> dict[str, float]:
-    """Measures, prints a table and returns tokens a second and ratios by setting."""
+    """Measures, prints a table and returns tokens per second and ratios by setting."""
     figures: dict[str, float] = {}
     for setting, (batch, new) in SETTINGS.items():
         prompts = np.random.default_rng(0).integers(0, NO_STOP, (batch, PROMPT)).astype(np.int32)
@@ -40,7 +40,7 @@ def run() -> dict[str, float]:
 
 
 def speeds(prompts: np.ndarray, new: int) -> tuple[float, float]:
-    """Returns tokens a second, ours and keras-hub's."""
+    """Returns tokens per second, ours and keras-hub's."""
     contenders = _ours(prompts, new), _keras_hub(prompts, new)
     best = [float("inf")] * len(contenders)
     for contender in contenders:

@@ -54,9 +54,9 @@ def figures(runs: Sequence[Any]) -> list[Figure]:
         return Figure(name, title, x, curves, incidents if x == "step" and y in ("loss", "grad_norm") else none)
 
     found = [
-        of("loss-by-step", "Train loss, nats a token", "loss"),
-        of("loss-by-tokens", "Train loss, nats a token", "loss", "tokens"),
-        of("validation", "Validation, nats a token", "validation.nats_per_token"),
+        of("loss-by-step", "Train loss, nats per token", "loss"),
+        of("loss-by-tokens", "Train loss, nats per token", "loss", "tokens"),
+        of("validation", "Validation, nats per token", "validation.nats_per_token"),
         of("learning-rate", "Learning rate", "learning_rate"),
         of("gradient-norm", "Gradient norm before clipping", "grad_norm"),
         of("throughput", "Tokens a second", "tokens_per_s"),

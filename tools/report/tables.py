@@ -54,7 +54,7 @@ def _validation(runs: Sequence[Any]) -> str:
     if not rows:
         return "<h2>Validation</h2><p>None yet.</p>"
     protocols = [run.protocol() for run in runs]
-    table = _table(["run", "step", "nats a token", "perplexity", "bits a byte"], rows)
+    table = _table(["run", "step", "nats per token", "perplexity", "bits per byte"], rows)
     title = "Protocol: windows without overlap over the validation part"
     folded = _folded(title, ["protocol", *(run.name for run in runs)], protocols)
     why = _left_out(run.identity.get("shard.packing") for run in runs)

@@ -95,7 +95,7 @@ Written by `python -m tools.study.page` from the run directories of `make study`
 
 The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. What
 can be asked of two CPU cores is asked here again: models of {LAYERS} layers, {HEADS} heads and width {WIDTH},
-{study.tokens:,} tokens a run, {study.batch} sequences of {study.context} tokens a step, {study.seeds} seeds. One
+{study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, {study.seeds} seeds. One
 corpus is the articles of the WikiText files that were given, split anew by article; the other is the documentation and
 library of CPython. Each has a byte-level BPE vocabulary of {VOCABULARY:,} of its own. A perplexity here compares with
 others on this page only.
@@ -141,7 +141,7 @@ def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float
         edge = " (at the grid's edge)" if chosen in (ordered[0], ordered[-1]) else ""
         shown = f"adafactor, for ALGPT2 at E = {ALGPT2_EMBEDDING}" if name == ALGPT2 else name
         lines.append((shown, ", ".join(figures), chosen + edge))
-    heading = "## Learning rates\n\nValidation loss in nats a token on WikiText, one seed.\n\n"
+    heading = "## Learning rates\n\nValidation loss in nats per token on WikiText, one seed.\n\n"
     return heading + _table(("optimizer", "rate: loss", "best"), lines)
 
 
@@ -154,7 +154,7 @@ def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
         loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
         figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
         lines.append((label, *figures, loss, f"{row.perplexity:.1f}", _bits(row)))
-    header = ("", "rate", "M parameters", "MFLOPs a token", "seeds", "nats a token", "perplexity", "bits a byte")
+    header = ("", "rate", "M parameters", "MFLOPs a token", "seeds", "nats per token", "perplexity", "bits per byte")
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
 
@@ -194,7 +194,7 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
         axes.set_yticks(range(len(there)), names)
         axes.invert_yaxis()
         axes.grid(axis="x", color="#dddddd")
-        axes.set_xlabel("validation loss, nats a token")
+        axes.set_xlabel("validation loss, nats per token")
         figure.savefig(folder / f"{part}.svg", metadata={"Date": None})
         pyplot.close(figure)
 

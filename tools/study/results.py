@@ -23,8 +23,8 @@ class Row:
       label: what tells the row from the others of its part.
       rate: the optimizer's learning rate.
       parameters: trained values of the model.
-      flops: model FLOPs a token, forward and backward.
-      nats: validation loss in nats a token, by seed.
+      flops: model FLOPs per token, forward and backward.
+      nats: validation loss in nats per token, by seed.
       bits: bits a byte of the validation text, by seed; None of line-packed data, of whose text not all is scored.
     """
 
@@ -84,7 +84,7 @@ def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None =
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much higher the loss of one row is than another's, seed by seed, in nats a token."""
+    """How much higher the loss of one row is than another's, seed by seed, in nats per token."""
 
     by_seed: tuple[float, ...]
 

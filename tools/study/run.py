@@ -147,7 +147,7 @@ class Runner:
 
     def _result(self, cell: Cell) -> str:
         path = summary_path(self._folder, cell)
-        return f"{validation_loss(path):.4f} nats a token" if path.exists() else "failed"
+        return f"{validation_loss(path):.4f} nats per token" if path.exists() else "failed"
 
     def _start(self, cell: Cell) -> None:
         folder = self._folder / "cells"
@@ -174,7 +174,7 @@ def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
 
 
 def validation_loss(summary: pathlib.Path) -> float:
-    """Returns a finished cell's validation loss in nats a token."""
+    """Returns a finished cell's validation loss in nats per token."""
     return json.loads(summary.read_text(encoding="utf-8"))["validation"]["nats_per_token"]
 
 

@@ -61,4 +61,4 @@ def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
             )
         found = json.loads(answer.read_text(encoding="utf-8"))
     needs, has = (found[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
-    return found["fits"], f"{needs:.2f} of {has:.2f} GiB a core"
+    return found["fits"], f"{needs:.2f} of {has:.2f} GiB per core"

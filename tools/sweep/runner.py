@@ -103,7 +103,7 @@ class Runner:
             summary = self._summary(cell)
             if summary is not None:
                 self._ledger.end(claim, DONE, result=result_of(summary))
-                return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats a token"
+                return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats per token"
             if claim.lost:
                 self._ledger.let_go(claim)
                 return "taken over by another worker"

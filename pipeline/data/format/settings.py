@@ -23,7 +23,7 @@ class ShardConfig:
         shards: files of the train part; a multiple of the number of hosts that will read them.
         evaluation_shards: files of each other part.
         seed: salts the hash of document ids that orders and splits the corpus.
-        context: tokens a record; every training context has to divide it.
+        context: tokens per record; every training context has to divide it.
         packing: 'contiguous' cuts one stream of documents, each followed by end-of-text; 'lines' makes every line of
             every document a record of its own, padded or truncated.
         order: 'hash' shuffles the documents by the salted hash of their ids; 'source' keeps the source's order.

@@ -1,6 +1,6 @@
 """Batches for training and evaluation: what a replica gets at each step, on this host of so many.
 
-Letters: B rows of one replica's batch, T context length, C the records' context, K rows of a block, R bytes a record.
+Letters: B rows of one replica's batch, T context length, C the records' context, K rows of a block, R bytes per record.
 
 Training reads the endless order (order.py says which record comes when, endless.py reads them); evaluation reads a part
 once, as the corpus has it. Both work on gs:// as on a disk, and nowhere call Python while reading, so that a remote TPU
@@ -41,8 +41,8 @@ def train_dataset(
         manifest: the data set.
         part: name of the part.
         seed: of the order.
-        global_batch: sequences a step over all replicas.
-        context: T, tokens a sequence; divides C.
+        global_batch: sequences per step over all replicas.
+        context: T, tokens per sequence; divides C.
         start_step: step of the first batch; nothing before it is read.
         replicas: replicas over all hosts. An element feeds one replica; each host's replicas take turns.
         input_context: which host this is; None is the only one.

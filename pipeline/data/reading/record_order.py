@@ -107,8 +107,8 @@ def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, glo
         part: name of the part to train on.
         hosts: processes that read, one a TPU host.
         replicas: replicas over all hosts.
-        global_batch: sequences a step over all replicas.
-        context: tokens a sequence.
+        global_batch: sequences per step over all replicas.
+        context: tokens per sequence.
 
     Raises:
         UserError: fewer shards than hosts, shards that the hosts do not divide, a batch that the replicas do not

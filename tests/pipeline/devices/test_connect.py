@@ -168,7 +168,7 @@ def test_local_is_checked_against_what_the_machine_says(described_tpu, monkeypat
 
 
 def test_an_older_generation_stops_the_run(described_tpu):
-    with pytest.raises(UserError, match=r"asked for v3-8 .*16 GiB a core.*, got v2, .*8 GiB a core"):
+    with pytest.raises(UserError, match=r"asked for v3-8 .*16 GiB per core.*, got v2, .*8 GiB per core"):
         connect.connect("v3-8")
 
 

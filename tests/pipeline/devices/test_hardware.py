@@ -59,13 +59,13 @@ def test_the_machine_that_was_asked_for_passes():
         (
             "v3-8",
             seen(8, 1, PROFILER_V2),
-            r"asked for v3-8 \(v3, 8 cores on 1 host, 16 GiB a core\), got v2, 8 cores on 1 host, 8 GiB a core: an",
+            r"asked for v3-8 \(v3, 8 cores on 1 host, 16 GiB per core\), got v2, 8 cores on 1 host, 8 GiB per core: an",
         ),
         ("v3-8", seen(8, 1, "v3-8", PROFILER_V2), "got v2"),  # a variable may be stale; the chip is believed
-        ("v3-128", seen(32, 4, "v3-32"), "got v3, 32 cores on 4 hosts, 16 GiB a core: fewer cores"),
+        ("v3-128", seen(32, 4, "v3-32"), "got v3, 32 cores on 4 hosts, 16 GiB per core: fewer cores"),
         ("v3-8", seen(32, 4, "v3-32"), "more cores"),
         ("v3-32", seen(32, 2, "v3-32"), "fewer hosts"),
-        ("v3-8", Observed(cores=8, hosts=1, generation="v3", hbm_gib_per_core=8), "got .* 8 GiB a core: less memory"),
+        ("v3-8", Observed(cores=8, hosts=1, generation="v3", hbm_gib_per_core=8), "got .* 8 GiB per core: less memory"),
     ],
 )
 def test_a_lesser_machine_stops_the_run(name, observed, message):
