@@ -1,6 +1,6 @@
 """What a gin file may say about the optimizer: one frozen dataclass each for Adafactor, AdamW and SGD.
 
-Light: imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective learning rates at once.
+Imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective learning rates at once.
 Defaults and their documentation live here only; the mathematics is in adafactor.py, adamw.py and sgd.py.
 
 Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrinks by learning_rate(step) × weight_decay
