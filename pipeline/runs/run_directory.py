@@ -64,7 +64,8 @@ class RunDirectory:
                 local.flush()
                 os.fsync(local.fileno())
             os.replace(temporary, self.join(name))
-        except OSError:
+        except OSError as error:
+            error.filename = self.join(name)  # a full disk is met in write(), which does not know it
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise

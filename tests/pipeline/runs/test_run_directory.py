@@ -1,5 +1,6 @@
 """A run directory belongs to one run: it is claimed once, and another run is refused with the values that differ."""
 
+import errno
 import subprocess
 import sys
 
@@ -52,7 +53,7 @@ def test_a_damaged_document_is_named(tmp_path):
 def test_a_write_that_fails_leaves_the_old_document(tmp_path, monkeypatch):
     directory = RunDirectory(str(tmp_path))
     directory.write("config.gin", "old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space")))
     with pytest.raises(OSError, match="no space"):
         directory.write("config.gin", "new")
     assert (tmp_path / "config.gin").read_text() == "old"

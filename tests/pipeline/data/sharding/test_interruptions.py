@@ -16,7 +16,8 @@ KILLS = 20
 # Many small units, each a little slow, so that a kill finds work in every stage.
 DRIVER = """
 import sys, time
-from pipeline.data import cut, encode
+from pipeline.data.sharding import encode_unit as encode
+from pipeline.data.sharding import packing as cut
 from pipeline.data.corpora import base
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.sharding.sharder import shard
@@ -27,7 +28,7 @@ for module, name in ((encode.UnitEncoder, "run"), (cut.Cut, "tail")):
         time.sleep(0.02)
         return do(*arguments)
     setattr(module, name, slow)
-from pipeline.data import job
+from pipeline.data.sharding import stages as job
 whole = job.write_shard
 def slow_shard(file, *arguments):
     crc = whole(file, *arguments)

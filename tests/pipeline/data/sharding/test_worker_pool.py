@@ -77,7 +77,7 @@ print("fine")
 
 def test_workers_are_no_more_than_tasks_and_than_the_machine_bears():
     done = run("""
-from pipeline.data import pool as pools
+from pipeline.data.sharding import worker_pool as pools
 with Pool(lambda: lambda n: n, 10**6) as pool:
     assert sorted(result for _, result in pool.run(range(3))) == [0, 1, 2]
     assert len(pool._workers) <= 3, len(pool._workers)
