@@ -39,8 +39,8 @@ def machine() -> str:
 
 
 def main() -> None:
-    wanted = FLAGS.only or BENCHMARKS
-    for name in wanted:
+    names = FLAGS.only or BENCHMARKS
+    for name in names:
         if name not in BENCHMARKS:
             raise UserError(f"--only={name}: expected one of {', '.join(BENCHMARKS)}{nearest(name, BENCHMARKS)}")
     for flag in ("json", "page"):
@@ -49,7 +49,7 @@ def main() -> None:
     tpu_target.check_wheels()
     print(f"machine: {machine()}")
     results: dict[str, dict[str, object]] = {}
-    for name in wanted:
+    for name in names:
         print(f"\n{name}")
         results[name] = importlib.import_module(f"tools.benchmarks.{name}").run()
     if FLAGS.json:

@@ -1,8 +1,8 @@
-"""Examines this machine before a run does: a line for each check, ok, warning or fault, and what to do.
+"""Checks this machine before a run: one line per check, ok, warning or fault, and what to do about it.
 
     python -m tools.doctor [--path=runs] [--bucket=gs://BUCKET/FOLDER] [--zone=us-central1-a]
 
-Exit code 1 if there is a fault. Nothing waits longer than a few seconds for an answer from elsewhere.
+Exit code 1 if there is a fault. No check waits longer than a few seconds for another machine.
 """
 
 import dataclasses
@@ -29,18 +29,18 @@ OK, WARNING, FAULT = "ok", "warning", "fault"
 PATIENCE_SECONDS = 5
 LEAST_DISK, LEAST_MEMORY = 20e9, 4e9  # bytes: checkpoints of GPT-2 small and its shards; tracing and compiling it
 CPU_FEATURES = {"avx": FAULT, "avx2": WARNING, "fma": WARNING}  # TensorFlow's wheels abort without AVX
-CONTINENTS = {"us": "us-", "eu": "europe-", "asia": "asia-"}  # Cloud Storage's multi-regions, and what lies in them
+CONTINENTS = {"us": "us-", "eu": "europe-", "asia": "asia-"}  # Cloud Storage's multi-regions, and their zones
 
 
 class Finding(NamedTuple):
-    """What a check found: OK, WARNING or FAULT, and a sentence."""
+    """The result of a check: OK, WARNING or FAULT, and a sentence."""
 
     level: str
     text: str
 
 
 def main() -> int:
-    """Runs every check and prints it as it ends."""
+    """Runs every check and prints its findings as they come."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("python", python),
         ("packages", packages),
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter that the pins were tested with."""
+    """Checks the interpreter: the pins were tested with one version."""
     version = platform.python_version()
     if sys.version_info[:2] == (3, 11):
         yield Finding(OK, f"CPython {version}")
@@ -70,27 +70,29 @@ def python() -> Iterator[Finding]:
 
 
 def pins(file: pathlib.Path) -> dict[str, str]:
-    """Returns the versions that a requirements file pins, without those of files that it includes."""
+    """Returns the versions that a requirements file pins, without those of the files that it includes."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def packages() -> Iterator[Finding]:
-    """What users run, against the file that they install it from: a TPU VM has one of its own."""
+    """Checks the installed packages against the requirements file; a TPU VM has a separate one."""
     file = "requirements-tpu.txt" if tpu_target.installed("tensorflow-tpu") else "requirements.txt"
-    wanted = pins(ROOT / file)
-    here = {name: tpu_target.installed(name) for name in wanted}
-    missing = [name for name, version in here.items() if version is None]
-    other = [f"{name} {here[name]} (tested: {pin})" for name, pin in wanted.items() if here[name] not in (None, pin)]
+    pinned = pins(ROOT / file)
+    versions = {name: tpu_target.installed(name) for name in pinned}
+    missing = [name for name, version in versions.items() if version is None]
+    other = [
+        f"{name} {versions[name]} (tested: {pin})" for name, pin in pinned.items() if versions[name] not in (None, pin)
+    ]
     if missing:
         yield Finding(FAULT, f"missing: {', '.join(missing)}; pip install -r {file}")
     if other:
         yield Finding(WARNING, f"other versions than those tested together: {', '.join(other)}")
     if not missing and not other:
-        yield Finding(OK, f"all {len(wanted)} have their pinned version")
+        yield Finding(OK, f"all {len(pinned)} have their pinned version")
 
 
 def wheels() -> Iterator[Finding]:
-    """TensorFlow and libtpu, of which some pairs abort the process."""
+    """Checks TensorFlow and libtpu: some pairs abort the process."""
     try:
         tpu_target.check_wheels()
     except UserError as error:
@@ -101,34 +103,35 @@ def wheels() -> Iterator[Finding]:
 
 
 def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
-    """The vector instructions that TensorFlow's wheels use."""
+    """Checks the vector instructions that TensorFlow's wheels use."""
     try:
         text = pathlib.Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+        flags_line = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     except OSError:
-        found = None
-    if not found:
+        flags_line = None
+    if not flags_line:
         yield Finding(WARNING, f"{platform.machine()}: its features cannot be read")
         return
-    have = found[1].split()
+    features = flags_line[1].split()
     for feature, level in CPU_FEATURES.items():
-        if feature not in have:
-            how = "TensorFlow cannot start" if level == FAULT else "training on this CPU will be slow"
-            yield Finding(level, f"no {feature}: {how}")
-    if all(feature in have for feature in CPU_FEATURES):
+        if feature not in features:
+            effect = "TensorFlow cannot start" if level == FAULT else "training on this CPU will be slow"
+            yield Finding(level, f"no {feature}: {effect}")
+    if all(feature in features for feature in CPU_FEATURES):
         yield Finding(OK, f"{os.cpu_count()} cores with {', '.join(CPU_FEATURES)}")
 
 
 def memory(meminfo: str = "/proc/meminfo") -> Iterator[Finding]:
-    """What is available, by the kernel's own estimate."""
+    """Checks the available memory, by the kernel's own estimate."""
     try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", pathlib.Path(meminfo).read_text(encoding="utf-8"), re.MULTILINE)
+        text = pathlib.Path(meminfo).read_text(encoding="utf-8")
+        available = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     except OSError:
-        found = None
-    if not found:
+        available = None
+    if not available:
         yield Finding(WARNING, "how much is available cannot be read")
         return
-    free = 1024 * int(found[1])
+    free = 1024 * int(available[1])
     if free < LEAST_MEMORY:
         yield Finding(
             WARNING, f"{free / 1e9:.1f} GB available; tracing and compiling GPT-2 takes {LEAST_MEMORY / 1e9:.0f} GB"
@@ -138,7 +141,7 @@ def memory(meminfo: str = "/proc/meminfo") -> Iterator[Finding]:
 
 
 def disk(path: str) -> Iterator[Finding]:
-    """The space where runs and unfinished work would be written."""
+    """Checks the free space where runs and unfinished work would be written."""
     try:
         storage.check_writable(path)
     except UserError as error:
@@ -155,7 +158,7 @@ def disk(path: str) -> Iterator[Finding]:
 
 
 def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
-    """Whether a bucket can be written to, and whether it stands in the TPU's region."""
+    """Checks that a bucket can be written to and is in the TPU's region."""
     if not path:
         yield Finding(OK, "none named (--bucket=gs://…); a pod needs one for data and runs")
         return
@@ -169,13 +172,13 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
     try:
         storage.check_writable(path)
         with gcs_client.explained(path):
-            found = gcs_client.bucket_of(path)[0]
-            found.reload(**gcs_client.PATIENCE.calls)
+            bucket_info = gcs_client.bucket_of(path)[0]
+            bucket_info.reload(**gcs_client.PATIENCE.calls)
     except (UserError, storage.UnavailableError, FileNotFoundError) as error:
         yield Finding(FAULT, str(error))
         return
     zone = zone or metadata.instance("zone").rpartition("/")[2]
-    yield region(found.location or "", zone)
+    yield region(bucket_info.location or "", zone)
 
 
 def region(location: str, zone: str) -> Finding:
@@ -183,10 +186,10 @@ def region(location: str, zone: str) -> Finding:
     place = location.lower()
     if not zone:
         return Finding(
-            OK, f"can be written to; in {place or 'a location not told'}. The TPU's zone is not known: --zone"
+            OK, f"can be written to; in {place or 'an unknown location'}. The TPU's zone is not known: --zone"
         )
     if zone.rpartition("-")[0] == place:
-        return Finding(OK, f"can be written to; in {place}, as the TPU's zone {zone}")
+        return Finding(OK, f"can be written to; in {place}, like the TPU's zone {zone}")
     if zone.startswith(CONTINENTS.get(place, " ")):
         return Finding(OK, f"can be written to; in the multi-region {place}, which {zone} belongs to")
     return Finding(
@@ -195,15 +198,15 @@ def region(location: str, zone: str) -> Finding:
 
 
 def wandb_login() -> Iterator[Finding]:
-    """Whether Weights & Biases knows who we are; without, runs are kept offline."""
-    known = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else ""
+    """Checks for a Weights & Biases login; without one, runs are written offline."""
+    key_source = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else ""
     try:
-        if not known and netrc.netrc().authenticators("api.wandb.ai"):
-            known = "~/.netrc"
+        if not key_source and netrc.netrc().authenticators("api.wandb.ai"):
+            key_source = "~/.netrc"
     except (OSError, netrc.NetrcParseError):
         pass
-    if known:
-        yield Finding(OK, f"a key is in {known}")
+    if key_source:
+        yield Finding(OK, f"a key is in {key_source}")
     else:
         yield Finding(OK, "no key: runs are written offline; wandb login, and wandb sync for runs that are there")
 
@@ -221,8 +224,10 @@ def one_step() -> Iterator[Finding]:
     except Exception as error:
         yield Finding(FAULT, f"a tiny model cannot be trained: {type(error).__name__}: {str(error).splitlines()[0]}")
         return
-    said = f"a tiny model's loss went from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps, {seconds:.0f} s"
-    yield Finding(OK if losses[-1] < losses[0] - 0.1 else FAULT, said)
+    message = (
+        f"a tiny model's loss went from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps, {seconds:.0f} s"
+    )
+    yield Finding(OK if losses[-1] < losses[0] - 0.1 else FAULT, message)
 
 
 def _train_tiny(steps: int = 20) -> tuple[list[float], float]:

@@ -1,10 +1,10 @@
-"""Lists what gin can configure: each setting with its type, its default or required, its unit and what it means.
+"""Lists what gin can configure: each setting with its type, its default or "required", its unit and its meaning.
 
-    python -m tools.explain                                # every surface, a line each
+    python -m tools.explain                                # every surface, one line each
     python -m tools.explain Adafactor                      # one surface, setting by setting
     python -m tools.explain --gin_file=gpt2.gin train.steps
 
-With --gin_file each setting is also shown with the value that it has there and the line that gives it.
+With --gin_file each setting is also shown with its value in that file and the line that sets it.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ def main(name: str = "") -> None:
     gin_reader.load(FLAGS.gin_file, FLAGS.gin_param)
     surface, _, setting = name.partition(".")
     if not name:
-        print("\n".join(f"{known:<10} {summary(kind)}" for known, kind in gin_reader.SURFACES.items()))
+        print("\n".join(f"{surface:<10} {summary(kind)}" for surface, kind in gin_reader.SURFACES.items()))
         return
     if surface not in gin_reader.SURFACES:
         every = [
             *gin_reader.SURFACES,
-            *(f"{known}.{key}" for known, kind in gin_reader.SURFACES.items() for key in fields(kind)),
+            *(f"{surface}.{key}" for surface, kind in gin_reader.SURFACES.items() for key in fields(kind)),
         ]
         raise UserError(f"{name!r} cannot be configured{nearest(name, every)}; known: {', '.join(gin_reader.SURFACES)}")
     kind = gin_reader.SURFACES[surface]

@@ -1,9 +1,9 @@
-"""Compile the very step that would run, for the very slice, with the real TPU compiler; no TPU is needed.
+"""Compiles the exact step that would run, for the exact slice, with the real TPU compiler; no TPU is needed.
 
     python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 [--search] [--json=FILE]
 
 Prints whether it fits, where the memory goes, FLOPs, HBM traffic and a bound of the step's time. Exit code 1 when it
-does not fit. Needs requirements-preflight.txt (jax and libtpu), one to nine minutes a program, and no TPU.
+does not fit. Needs requirements-preflight.txt (jax and libtpu), and one to nine minutes per program.
 """
 
 import dataclasses
@@ -57,14 +57,14 @@ def main() -> int:
         return search(settings, model, optimizer, piece)
     start = time.monotonic()
     keep = pathlib.Path(FLAGS.program).absolute() if FLAGS.program else None  # the compiler runs in ROOT
-    found = check(settings, model, optimizer, piece, keep_text=keep)
-    print(report(found, title_of(model, optimizer, settings), piece))
-    answer = found.as_json()
-    if FLAGS.evaluation and found.fits:
-        scored = evaluation(settings, model, optimizer, piece, found)
-        answer["evaluation"], answer["fits"] = dataclasses.asdict(scored), scored.fits
-        said = "fits" if scored.fits else "does NOT fit"
-        print(f"evaluation        {said}: {gib(scored.peak_bytes)} GiB with the slots")
+    training = check(settings, model, optimizer, piece, keep_text=keep)
+    print(report(training, title_of(model, optimizer, settings), piece))
+    answer = training.as_json()
+    if FLAGS.evaluation and training.fits:
+        scoring = evaluation(settings, model, optimizer, piece, training)
+        answer["evaluation"], answer["fits"] = dataclasses.asdict(scoring), scoring.fits
+        verdict = "fits" if scoring.fits else "does NOT fit"
+        print(f"evaluation        {verdict}: {gib(scoring.peak_bytes)} GiB with the slots")
     print(f"took              {time.monotonic() - start:.0f} s")
     write_json(answer)
     return 0 if answer["fits"] else 1
@@ -76,7 +76,7 @@ def with_vocabulary(model: Any) -> Any:
 
 
 def title_of(model: Any, optimizer: Any, settings: TrainConfig) -> str:
-    """Says in a line what is checked."""
+    """Returns one line that describes the run that is checked."""
     return (
         f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
         f"{model.parameters():,} parameters; {settings.optimizer}, {settings.compute_dtype}, remat {model.remat}"
@@ -100,7 +100,7 @@ def evaluation(
 ) -> tpu_compiler.Compiled:
     """Lowers and compiles the evaluation step; returns what the compiler says, with the slots on top.
 
-    They are no part of its program, and stay in HBM meanwhile.
+    The slots are not part of the program, but stay in HBM while it runs.
     """
     plan = batch_plan.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
     hlo, _ = lower("evaluation", settings, model, optimizer, plan)
@@ -110,7 +110,7 @@ def evaluation(
 
 
 def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: BatchPlan) -> tuple[bytes, dict]:
-    """Runs pipeline.preflight.lowering in a process of its own; returns the HLO and the bytes of weights and slots."""
+    """Runs pipeline.preflight.lowering in its own process; returns the HLO and the bytes of weights and slots."""
     job = {
         "step": step,
         "train": dataclasses.asdict(settings),
@@ -119,9 +119,9 @@ def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: Ba
         "plan": dataclasses.asdict(plan),
     }
     with tempfile.TemporaryDirectory() as folder:
-        asked, output = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "step.hlo")
-        asked.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-m", "pipeline.preflight.lowering", str(asked), str(output)]
+        job_file, output = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "step.hlo")
+        job_file.write_text(json.dumps(job), encoding="utf-8")
+        command = [sys.executable, "-m", "pipeline.preflight.lowering", str(job_file), str(output)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode or not output.is_file():
             raise WorkFailedError(f"the step could not be lowered: {' '.join(done.stderr.split())[-2000:]}")
@@ -136,17 +136,17 @@ def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slic
     tried: list[tuple[str, Figures]] = []
     for remat in ("none", "full"):
         variant = dataclasses.replace(model, remat=remat)
-        found = largest_that_fits(settings, variant, optimizer, piece, batch_plan.divisors(share))
-        tried.append((remat, found))
-        if not found.fits:
-            print(f"remat {remat:<10} does not fit at any microbatch: {gib(found.peak_bytes_per_core)} GiB at 1")
+        best = largest_that_fits(settings, variant, optimizer, piece, batch_plan.divisors(share))
+        tried.append((remat, best))
+        if not best.fits:
+            print(f"remat {remat:<10} does not fit at any microbatch: {gib(best.peak_bytes_per_core)} GiB at 1")
             continue
         print(
-            f"remat {remat:<10} microbatch {found.microbatch} × accumulation {found.accumulation}: "
-            f"{gib(found.peak_bytes_per_core)} GiB, {1e3 * (found.estimate_seconds or 0):.1f} ms per step"
+            f"remat {remat:<10} microbatch {best.microbatch} × accumulation {best.accumulation}: "
+            f"{gib(best.peak_bytes_per_core)} GiB, {1e3 * (best.estimate_seconds or 0):.1f} ms per step"
         )
     remat, chosen = min(tried, key=lambda row: row[1].estimate_seconds or float("inf"))
-    write_json({**chosen.as_json(), "remat": remat, "tried": {name: found.as_json() for name, found in tried}})
+    write_json({**chosen.as_json(), "remat": remat, "tried": {name: best.as_json() for name, best in tried}})
     if not chosen.fits:
         return 1
     name = gin_reader.MODELS[settings.model]
@@ -158,18 +158,18 @@ def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Sli
     """Bisects the microbatches that divide a core's share: what fits at one size fits at every smaller one.
 
     Returns:
-      The figures of the largest that fits; of the smallest where none does.
+        The figures of the largest that fits, or of the smallest where none does.
     """
     low, high, best = 0, len(sizes) - 1, None
-    middle = high  # the largest first: for most runs it fits, and nothing else need be compiled
+    middle = high  # the largest first: it fits most runs, and then nothing else needs to be compiled
     while low <= high:
-        found = check(dataclasses.replace(settings, microbatch=sizes[middle]), model, optimizer, piece)
-        if found.fits:
-            best, low = found, middle + 1
+        tried = check(dataclasses.replace(settings, microbatch=sizes[middle]), model, optimizer, piece)
+        if tried.fits:
+            best, low = tried, middle + 1
         else:
             high = middle - 1
         middle = (low + high) // 2
-    return best or found
+    return best or tried
 
 
 def write_json(answer: dict[str, Any]) -> None:

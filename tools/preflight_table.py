@@ -1,10 +1,10 @@
-"""The preflight of every model on the usual slices, as a table: what fits, at which microbatch, and how fast at best.
+"""Writes the preflight of every model on the usual slices as a table: what fits, at which microbatch, how fast at best.
 
     python -m tools.preflight_table --output=docs/preflight.md --readme=README.md     # make preflight-table
 
-A program takes the compiler one to nine minutes, and there are 240; what is compiled already is read from the
-cache, so that a broken-off table goes on where it stopped, and --missing leaves rows that stand in the output as they
-are, so that another machine can go on. --models, --slices, --optimizers and --remat choose rows; the others stay.
+A program takes the compiler one to nine minutes, and there are 240. Programs that are compiled already are read from
+the cache, so an interrupted table continues where it stopped; --missing keeps the rows that the output has, so that
+another machine can continue. --models, --slices, --optimizers and --remat choose rows; the others stay.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ HEAD = """# What fits where
 
 Made by `python -m tools.preflight_table --output=docs/preflight.md`: the training step of each model, bfloat16,
 context 1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of
-4, 2 and 1 sequences a core that fits. *Peak*: HBM a core at its fullest; "needs" where nothing fits, at one sequence,
+4, 2 and 1 sequences per core that fits. *Peak*: peak HBM per core; "needs" where nothing fits, at one sequence,
 and "needs over" where weights and slots alone are more than the core has (these are not compiled). *Bound*: the
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, every op at its own roofline,
 corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywhere. *Cycles*: what the compiler expects
@@ -61,7 +61,7 @@ COLUMNS = HEAD.splitlines()[-1].count("---")
 def main() -> int:
     tpu_compiler.require_compiler()
     if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text(encoding="utf-8"):
-        raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, behind which the excerpt goes")
+        raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, after which the excerpt goes")
     chosen = [
         choice("models", tuple(MODELS)),
         choice("slices", SLICES),
@@ -82,29 +82,29 @@ def main() -> int:
 
 
 def choice(flag: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns what a comma-separated flag chooses of what is known; all of it when the flag is empty."""
-    wanted = tuple(part for part in getattr(FLAGS, flag) if part)
-    for name in wanted:
+    """Returns the names that a comma-separated flag chooses; all known ones when the flag is empty."""
+    chosen = tuple(part for part in getattr(FLAGS, flag) if part)
+    for name in chosen:
         if name not in known and not (flag == "slices" and slices.is_known(name)):
             raise UserError(f"--{flag}={name}: expected some of {', '.join(known)}{nearest(name, known)}")
-    return wanted or known
+    return chosen or known
 
 
 def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> str:
     """Compiles one combination at falling microbatches until it fits; returns its line of the table."""
     piece = slices.find(slice_name)
-    said: list[str] = []
+    columns: list[str] = []
     for microbatch in MICROBATCHES:
         settings, model, optimizer = configure(model_name, optimizer_name, remat, piece, microbatch)
         state = state_bytes(model, optimizer, piece.cores)
-        if state > piece.figures.usable_hbm_gib * GIB:  # for which no compiler need be asked
-            said = misfit(f"needs over {state / GIB:.2f}", piece.figures.usable_hbm_gib)
+        if state > piece.figures.usable_hbm_gib * GIB:  # the compiler need not be asked
+            columns = misfit(f"needs over {state / GIB:.2f}", piece.figures.usable_hbm_gib)
             break
-        found = preflight.check(settings, model, optimizer, piece)
-        said = cells(found)
-        if found.fits:
+        checked = preflight.check(settings, model, optimizer, piece)
+        columns = cells(checked)
+        if checked.fits:
             break
-    return "| " + " | ".join([model_name, slice_name, optimizer_name, remat, *said]) + " |"
+    return "| " + " | ".join([model_name, slice_name, optimizer_name, remat, *columns]) + " |"
 
 
 def state_bytes(model: Any, optimizer: Any, replicas: int) -> int:
@@ -119,7 +119,7 @@ def misfit(needs: str, has_gib: float) -> list[str]:
 
 
 def cells(found: Figures) -> list[str]:
-    """Returns the columns behind the combination's name."""
+    """Returns the columns after the combination's name."""
     peak = f"{found.peak_bytes_per_core / GIB:.2f}"
     if not found.fits:
         return misfit(f"needs {peak}", found.hbm_bytes_per_core / GIB)
@@ -170,7 +170,7 @@ def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
 
 
 def write_excerpt(readme: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
-    """Puts what is known of one slice between the two marks of a page: a line a model and optimizer."""
+    """Writes one slice's rows between the two marks of a page: one line per model and optimizer."""
     text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(EXCERPT[0])
     _, mark, after = rest.partition(EXCERPT[1])
@@ -181,9 +181,9 @@ def excerpt(rows: dict[tuple[str, ...], str]) -> str:
     """Returns the excerpt as Markdown: microbatch, peak and times without and with rematerialisation."""
     lines = [f"| on a {EXCERPT_SLICE} | optimizer | without rematerialisation | with |", "|---|---|---|---|"]
     for model, optimizer in itertools.product(MODELS, OPTIMIZERS):
-        found = [rows.get((model, EXCERPT_SLICE, optimizer, remat)) for remat in REMAT]
-        if any(found):
-            lines.append(f"| {model} | {optimizer} | {' | '.join(map(short, found))} |")
+        variants = [rows.get((model, EXCERPT_SLICE, optimizer, remat)) for remat in REMAT]
+        if any(variants):
+            lines.append(f"| {model} | {optimizer} | {' | '.join(map(short, variants))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -193,7 +193,7 @@ def short(line: str | None) -> str:
         return "not compiled yet"
     fits, microbatch, peak, _, _, *times = (cell.strip() for cell in line.strip("| ").split("|")[4:])
     spent = " to ".join(time for time in times if time not in ("-", UNKNOWN))
-    return f"{microbatch} a core, {peak} GiB, {spent} ms" if fits == "yes" else f"does not fit: {peak} GiB"
+    return f"{microbatch} per core, {peak} GiB, {spent} ms" if fits == "yes" else f"does not fit: {peak} GiB"
 
 
 if __name__ == "__main__":
@@ -203,5 +203,5 @@ if __name__ == "__main__":
     flags.DEFINE_list("slices", [], "Slices; none means all of the table's.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")
     flags.DEFINE_list("remat", [], "none, full.")
-    flags.DEFINE_bool("missing", False, "Leave rows that the output holds whole.")
+    flags.DEFINE_bool("missing", False, "Keep the complete rows that the output has.")
     cli.run(main)

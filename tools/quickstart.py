@@ -1,9 +1,9 @@
-"""The whole path in a few minutes: corpus, tokenizer, shards, a trained ALGPT2, and what it is worth.
+"""The whole pipeline in a few minutes: corpus, tokenizer, shards, a trained ALGPT2, and its loss beside two baselines.
 
     make quickstart
 
-Ends with the model's loss beside two baselines on the same text: a model that knows only how often each token occurs,
-and bz2. Run again, it says that it is done; killed, it goes on.
+The baselines, on the same text: a model that knows only how often each token occurs, and bz2. A killed run resumes when
+the command is repeated; a finished one says that it is done.
 """
 
 import bz2

@@ -1,9 +1,9 @@
-"""pipeline.train with a witness: writes down a hash of every row of tokens it reads, and can be killed at a step.
+"""Runs pipeline.train, records a hash of every row of tokens that it reads, and can kill the process at a step.
 
     python -m tools.recorded_train --rows_file=FILE [--kill_at=STEP] <flags of pipeline.train>
 
-For tools.resume_proof and the tests. The witness numbers elements as they leave the input pipeline, from the step that
-the run says it starts at; so a start that is off by one shows, whatever the elements themselves claim to be.
+For tools.resume_proof and the tests. Elements are numbered as they leave the input pipeline, from the step that the run
+says it starts at, so a start that is off by one shows, whatever index the elements themselves carry.
 """
 
 import hashlib
@@ -22,28 +22,28 @@ from pipeline import cli, train
 FLAGS = flags.FLAGS
 
 
-def witness(path: str) -> None:
-    """From now on, train_dataset appends a line for each element: its step and a digest of each of its rows."""
+def record_rows(path: str) -> None:
+    """Makes train_dataset append a line per element to ``path``: its step and a digest of each of its rows."""
     import tensorflow as tf
 
     from pipeline.data.reading import datasets
 
-    plain, lock = datasets.train_dataset, threading.Lock()
+    original, lock = datasets.train_dataset, threading.Lock()
 
     def train_dataset(*arguments: Any, start_step: int, replicas: int, **options: Any) -> tf.data.Dataset:
-        def note(number: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        def append(number: np.ndarray, tokens: np.ndarray) -> np.ndarray:
             digests = [hashlib.sha256(row.tobytes()).hexdigest()[:24] for row in tokens]
             line = json.dumps({"step": start_step + int(number) // replicas, "process": os.getpid(), "rows": digests})
             with lock, open(path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
             return tokens
 
-        def noted(number: tf.Tensor, element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            tokens = tf.numpy_function(note, [number, element["tokens"]], tf.int32, stateful=True)
+        def recorded(number: tf.Tensor, element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            tokens = tf.numpy_function(append, [number, element["tokens"]], tf.int32, stateful=True)
             return {**element, "tokens": tf.ensure_shape(tokens, element["tokens"].shape)}
 
-        dataset = plain(*arguments, start_step=start_step, replicas=replicas, **options)
-        return dataset.enumerate().map(noted)
+        dataset = original(*arguments, start_step=start_step, replicas=replicas, **options)
+        return dataset.enumerate().map(recorded)
 
     datasets.train_dataset = train_dataset
 
@@ -54,10 +54,10 @@ def kill_at(step: int) -> None:
     from pipeline.runs import checkpoint_files
     from pipeline.runs.metrics import MetricsWriter
 
-    plain = MetricsWriter.write
+    original = MetricsWriter.write
 
     def write(self: MetricsWriter, record: dict[str, Any]) -> None:
-        plain(self, record)
+        original(self, record)
         if record["step"] >= step:
             from pipeline.config import gin_reader
 
@@ -73,7 +73,7 @@ def kill_at(step: int) -> None:
 
 def main() -> int:
     cli.import_tensorflow()
-    witness(FLAGS.rows_file)
+    record_rows(FLAGS.rows_file)
     if FLAGS.kill_at:
         kill_at(FLAGS.kill_at)
     return train.main()

@@ -1,9 +1,9 @@
-"""Show the text of the records behind an incident: a batch whose update was skipped.
+"""Shows the text of the records behind an incident: a batch whose update was skipped.
 
     python -m tools.replay --run_dir=… --data=… [--incident=STEP]
 
-Reads exactly those records again, each by one seek, checks them, and prints where they lie and what they say. Without
---incident, the newest.
+Reads exactly those records again, each by one seek, checks them, and prints their place and their text. The default is
+the newest incident.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ FLAGS = flags.FLAGS
 
 
 class Replayed(NamedTuple):
-    """A record of an incident: its place in the order, its file and row, what is wrong with it, and its ids."""
+    """A record of an incident: its index in the order, its file and row, its fault, and its token ids."""
 
     place: int
     file: str
@@ -45,14 +45,14 @@ def replay(data: str, incident: dict[str, Any], *, seed: int, context: int) -> I
 
     manifest = manifests.load(data)
     part = manifest.part("train")
-    endless, parts = record_order.Order(part, seed), manifest.record.context // context
+    order, parts = record_order.Order(part, seed), manifest.record.context // context
     for index in incident["records"]:
-        _, shard, row = endless.position(index)
+        _, shard, row = order.position(index)
         with tf.io.gfile.GFile(storage.join(data, part.shards[shard].file), "rb") as file:
             file.seek(row * manifest.record.bytes)
             raw = file.read(manifest.record.bytes)
         faults = [kind for kind, _ in records.faults(raw, manifest.record.context, manifest.tokenizer.vocabulary_size)]
-        begin = endless.part_of_record(index, parts) * context
+        begin = order.part_of_record(index, parts) * context
         ids = records.decode(raw, manifest.record.context)[0, begin : begin + context + 1]
         yield Replayed(index, part.shards[shard].file, row, ", ".join(faults), ids.tolist())
 
@@ -71,9 +71,11 @@ def main() -> None:
     run = directory.read_json("run.json")
     incident = _chosen(incidents.read(directory))
     manifest = load(FLAGS.data)
-    for name, there in (("corpus", manifest.corpus.fingerprint), ("tokenizer", manifest.tokenizer.fingerprint)):
-        if run["data"][name] != there:
-            raise UserError(f"--data={FLAGS.data} is other data: its {name} is {there}, the run's {run['data'][name]}")
+    for name, fingerprint in (("corpus", manifest.corpus.fingerprint), ("tokenizer", manifest.tokenizer.fingerprint)):
+        if run["data"][name] != fingerprint:
+            raise UserError(
+                f"--data={FLAGS.data} is other data: its {name} is {fingerprint}, the run's {run['data'][name]}"
+            )
     tokenizer = Tokenizer(manifest.tokenizer.name, read_tokenizer(FLAGS.data))
 
     print(f"step {incident['step']}: {incident['reason']}; loss {incident['loss']}, grad norm {incident['grad_norm']}")
@@ -85,15 +87,15 @@ def main() -> None:
         print(f"\nrecord {record.place}: {record.file} row {record.row}{state}\n{tokenizer.decode(record.ids)}")
 
 
-def _chosen(found: list[dict[str, Any]]) -> dict[str, Any]:
-    if not found:
+def _chosen(all_incidents: list[dict[str, Any]]) -> dict[str, Any]:
+    if not all_incidents:
         raise UserError(f"--run_dir={FLAGS.run_dir} has no incidents: no update was skipped")
     if FLAGS.incident is None:
-        return found[-1]
-    for incident in found:
+        return all_incidents[-1]
+    for incident in all_incidents:
         if incident["step"] == FLAGS.incident:
             return incident
-    steps = [incident["step"] for incident in found]
+    steps = [incident["step"] for incident in all_incidents]
     nearest = min(steps, key=lambda step: abs(step - FLAGS.incident))
     raise UserError(f"--incident={FLAGS.incident}: no update was skipped at that step; the nearest is {nearest}")
 

@@ -1,12 +1,12 @@
-"""Prove that a run which was killed and resumed is the run that was not, on this topology and on others.
+"""Proves that a run which was killed and resumed equals the unbroken one, on this topology and on others.
 
     python -m tools.resume_proof --gin_file=quickstart.gin --data=… [--steps=6] [--more=6] [--tpu=virtual-2]
 
-Trains steps + more unbroken; trains again, is killed with SIGKILL amid the second part, and resumes three copies of
-what is left: on the same topology, on another number of replicas, and with another accumulation. Compares, step by
-step, the hash of all token ids consumed, the losses, and the final weights and optimizer slots. Prints a table and
-exits 1 on a difference: same topology, everything to the bit; others, tokens to the bit and losses within 1e-5 in
-float32.
+Trains steps + more unbroken. Trains again, kills that run with SIGKILL amid the second part, and resumes three copies
+of its directory: on the same topology, on another number of replicas, and with another accumulation. Compares, step by
+step, the hash of all token ids consumed, the losses, and the final weights and optimizer slots. Prints a table, and
+exits with 1 on a difference: on the same topology everything has to be equal to the bit; on others, the tokens to the
+bit and the losses within 1e-5 in float32.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ LOSS_TOLERANCE = 1e-5  # relative, float32
 
 @dataclass(frozen=True)
 class Topology:
-    """Where a run goes on: ``--tpu``, and a microbatch in place of the gin file's, or None."""
+    """Where a run resumes: ``--tpu``, and a microbatch in place of the gin file's, or None."""
 
     name: str
     tpu: str
@@ -43,10 +43,15 @@ class Topology:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a resumed run compares with the unbroken one.
+    """The comparison of a resumed run with the unbroken one.
 
-    tokens: steps whose token ids are the same; loss_difference: largest relative one; weight_difference: largest
-    absolute one over weights and slots; equal_bits: whether all of them are the same to the bit.
+    Attributes:
+        topology: where the run was resumed.
+        steps: steps compared.
+        tokens: steps whose token ids are the same.
+        loss_difference: largest relative difference of the loss.
+        weight_difference: largest absolute difference over weights and slots.
+        equal_bits: whether all weights and slots are the same to the bit.
     """
 
     topology: Topology
@@ -66,11 +71,11 @@ def prove(run_flags: list[str], steps: int, more: int, home: Topology, others: l
     """Runs all runs and compares them.
 
     Args:
-        run_flags: of pipeline.train: gin files and parameters, and the data.
-        steps: before the checkpoint that the killed run leaves.
-        more: after it.
-        home: of the unbroken and of the killed run.
-        others: where the killed run is resumed too.
+        run_flags: flags of pipeline.train: gin files and parameters, and the data.
+        steps: number of steps before the checkpoint that the killed run leaves.
+        more: number of steps after it.
+        home: topology of the unbroken and of the killed run.
+        others: further topologies on which the killed run is resumed.
 
     Raises:
         WorkFailedError: a run failed that should not have.
@@ -93,9 +98,9 @@ def prove(run_flags: list[str], steps: int, more: int, home: Topology, others: l
         for number, topology in enumerate([home, *others]):
             resumed = os.path.join(folder, f"resumed-{number}")
             shutil.copytree(killed, resumed)
-            said = _train(resumed, [*shared, *topology.flags()], 0)
-            if f"resumes at step {steps:,}" not in said:
-                raise WorkFailedError(f"the run did not resume at step {steps}: {said[-500:]}")
+            output = _train(resumed, [*shared, *topology.flags()], 0)
+            if f"resumes at step {steps:,}" not in output:
+                raise WorkFailedError(f"the run did not resume at step {steps}: {output[-500:]}")
             outcomes.append(_compare(unbroken, resumed, topology, steps + more))
         return outcomes
 
@@ -119,12 +124,12 @@ def _train(run_dir: str, arguments: list[str], expected: int) -> str:
 
 
 def _compare(unbroken: str, resumed: str, topology: Topology, steps: int) -> Outcome:
-    here, there = _token_hashes(unbroken), _token_hashes(resumed)
-    same = sum(step in here and here[step] == there.get(step) for step in range(steps))
-    losses, others = _losses(unbroken), _losses(resumed)
-    if set(losses) != set(range(1, steps + 1)) or set(others) != set(losses):
-        raise WorkFailedError(f"losses of steps {sorted(losses)} and {sorted(others)}; expected 1 to {steps}")
-    difference = max(abs(others[step] - loss) / abs(loss) for step, loss in losses.items())
+    hashes, other_hashes = _token_hashes(unbroken), _token_hashes(resumed)
+    same = sum(step in hashes and hashes[step] == other_hashes.get(step) for step in range(steps))
+    losses, other_losses = _losses(unbroken), _losses(resumed)
+    if set(losses) != set(range(1, steps + 1)) or set(other_losses) != set(losses):
+        raise WorkFailedError(f"losses of steps {sorted(losses)} and {sorted(other_losses)}; expected 1 to {steps}")
+    difference = max(abs(other_losses[step] - loss) / abs(loss) for step, loss in losses.items())
     weights, equal = _weight_difference(unbroken, resumed, steps)
     return Outcome(topology, steps, same, difference, weights, equal)
 

@@ -1,4 +1,4 @@
-"""Where the time of the benchmark's training step goes on this machine, by XLA's own trace of what it ran.
+"""Profiles the benchmark's training step on this machine, from XLA's own trace of what it ran.
 
     python -m tools.step_profile --output=docs/step_profile.md
 
@@ -46,7 +46,7 @@ def main() -> None:
         start = time.perf_counter()
         step()
         seconds = min(seconds, time.perf_counter() - start)
-    known = _instructions(benchmark.ours_hlo(tokens))
+    instructions = _instructions(benchmark.ours_hlo(tokens))
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
         start = time.perf_counter()
@@ -54,11 +54,11 @@ def main() -> None:
             step()
         traced = time.perf_counter() - start
         tf.profiler.experimental.stop()
-        spans = _spans(folder, known)
-    text = report(known, shared_time(spans), seconds, traced / STEPS, peak, benchmark.flops())
+        spans = _spans(folder, instructions)
+    text = report(instructions, shared_time(spans), seconds, traced / STEPS, peak, benchmark.flops())
     with open(FLAGS.output, "w", encoding="utf-8") as file:
         file.write(text)
-    print(f"wrote {FLAGS.output}: {seconds:.3f} s a step, {benchmark.flops() / seconds / peak:.0%} of the peak")
+    print(f"wrote {FLAGS.output}: {seconds:.3f} s per step, {benchmark.flops() / seconds / peak:.0%} of the peak")
 
 
 def _instructions(hlo: str) -> dict[str, program.Instruction]:
@@ -66,7 +66,7 @@ def _instructions(hlo: str) -> dict[str, program.Instruction]:
     return {name: i for computation in computations for name, i in computation.instructions.items()}
 
 
-def _spans(folder: str, known: dict[str, program.Instruction]) -> list[tuple[int, int, str]]:
+def _spans(folder: str, instructions: dict[str, program.Instruction]) -> list[tuple[int, int, str]]:
     """Returns (begin, end, instruction) of all that ran, in picoseconds."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -78,7 +78,7 @@ def _spans(folder: str, known: dict[str, program.Instruction]) -> list[tuple[int
         for line in plane.lines:
             for event in line.events:
                 name = plane.event_metadata[event.metadata_id].name
-                if name in known and known[name].opcode not in CONTAINERS:
+                if name in instructions and instructions[name].opcode not in CONTAINERS:
                     begin = line.timestamp_ns * 1000 + event.offset_ps
                     spans.append((begin, begin + event.duration_ps, name))
     return spans

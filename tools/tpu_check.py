@@ -1,10 +1,10 @@
-"""Check every op of the step against the TPU's own kernels, with the TPU build of TensorFlow, without a TPU.
+"""Checks every op of the step against the TPU's own kernels, with the TPU build of TensorFlow, without a TPU.
 
     python -m tools.tpu_check            # make tpu-check; the environment is built on first use, a gigabyte
 
 TensorFlow's TPU wheel lowers a function for the platform "TPU" on any machine, and refuses ops for which the TPU has no
 kernel ("No registered 'AsString' OpKernel for XLA_TPU_JIT"). It cannot share an environment with the other wheels, so
-this command builds one of its own under build/. Weights go in as arguments: functions that hold variables are refused.
+this command builds another under build/. Weights go in as arguments: functions that hold variables are refused.
 """
 
 import os
@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "tpu-environment"
 # Of requirements-tpu.txt, what lowering a step needs: no data, no bucket, no report.
 NEEDED = ("tensorflow-tpu", "libtpu", "tensorboard", "keras", "numpy", "gin-config", "absl-py")
-# The wheel asks nobody who this machine is, and says that it is one host of v3.
+# The wheel then does not query the metadata server, and takes this machine for a host of a v3-8.
 PRETENDED = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v3-8",

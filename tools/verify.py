@@ -2,7 +2,7 @@
 
     python -m tools.verify --data=data/wikitext-2 [--workers=N]
 
-Exit code 0 if all is well; 1 with the file, record and byte offset of the first fault of each kind if it is not.
+Exit code 0 if there is no fault, otherwise 1, with the file, record and byte offset of the first fault of each kind.
 """
 
 import os
@@ -21,7 +21,7 @@ CHUNK_RECORDS = 4096  # records in memory at a time: 8.6 MB
 
 
 class Fault(NamedTuple):
-    """What is wrong with a shard; a record of -1 means the whole file."""
+    """A fault of a shard; a record of -1 means the whole file."""
 
     kind: str
     file: str
@@ -42,21 +42,21 @@ def check_shard(directory: str, manifest: Manifest, shard: Shard) -> Iterator[Fa
     from pipeline.data.format import records
 
     path, size = storage.join(directory, shard.file), manifest.record.bytes
-    found = storage.size(path)
-    if found is None:
+    file_bytes = storage.size(path)
+    if file_bytes is None:
         yield Fault("missing", shard.file, -1, 0, "there is no such file")
         return
-    if found != shard.bytes:
-        yield Fault("size", shard.file, -1, 0, f"{found} bytes, but the manifest says {shard.bytes}")
-    crc, record, seen = 0, 0, set()
+    if file_bytes != shard.bytes:
+        yield Fault("size", shard.file, -1, 0, f"{file_bytes} bytes, but the manifest says {shard.bytes}")
+    crc, record, reported = 0, 0, set()
     with storage.open_read(path) as file:
         while data := file.read(CHUNK_RECORDS * size):
             crc = google_crc32c.extend(crc, data)
             whole = len(data) // size
             checked = data[: whole * size]
             for kind, row in records.faults(checked, manifest.record.context, manifest.tokenizer.vocabulary_size):
-                if kind not in seen:
-                    seen.add(kind)
+                if kind not in reported:
+                    reported.add(kind)
                     yield Fault(kind, shard.file, record + row, (record + row) * size, DETAILS[kind])
             record += whole
             if whole * size < len(data):
@@ -75,7 +75,7 @@ DETAILS = {
 
 
 def check_totals(manifest: Manifest) -> Iterator[Fault]:
-    """Yields where a part's totals contradict each other; the manifest's own consistency is checked on loading."""
+    """Yields faults where a part's totals contradict each other; loading checks the manifest's own consistency."""
     from pipeline.data.sharding.packing import Cut
 
     cut = Cut(context=manifest.record.context, packing=manifest.record.packing)
@@ -111,8 +111,8 @@ def main() -> int:
         return lambda shard: list(check_shard(FLAGS.data, manifest, shard))
 
     with Pool(make, FLAGS.workers) as pool:
-        for shard, found in pool.run(shards):
-            faults += found
+        for shard, shard_faults in pool.run(shards):
+            faults += shard_faults
             progress.add(shard.bytes)
     progress.finish()
     first: dict[str, Fault] = {}

@@ -100,7 +100,7 @@ def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("location", "zone", "expected", "said"),
     [
-        ("US-CENTRAL1", "us-central1-a", doctor.OK, "as the TPU's zone"),
+        ("US-CENTRAL1", "us-central1-a", doctor.OK, "like the TPU's zone"),
         ("US", "us-central1-a", doctor.OK, "multi-region us"),
         ("EU", "us-central1-a", doctor.WARNING, "is in eu, the TPU in us-central1-a"),
         ("EUROPE-WEST4", "us-central1-a", doctor.WARNING, "transfer fees"),

@@ -149,7 +149,7 @@ def test_a_program_is_compiled_once(preflight, cache):
 
 @pytest.mark.slow
 def test_gpt2_small_is_as_lean_as_promised(run_module, cache, tmp_path, monkeypatch):
-    """4 sequences of 1,024 a core of v3-128, Adafactor, no rematerialisation; deterministic for a pinned compiler."""
+    """4 sequences of 1,024 per core of v3-128, Adafactor, no rematerialisation; deterministic for a pinned compiler."""
     monkeypatch.setenv("PREFLIGHT_CACHE", str(cache))
     answer = tmp_path / "answer.json"
     done = run_module("tools.preflight", "--gin_file=gpt2.gin", "--tpu=pod-128", "--noevaluation", f"--json={answer}")

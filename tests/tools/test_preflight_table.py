@@ -124,7 +124,7 @@ def test_rows_with_an_unknown_figure_count_as_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(preflight_table, "row", lambda *key: done.append(key) or rows[key])
     preflight_table.main()
     assert done == [keys[1]]
-    assert preflight_table.short(rows[keys[1]]) == "4 a core, 3.00 GiB, 90 ms"
+    assert preflight_table.short(rows[keys[1]]) == "4 per core, 3.00 GiB, 90 ms"
 
 
 def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
@@ -146,4 +146,4 @@ def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
     said = readme.read_text()
     assert said.startswith("before\n") and said.endswith("\nafter\n") and "old" not in said
     assert said.count("| gpt2-small |") == 1
-    assert "| 4 a core, 1.81 GiB, 85 to 119 ms | does not fit: needs over 17.41 of 15.48 GiB |" in said
+    assert "| 4 per core, 1.81 GiB, 85 to 119 ms | does not fit: needs over 17.41 of 15.48 GiB |" in said
