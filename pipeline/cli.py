@@ -1,4 +1,4 @@
-"""What every command line shares: flags, exit codes, and quiet libraries."""
+"""Flags, exit codes and quiet libraries, shared by every command line."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ STARTED = time.time()  # of this command, in Unix seconds
 
 
 class _PathParser(flags.ArgumentParser):
-    """Takes what ``paths.checked`` takes: one place for all flags that name a file or a directory."""
+    """Checks a path with ``paths.checked``, for every flag that names a file or a directory."""
 
     def parse(self, argument: str) -> str:
         return paths.checked(argument)
@@ -49,37 +49,37 @@ def define_gin_param_flag() -> None:
 
 
 def define_tpu_flag(meaning: str) -> None:
-    """Defines ``--tpu``, which is not to be empty: an unset variable would train on this machine's CPU unasked."""
+    """Defines ``--tpu``, which must not be empty: an unset variable would train on this machine's CPU unasked."""
     flags.DEFINE_string("tpu", None, meaning)
     flags.register_validator("tpu", lambda name: name != "", "is empty; expected a slice such as v3-8, or no --tpu")
 
 
 def required_gin_files(expected: str) -> list[str]:
-    """Returns the files of ``--gin_file``; UserError where there is none, which says what was expected."""
+    """Returns the files of ``--gin_file``; UserError, with what was expected, where there is none."""
     if not FLAGS.gin_file:
         raise UserError(f"--gin_file is missing; expected {expected}")
     return FLAGS.gin_file
 
 
 def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
-    """Parses the flags, calls ``main`` with the arguments that are no flags, and exits.
+    """Parses the flags, calls ``main`` with the arguments that are not flags, and exits.
 
-    0 done, 1 the work failed or what it printed was lost, 2 the user's input is wrong, 75 (EX_TEMPFAIL) a worker went
-    away: start it again.
+    Exit codes: 0 done; 1 the work failed, or what it printed was lost; 2 the user's input is wrong; 75 (EX_TEMPFAIL) a
+    worker went away: start it again.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the C++ log floods stderr with advice about CPU features
-    os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(4 << 20))  # 64 MiB an open gs:// file otherwise
-    streams.keep()
-    code = _code_of(main, most_arguments)
+    os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(4 << 20))  # 64 MiB per open gs:// file otherwise
+    streams.protect()
+    code = _exit_code(main, most_arguments)
     sys.exit(code or int(streams.lost()))
 
 
-def _code_of(main: Callable[..., int | None], most_arguments: int) -> int:
-    """Calls ``main``; says in one line what went wrong, if that is the user's or the machine's doing."""
+def _exit_code(main: Callable[..., int | None], most_arguments: int) -> int:
+    """Calls ``main`` and returns the exit code; an error of the user or the machine is printed as one line."""
     try:
         rest = _parsed(sys.argv)
         if len(rest) > most_arguments:
-            raise UserError(f"{rest[most_arguments]!r} is no flag; flags are written --name=value")
+            raise UserError(f"{rest[most_arguments]!r} is not a flag; flags are written --name=value")
         return main(*rest) or 0
     except (UserError, flags.Error) as error:
         message = " ".join(str(error).split())
@@ -87,14 +87,14 @@ def _code_of(main: Callable[..., int | None], most_arguments: int) -> int:
             message = message.removeprefix("FATAL Flags parsing error: ")
         print(f"error: {message}", file=sys.stderr)
         return 2
-    except PermissionError as error:  # what no command foresaw
+    except PermissionError as error:  # that no command handles itself
         print(f"error: {error.filename}: not permitted to this user ({error.strerror})", file=sys.stderr)
         return 2
     except WorkFailedError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except WorkerLostError as error:
-        print(f"lost: {error}; the same command goes on from the newest checkpoint", file=sys.stderr)
+        print(f"lost: {error}; the same command continues from the newest checkpoint", file=sys.stderr)
         return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -108,7 +108,7 @@ def _code_of(main: Callable[..., int | None], most_arguments: int) -> int:
 
 
 def _parsed(arguments: list[str]) -> list[str]:
-    """Parses the flags; returns what is no flag. One that takes a single value is not to be given two."""
+    """Parses the flags and returns the other arguments; refuses two values for a flag that takes one."""
     for flag in {id(FLAGS[name]): FLAGS[name] for name in FLAGS}.values():
         if not isinstance(flag, flags.MultiFlag):
             setattr(flag, "parse", functools.partial(_parse_once, flag, flag.parse))  # noqa: B010
@@ -125,10 +125,10 @@ def _parse_once(flag: flags.Flag, parse: Callable[[Any], None], argument: Any) -
 def import_tensorflow() -> None:
     """Imports TensorFlow without its C++ start-up log, which no setting of TensorFlow 2.21 silences.
 
-    What was written to stderr meanwhile is shown after all when the import fails.
+    If the import fails, what was written to stderr meanwhile is shown.
 
     Raises:
-        UserError: The installed wheels would abort the process, and take what they say of it with them.
+        UserError: the installed wheels would abort the process, and their message would be lost.
     """
     from pipeline.devices import tpu_target
 

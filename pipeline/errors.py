@@ -1,4 +1,4 @@
-"""What a person can put right: one line that names the value, what was expected and the nearest right choice."""
+"""Errors that a person can put right: one line that names the value, what was expected and the nearest right choice."""
 
 import difflib
 import errno
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class WorkFailedError(Exception):
-    """The work failed for a reason that the message tells whole: one line on stderr, no traceback, exit code 1."""
+    """The work failed for a reason that the message states in full: one line on stderr, no traceback, exit code 1."""
 
 
 class WorkerLostError(Exception):
@@ -26,7 +26,7 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """Returns a line for an error which says that a disk is full, read-only or broken; None for every other one.
+    """Returns a line for an error which says that a disk is full, read-only or broken; None for any other.
 
     TensorFlow has no error number; its messages carry the system's words, after the path and a semicolon.
     """
@@ -34,8 +34,8 @@ def disk_fault(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if type(error).__module__.startswith("tensorflow."):
         for words in map(os.strerror, DISK_FAULTS):
-            before, found, _ = str(error).partition(words)
-            if found:
+            before, match, _ = str(error).partition(words)
+            if match:
                 path = before.rpartition("\n")[2].rpartition("} ")[2].strip().removesuffix(";")
                 return f"{path}: {words}" if path else words
     return None
@@ -44,7 +44,7 @@ def disk_fault(error: BaseException) -> str | None:
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest of ``choices``, or an empty string when none is close."""
 
-    def likeness(choice: str) -> tuple[float, int]:  # of two as like, the one that begins alike
+    def likeness(choice: str) -> tuple[float, int]:  # of two equally like, the one with the longer common beginning
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(choice, name, strict=False))
         return difflib.SequenceMatcher(None, choice, name).ratio(), len(list(same))
 

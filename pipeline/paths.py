@@ -1,6 +1,6 @@
 """Paths as users write them, on command lines and in gin files: ``~`` is a home; what could never be used is refused.
 
-Light: standard library only.
+Imports only the standard library.
 """
 
 import os

@@ -2,7 +2,7 @@
 
     python -m pipeline.shard --gin_file=datasets/wikitext-2.gin --source=wikitext-2-raw --output=data/wikitext-2
 
-Repeating the command goes on from where it was stopped, and says so when there is nothing left to do. With --runner the
+Repeating the command continues where it stopped, and says so when nothing is left to do. With --runner the
 units run on Apache Beam, with the same bytes (docs/beam.md).
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
         _on_beam(settings)
         return
 
-    from pipeline.data.sharding.sharder import shard  # numpy, only after the flags and gin files are known to be right
+    from pipeline.data.sharding.sharder import shard  # numpy, only after the flags and gin files are checked
 
     shard(settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir)
 

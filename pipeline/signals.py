@@ -1,4 +1,4 @@
-"""The signals that ask a process to end, which saves what it has first."""
+"""The signals that ask a process to save and exit."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -11,15 +11,15 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 @contextmanager
 def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Hands these signals to ``handler`` meanwhile.
+    """Hands these signals to ``handler`` inside the block.
 
     One that the process was started to ignore, as nohup does with SIGHUP, stays ignored; not SIGINT, which every shell
     script makes its background commands ignore.
     """
-    heard = [n for n in ENDING if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heard}
+    numbers = [n for n in ENDING if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, known in before.items():
-            signal.signal(number, known)
+        for number, former in previous.items():
+            signal.signal(number, former)

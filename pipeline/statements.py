@@ -1,6 +1,6 @@
-"""gin's statements, one after another with where each stands; a mistake is one sentence with its place.
+"""Reads gin's statements one by one, each with its origin; a mistake is one sentence with its place.
 
-Light: no framework, and nothing of gin's global state.
+Imports gin but no framework, and leaves gin's global state alone.
 """
 
 import tokenize
@@ -21,7 +21,7 @@ def read(
     *,
     is_file: bool = True,
 ) -> None:
-    """Calls ``handle`` with each statement of a gin text and with its origin: the source, of a file with the line.
+    """Calls ``handle`` with each statement of a gin text and its origin: the source, and in a file the line.
 
     Args:
         source: what the text is: a file's name, or a flag.

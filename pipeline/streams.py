@@ -23,7 +23,7 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(ESCAPE, _escape)
 
 
-class _Kept(io.FileIO):
+class _UnfailingFile(io.FileIO):
     """A descriptor whose writes always succeed; ``failure`` is the first one that did not."""
 
     failure: OSError | None = None
@@ -37,16 +37,16 @@ class _Kept(io.FileIO):
             if self.failure is None:
                 self.failure = error
                 if self.fileno() == 1:
-                    print(f"stdout: {error.strerror}; the work goes on without it", file=sys.stderr)
+                    print(f"stdout: {error.strerror}; the work continues without it", file=sys.stderr)
             return len(data)
 
 
-def keep() -> None:
-    """Puts such streams in the place of ``sys.stdout`` and ``sys.stderr``, and /dev/null in that of closed ones.
+def protect() -> None:
+    """Replaces ``sys.stdout`` and ``sys.stderr`` by such streams, and closed ones by /dev/null.
 
     A closed descriptor's number would go to the next file that is opened, and what C++ libraries log there into it.
     """
-    logging.raiseExceptions = False  # a library's log on the disk that is full: a page, beside the one line
+    logging.raiseExceptions = False  # or a library that logs to a full disk prints a page beside the one line
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -55,13 +55,13 @@ def keep() -> None:
             setattr(sys, name, stream)
         elif mode == "w":
             stream.flush()
-            raw = _Kept(stream.fileno(), "w", closefd=False)
-            kept = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, errors=ESCAPE, line_buffering=True)
-            setattr(sys, name, kept)
+            raw = _UnfailingFile(stream.fileno(), "w", closefd=False)
+            protected = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, errors=ESCAPE, line_buffering=True)
+            setattr(sys, name, protected)
 
 
 def lost() -> bool:
     """Whether something that was printed on stdout did not get there."""
     sys.stdout.flush()
     raw = getattr(sys.stdout.buffer, "raw", None)
-    return isinstance(raw, _Kept) and raw.failure is not None
+    return isinstance(raw, _UnfailingFile) and raw.failure is not None

@@ -1,7 +1,7 @@
-"""How text is read, wherever it comes from: UTF-8, perhaps behind a byte order mark; lines end at \\n or \\r\\n.
+"""Reads text the same way, wherever it comes from: UTF-8, perhaps behind a byte order mark; lines end at \\n or \\r\\n.
 
 Python's own ways differ among themselves: ``str.splitlines`` also ends a line at U+2028 or a form feed, files that are
-opened as text at a lone \\r too, and "utf-8" keeps the mark as a character. Light: standard library only.
+opened as text at a lone \\r too, and "utf-8" keeps the mark as a character. Imports no library.
 """
 
 from typing import AnyStr
@@ -47,8 +47,8 @@ def without_mark(raw: bytes) -> bytes:
 
 def lines(text: str) -> list[str]:
     """Returns the lines of a text without their ends."""
-    found = text.replace("\r\n", "\n").split("\n")
-    return found if found[-1] else found[:-1]
+    parts = text.replace("\r\n", "\n").split("\n")
+    return parts if parts[-1] else parts[:-1]
 
 
 def without_end(line: AnyStr) -> AnyStr:

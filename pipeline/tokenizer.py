@@ -26,7 +26,7 @@ flags.DEFINE_integer(
 
 
 def main() -> None:
-    """Trains as the flags say; a file that is there already and the same is success."""
+    """Trains as the flags say; an identical file that is there already is success."""
     if not FLAGS.output:
         raise UserError("--output is missing: name the tokenizer.json to write")
     gin_reader.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)

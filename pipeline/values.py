@@ -1,6 +1,6 @@
-"""What a setting's type lets it be: the check that every value of a gin file, an override and a slice's file passes.
+"""The type check that every value of a gin file, an override and a slice's file passes.
 
-Light: standard library only.
+Imports only the standard library.
 """
 
 import math
@@ -17,7 +17,7 @@ LARGEST, SMALLEST = float.fromhex("0x1.fffffep127"), 2.0**-126
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """Returns the value of the setting ``name``; a zero loses its sign, which would make two runs of equal ones.
+    """Returns the value of the setting ``name``; -0.0 becomes 0.0, or equal settings would be two runs.
 
     Raises:
         UserError: it is of another type, or a number that TensorFlow could not compute with.
@@ -51,7 +51,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _of_a_size(value: Any, hint: Any) -> str:
-    """Returns what else is expected of a number that is one: no NaN, no infinity, and a size that tensors hold."""
+    """Returns the range that is expected of a number outside it, or an empty string."""
     takes_float = float in (hint, *typing.get_args(hint))
     if takes_float and isinstance(value, int | float) and not isinstance(value, bool):
         return f" that float32 holds: 0, or {SMALLEST:.2g} to {LARGEST:.2g}"

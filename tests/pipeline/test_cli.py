@@ -1,4 +1,4 @@
-"""What every command line shares."""
+"""Flags, exit codes and streams, shared by every command line."""
 
 import errno
 import json
@@ -73,8 +73,8 @@ def worked(tmp_path, redirection):
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
     [
-        ("| head -1 > /dev/null", 1, "stdout: Broken pipe; the work goes on without it\nends\n"),
-        ("> /dev/full", 1, "stdout: No space left on device; the work goes on without it\nends\n"),
+        ("| head -1 > /dev/null", 1, "stdout: Broken pipe; the work continues without it\nends\n"),
+        ("> /dev/full", 1, "stdout: No space left on device; the work continues without it\nends\n"),
         ("> /dev/full 2>&1", 1, ""),
         ("2>&1 | true", 1, ""),
         ("2> /dev/full > /dev/null", 0, ""),
@@ -125,7 +125,7 @@ def test_evaluation_keeps_what_nobody_reads(tiny_run_dir, tmp_path):
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (1, "stdout: Broken pipe; the work goes on without it\n")
+    assert (done.returncode, done.stderr) == (1, "stdout: Broken pipe; the work continues without it\n")
     (kept,) = run.glob("evaluation-*.json")
     assert json.loads(kept.read_text())["figures"]["nats_per_token"] > 0
 

@@ -191,7 +191,7 @@ def test_a_dry_run_says_what_an_absolute_rate_does_with_parameter_scaling(run_mo
         (["--gin_file=algpt2.gin", "--gin_param=ALGPT2.layer=3", "--dry_run"], "did you mean 'layers'"),
         (["--gin_file=algpt2.gin", "--gin_param=train.global_batch=500", "--tpu=pod-128", "--dry_run"], "512"),
         (["--gin_fiel=algpt2.gin"], "gin_file"),
-        (["algpt2.gin"], "is no flag"),
+        (["algpt2.gin"], "is not a flag"),
         ([], "--gin_file is missing"),
         ([*SMALL, "--data=/nowhere", "--run_dir=/tmp/never-made"], "/nowhere"),
         ([*SMALL, "--data={empty}", "--run_dir=/tmp/never-made"], "manifest"),

@@ -1,4 +1,4 @@
-"""Every text is read one way: a byte order mark is no character, and lines end at \\n or \\r\\n and nowhere else."""
+"""Every text is read one way: a byte order mark is not a character, and lines end at \\n or \\r\\n and nowhere else."""
 
 import io
 import json

@@ -65,7 +65,7 @@ cli.run(main)
     assert done.returncode == 75
     assert done.stderr == (
         "lost: a worker went away (UnavailableError: Socket closed); "
-        "the same command goes on from the newest checkpoint\n"
+        "the same command continues from the newest checkpoint\n"
     )
 
 

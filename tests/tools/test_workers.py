@@ -116,7 +116,7 @@ def test_killed_and_stopped_workers_leave_a_run_that_goes_on_to_the_same_weights
         if number == signal.SIGKILL:
             assert codes[victim] == -signal.SIGKILL
             assert codes[1 - victim] == os.EX_TEMPFAIL, said
-            assert "the same command goes on from the newest checkpoint" in said[1 - victim]
+            assert "the same command continues from the newest checkpoint" in said[1 - victim]
         else:
             assert codes == [0, 0], said
             assert "stopped by a signal" in said[0]
