@@ -27,7 +27,7 @@ def run() -> dict[str, float]:
             step()
             seconds[count] = min(seconds[count], time.perf_counter() - start)
     for count, value in seconds.items():
-        print(f"  accumulation {count}   {value:7.3f} s a step, {value / seconds[1]:5.3f} of accumulation 1")
+        print(f"  accumulation {count}   {value:7.3f} s per step, {value / seconds[1]:5.3f} of accumulation 1")
     return {f"seconds_at_{count}": value for count, value in seconds.items()} | {
         "time_at_8_over_1": seconds[8] / seconds[1]
     }

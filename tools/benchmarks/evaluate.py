@@ -1,4 +1,4 @@
-"""Evaluation speed: tokens scored a second against the forward share of a training step.
+"""Evaluation speed: tokens scored per second against the forward share of a training step.
 
 The 30M model and the batch of step.py. A forward pass is a third of a training step's FLOPs, so evaluation should go
 through at least three times as many tokens per second as training does; a ratio of 1 is just that. Sliding windows of
@@ -15,7 +15,7 @@ from pipeline.evaluation.likelihood import scorer, windows
 from tools.benchmarks import step as training
 
 FORWARD_SHARE = 1 / 3
-BATCHES = 3  # of evaluation a turn, so that a turn is about as long as a step
+BATCHES = 3  # of evaluation per turn, so that a turn is about as long as a step
 
 
 def run() -> dict[str, float]:

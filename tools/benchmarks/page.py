@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: what each benchmark measures, in its own words, and what it found; nothing is typed by hand."""
+"""Writes docs/benchmarks.md: each benchmark's docstring and its figures; nothing is typed by hand."""
 
 import importlib
 import pathlib
@@ -13,11 +13,11 @@ machines, or of another hour, do not compare.
 """
 
 
-def write(path: pathlib.Path, found: Mapping[str, Mapping[str, object]], machine: str) -> None:
+def write(path: pathlib.Path, results: Mapping[str, Mapping[str, object]], machine: str) -> None:
     """Writes the sections of the benchmarks that were run, and keeps the page's others."""
-    known = _sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    known |= {name: _section(name, figures, machine) for name, figures in found.items()}
-    path.write_text("\n".join([HEAD, *(known[name] for name in sorted(known))]), encoding="utf-8")
+    sections = _sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sections |= {name: _section(name, figures, machine) for name, figures in results.items()}
+    path.write_text("\n".join([HEAD, *(sections[name] for name in sorted(sections))]), encoding="utf-8")
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -26,10 +26,10 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _section(name: str, figures: Mapping[str, object], machine: str) -> str:
-    said = (importlib.import_module(f"tools.benchmarks.{name}").__doc__ or "").strip()
+    description = (importlib.import_module(f"tools.benchmarks.{name}").__doc__ or "").strip()
     rows = [f"| {figure.replace('_', ' ')} | {_number(value)} |" for figure, value in figures.items()]
     table = "\n".join(["| figure | value |", "|---|---|", *rows])
-    return f"## {name}\n\n{said}\n\n`python -m tools.bench --only={name}` on {machine}:\n\n{table}\n"
+    return f"## {name}\n\n{description}\n\n`python -m tools.bench --only={name}` on {machine}:\n\n{table}\n"
 
 
 def _number(value: object) -> str:

@@ -1,7 +1,7 @@
 """Reading speed: this pipeline, nanoGPT's memmap sampling and int64 TFRecords, in turns on the same machine.
 
-Everyone makes batches of 512 sequences of 1,025 tokens, ready for the step, out of 2 GB in the page cache. Contenders
-take turns, and the best turn of each counts: other work on the machine can only slow a turn down.
+All contenders make batches of 512 sequences of 1,025 tokens, ready for the step, out of 2 GB in the page cache.
+They take turns, and the best turn of each counts: other work on the machine can only slow a turn down.
 """
 
 import pathlib
@@ -20,8 +20,8 @@ from pipeline.data.format.manifest import Corpus, Manifest, Part, Record, Shard,
 from pipeline.data.reading import datasets
 
 BATCH, CONTEXT, VOCABULARY = 512, 1024, 50_257
-SHARDS, RECORDS = 256, 3_908  # a shard: 2.09 GB in all
-INT64_RECORDS = 20_480  # the usual format takes 3 to 6 KB a sequence; read round and round
+SHARDS, RECORDS = 256, 3_908  # per shard: 2.09 GB in all
+INT64_RECORDS = 20_480  # the usual format takes 3 to 6 KB per sequence; read over and over
 TURNS, TURN_SECONDS = 5, 2.5
 
 
@@ -50,14 +50,16 @@ def run() -> dict[str, float]:
     figures["ratio_to_nanogpt"] = ours / figures["nanogpt_mtok_per_s"]
     figures["ratio_to_int64_records"] = ours / figures["int64_records_mtok_per_s"]
     for name, value in speed.items():
-        print(f"  {name:<38} {value:7.1f} Mtok/s   {processor[name]:6.2f} processor µs a record   {ours / value:5.1f}×")
+        print(
+            f"  {name:<38} {value:7.1f} Mtok/s   {processor[name]:6.2f} processor µs per record   {ours / value:5.1f}×"
+        )
     print(f"  the checksums of every record take {figures['cost_of_checks']:.1%} of our processor time")
     print(f"  first batch: {first[0]:.2f} s at step 0, {first[1]:.2f} s at the last step of 2 GB")
     return {name: round(value, 4) for name, value in figures.items()}
 
 
 def _speeds(contenders: dict[str, Callable[[], Iterator[Any]]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the best Mtok/s and the least processor µs a record of each contender."""
+    """Returns the best Mtok/s and the least processor µs per record of each contender."""
     running = {name: make() for name, make in contenders.items()}
     for batches in running.values():
         for _ in range(20):
@@ -77,7 +79,7 @@ def _speeds(contenders: dict[str, Callable[[], Iterator[Any]]]) -> tuple[dict[st
 
 
 def _crc32c_microseconds() -> float:
-    """Processor time for the crc32c of one record, with the processor's instruction; the best of five turns."""
+    """Returns the processor time for the crc32c of one record, by the processor's instruction; the best of five."""
     record, turns = bytes(records.record_bytes(CONTEXT)), []
     for _ in range(5):
         start = time.process_time()
@@ -88,7 +90,7 @@ def _crc32c_microseconds() -> float:
 
 
 def _seconds_to_first_batch(directory: pathlib.Path, manifest: Manifest) -> tuple[float, float]:
-    """Medians at step 0 and at the last whole batch of the first pass, taken in turns."""
+    """Returns the medians at step 0 and at the last whole batch of the first pass, measured in turns."""
     seconds: dict[int, list[float]] = {0: [], SHARDS * RECORDS // BATCH - 1: []}
     for _ in range(7):
         for step, measured in seconds.items():
@@ -112,7 +114,7 @@ def _train(directory: pathlib.Path, manifest: Manifest, start_step: int = 0) -> 
 
 
 def _nanogpt(path: pathlib.Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What nanoGPT's get_batch does: a new memmap a batch, a random window a sequence, int64."""
+    """Does what nanoGPT's get_batch does: a new memmap per batch, a random window per sequence, int64."""
     generator = np.random.default_rng(0)
     while True:
         data = np.memmap(path, np.uint16, mode="r")

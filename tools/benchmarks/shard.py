@@ -96,11 +96,11 @@ def _shard(dataset: str, source: pathlib.Path, output: pathlib.Path) -> tuple[fl
     peak = [0]
     watcher = threading.Thread(target=_watch, args=(process, peak))
     watcher.start()
-    printed, complaint = process.communicate()
+    printed, errors = process.communicate()
     seconds = time.perf_counter() - began
     watcher.join()
     if process.returncode:
-        raise RuntimeError(f"sharding failed: {complaint[-2000:]}")
+        raise RuntimeError(f"sharding failed: {errors[-2000:]}")
     return seconds, printed, peak[0]
 
 
@@ -111,7 +111,7 @@ def _watch(process: subprocess.Popen, peak: list[int]) -> None:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its children."""
+    """Returns a process and its descendants."""
     try:
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
@@ -122,10 +122,10 @@ def _family(pid: int) -> list[int]:
 def _peak_resident_bytes(pid: int) -> int:
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended meanwhile
         return 0
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    return 1024 * int(found.group(1)) if found else 0
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(peak.group(1)) if peak else 0
 
 
 def _same_length(ours: pathlib.Path, usual: pathlib.Path) -> None:
@@ -138,7 +138,7 @@ def _same_length(ours: pathlib.Path, usual: pathlib.Path) -> None:
 
 
 def _decompression_share(documents: list[str], folder: pathlib.Path) -> float:
-    """The share of the workers' time that is decompression, on archives shaped like OpenWebText's."""
+    """Returns the share of the workers' time that is decompression, on archives shaped like OpenWebText's."""
     source = folder / "archives"
     source.mkdir()
     pages = list(text.varied(documents, ARCHIVE_BYTES))
@@ -151,8 +151,8 @@ def _decompression_share(documents: list[str], folder: pathlib.Path) -> float:
                 writer.addfile(info, io.BytesIO(content.encode()))
         (source / f"urlsf_subset00-{number}_data.xz").write_bytes(lzma.compress(archive.getvalue()))
     _, printed, _ = _shard("openwebtext", source, folder / "from-archives")
-    found = re.search(r"decompression took (\d+) %", printed)
-    return int(found.group(1)) / 100 if found else 0.0
+    percent = re.search(r"decompression took (\d+) %", printed)
+    return int(percent.group(1)) / 100 if percent else 0.0
 
 
 def _memory(documents: list[str], total: int, folder: pathlib.Path) -> int:

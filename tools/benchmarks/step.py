@@ -2,8 +2,8 @@
 
 One model for all, a 30M GPT-2 (6 layers, width 384, vocabulary 50,257), 8 sequences of 256 tokens, float32, AdamW, on
 whatever devices this machine has. Contenders take turns with a float32 matrix multiply, whose best is the peak, and the
-best turn of each counts: other work on the machine can only slow a turn down. FLOPs are the model's, 6 a weight and
-token plus the full attention square, for all contenders alike.
+best turn of each counts: other work on the machine can only slow a turn down. FLOPs are the model's, 6 per
+weight and token plus the full attention square, for all contenders alike.
 """
 
 import importlib.util
@@ -57,7 +57,7 @@ def random_tokens() -> np.ndarray:
 
 
 def flops() -> float:
-    """Returns the model's FLOPs of a step on the batch."""
+    """Returns the model's FLOPs for one step on the batch."""
     return CONFIG.flops_per_token() * BATCH * CONFIG.context
 
 

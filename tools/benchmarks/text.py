@@ -1,4 +1,4 @@
-"""Text to measure with: gathered from this machine's own files, and repeated with changes up to any size."""
+"""Text for the benchmarks: gathered from this machine's own files, and repeated with changes up to any size."""
 
 import os
 import pathlib
@@ -14,10 +14,12 @@ LEAST_BYTES = 60_000_000
 
 
 def gather(most_bytes: int) -> tuple[list[str], int]:
-    """Returns documents of this machine's Python packages, headers and documentation, no file twice, and their bytes.
+    """Returns documents of this machine's Python packages, headers and documentation, and their total bytes.
+
+    No file is used twice.
 
     Raises:
-        RuntimeError: there are less than LEAST_BYTES of them.
+        RuntimeError: there are fewer than LEAST_BYTES.
     """
     paths = sysconfig.get_paths()
     roots = sorted({paths["purelib"], paths["stdlib"], "/usr/share/doc", "/usr/share/perl", "/usr/include"})

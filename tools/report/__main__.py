@@ -3,7 +3,7 @@
     python -m tools.report --run_dir=runs/a [--run_dir=runs/b …] --output=report.html [--png]
 
 Long curves are thinned: of each stretch of records the lowest and the highest stay, so that no spike is lost.
-TensorFlow is not imported. Exit code 2 where a directory is no run.
+TensorFlow is not imported. Exit code 2 if a directory is not a run.
 """
 
 import dataclasses
@@ -22,22 +22,22 @@ from pipeline.evaluation import protocol
 from tools.report import page
 
 FLAGS = flags.FLAGS
-# What decides whether two validation figures may be compared; other settings of the shards only say how they lie.
-NO_PROTOCOL = {"shard.shards", "shard.evaluation_shards", "shard.name"}
+# Settings of the shards that do not decide whether two validation figures may be compared.
+IGNORED_KEYS = {"shard.shards", "shard.evaluation_shards", "shard.name"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run directory holds.
+    """The contents of a run directory.
 
     Args:
-      name: its path, as it was given.
-      identity: run.json, flattened to ``section.setting``.
-      records: metrics.jsonl, a record a loop, steps ascending.
-      incidents: updates that were skipped.
-      samples: samples.txt.
-      summary: summary.json; {} while the run is not done.
-      evaluations: what pipeline.evaluate kept, of each protocol the newest step.
+        name: its path, as it was given.
+        identity: run.json, flattened to ``section.setting``.
+        records: metrics.jsonl, one record per loop, steps ascending.
+        incidents: updates that were skipped.
+        samples: samples.txt.
+        summary: summary.json; {} while the run is not done.
+        evaluations: results of pipeline.evaluate, the newest step of each protocol.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Run:
     evaluations: list[dict[str, Any]]
 
     def points(self, x: str, y: str) -> list[tuple[float, float]]:
-        """Returns a curve; what is no finite number is (x, nan), a gap."""
+        """Returns a curve; a value that is not a finite number is (x, nan), a gap."""
         return [(float(record[x]), _number(record[y])) for record in self.records if x in record and y in record]
 
     def protocol(self) -> dict[str, Any]:
-        """Returns what the validation figures were measured on."""
+        """Returns the settings that the validation figures depend on."""
         chosen = {key: value for key, value in self.identity.items() if key.split(".")[0] in ("data", "shard")}
         context = {"model.context": self.identity.get("model.context")}
-        return {key: value for key, value in (chosen | context).items() if key not in NO_PROTOCOL}
+        return {key: value for key, value in (chosen | context).items() if key not in IGNORED_KEYS}
 
     def seconds(self) -> list[tuple[float, dict[str, float]]]:
-        """Returns (step, seconds so far by part); a process that counted from 0 again is added to those before it."""
+        """Returns (step, seconds so far by activity); a restarted process, which counts from 0, is added on top."""
         history: list[tuple[float, dict[str, float]]] = []
         before: dict[str, float] = {}
         last: dict[str, float] = {}
@@ -91,7 +91,7 @@ def read(directory: str) -> Run:
     """Reads a run directory, local or gs://.
 
     Raises:
-      UserError: no run there, none that has finished a step, or a damaged one.
+        UserError: there is no run, it has not finished a step, or it is damaged.
     """
     identity = _json(directory, "run.json", required=True)
     if not isinstance(identity, dict) or not all(isinstance(section, dict) for section in identity.values()):
@@ -118,18 +118,18 @@ def read(directory: str) -> Run:
 
 
 def _evaluations(directory: str) -> list[dict[str, Any]]:
-    """Figures with protocols, of each protocol those of the newest step."""
+    """Returns figures with their protocols, the newest step of each protocol."""
     newest: dict[str, dict[str, Any]] = {}
     names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(directory, deep=False) or []}
     for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
-        found = _json(directory, name)
-        if not isinstance(found, dict) or not {"figures", "protocol"} <= found.keys():
+        evaluation = _json(directory, name)
+        if not isinstance(evaluation, dict) or not {"figures", "protocol"} <= evaluation.keys():
             continue
-        if found["protocol"].get("packing") == "lines":
-            found["figures"] = protocol.of_lines(found["figures"])
-        key = json.dumps(protocol.comparable(found["protocol"]), sort_keys=True)
-        if key not in newest or found["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
-            newest[key] = found
+        if evaluation["protocol"].get("packing") == "lines":
+            evaluation["figures"] = protocol.of_lines(evaluation["figures"])
+        key = json.dumps(protocol.comparable(evaluation["protocol"]), sort_keys=True)
+        if key not in newest or evaluation["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
+            newest[key] = evaluation
     return list(newest.values())
 
 
@@ -148,18 +148,18 @@ def _json(directory: str, name: str, *, required: bool = False) -> Any:
     try:
         return json.loads(text) if text is not None else None
     except ValueError:
-        raise UserError(f"--run_dir={directory}: its {name} is damaged, it is no JSON") from None
+        raise UserError(f"--run_dir={directory}: its {name} is damaged: it is not JSON") from None
 
 
 def _lines(directory: str, name: str) -> list[dict[str, Any]]:
-    """JSON objects, a line each; one that a kill has cut is left out."""
-    found = []
+    """Returns the JSON objects of a file, one per line; a line that a kill has cut is left out."""
+    values = []
     for line in (_text(directory, name) or "").splitlines():
         try:
-            found.append(json.loads(line))
+            values.append(json.loads(line))
         except ValueError:
             continue
-    return [line for line in found if isinstance(line, dict)]
+    return [value for value in values if isinstance(value, dict)]
 
 
 def main() -> None:

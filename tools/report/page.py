@@ -53,35 +53,35 @@ def figures(runs: Sequence[Any]) -> list[Figure]:
         curves = [thin(run.points(x, y)) for run in runs]
         return Figure(name, title, x, curves, incidents if x == "step" and y in ("loss", "grad_norm") else none)
 
-    found = [
+    drawn = [
         of("loss-by-step", "Train loss, nats per token", "loss"),
         of("loss-by-tokens", "Train loss, nats per token", "loss", "tokens"),
         of("validation", "Validation, nats per token", "validation.nats_per_token"),
         of("learning-rate", "Learning rate", "learning_rate"),
         of("gradient-norm", "Gradient norm before clipping", "grad_norm"),
-        of("throughput", "Tokens a second", "tokens_per_s"),
+        of("throughput", "Tokens per second", "tokens_per_s"),
         of("share-of-peak", "Share of peak", "mfu"),
         Figure("goodput", "Goodput: share of the time in steps", "step", [thin(run.goodput()) for run in runs], none),
     ]
-    return [figure for figure in found if any(figure.curves)]
+    return [figure for figure in drawn if any(figure.curves)]
 
 
 def thin(curve: Curve, most: int = POINTS) -> Curve:
-    """Returns at most about ``most`` points: of each stretch the lowest, the highest and, where there is one, a gap."""
+    """Returns at most about ``most`` points: the lowest and the highest of each stretch and, if there is one, a gap."""
     if len(curve) <= most:
         return curve
-    size, kept = math.ceil(2 * len(curve) / most), [curve[0]]
+    size, thinned = math.ceil(2 * len(curve) / most), [curve[0]]
     for first in range(1, len(curve) - 1, size):
         stretch = curve[first : min(first + size, len(curve) - 1)]
         finite = [point for point in stretch if math.isfinite(point[1])]
         ends = {min(finite, key=lambda point: point[1]), max(finite, key=lambda point: point[1])} if finite else set()
         gaps = [point for point in stretch if not math.isfinite(point[1])][:1]
-        kept += sorted([*ends, *gaps], key=lambda point: point[0])
-    return [*kept, curve[-1]]
+        thinned += sorted([*ends, *gaps], key=lambda point: point[0])
+    return [*thinned, curve[-1]]
 
 
 def svg(figure: Figure) -> str:
-    """Draws a figure; a single point is a dot, a gap is left open, a skipped update is a dashed line."""
+    """Returns a figure as SVG: a single point is a dot, a gap stays open, a skipped update is a dashed line."""
     points = [point for curve in figure.curves for point in curve if math.isfinite(point[1])]
     if not points:
         return '<p class="note">No finite value.</p>'
@@ -126,8 +126,8 @@ def _pieces(curve: Curve) -> list[Curve]:
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:
-    known = list(values)
-    low, high = min(known), max(known)
+    numbers = list(values)
+    low, high = min(numbers), max(numbers)
     margin = (abs(low) or 1.0) / 2 if low == high else 0.0
     return low - margin, high + margin
 
@@ -156,20 +156,20 @@ def page(runs: Sequence[Any], drawn: Sequence[Figure]) -> str:
         'content="width=device-width,initial-scale=1"><link rel="icon" href="data:,"><title>Report of runs</title>'
         f"<style>{STYLE}</style></head><body><h1>Report of {len(runs)} run{'s' * (len(runs) > 1)}</h1>"
         f'<ul class="runs">{keys}</ul><div class="grid">{shown}</div><p class="note">A curve of more than {POINTS} '
-        "records is thinned: of each stretch its lowest and highest stay. Gaps are values that are not finite, dashed "
+        "records is thinned to the lowest and highest of each stretch. Gaps are values that are not finite, dashed "
         f"lines skipped updates.</p>{tables(runs)}{_samples(runs)}</body></html>\n"
     )
 
 
 def _samples(runs: Sequence[Any]) -> str:
-    said = ""
+    sections = ""
     for run in runs:
         samples = [sample.partition(" ===") for sample in run.samples.split("=== step ")[1:]][-SHOWN_SAMPLES:]
         shown = "".join(
             f"<pre>step {html.escape(step)}\n{html.escape(text.strip())}</pre>" for step, _, text in samples
         )
-        said += f"<h3>{html.escape(run.name)}</h3>{shown}" if shown else ""
-    return f"<h2>Samples, the newest {SHOWN_SAMPLES}</h2>{said}" if said else ""
+        sections += f"<h3>{html.escape(run.name)}</h3>{shown}" if shown else ""
+    return f"<h2>Samples, the newest {SHOWN_SAMPLES}</h2>{sections}" if sections else ""
 
 
 def write_pngs(drawn: Sequence[Figure], output: pathlib.Path) -> list[pathlib.Path]:

@@ -22,9 +22,9 @@ def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _folded(title: str, head: Sequence[Any], dictionaries: Sequence[dict[str, Any]]) -> str:
-    """A table that opens on request: a line a key, a column a dictionary."""
-    keys = sorted({key for known in dictionaries for key in known})
-    rows = [[key, *(known.get(key, "-") for known in dictionaries)] for key in keys]
+    """Returns a table that opens on request: one row per key, one column per dictionary."""
+    keys = sorted({key for column in dictionaries for key in column})
+    rows = [[key, *(column.get(key, "-") for column in dictionaries)] for key in keys]
     return f"<details><summary>{html.escape(title)}</summary>{_table(head, rows)}</details>"
 
 
@@ -44,13 +44,17 @@ def _left_out(packings: Iterable[Any]) -> str:
 def _validation(runs: Sequence[Any]) -> str:
     rows = []
     for run in runs:
-        known = [record for record in run.records if "validation.nats_per_token" in record]
+        records = [record for record in run.records if "validation.nats_per_token" in record]
         if run.summary.get("validation"):
             last = {f"validation.{key}": value for key, value in run.summary["validation"].items()}
-            known.append({"step": run.summary.get("steps", ""), **last})
-        if known:
-            figures = [known[-1].get(f"validation.{key}") for key in ("nats_per_token", "perplexity", "bits_per_byte")]
-            rows.append([run.name, known[-1]["step"], *("" if value is None else f"{value:.4f}" for value in figures)])
+            records.append({"step": run.summary.get("steps", ""), **last})
+        if records:
+            figures = [
+                records[-1].get(f"validation.{key}") for key in ("nats_per_token", "perplexity", "bits_per_byte")
+            ]
+            rows.append(
+                [run.name, records[-1]["step"], *("" if value is None else f"{value:.4f}" for value in figures)]
+            )
     if not rows:
         return "<h2>Validation</h2><p>None yet.</p>"
     protocols = [run.protocol() for run in runs]
@@ -62,36 +66,36 @@ def _validation(runs: Sequence[Any]) -> str:
 
 
 def _evaluations(runs: Sequence[Any]) -> str:
-    """What pipeline.evaluate kept: a table a source, its rows under one protocol or with a warning."""
+    """Returns the results of pipeline.evaluate: one table per source, with a warning where the protocols differ."""
     sources: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for run in runs:
-        for found in run.evaluations:
-            sources.setdefault(_source(found["protocol"]), []).append((run.name, found))
-    said = ""
+        for evaluation in run.evaluations:
+            sources.setdefault(_source(evaluation["protocol"]), []).append((run.name, evaluation))
+    sections = ""
     for key in sorted(sources):
         rows = sources[key]
-        protocols = [comparable(found["protocol"]) for _, found in rows]
+        protocols = [comparable(evaluation["protocol"]) for _, evaluation in rows]
         different = differing(protocols)
-        figures = list(dict.fromkeys(name for _, found in rows for name in found["figures"]))
+        figures = list(dict.fromkeys(name for _, evaluation in rows for name in evaluation["figures"]))
         lines = [
             [
                 name,
-                found["protocol"].get("step", ""),
-                *(found["protocol"].get(what, "-") for what in different),
-                *(_figure(found["figures"].get(figure)) for figure in figures),
+                evaluation["protocol"].get("step", ""),
+                *(evaluation["protocol"].get(what, "-") for what in different),
+                *(_figure(evaluation["figures"].get(figure)) for figure in figures),
             ]
-            for name, found in rows
+            for name, evaluation in rows
         ]
         head = ["run", "step", *different, *(figure.replace("_", " ") for figure in figures)]
         folded = _folded("Protocol", ["protocol", *(name for name, _ in rows)], protocols)
         title = f"<h3>{html.escape(_title(rows[0][1]['protocol']))}</h3>"
         why = _left_out(protocol.get("packing") for protocol in protocols)
-        said += f"{title}{_warning(different)}{_table(head, lines)}{why}{folded}"
-    return f"<h2>Evaluation</h2>{said}" if said else ""
+        sections += f"{title}{_warning(different)}{_table(head, lines)}{why}{folded}"
+    return f"<h2>Evaluation</h2>{sections}" if sections else ""
 
 
 def _source(protocol: dict[str, Any]) -> str:
-    """What was scored: a file by its bytes, or a part of a corpus."""
+    """Returns a key of the text that was scored: a file by its bytes, or a part of a corpus."""
     return str(protocol.get("file_sha256") or f"{protocol.get('corpus')} {protocol.get('part')}")
 
 
@@ -107,19 +111,21 @@ def _figure(value: Any) -> str:
 
 def _seconds(runs: Sequence[Any]) -> str:
     totals = [history[-1][1] if (history := run.seconds()) else {} for run in runs]
-    parts = sorted({part for known in totals for part in known})
-    rows = [[part, *(f"{known.get(part, 0):,.1f}" for known in totals)] for part in parts]
+    parts = sorted({part for seconds in totals for part in seconds})
+    rows = [[part, *(f"{seconds.get(part, 0):,.1f}" for seconds in totals)] for part in parts]
     return f"<h2>Seconds by part</h2>{_table(['part', *(run.name for run in runs)], rows)}" if rows else ""
 
 
 def _incidents(runs: Sequence[Any]) -> str:
     keys = ("step", "reason", "loss", "grad_norm")
     rows = [
-        [run.name, *(found.get(key, "") for key in keys)] for run in runs for found in run.incidents[:SHOWN_INCIDENTS]
+        [run.name, *(incident.get(key, "") for key in keys)]
+        for run in runs
+        for incident in run.incidents[:SHOWN_INCIDENTS]
     ]
     count = sum(len(run.incidents) for run in runs)
-    said = f"<p>{count:,} skipped updates; the first {SHOWN_INCIDENTS} of each run are shown.</p>"
-    return f"<h2>Incidents</h2>{said + _table(['run', *keys], rows) if rows else '<p>None.</p>'}"
+    shown = f"<p>{count:,} skipped updates; the first {SHOWN_INCIDENTS} of each run are shown.</p>"
+    return f"<h2>Incidents</h2>{shown + _table(['run', *keys], rows) if rows else '<p>None.</p>'}"
 
 
 def _differences(runs: Sequence[Any]) -> str:

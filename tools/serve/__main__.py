@@ -1,12 +1,12 @@
-"""A page to try a trained model at, and its JSON endpoints, on this machine only.
+"""Serves a page to try a trained model on, and its JSON endpoints, on this machine only.
 
 python -m tools.serve --run_dir=… [--port=8000]        # needs requirements-serve.txt
 
 POST /generate  {"prompt": "…", "max_tokens": 100, "temperature": 1, "top_k": 0, "top_p": 1, "seed": 0, "stream": false}
 POST /score     {"text": "…"} → tokens, negative_log_likelihood (nats), perplexity
 
-With "stream" the answer comes as server-sent events, one a token. Other machines can reach it only where --host says
-so; there is no encryption and no password.
+With "stream" the answer comes as server-sent events, one per token. Other machines can reach it only if --host says so;
+there is no encryption and no password.
 """
 
 import socket
@@ -69,5 +69,5 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("allow_host", [], "Another name by which requests may call this server. Repeats.")
     flags.DEFINE_integer("max_tokens", 1024, "New tokens of a request at most.", lower_bound=1)
     flags.DEFINE_integer("max_body", 1 << 16, "Bytes of a request's body at most.", lower_bound=1)
-    flags.DEFINE_integer("waiting", 16, "Requests that may wait for the one that is worked on.", lower_bound=0)
+    flags.DEFINE_integer("waiting", 16, "Requests that may wait for the running one.", lower_bound=0)
     cli.run(main)

@@ -1,9 +1,9 @@
-"""The small server's pages: a page to type at, POST /generate and POST /score; limits on all that a client can send.
+"""The small server: a page to type into, POST /generate and POST /score, with limits on all that a client can send.
 
-A refusal is JSON, {"error": "one sentence"}: 400 a wrong value, 408 a body that does not come, 413 a large one, 415
-another content type (a form of a foreign page could send those unasked), 503 when too many wait. There are no CORS
-headers, and other Host names are refused, so that no page from elsewhere can read from here, not even by a name that
-it makes point to 127.0.0.1.
+A refusal is JSON, {"error": "one sentence"}: 400 for a wrong value, 408 for a body that does not arrive, 413 for one
+that is too large, 415 for another content type (a form of a foreign page could send those unasked), 503 when too many
+wait. There are no CORS headers, and other Host names are refused, so that no foreign page can read from this server,
+not even by a name that it points to 127.0.0.1.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ from tools.serve import request_parser
 from tools.serve.request_parser import BadRequestError
 from tools.serve.worker import BusyError, Job, Worker
 
-BODY_SECONDS = 10  # in which a request's body has to be there
-LOOK_SECONDS = 0.5  # between looks whether a waiting client is still there
+BODY_SECONDS = 10  # within which a request's body has to arrive
+POLL_SECONDS = 0.5  # between checks whether a waiting client is still connected
 RETRY_SECONDS = 5
 REPLACEMENT = "\ufffd"
 
@@ -44,11 +44,11 @@ class Server:
     """A trained run behind HTTP.
 
     Args:
-        run: what is served.
+        run: the trained run.
         hosts: names that requests may call this server by.
-        most_tokens: new tokens of a request.
-        most_bytes: of a request's body.
-        waiting: requests that may wait while one is worked on.
+        most_tokens: new tokens of a request, at most.
+        most_bytes: bytes of a request's body, at most.
+        waiting: requests that may wait while one runs.
     """
 
     def __init__(self, run: Trained, *, hosts: Sequence[str], most_tokens: int, most_bytes: int, waiting: int):
@@ -79,40 +79,40 @@ class Server:
 
     async def _generate(self, request: Request) -> Response:
         usual = min(request_parser.GENERATE["max_tokens"], self._most_tokens)
-        wanted = await self._read(request, request_parser.GENERATE | {"max_tokens": usual})
-        if isinstance(wanted, Response):
-            return wanted
+        asked = await self._read(request, request_parser.GENERATE | {"max_tokens": usual})
+        if isinstance(asked, Response):
+            return asked
         try:
-            sampling = Sampling(**{key: wanted[key] for key in ("temperature", "top_k", "top_p")})
+            sampling = Sampling(**{key: asked[key] for key in ("temperature", "top_k", "top_p")})
         except ValueError as error:
             raise BadRequestError(str(error)) from None
-        if not 1 <= wanted["max_tokens"] <= self._most_tokens:
-            raise BadRequestError(f"max_tokens={wanted['max_tokens']}: expected 1 to {self._most_tokens}")
-        prompt, context = self._run.tokenizer.encode(wanted["prompt"]), self._run.model.config.context
+        if not 1 <= asked["max_tokens"] <= self._most_tokens:
+            raise BadRequestError(f"max_tokens={asked['max_tokens']}: expected 1 to {self._most_tokens}")
+        prompt, context = self._run.tokenizer.encode(asked["prompt"]), self._run.model.config.context
         if len(prompt) >= context:
             raise BadRequestError(
                 f"the prompt has {len(prompt)} tokens; expected fewer than the model's context of {context}"
             )
-        new_tokens = min(wanted["max_tokens"], context - len(prompt))
-        job = self.worker.submit(lambda: self._steps(prompt, new_tokens, sampling, wanted["seed"]))
-        if wanted["stream"]:
-            events = _events(_while_there(request, job))
+        new_tokens = min(asked["max_tokens"], context - len(prompt))
+        job = self.worker.submit(lambda: self._steps(prompt, new_tokens, sampling, asked["seed"]))
+        if asked["stream"]:
+            events = _events(_while_connected(request, job))
             return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-        steps = [step async for step in _while_there(request, job)]
+        steps = [step async for step in _while_connected(request, job)]
         text = "".join(step["text"] for step in steps)
         tokens = [{key: step[key] for key in ("id", "token", "probability", "likeliest")} for step in steps[:-1]]
         return JSONResponse({"text": text, "tokens": tokens, "end": steps[-1]["end"] if steps else "client"})
 
     def _steps(self, prompt: list[int], new_tokens: int, sampling: Sampling, seed: int) -> Iterator[dict[str, Any]]:
-        """Yields a token at a time with the text that it completes, and last why there are no more."""
-        tokenizer, made, shown = self._run.tokenizer, list[int](), 0
+        """Yields each token with the text that it completes, and last why there are no more."""
+        tokenizer, tokens, shown = self._run.tokenizer, list[int](), 0
         steps = self._stepper.steps(
             prompt, max_new_tokens=new_tokens, end_of_text=tokenizer.end_of_text, sampling=sampling, seed=seed
         )
         text = ""
         for step in steps:
-            made.append(step.token)
-            text = tokenizer.decode(made)
+            tokens.append(step.token)
+            text = tokenizer.decode(tokens)
             whole = len(text.rstrip(REPLACEMENT))  # a character may take several tokens
             yield {
                 "text": text[shown:whole],
@@ -120,23 +120,23 @@ class Server:
                 "likeliest": [self._named(token, probability) for token, probability in step.likeliest],
             }
             shown = max(shown, whole)
-        yield {"text": text[shown:], "end": "length" if len(made) == new_tokens else "end of text"}
+        yield {"text": text[shown:], "end": "length" if len(tokens) == new_tokens else "end of text"}
 
     def _named(self, token: int, probability: float) -> dict[str, Any]:
         return {"id": token, "token": self._run.tokenizer.decode([token]), "probability": probability}
 
     async def _score(self, request: Request) -> Response:
-        wanted = await self._read(request, request_parser.SCORE)
-        if isinstance(wanted, Response):
-            return wanted
-        count, context = len(self._run.tokenizer.encode(wanted["text"])), self._run.model.config.context
+        asked = await self._read(request, request_parser.SCORE)
+        if isinstance(asked, Response):
+            return asked
+        count, context = len(self._run.tokenizer.encode(asked["text"])), self._run.model.config.context
         if count > context:
             raise BadRequestError(f"the text has {count} tokens; expected at most the model's context of {context}")
-        job = self.worker.submit(lambda: iter([self._text_model.score(tf.constant([wanted["text"]]))]))
-        async for found in _while_there(request, job):
-            values = {key: value.numpy().tolist()[0] for key, value in found.items()}
+        job = self.worker.submit(lambda: iter([self._text_model.score(tf.constant([asked["text"]]))]))
+        async for scores in _while_connected(request, job):
+            values = {key: value.numpy().tolist()[0] for key, value in scores.items()}
             return JSONResponse({key: value if math.isfinite(value) else None for key, value in values.items()})
-        return Response(status_code=499)  # the client has gone
+        return Response(status_code=499)  # the client has disconnected
 
     async def _read(self, request: Request, known: dict[str, Any]) -> dict[str, Any] | Response:
         """Returns the checked JSON of a request's body, or a refusal."""
@@ -158,40 +158,40 @@ class Server:
         return request_parser.parse(bytes(body), known)
 
 
-async def _while_there(request: Request, job: Job) -> AsyncGenerator[Any, None]:
-    """Yields a job's results until its client goes away, which closes the job."""
+async def _while_connected(request: Request, job: Job) -> AsyncGenerator[Any, None]:
+    """Yields a job's results until its client disconnects, which closes the job."""
 
-    async def look() -> None:
+    async def watch() -> None:
         while not await request.is_disconnected():
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         job.close()
 
-    looking = asyncio.create_task(look())
+    watcher = asyncio.create_task(watch())
     try:
         async with contextlib.aclosing(job.results()) as results:
             async for result in results:
                 yield result
     finally:
-        looking.cancel()
+        watcher.cancel()
 
 
 async def _events(steps: AsyncGenerator[Any, None]) -> AsyncIterator[str]:
-    async with contextlib.aclosing(steps) as some:
-        async for step in some:
+    async with contextlib.aclosing(steps) as open_steps:
+        async for step in open_steps:
             yield f"data: {json.dumps(step)}\n\n"
 
 
 def _page(run: Trained) -> tuple[str, str]:
-    """Returns the page and the Content-Security-Policy that lets nothing but itself run in it."""
+    """Returns the page and the Content-Security-Policy that lets only its own scripts and styles run in it."""
     text = (pathlib.Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     hashes = {
         part: " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(found.encode()).digest()).decode()}'"
-            for found in re.findall(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
+            f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+            for content in re.findall(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
         )
         for part in ("style", "script")
     }
-    rules = [f"{part}-src {found}" for part, found in hashes.items()]
+    rules = [f"{part}-src {allowed}" for part, allowed in hashes.items()]
     policy = "; ".join(["default-src 'none'", *rules, "connect-src 'self'", "img-src data:", "frame-ancestors 'none'"])
     return text.replace("CONTEXT", str(run.model.config.context)).replace("STEP", f"{run.step:,}"), policy
 
@@ -204,7 +204,7 @@ async def _refuse(_request: Request, error: Exception) -> Response:
     return _error(400, str(error))
 
 
-async def _busy(_request: Request, _error_of_the_line: Exception) -> Response:
+async def _busy(_request: Request, _busy_error: Exception) -> Response:
     return _error(503, "too many requests wait; try again later", {"retry-after": str(RETRY_SECONDS)})
 
 

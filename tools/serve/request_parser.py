@@ -1,4 +1,4 @@
-"""What a request's JSON may hold: every value is checked, and a fault is one sentence."""
+"""Parses a request's JSON: every value is checked, and a fault is one sentence."""
 
 import json
 from typing import Any
@@ -27,12 +27,12 @@ def parse(body: bytes, known: dict[str, Any]) -> dict[str, Any]:
     """Reads a JSON object with the keys of ``known``, whose values are the defaults and give the types.
 
     Raises:
-        BadRequestError: no JSON object, an unknown key, a value of another type, or a text that is no Unicode.
+        BadRequestError: not a JSON object, an unknown key, a value of another type, or a text that is not Unicode.
     """
     try:
         values = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the body is no JSON: {error}") from None
+        raise BadRequestError(f"the body is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise BadRequestError(f"the body is a {type(values).__name__}; expected a JSON object")
     for key in values:
@@ -59,4 +59,4 @@ def _value(key: str, value: Any, kind: Any) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

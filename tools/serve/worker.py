@@ -1,7 +1,7 @@
-"""The one thread that works on requests, and the bounded line before it.
+"""The single thread that runs requests, and the bounded queue before it.
 
 A model's operations use all cores already, so requests wait for one another; past ``waiting`` of them the next is
-refused at once. A request that nobody waits for any longer leaves the line, or stops after the token at hand.
+refused at once. A request whose client has disconnected leaves the queue, or stops after the current token.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from typing import Any
 
 
 class BusyError(Exception):
-    """The line is full."""
+    """The queue is full."""
 
 
 class Job:
-    """One request's work: what it yields is read on the event loop that it was made on."""
+    """One request's work; its results are read on the event loop that created it."""
 
     def __init__(self, work: Callable[[], Iterator[Any]], left: Callable[["Job"], None]):
         self._work, self._left = work, left
@@ -41,16 +41,16 @@ class Job:
     def _send(self, message: tuple[Any, Exception | None, bool]) -> None:
         try:
             self._loop.call_soon_threadsafe(self._results.put_nowait, message)
-        except RuntimeError:  # the loop has ended, and with it everyone who could read this
+        except RuntimeError:  # the event loop has ended: nobody can read this
             self._closed.set()
 
     def close(self) -> None:
-        """Leaves the line, or stops the work after its next result. Closing again changes nothing."""
+        """Leaves the queue, or stops the work after its next result. Closing again changes nothing."""
         self._closed.set()
         self._left(self)
 
     async def results(self) -> AsyncGenerator[Any, None]:
-        """Yields what the work yields; whoever stops reading closes the job."""
+        """Yields the work's results; a reader that stops closes the job."""
         try:
             while True:
                 result, failure, last = await self._results.get()
@@ -64,46 +64,46 @@ class Job:
 
 
 class Worker:
-    """A thread and the line before it.
+    """A thread and the queue before it.
 
     Args:
-        waiting: requests that may wait while one is worked on.
+        waiting: requests that may wait while one runs.
     """
 
     def __init__(self, waiting: int):
         self._most = waiting + 1
         self._open: set[Job] = set()
         self._lock = threading.Lock()
-        self._line: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
     @property
     def open(self) -> int:
-        """Requests that are worked on or wait."""
+        """The number of requests that run or wait."""
         return len(self._open)
 
     def submit(self, work: Callable[[], Iterator[Any]]) -> Job:
-        """Puts work into the line.
+        """Puts work into the queue.
 
         Raises:
-            BusyError: the line is full.
+            BusyError: the queue is full.
         """
         with self._lock:
             if len(self._open) >= self._most:
                 raise BusyError
             job = Job(work, self._leave)
             self._open.add(job)
-        self._line.put(job)
+        self._queue.put(job)
         return job
 
     def stop(self) -> None:
-        """Closes all work and waits for the thread's end."""
+        """Closes all jobs and waits for the thread to end."""
         with self._lock:
             jobs = list(self._open)
         for job in jobs:
             job.close()
-        self._line.put(None)
+        self._queue.put(None)
         self._thread.join()
 
     def _leave(self, job: Job) -> None:
@@ -111,5 +111,5 @@ class Worker:
             self._open.discard(job)
 
     def _run(self) -> None:
-        while (job := self._line.get()) is not None:
+        while (job := self._queue.get()) is not None:
             job.run()

@@ -20,7 +20,7 @@ LAYERS, HEADS, WIDTH = 3, 3, 192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run. ``embedding`` 0 is ALGPT2 without factorization; GPT-2 has none."""
+    """One run. An ``embedding`` of 0 is ALGPT2 without factorization; GPT-2 has no such setting."""
 
     corpus: str = "wikitext"
     packing: str = "contiguous"
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of its run directory: everything that tells it from other cells."""
+        """The name of its run directory: all settings that distinguish it from other cells."""
         model = self.model if self.model == "gpt2" else f"algpt2-e{self.embedding or 'none'}"
         return (
             f"{self.corpus}-{self.packing}_{model}_{self.optimizer}-{self.rate:g}"
@@ -74,7 +74,7 @@ class Cell:
 
 
 def grid(study: StudyConfig) -> dict[str, list[Cell]]:
-    """Returns the cells over learning rates, one seed each, from which each optimizer's and ALGPT2's is chosen."""
+    """Returns the cells from which each optimizer's and ALGPT2's learning rate is chosen, one seed each."""
     base = Cell(batch=study.batch, context=study.context)
     algpt2 = replace(base, model="algpt2", embedding=ALGPT2_EMBEDDING)
     optimizers = {
@@ -83,7 +83,7 @@ def grid(study: StudyConfig) -> dict[str, list[Cell]]:
     return {**optimizers, ALGPT2: [replace(algpt2, rate=rate) for rate in ALGPT2_RATES]}
 
 
-Rows = dict[str, list[Cell]]  # label: the cells of its seeds
+Rows = dict[str, list[Cell]]  # label: one cell per seed
 
 
 def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:

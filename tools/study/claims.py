@@ -1,4 +1,4 @@
-"""Each claim of the 2020 study, and what our rows say to it. The verdicts are computed; only the claims are words."""
+"""The claims of the 2020 study and what our rows say to each; the claims are typed, the verdicts computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +10,17 @@ Parts = Mapping[str, Mapping[str, Row | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A claim that says that one row's loss is higher than another's, or that it is not.
+    """A claim that one row's loss is higher than another's, or that it is not.
 
     Attributes:
-      said: the study's words and figures, in ours.
-      part: where the two rows stand.
-      higher, lower: their labels.
-      equal: the claim is that there is no difference.
+        text: the study's claim with its figures, in our words.
+        part: the part of the study that has the two rows.
+        higher: label of the row with the higher loss.
+        lower: label of the row with the lower loss.
+        equal: the claim is that there is no difference.
     """
 
-    said: str
+    text: str
     part: str
     higher: str
     lower: str
@@ -29,16 +30,16 @@ class Claim:
         """Returns the verdict, which waits for all ``seeds`` of both rows, and what was measured."""
         rows = parts[self.part]
         measured = difference(rows.get(self.higher), rows.get(self.lower))
-        found = f"{self.higher} minus {self.lower}: {measured or '—'}"
+        measurement = f"{self.higher} minus {self.lower}: {measured or '—'}"
         if measured is None:
-            return "not run yet", found
+            return "not run yet", measurement
         if len(measured.by_seed) < seeds:
-            return f"not decided yet: {len(measured.by_seed)} of {seeds} seeds", found
+            return f"not decided yet: {len(measured.by_seed)} of {seeds} seeds", measurement
         if self.equal:
-            return ("not confirmed: a clear difference" if measured.is_clear else "nothing against it"), found
+            return ("not confirmed: a clear difference" if measured.is_clear else "nothing against it"), measurement
         if not measured.is_clear:
-            return "not confirmed: no clear difference", found
-        return ("confirmed" if measured.mean > 0 else "not confirmed: the opposite"), found
+            return "not confirmed: no clear difference", measurement
+        return ("confirmed" if measured.mean > 0 else "not confirmed: the opposite"), measurement
 
 
 def testable(contexts: list[int]) -> list[Claim]:
@@ -53,8 +54,8 @@ def testable(contexts: list[int]) -> list[Claim]:
         "(ours) an absolute rate suits better than parameter scaling": ("scaled", "adafactor"),
     }
     claims = [
-        Claim(said=said, part="optimizers", higher=f"{corpus}: {higher}", lower=f"{corpus}: {lower}")
-        for said, (higher, lower) in optimizers.items()
+        Claim(text=text, part="optimizers", higher=f"{corpus}: {higher}", lower=f"{corpus}: {lower}")
+        for text, (higher, lower) in optimizers.items()
         for corpus in ("wikitext", "cpython")
     ]
     models = {
@@ -76,23 +77,23 @@ def testable(contexts: list[int]) -> list[Claim]:
     }
     claims += [
         Claim(
-            said=said,
+            text=text,
             part="embeddings",
             higher=f"{corpus}: {higher}",
             lower=f"{corpus}: {lower}",
             equal=equal,
         )
-        for said, (higher, lower, equal) in models.items()
+        for text, (higher, lower, equal) in models.items()
         for corpus in ("wikitext", "cpython")
     ]
     short, usual, long = contexts
     claims += [
-        Claim(said="longer contexts help, at equal tokens", part="contexts", higher=str(higher), lower=str(lower))
+        Claim(text="longer contexts help, at equal tokens", part="contexts", higher=str(higher), lower=str(lower))
         for higher, lower in ((short, usual), (usual, long))
     ]
     return claims + [
         Claim(
-            said="without dropout, perplexity is about 3 lower",
+            text="without dropout, perplexity is about 3 lower",
             part="dropout",
             higher=f"{model}, dropout 0.1",
             lower=f"{model}, dropout 0",

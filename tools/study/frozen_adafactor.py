@@ -1,7 +1,7 @@
-"""The bug of the 2020 study, kept to measure what it cost: an Adafactor whose decay stays at its first value, 0.
+"""The bug of the 2020 study, kept to measure its cost: an Adafactor whose decay stays at its first value, 0.
 
-Its TensorFlow version computed beta2 = 1 - t ** -0.8 once, in the constructor, where t is 1. So the second moment never
-was a running mean: every update was normalised by its own gradient alone. The library's Adafactor has no such switch.
+Its TensorFlow version computed beta2 = 1 - t ** -0.8 once, in the constructor, where t is 1. So the second moment was
+never a running mean: every update was normalised by its own gradient alone. Our Adafactor has no such switch.
 """
 
 import dataclasses

@@ -34,17 +34,17 @@ NOTES = {
     "The learning rates were chosen on WikiText with one seed and serve both corpora.",
     "embeddings": "All with Adafactor, GPT-2 at its best learning rate and ALGPT2 at the one that is best for E = "
     f"{ALGPT2_EMBEDDING}.",
-    "contexts": "Sequences a step are halved where the context is doubled. Every model is scored at its own context.",
-    "batches": "Sequences a step × learning rate.",
-    "dropout": "How often a cell sees its text stands under Corpora.",
-    "packing": "Equal positions a step, of which line-by-line packing spends a part on padding. Both models are scored "
-    "on the same text in both packings. Line by line, a token sees its own line only and the ends of long lines are "
-    "not scored: these rows compare with each other alone.",
+    "contexts": "Sequences per step are halved where the context is doubled. Every model is scored at its own context.",
+    "batches": "Sequences per step × learning rate.",
+    "dropout": "Corpora lists how often a cell passes over its text.",
+    "packing": "Equal positions per step, of which line-by-line packing spends a part on padding. Both models are "
+    "scored on the same text in both packings. Line by line, a token sees its own line only and the ends of long lines "
+    "are not scored: these rows compare with each other alone.",
 }
 
 
 def main() -> None:
-    """Writes the page from what the run directory holds by now."""
+    """Writes the page from the run directory's current contents."""
     path = pathlib.Path(FLAGS.run_dir, "study.json")
     if not path.exists():
         raise UserError(f"--run_dir={FLAGS.run_dir} holds no study; expected the run directory of make study")
@@ -53,9 +53,9 @@ def main() -> None:
 
 def write(folder: pathlib.Path, page: pathlib.Path) -> None:
     """Writes the page and, in a folder of its name beside it, its plots."""
-    said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    machine = said.pop("machine", None)
-    study = StudyConfig(**said)
+    recorded = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    machine = recorded.pop("machine", None)
+    study = StudyConfig(**recorded)
     unrun = [cell for cells in grid(study).values() for cell in cells if not summary_path(folder, cell).exists()]
     if unrun:
         raise UserError(f"{folder}: {len(unrun)} cells of the grid of learning rates are missing; run make study again")
@@ -88,7 +88,7 @@ def write(folder: pathlib.Path, page: pathlib.Path) -> None:
 
 def _head(study: StudyConfig, machine: str | None, missing: int) -> str:
     remarks = [f"Machine: {machine}."] if machine else []
-    remarks += [f"**{missing} cells are not run yet; `make study` goes on with them.**"] if missing else []
+    remarks += [f"**{missing} cells are not run yet; `make study` continues with them.**"] if missing else []
     return f"""# The study of 2020, re-run small
 
 Written by `python -m tools.study.page` from the run directories of `make study`; nothing here is typed by hand.
@@ -97,8 +97,8 @@ The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor
 can be asked of two CPU cores is asked here again: models of {LAYERS} layers, {HEADS} heads and width {WIDTH},
 {study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, {study.seeds} seeds. One
 corpus is the articles of the WikiText files that were given, split anew by article; the other is the documentation and
-library of CPython. Each has a byte-level BPE vocabulary of {VOCABULARY:,} of its own. A perplexity here compares with
-others on this page only.
+library of CPython. Each has its own byte-level BPE vocabulary of {VOCABULARY:,} entries. A perplexity here can be
+compared with others on this page only.
 
 Losses are over the whole validation part. ± is the standard deviation over the seeds; in a difference it is the
 standard error over the seeds, taken in pairs. Two rows differ clearly if Student's t tells the difference from 0 at
@@ -110,8 +110,8 @@ standard error over the seeds, taken in pairs. Two rows differ clearly if Studen
 
 def _claims(rows: Parts, study: StudyConfig) -> str:
     contexts = [study.context // 2, study.context, 2 * study.context]
-    lines = [(claim.said, *claim.verdict(rows, study.seeds)) for claim in testable(contexts)]
-    lines += [(said, "not testable at this scale", why) for said, why in UNTESTABLE.items()]
+    lines = [(claim.text, *claim.verdict(rows, study.seeds)) for claim in testable(contexts)]
+    lines += [(claim, "not testable at this scale", reason) for claim, reason in UNTESTABLE.items()]
     heading = "## Claims\n\nThe 2020 study's, and ours where marked so. "
     heading += "Confirmed is a clear difference of the claimed sign, whatever its size.\n\n"
     return heading + _table(("claim", "here", "measured"), lines)
@@ -123,10 +123,10 @@ def _corpora(folder: pathlib.Path, study: StudyConfig) -> str:
         for packing in ("contiguous", "lines"):
             data = manifest.load(str(folder / f"{corpus}-{packing}"))
             for name, part in data.parts.items():
-                seen = f"{study.tokens / part.tokens:.2f}" if name == "train" else "—"
+                passes = f"{study.tokens / part.tokens:.2f}" if name == "train" else "—"
                 shares = [f"{share / part.tokens:.1%}" for share in (part.padding_tokens, part.truncated_tokens)]
-                lines.append((f"{corpus}, {name}, {packing}", str(part.documents), f"{part.tokens:,}", seen, *shares))
-    header = ("", "documents", "positions", "passes of a cell", "padding", "cut off")
+                lines.append((f"{corpus}, {name}, {packing}", str(part.documents), f"{part.tokens:,}", passes, *shares))
+    header = ("", "documents", "positions", "passes per cell", "padding", "cut off")
     return (
         f"## Corpora\n\nPadding and what is cut off long lines are shares of the positions.\n\n{_table(header, lines)}"
     )
@@ -154,14 +154,14 @@ def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
         loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
         figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
         lines.append((label, *figures, loss, f"{row.perplexity:.1f}", _bits(row)))
-    header = ("", "rate", "M parameters", "MFLOPs a token", "seeds", "nats per token", "perplexity", "bits per byte")
+    header = ("", "rate", "M parameters", "MFLOPs per token", "seeds", "nats per token", "perplexity", "bits per byte")
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
 
 
 def _bits(row: Row) -> str:
-    known = [bits for bits in row.bits.values() if bits is not None]
-    return f"{sum(known) / len(known):.3f}" if known else "—"
+    measured = [bits for bits in row.bits.values() if bits is not None]
+    return f"{sum(measured) / len(measured):.3f}" if measured else "—"
 
 
 def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
@@ -182,16 +182,16 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
 
     folder.mkdir(exist_ok=True)
     for part, labels in rows.items():
-        there = [row for row in labels.values() if row]
+        drawn = [row for row in labels.values() if row]
         (folder / f"{part}.svg").unlink(missing_ok=True)
-        if not there:
+        if not drawn:
             continue
         names = [label for label, row in labels.items() if row]
-        figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * max(1, len(there))), layout="constrained")
-        for place, row in enumerate(there):
+        figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * max(1, len(drawn))), layout="constrained")
+        for place, row in enumerate(drawn):
             axes.errorbar(row.mean, place, xerr=row.deviation, fmt="o", color="#1f5fa8", capsize=3)
             axes.plot([*row.nats.values()], [place] * len(row.nats), "|", color="#888888")
-        axes.set_yticks(range(len(there)), names)
+        axes.set_yticks(range(len(drawn)), names)
         axes.invert_yaxis()
         axes.grid(axis="x", color="#dddddd")
         axes.set_xlabel("validation loss, nats per token")

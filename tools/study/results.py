@@ -1,4 +1,4 @@
-"""What the study's run directories hold: the figures of a row of cells, and how two rows differ."""
+"""Reads the study's run directories: the figures of a row of cells, and the difference of two rows."""
 
 import json
 import math
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from models.config import ALGPT2Config, GPT2Config
 from tools.study.cells import Cell
 
-# Student's t at 95 %, two-sided, by the number of paired seeds. Of three seeds, two standard errors would be no proof:
-# equal rows differ by as much once in six times.
+# Student's t at 95 %, two-sided, by the number of paired seeds. With three seeds, two standard errors prove nothing:
+# equal rows differ by that much one time in six.
 QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 MODELS = {"GPT2Config": GPT2Config, "ALGPT2Config": ALGPT2Config}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The seeds of one cell that are done.
+    """The finished seeds of one cell.
 
     Attributes:
-      label: what tells the row from the others of its part.
-      rate: the optimizer's learning rate.
-      parameters: trained values of the model.
-      flops: model FLOPs per token, forward and backward.
-      nats: validation loss in nats per token, by seed.
-      bits: bits a byte of the validation text, by seed; None of line-packed data, of whose text not all is scored.
+        label: name of the row within its part.
+        rate: the optimizer's learning rate.
+        parameters: trained values of the model.
+        flops: model FLOPs per token, forward and backward.
+        nats: validation loss in nats per token, by seed.
+        bits: bits per byte of the validation text, by seed; None for line-packed data, whose text is not all scored.
     """
 
     label: str
@@ -55,8 +55,10 @@ def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None =
     """Reads a row; None while none of its cells is done.
 
     Args:
-      folder: the study's.
-      data: another data set than the cell's own, on which it was scored too.
+        folder: the study's run directory.
+        label: name of the row.
+        cells: one cell per seed.
+        data: another data set than the cell's own, on which it was scored too.
     """
     nats, bits, run, summary = {}, {}, None, None
     for cell in cells:
@@ -84,7 +86,7 @@ def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None =
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much higher the loss of one row is than another's, seed by seed, in nats per token."""
+    """The loss of one row minus another's, seed by seed, in nats per token."""
 
     by_seed: tuple[float, ...]
 
@@ -101,7 +103,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether Student's t of the paired seeds tells it from 0 at 95 %; never for a single seed."""
+        """True if Student's t of the paired seeds tells the mean from 0 at 95 %; never for a single seed."""
         return abs(self.mean) > QUANTILES.get(len(self.by_seed), QUANTILES[10]) * self.error
 
     def __str__(self) -> str:
@@ -110,7 +112,7 @@ class Difference:
 
 
 def difference(higher: Row | None, lower: Row | None) -> Difference | None:
-    """Returns how much higher the first row's loss is, or None while they have no seed in common."""
+    """Returns the first row's loss minus the second's, or None while they have no seed in common."""
     common = sorted({*higher.nats} & {*lower.nats}) if higher and lower else []
     if not common or higher is None or lower is None:
         return None

@@ -1,4 +1,4 @@
-"""Runs the study cell by cell and writes its page. Killed, the same command goes on with the cells that are missing.
+"""Runs the study cell by cell and writes its page. If killed, the same command continues with the missing cells.
 
     make study WIKITEXT='wikitext-2-raw/wiki.*.raw'
     python -m tools.study.run --wikitext=GLOB [--run_dir=runs/study] [--gin_param=study.tokens=65536] [--page=FILE]
@@ -69,15 +69,17 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _claim(folder: pathlib.Path, study: StudyConfig) -> None:
-    """Writes the study's scale down, or refuses a directory with cells of another scale."""
-    wanted, path = dataclasses.asdict(study), folder / "study.json"
+    """Records the study's scale, or refuses a directory with cells of another scale."""
+    scale, path = dataclasses.asdict(study), folder / "study.json"
     if path.exists():
-        here = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{key} = {here.get(key)}, not {wanted[key]}" for key in SCALE if here.get(key) != wanted[key]]
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        differing = [
+            f"{key} = {recorded.get(key)}, not {scale[key]}" for key in SCALE if recorded.get(key) != scale[key]
+        ]
         if differing:
             raise UserError(f"--run_dir={folder} holds a study with {'; '.join(differing)}: choose another directory")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted | {"machine": machine()}) + "\n")
+    path.write_text(json.dumps(scale | {"machine": machine()}) + "\n")
 
 
 def _make_data(folder: pathlib.Path, study: StudyConfig) -> None:
@@ -103,7 +105,7 @@ def _make_data(folder: pathlib.Path, study: StudyConfig) -> None:
 def _module(module: str, *arguments: str) -> str:
     """Runs one of the project's commands and returns what it prints."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], check=False, stdout=subprocess.PIPE, text=True)
-    if done.returncode == 2:  # it has said what is wrong
+    if done.returncode == 2:  # the error is already printed
         raise SystemExit(2)
     if done.returncode:
         raise WorkFailedError(f"{module} ended with exit code {done.returncode}")
@@ -121,7 +123,7 @@ class Runner:
         """Runs the cells that are not done yet.
 
         Raises:
-            WorkFailedError: some failed, after all others were run; their logs are named.
+            WorkFailedError: some cells failed, which is raised after all others were run; the message names their logs.
         """
         todo = [cell for cell in cells if not summary_path(self._folder, cell).exists()]
         began, count, ended, failed = time.monotonic(), len(todo), 0, []
@@ -135,7 +137,7 @@ class Runner:
                     ended += 1
                     left = duration((time.monotonic() - began) / ended * (count - ended))
                     print(f"{ended}/{count}  {cell.name}  {self._result(cell)}  {left} left", flush=True)
-                    if process.returncode or not summary_path(self._folder, cell).exists():  # or it was told to stop
+                    if process.returncode or not summary_path(self._folder, cell).exists():  # or a signal stopped it
                         failed.append(self._folder / "cells" / f"{cell.name}.log")
         finally:
             for process in self._running:
@@ -160,7 +162,7 @@ class Runner:
 
 
 def summary_path(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
-    """Where a cell's result stands once it is done."""
+    """Returns the file that a cell's result is in once it is done."""
     return folder / "cells" / cell.name / "summary.json"
 
 
@@ -179,7 +181,7 @@ def validation_loss(summary: pathlib.Path) -> float:
 
 
 def score_path(folder: pathlib.Path, cell: Cell, data: str) -> pathlib.Path:
-    """Where a cell's score on another data set stands."""
+    """Returns the file that a cell's score on another data set is in."""
     return folder / "cells" / cell.name / f"evaluation-{data}.json"
 
 

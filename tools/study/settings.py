@@ -1,4 +1,4 @@
-"""How large the study is, bound by gin as ``study``. Light: standard library only."""
+"""The scale of the study, bound by gin as ``study``. Imports neither TensorFlow nor Keras."""
 
 import dataclasses
 
@@ -8,11 +8,11 @@ class StudyConfig:
     """The scale of every cell. Smaller: ``--gin_param=study.tokens=65536 --gin_param=study.seeds=1``.
 
     Attributes:
-      tokens: tokens that a cell trains on.
-      seeds: runs of a cell that differ in their seed only; error bars are taken over them.
-      batch: sequences an optimizer step of the base cell; part (d) halves and doubles it.
-      context: tokens a sequence of the base cell; part (c) halves and doubles it.
-      workers: cells that run side by side, each in a process of one thread.
+        tokens: tokens that a cell trains on.
+        seeds: runs of a cell that differ in their seed only; error bars are taken over them.
+        batch: sequences per optimizer step of the base cell; the batches part halves and doubles it.
+        context: tokens per sequence of the base cell; the contexts part halves and doubles it.
+        workers: cells that run side by side, each in a process of one thread.
     """
 
     tokens: int = 524_288

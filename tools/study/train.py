@@ -1,4 +1,4 @@
-"""Trains one cell of the study: ``pipeline.train`` that also knows the frozen Adafactor."""
+"""Trains one cell of the study: ``pipeline.train`` with the frozen Adafactor as one more optimizer."""
 
 from pipeline import cli, train
 from pipeline.config import gin_reader

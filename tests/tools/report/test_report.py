@@ -43,7 +43,7 @@ def make_run(tmp_path):
 
 @pytest.fixture
 def kinds(make_run):
-    """A run with skipped updates, one that was resumed on another slice, one of one step."""
+    """A run with skipped updates, one that was resumed on another slice, and one of one step."""
     nan = make_run(
         "nan",
         range(1, 11),
@@ -118,7 +118,7 @@ def keep():
     return run
 
 
-def test_evaluations_of_a_protocol_stand_side_by_side_at_their_newest_step(make_run, keep):
+def test_evaluations_of_a_protocol_are_side_by_side_at_their_newest_step(make_run, keep):
     a, b = make_run("a", [1]), make_run("b", [1])
     keep(a, 5, {"word_perplexity": 99.0})
     keep(a, 10, {"word_perplexity": 41.5})
@@ -179,7 +179,7 @@ def test_a_run_on_cloud_storage_makes_the_same_page(gcs, kinds, keep):
     assert pages[0].replace(local.name, "RUN") == pages[1].replace(remote.name, "RUN")
 
 
-def test_what_is_no_run_is_refused(refused, make_run, tmp_path):
+def test_a_directory_that_is_not_a_run_is_refused(refused, make_run, tmp_path):
     output = tmp_path / "r.html"
     assert "no run.json there" in refused("tools.report", f"--run_dir={tmp_path}", f"--output={output}")
     assert "no record yet" in refused("tools.report", f"--run_dir={make_run('empty', [])}", f"--output={output}")

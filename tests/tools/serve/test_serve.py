@@ -94,9 +94,9 @@ def test_probabilities_and_scores_are_the_models(client, tiny_run_dir):
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
-        ("/generate", b"{", 400, "no JSON"),
-        ("/generate", b"[" * 50_000, 400, "no JSON"),
-        ("/generate", b"\xff\xfe", 400, "no JSON"),
+        ("/generate", b"{", 400, "not JSON"),
+        ("/generate", b"[" * 50_000, 400, "not JSON"),
+        ("/generate", b"\xff\xfe", 400, "not JSON"),
         ("/generate", b"[]", 400, "a list; expected a JSON object"),
         ("/generate", b'{"promt": "a"}', 400, "'promt' is unknown.*did you mean 'prompt'"),
         ("/generate", b"{}", 400, "prompt is empty"),
@@ -106,7 +106,7 @@ def test_probabilities_and_scores_are_the_models(client, tiny_run_dir):
         ("/generate", b'{"prompt": "a", "max_tokens": 0}', 400, "max_tokens=0: expected 1 to 1024"),
         ("/generate", b'{"prompt": "a", "max_tokens": true}', 400, "max_tokens=true: expected an integer"),
         ("/generate", b'{"prompt": "a", "temperature": -1}', 400, "temperature=-1.0: expected 0"),
-        ("/generate", b'{"prompt": "a", "temperature": NaN}', 400, "NaN is no JSON number"),
+        ("/generate", b'{"prompt": "a", "temperature": NaN}', 400, "NaN is not a JSON number"),
         ("/generate", b'{"prompt": "a", "top_p": 2}', 400, "top_p=2.0: expected"),
         ("/generate", b'{"prompt": "a", "seed": 99999999999}', 400, "seed=99999999999: expected at most"),
         ("/generate", b'{"prompt": "' + b"a" * 100_000 + b'"}', 413, "more than 65536 bytes"),
