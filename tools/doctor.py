@@ -166,14 +166,14 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
         raise UserError(f"--bucket={path}: expected gs://BUCKET or gs://BUCKET/FOLDER")
     from pipeline.storage import gcs_client
 
-    gcs_client.PATIENCE = dataclasses.replace(
-        gcs_client.PATIENCE, give_up=PATIENCE_SECONDS, connect=3, silence=PATIENCE_SECONDS, credentials=PATIENCE_SECONDS
+    gcs_client.TIMEOUTS = dataclasses.replace(
+        gcs_client.TIMEOUTS, give_up=PATIENCE_SECONDS, connect=3, silence=PATIENCE_SECONDS, credentials=PATIENCE_SECONDS
     )
     try:
         storage.check_writable(path)
         with gcs_client.explained(path):
             bucket_info = gcs_client.bucket_of(path)[0]
-            bucket_info.reload(**gcs_client.PATIENCE.calls)
+            bucket_info.reload(**gcs_client.TIMEOUTS.calls)
     except (UserError, storage.UnavailableError, FileNotFoundError) as error:
         yield Finding(FAULT, str(error))
         return

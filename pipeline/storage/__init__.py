@@ -1,6 +1,6 @@
 """Paths on a local disk and on ``gs://``, with the few operations that a data set needs.
 
-Light until a ``gs://`` path comes: google-cloud-storage is imported on first use.
+Imports google-cloud-storage only when a ``gs://`` path comes.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 
-PARTIAL = ".partial-"  # names of files that are being written begin so, and nobody takes them for data
+PARTIAL = ".partial-"  # how names of files begin that are still being written, so that nobody takes them for data
 
 
 class UnavailableError(UserError):
-    """A disk or a bucket cannot take or give what it should; finished work is kept for the next try."""
+    """A disk or a bucket fails to take or to give data; finished work is kept for the next try."""
 
 
 def _gcs() -> Any:
@@ -57,8 +57,8 @@ def size(path: str) -> int | None:
     """Bytes of a file, or None where there is no file; UserError where this user may not know."""
     if is_remote(path):
         return _gcs().size(path)
-    found = _stat(path)
-    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+    status = _stat(path)
+    return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -71,8 +71,8 @@ def _stat(path: str) -> os.stat_result | None:
 
 def is_directory(path: str) -> bool:
     """Whether a local path is a directory; UserError where this user may not know."""
-    found = _stat(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+    status = _stat(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | None:
@@ -86,18 +86,18 @@ def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | 
         return _gcs().list_files(directory, deep=deep)
     if not is_directory(directory):
         return None
-    found = []
+    files: list[tuple[str, int]] = []
     with explained(directory):
         for folder, _, names in os.walk(directory, onerror=_raise):
             sizes = [(path, size(path)) for path in (os.path.join(folder, name) for name in names)]
-            found += [(path, count) for path, count in sizes if count is not None]
+            files += [(path, count) for path, count in sizes if count is not None]
             if not deep:
                 break
-    return found
+    return files
 
 
 def is_empty(path: str) -> bool:
-    """Whether a new directory could stand here: nothing does, or one without files."""
+    """Whether a new directory can be made here: there is nothing, or an empty directory."""
     if is_remote(path):
         return _gcs().is_empty(path)
     try:
@@ -117,7 +117,7 @@ def delete_files(directory: str) -> None:
 
 
 def nearest_existing(path: str) -> str:
-    """Returns a local path, or the nearest above it that is there: where it is, or would be made."""
+    """Returns a local path if it exists, or else its nearest ancestor that does."""
     existing = os.path.abspath(path)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
@@ -125,10 +125,10 @@ def nearest_existing(path: str) -> str:
 
 
 def check_writable(directory: str) -> None:
-    """Refuses a directory or a bucket that cannot be written to, before any work is done; makes nothing.
+    """Refuses a directory or a bucket that cannot be written to, before any work is done; creates nothing.
 
     Raises:
-        UserError: A bucket that does not exist or refuses; a local directory that could not be made or written to.
+        UserError: a bucket that does not exist or refuses; a local directory that could not be made or written to.
     """
     if is_remote(directory):
         _gcs().check_writable(directory)
@@ -202,7 +202,7 @@ def sync_directory(directory: str) -> None:
 def partial_file(directory: str) -> Iterator[Any]:
     """Opens a temporary file beside its destination; it is deleted unless it was renamed or linked meanwhile.
 
-    Who may read it is as the umask says, which ``tempfile`` does not ask.
+    Its permissions follow the umask, which ``tempfile`` ignores.
 
     Raises:
         UnavailableError: the disk is full.
@@ -221,7 +221,7 @@ def publish(local: str, path: str, crc32c: int) -> None:
     """Commits a finished, synced local file under ``path`` by one atomic operation; the local name goes away.
 
     Raises:
-        UserError: other bytes stand there already. The same bytes are success.
+        UserError: the path exists with other bytes. The same bytes are success.
     """
     if is_remote(path):
         _gcs().upload(local, path, crc32c)
@@ -251,7 +251,7 @@ def _move(local: str, path: str) -> None:
 
 
 def replace_bytes(data: bytes, path: str) -> None:
-    """Puts a small file in the place of whatever stands there, by one atomic operation; its directory exists."""
+    """Writes a small file over whatever is there, by one atomic operation; its directory exists already."""
     if is_remote(path):
         _gcs().replace_bytes(data, path)
         return

@@ -9,7 +9,7 @@ from pipeline.storage import UnavailableError, nearest_existing
 
 
 def check_space(needed: Mapping[str, int]) -> None:
-    """Compares the bytes that directories will take with what their disks have free; tells of more than a gigabyte.
+    """Compares the bytes that directories will take with what their disks have free; prints a need of over a gigabyte.
 
     Args:
         needed: bytes by local directory; those on one disk are added up.

@@ -1,8 +1,8 @@
-"""Objects on Cloud Storage: what storage.py does for ``gs://`` paths, through google-cloud-storage.
+"""Objects on Cloud Storage: the operations of ``pipeline.storage`` on ``gs://`` paths.
 
 Nothing is visible half-written: an object appears when its last byte has arrived and the service has found the crc32c
 that was announced, and what it then reports is compared once more. Uploads carry the precondition that there is no
-such object yet. Replies 408, 429 and 5xx, cut connections and silence are tried again with growing, jittered waits.
+such object yet. Replies 408, 429 and 5xx, cut connections and silence are retried with growing, jittered waits.
 Errors are those of ``gcs_client.explained``.
 
 Sources: https://cloud.google.com/storage/docs/performing-resumable-uploads, …/request-preconditions, …/data-validation.
@@ -29,7 +29,7 @@ DAMAGED = "what arrived has another crc32c than the file"
 
 
 class Stat(NamedTuple):
-    """What the service says of an object."""
+    """An object as the service describes it."""
 
     size: int
     crc32c: int
@@ -43,7 +43,7 @@ def stat(path: str) -> Stat | None:
     try:
         with explained(path):
             blob = blob_of(path)
-            blob.reload(**gcs_client.PATIENCE.calls)
+            blob.reload(**gcs_client.TIMEOUTS.calls)
     except FileNotFoundError:
         return None
     return Stat(int(blob.size), _crc32c(blob), int(blob.generation))
@@ -51,18 +51,18 @@ def stat(path: str) -> Stat | None:
 
 def size(path: str) -> int | None:
     """Bytes of an object, or None where there is none."""
-    found = stat(path)
-    return None if found is None else found.size
+    described = stat(path)
+    return None if described is None else described.size
 
 
 def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | None:
     """Lists (path, bytes) of the objects under a directory, ``deep`` at any depth, without the markers of folders.
 
-    Returns None where nothing is, marker included; a bucket that exists is a directory even if it is empty.
+    Returns None where there is nothing, not even a marker; a bucket that exists is a directory even if it is empty.
     """
     with explained(directory):
         bucket, prefix = bucket_of(directory.rstrip("/") + "/")
-        options = {"fields": "items(name,size),prefixes,nextPageToken", **gcs_client.PATIENCE.calls}
+        options = {"fields": "items(name,size),prefixes,nextPageToken", **gcs_client.TIMEOUTS.calls}
         pages = bucket.list_blobs(prefix=prefix, delimiter=None if deep else "/", **options)
         blobs = list(pages)
     if prefix and not blobs and not pages.prefixes:
@@ -71,11 +71,11 @@ def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | 
 
 
 def is_empty(path: str) -> bool:
-    """Whether nothing stands at this address or under it."""
+    """Whether there is nothing at this address or under it."""
     with explained(path):
         bucket, prefix = bucket_of(path.rstrip("/") + "/")
         under = bucket.list_blobs(
-            prefix=prefix, max_results=2, fields="items(name),nextPageToken", **gcs_client.PATIENCE.calls
+            prefix=prefix, max_results=2, fields="items(name),nextPageToken", **gcs_client.TIMEOUTS.calls
         )
         return all(blob.name == prefix for blob in under) and size(path.rstrip("/")) is None
 
@@ -84,14 +84,14 @@ def delete_files(directory: str) -> None:
     """Deletes all objects under a directory."""
     for path, _ in list_files(directory) or []:
         with contextlib.suppress(FileNotFoundError), explained(path):
-            blob_of(path).delete(**gcs_client.PATIENCE.calls)
+            blob_of(path).delete(**gcs_client.TIMEOUTS.calls)
 
 
 def check_writable(directory: str) -> None:
     """Refuses a bucket that is missing or not to be written to, by asking for an upload that never sends anything."""
     with explained(directory):
         probe = blob_of(directory.rstrip("/") + "/.writable")
-        probe.create_resumable_upload_session(if_generation_match=0, **gcs_client.PATIENCE.calls)
+        probe.create_resumable_upload_session(if_generation_match=0, **gcs_client.TIMEOUTS.calls)
 
 
 def open_read(path: str) -> BinaryIO:
@@ -108,7 +108,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_range(path: str, generation: int, start: int, count: int) -> bytes:
-    """Reads bytes start … start+count-1 of one generation; a reply that is cut is taken up where it broke off.
+    """Reads bytes start … start+count-1 of one generation; a reply that is cut is resumed where it broke off.
 
     Raises:
         google.api_core.exceptions.PreconditionFailed: the object has another generation now.
@@ -120,7 +120,7 @@ def read_range(path: str, generation: int, start: int, count: int) -> bytes:
             if_generation_match=generation,
             raw_download=True,
             checksum=None,
-            **gcs_client.PATIENCE.calls,
+            **gcs_client.TIMEOUTS.calls,
         )
     if len(data) != count:
         raise UnavailableError(f"{path}: {len(data)} bytes came from byte {start} on, but {count} are expected")
@@ -129,9 +129,9 @@ def read_range(path: str, generation: int, start: int, count: int) -> bytes:
 
 def read_version(path: str) -> tuple[bytes | None, int]:
     """Reads a small object that others may replace meanwhile; returns its bytes and generation, (None, 0) for none."""
-    while (found := stat(path)) is not None:
+    while (newest := stat(path)) is not None:
         with contextlib.suppress(FileNotFoundError, exceptions.PreconditionFailed):  # replaced since: read that one
-            return read_range(path, found.generation, 0, found.size), found.generation
+            return read_range(path, newest.generation, 0, newest.size), newest.generation
     return None, 0
 
 
@@ -149,7 +149,7 @@ def replace_version(path: str, data: bytes, generation: int) -> int | None:
                 content_type="application/json",
                 checksum="crc32c",
                 if_generation_match=generation,
-                **gcs_client.PATIENCE.calls,
+                **gcs_client.TIMEOUTS.calls,
             )
             return int(blob.generation)
         except exceptions.PreconditionFailed:
@@ -169,7 +169,7 @@ def upload(local: str, path: str, crc32c: int) -> None:
     Args:
         local: the file, which stays.
         path: of the object.
-        crc32c: of the file, computed when it was written: the service makes no object of anything else.
+        crc32c: of the file, computed when it was written: the service makes no object of other bytes.
 
     Raises:
         UserError: there is an object with other bytes. One with the same size and crc32c is success.
@@ -194,13 +194,13 @@ def _create(file: BinaryIO, count: int, path: str, crc32c: int) -> None:
 
 
 def _same_exists(path: str, count: int, crc32c: int) -> bool:
-    found = stat(path)
-    if found is not None and (found.size, found.crc32c) != (count, crc32c):
+    existing = stat(path)
+    if existing is not None and (existing.size, existing.crc32c) != (count, crc32c):
         raise UserError(
-            f"{path} exists and holds other bytes ({found.size} with crc32c {found.crc32c:08x}, not {count} with "
-            f"{crc32c:08x}): remove it or choose another --output"
+            f"{path} exists and holds other bytes ({existing.size} with crc32c {existing.crc32c:08x}, not {count} "
+            f"with {crc32c:08x}): remove it or choose another --output"
         )
-    return found is not None
+    return existing is not None
 
 
 def _send_until_whole(file: BinaryIO, count: int, path: str, crc32c: int) -> None:
@@ -212,12 +212,12 @@ def _send_until_whole(file: BinaryIO, count: int, path: str, crc32c: int) -> Non
             problem = _send(file, count, blob, crc32c)
         if not problem and _crc32c(blob) == crc32c:
             return
-        found = stat(path)  # what the service holds, whatever it replied
-        if found is not None and (found.size, found.crc32c) == (count, crc32c):
+        existing = stat(path)  # what the service holds, whatever it replied
+        if existing is not None and (existing.size, existing.crc32c) == (count, crc32c):
             return
-        if found is not None and not problem:  # ours, and damaged
+        if existing is not None and not problem:  # ours, and damaged
             with contextlib.suppress(FileNotFoundError, exceptions.PreconditionFailed), explained(path):
-                blob.delete(if_generation_match=found.generation, **gcs_client.PATIENCE.calls)
+                blob.delete(if_generation_match=existing.generation, **gcs_client.TIMEOUTS.calls)
         problem = problem or DAMAGED
     raise UnavailableError(f"{path}: {problem}, {UPLOAD_ATTEMPTS} times")
 
@@ -233,7 +233,7 @@ def _send(file: BinaryIO, count: int, blob: storage.Blob, crc32c: int) -> str:
             checksum="crc32c",
             crc32c_checksum_value=base64.b64encode(crc32c.to_bytes(4, "big")).decode(),
             if_generation_match=0,
-            **gcs_client.PATIENCE.calls,
+            **gcs_client.TIMEOUTS.calls,
         )
     except DataCorruption:  # the library has deleted the object
         return DAMAGED
@@ -249,7 +249,7 @@ def _send(file: BinaryIO, count: int, blob: storage.Blob, crc32c: int) -> str:
         if error.code != 410:  # Gone
             raise
         return "the upload session was lost"
-    except ValueError as error:  # the service kept less of a chunk than was sent, which the library cannot take up
+    except ValueError as error:  # the service kept less of a chunk than was sent, after which the library cannot resume
         if "unexpected state" not in str(error):
             raise
         return "a chunk was kept only in part"

@@ -1,4 +1,4 @@
-"""The way to Cloud Storage: credentials, one client a process, bounds for waiting, and errors that people understand.
+"""Access to Cloud Storage: credentials, one client per process, timeouts, and errors that people understand.
 
 Sources: https://cloud.google.com/storage/docs/retry-strategy and google-auth's application default credentials.
 """
@@ -28,8 +28,8 @@ SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to wait, in seconds: before a call is tried again (doubling, jittered), and until it is given up."""
+class Timeouts:
+    """Seconds to wait: before a call is retried (doubling, jittered), and before it is given up."""
 
     first_wait: float = 1
     longest_wait: float = 32
@@ -40,12 +40,12 @@ class Patience:
 
     @property
     def calls(self) -> dict[str, Any]:
-        """Arguments that every call of the library takes: its own judgement of what to try again, in these bounds."""
+        """Arguments for every call of the library: its own rule of what to retry, within these bounds."""
         policy: retry.Retry = DEFAULT_RETRY.with_delay(self.first_wait, self.longest_wait, 2)
         return {"retry": policy.with_timeout(self.give_up), "timeout": (self.connect, self.silence)}
 
 
-PATIENCE = Patience()
+TIMEOUTS = Timeouts()
 
 
 def split(path: str) -> tuple[str, str]:
@@ -74,28 +74,28 @@ def blob_of(path: str) -> storage.Blob:
 
 @functools.lru_cache(maxsize=1)
 def _client(process: int, emulator: str | None) -> storage.Client:
-    """One client, and so one pool of connections, a process. No call needs a project, and none is looked up."""
+    """One client, and so one pool of connections, per process. No call needs a project, and none is looked up."""
     return storage.Client(project="none", credentials=None if emulator else _credentials())
 
 
 def _credentials() -> google.auth.credentials.Credentials:
-    """The environment's credentials, within a bound: the search may ask a metadata server, and run gcloud."""
-    found: list[Any] = []
+    """The environment's credentials, within a time limit: the search may ask a metadata server, and run gcloud."""
+    results: list[Any] = []
 
     def search() -> None:
         try:
-            found.append(google.auth.default(scopes=[SCOPE])[0])
+            results.append(google.auth.default(scopes=[SCOPE])[0])
         except Exception as error:
-            found.append(error)
+            results.append(error)
 
     thread = threading.Thread(target=search, daemon=True)
     thread.start()
-    thread.join(PATIENCE.credentials)
-    if not found:
-        raise auth_exceptions.DefaultCredentialsError(f"looking for them took over {PATIENCE.credentials:g} s")
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+    thread.join(TIMEOUTS.credentials)
+    if not results:
+        raise auth_exceptions.DefaultCredentialsError(f"looking for them took over {TIMEOUTS.credentials:g} s")
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
 
 
 def is_no_bucket(error: exceptions.GoogleAPICallError) -> bool:
@@ -109,7 +109,7 @@ def explained(path: str) -> Iterator[None]:
 
     Raises:
         UserError: no such bucket, no access or no credentials.
-        UnavailableError: the service failed for longer than ``PATIENCE`` bears.
+        UnavailableError: the service failed for longer than ``TIMEOUTS`` allows.
         FileNotFoundError: no such object.
     """
     bucket = "/".join(path.split("/")[:3])
@@ -136,7 +136,7 @@ def explained(path: str) -> Iterator[None]:
     except exceptions.RetryError as error:
         last = _first_line(error.cause or error)
         raise UnavailableError(
-            f"{path}: given up after {PATIENCE.give_up:g} s of trying again, the last time for {last}"
+            f"{path}: given up after {TIMEOUTS.give_up:g} s of retries, the last time for {last}"
         ) from error
     except (exceptions.GoogleAPICallError, requests.RequestException, ConnectionError) as error:
         raise UnavailableError(f"{path}: {type(error).__name__} {_first_line(error)}") from error

@@ -8,7 +8,7 @@ from google.api_core import exceptions
 
 from pipeline.storage import UnavailableError, gcs
 
-FIRST_BYTES, MOST_BYTES = 256 << 10, 8 << 20  # of one request: doubled while reading goes on where it was
+FIRST_BYTES, MOST_BYTES = 256 << 10, 8 << 20  # of one request: doubled while reading is sequential
 
 
 class ObjectReader(io.RawIOBase):
@@ -18,14 +18,14 @@ class ObjectReader(io.RawIOBase):
 
     Raises:
         FileNotFoundError: there is no such object.
-        UnavailableError: the object was replaced meanwhile, or what came has another checksum.
+        UnavailableError: the object was replaced meanwhile, or its bytes have another checksum.
     """
 
     def __init__(self, path: str):
-        found = gcs.stat(path)
-        if found is None:
+        described = gcs.stat(path)
+        if described is None:
             raise FileNotFoundError(f"there is no object {path}")
-        self._path, self._object = path, found
+        self._path, self._object = path, described
         self._place = 0
         self._window, self._window_start = memoryview(b""), 0
         self._crc32c, self._summed = 0, 0  # of the bytes 0 … _summed-1
@@ -61,11 +61,11 @@ class ObjectReader(io.RawIOBase):
         self._place += len(data)
         return len(data)
 
-    def _fetch(self, wanted: int) -> None:
-        """Requests the bytes from here on: as many as are wanted, and more where reading is sequential."""
-        goes_on = self._place == self._window_start + len(self._window) and self._place > 0
-        ahead = min(MOST_BYTES, 2 * len(self._window)) if goes_on else FIRST_BYTES
-        count = min(max(min(wanted, MOST_BYTES), ahead), self._object.size - self._place)
+    def _fetch(self, least: int) -> None:
+        """Requests at least this many bytes from here on, and more where reading is sequential."""
+        sequential = self._place == self._window_start + len(self._window) and self._place > 0
+        ahead = min(MOST_BYTES, 2 * len(self._window)) if sequential else FIRST_BYTES
+        count = min(max(min(least, MOST_BYTES), ahead), self._object.size - self._place)
         self._window = memoryview(b"")  # freed before its successor comes
         try:
             data = gcs.read_range(self._path, self._object.generation, self._place, count)
@@ -75,11 +75,11 @@ class ObjectReader(io.RawIOBase):
         self._window, self._window_start = memoryview(data), self._place
 
     def _verify(self, data: bytes) -> None:
-        known = self._summed - self._place  # bytes that were summed before, when something is read again
-        if not 0 <= known < len(data):
+        before = self._summed - self._place  # bytes that were summed already, when something is read again
+        if not 0 <= before < len(data):
             return
-        self._crc32c = google_crc32c.extend(self._crc32c, data[known:])
-        self._summed += len(data) - known
+        self._crc32c = google_crc32c.extend(self._crc32c, data[before:])
+        self._summed += len(data) - before
         if self._summed == self._object.size and self._crc32c != self._object.crc32c:
             raise UnavailableError(
                 f"{self._path}: what was read has crc32c {self._crc32c:08x}, but the object has "

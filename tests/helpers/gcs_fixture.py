@@ -23,8 +23,8 @@ def gcs(_gcs_server, monkeypatch):
 
     _gcs_server.reset()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", _gcs_server.environment["STORAGE_EMULATOR_HOST"])
-    quick = dataclasses.replace(gcs_client.PATIENCE, first_wait=0.01, longest_wait=0.05, give_up=10, silence=5)
-    monkeypatch.setattr(gcs_client, "PATIENCE", quick)
+    quick = dataclasses.replace(gcs_client.TIMEOUTS, first_wait=0.01, longest_wait=0.05, give_up=10, silence=5)
+    monkeypatch.setattr(gcs_client, "TIMEOUTS", quick)
     return _gcs_server
 
 

@@ -48,7 +48,7 @@ def publish(tmp_path):
 @pytest.fixture
 def patience(monkeypatch):
     def change(**seconds):
-        monkeypatch.setattr(gcs_client, "PATIENCE", dataclasses.replace(gcs_client.PATIENCE, **seconds))
+        monkeypatch.setattr(gcs_client, "TIMEOUTS", dataclasses.replace(gcs_client.TIMEOUTS, **seconds))
 
     return change
 
@@ -190,7 +190,7 @@ def test_who_may_not_read_is_told_so(tmp_path, as_nobody):
         storage.list_files(str(tmp_path))
 
 
-def test_what_stands_in_a_directory_itself(directory, publish):
+def test_only_the_files_of_a_directory_itself(directory, publish):
     for name in ("a.json", "deep/b.json", "deep/er/c.json"):
         path = storage.join(directory, name)
         if not storage.is_remote(path):
@@ -529,7 +529,7 @@ def test_a_service_that_stays_down_is_given_up_in_time(gcs, patience, operation,
     patience(give_up=0.3)
     fault = gcs.inject(kind, path="/o", times=10**6, value=value)
     start = time.monotonic()
-    with pytest.raises(UnavailableError, match=r"given up after 0\.3 s of trying again") as error:
+    with pytest.raises(UnavailableError, match=r"given up after 0\.3 s of retries") as error:
         OPERATIONS[operation]("gs://corpus/data/a")
     assert time.monotonic() - start < 5 and fault.hits > 2
     assert "gs://corpus/data/a" in sentence(error)
