@@ -1,4 +1,4 @@
-# Every target makes the environment it needs: .venv holds requirements.txt, and what the target adds to it.
+# Every target builds the environment it needs: .venv holds requirements.txt, and what the target adds to it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -65,7 +65,7 @@ types: $(VENV)/.dev
 check: TESTS = -m "not long"
 check: lint types test  ## what CI runs: format, lint, types, and the tests that fit its time
 
-format: $(VENV)/.dev  ## rewrite the files as ruff wants them
+format: $(VENV)/.dev  ## rewrite the files as ruff formats them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

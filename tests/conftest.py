@@ -1,4 +1,4 @@
-"""Shared by all tests: virtual CPU devices, which TensorFlow must be told of before it starts."""
+"""Fixtures of all tests; virtual CPU devices, which have to be configured before TensorFlow starts."""
 
 import contextlib
 import hashlib
@@ -38,16 +38,16 @@ os.environ.setdefault("TF_XLA_FLAGS", xla_cache_flags(os.environ.get("XLA_FLAGS"
 
 @pytest.fixture(scope="session")
 def quick_xla():
-    """The environment of a process that runs a few steps, which XLA need not optimize; it does what it does each time.
+    """The environment of a process that runs a few steps, which XLA need not optimize; its results are deterministic.
 
-    What it compiles is kept apart from what is optimized.
+    Its compiled programs are cached apart from optimized ones.
     """
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     return {"XLA_FLAGS": flags, "TF_XLA_FLAGS": xla_cache_flags(flags)}
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the files with most slow tests first: left to the end, one of several workers would be alone with them."""
+    """Puts the files with most slow tests first: at the end, a single worker would run them while the others idle."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -65,7 +65,7 @@ def virtual_devices():
 
 @pytest.fixture(scope="session", autouse=True)
 def _virtual_devices_before_tensorflow_starts(virtual_devices):
-    """A test that runs first must not start TensorFlow with a single device."""
+    """Keeps the first test from starting TensorFlow with a single device."""
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def refused(run_module):
 
 @pytest.fixture
 def as_nobody(tmp_path):
-    """A context in which this process may do what any user may: root is denied nothing."""
+    """A context in which this process has an ordinary user's rights: root is denied nothing."""
     if os.geteuid():
         pytest.skip("only root can become another user")
     for folder in [tmp_path, *tmp_path.parents]:

@@ -1,27 +1,27 @@
 #!/bin/sh
-# Runs a command again as long as it ends because a machine went away: with code 75, or killed by a signal (above 128).
+# Restarts a command as long as it ends because a machine went away: with code 75, or killed by a signal (above 128).
 #
 #     tools/until_done.sh python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://…
 #
 # Ends with the command's code otherwise: 0 done (or stopped by SIGTERM, its state saved), 1 failed, 2 wrong input.
 # RESTART_SECONDS (30) is the pause before each new start. SIGTERM, SIGINT, SIGHUP (a lost session) and SIGUSR1 (SLURM's
-# warning) are handed on as SIGTERM, and end the loop.
+# warning) are passed on as SIGTERM, and end the loop.
 pause=${RESTART_SECONDS:-30}
 stopped=
 child=
-told=
-hand_on() { # once to each child; a signal that came before the child's id was known is handed on after
-  if [ -n "$stopped" ] && [ "$child" != "$told" ]; then
-    told=$child
+signalled=
+pass_on() { # once to each child; a signal that came before the child's id was known is passed on after
+  if [ -n "$stopped" ] && [ "$child" != "$signalled" ]; then
+    signalled=$child
     kill -TERM "$child" 2>/dev/null
   fi
 }
-trap 'stopped=1; hand_on' TERM INT HUP USR1
+trap 'stopped=1; pass_on' TERM INT HUP USR1
 
 while :; do
   "$@" &
   child=$!
-  hand_on
+  pass_on
   wait "$child"
   code=$?
   while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the command
@@ -34,7 +34,7 @@ while :; do
   echo "until_done: ended with $code, starting again in $pause s" >&2
   sleep "$pause" &
   child=$!
-  hand_on
+  pass_on
   wait "$child"
   [ -n "$stopped" ] && exit 0
 done

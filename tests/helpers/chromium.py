@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the pipe of its DevTools protocol, for tests of pages that do something."""
+"""A headless Chromium, driven over the pipe of its DevTools protocol, for tests of interactive pages."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ class Chromium:
     """One browser with one page; leave the ``with`` block to end it.
 
     Args:
-        profile: a directory of its own.
+        profile: an empty directory for the browser's profile.
     """
 
     def __init__(self, profile: str):
@@ -71,12 +71,12 @@ class Chromium:
 
     def run(self, script: str) -> Any:
         """Returns the value of an expression in the page, waiting for it where it is a promise."""
-        found = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        answer = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def open(self, url: str) -> None:
-        """Loads a page whole."""
+        """Loads a page completely."""
         self.send("Page.navigate", url=url)
         waiting = "new Promise(done => { const look = () => location.href !== 'about:blank' && "
         self.run(waiting + "document.readyState === 'complete' ? done() : setTimeout(look, 50); look(); })")
@@ -88,7 +88,7 @@ class Chromium:
         )
 
     def screen(self, width: int, height: int, *, dark: bool) -> None:
-        """Sets the page's size and the reader's wish for dark colours."""
+        """Sets the page's size and the reader's preference for dark colours."""
         self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -96,5 +96,5 @@ class Chromium:
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     def screenshot(self) -> bytes:
-        """Returns what the page shows, as PNG."""
+        """Returns the visible page as PNG."""
         return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])

@@ -1,8 +1,8 @@
-"""What Cloud Storage does when it is asked: gcp-storage-emulator's store, and the parts of the protocol that it lacks.
+"""The calls of Cloud Storage: gcp-storage-emulator's store, and the parts of the protocol that it lacks.
 
-Lacking in gcp-storage-emulator 2026.7.19, and done here: preconditions and the generation parameter, 404 and 412 with
-the service's words, resumable uploads that are taken up (overlapping chunks, what is kept of a cut one, a last reply
-that was lost), ranges beyond the end, paged listings, empty bodies, and https in the addresses that it hands out.
+Missing in gcp-storage-emulator 2026.7.19, and done here: preconditions and the generation parameter, 404 and 412 with
+the service's words, resumable uploads that are continued (overlapping chunks, the kept bytes of a cut one, a last reply
+that was lost), ranges beyond the end, paged listings, empty bodies, and https in the addresses that it returns.
 Sources: https://cloud.google.com/storage/docs/json_api/v1 and …/docs/performing-resumable-uploads.
 """
 
@@ -32,7 +32,7 @@ class RefusalError(Exception):
 
 
 class Request(server.Request):
-    """A request whose body was read before; empty bodies are bytes too, and multipart bodies keep every byte."""
+    """A request whose body was read beforehand; empty bodies are bytes too, and multipart bodies keep every byte."""
 
     def __init__(self, handler: Any, verb: str, body: bytes):
         super().__init__(handler, verb)
@@ -50,7 +50,7 @@ class Request(server.Request):
             self._data = body
 
     def option(self, name: str) -> str | None:
-        """The first value of a query parameter."""
+        """Returns the first value of a query parameter."""
         return self.query.get(name, [None])[0]
 
 
@@ -68,10 +68,10 @@ def _multipart(body: bytes, kind: str) -> dict[str, Any]:
 
 
 class Reply(server.Response):
-    """A reply that is held until faults had their say."""
+    """A reply that is held back until faults were applied."""
 
     def parts(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+        """Returns status, headers and body."""
         content = self._content.encode() if isinstance(self._content, str) else bytes(self._content)
         return int(self.status), dict(self._headers), content
 
@@ -123,7 +123,7 @@ class Calls:
         return str(request.params.get("object_id") or request.option("name") or metadata.get("name"))
 
     def _check(self, request: Request) -> None:
-        """Preconditions; on what is not there, only those of an upload count."""
+        """Checks preconditions; for an object that does not exist, only those of an upload count."""
         live = self.store.objects.get(request.params["bucket_name"], {}).get(self._name(request))
         generation = int(live["generation"]) if live else 0
         if live and request.option("generation") not in (None, str(generation)):
@@ -155,9 +155,9 @@ class Calls:
             raise RefusalError(404, self._missing(request)) from None
         reply["X-Goog-Generation"] = resource["generation"]
         reply["X-Goog-Stored-Content-Length"] = str(len(data))
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.get_header("Range", ""))
-        if wanted:
-            first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", request.get_header("Range", ""))
+        if byte_range:
+            first, last = int(byte_range[1]), min(int(byte_range[2] or len(data)), len(data) - 1)
             if first >= len(data):
                 raise RefusalError(416, "The requested range cannot be satisfied.")
             reply.status = http.HTTPStatus.PARTIAL_CONTENT
@@ -184,7 +184,7 @@ class Calls:
         reply.json(page)
 
     def _chunk(self, request: Request, reply: Reply) -> None:
-        """A chunk of a resumable upload, or the question how much there is."""
+        """Takes a chunk of a resumable upload, or answers how many bytes there are."""
         emulator, session = self.emulator, request.option("upload_id") or ""
         if session in emulator.completed:  # the reply was lost, and the client asks or sends again
             return reply.json(emulator.completed[session])
@@ -199,7 +199,7 @@ class Calls:
         kept += request.body[len(kept) - start :]
         if total is None or len(kept) < total:
             if request.body and len(request.body) % QUANTUM:
-                raise RefusalError(400, f"{len(request.body)} bytes are no multiple of {QUANTUM}")
+                raise RefusalError(400, f"{len(request.body)} bytes are not a multiple of {QUANTUM}")
             reply.status = objects.GoogleHTTPStatus.RESUME_INCOMPLETE
             if kept:
                 reply["Range"] = f"bytes=0-{len(kept) - 1}"
@@ -221,6 +221,6 @@ class Calls:
 
 
 def error(status: int, message: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a refusal."""
+    """Returns headers and body of a refusal."""
     body = {"error": {"code": status, "message": message, "errors": [{"message": message, "domain": "global"}]}}
     return {"Content-Type": "application/json"}, json.dumps(body).encode()

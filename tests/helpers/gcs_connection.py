@@ -95,7 +95,7 @@ class Connection(server.RequestHandler):
         self._send(seen, status, reply_headers, content, faults.get("slow"), cut="cut_reply" in faults)
 
     def _read_body(self, count: int) -> bytes:
-        """Reads ``count`` bytes of the body; of one in chunks, which TensorFlow sends, to the end of a chunk."""
+        """Reads ``count`` bytes of the body; a chunked one, which TensorFlow sends, is read to the end of a chunk."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":  # it overrides Content-Length (RFC 9112)
             return self.rfile.read(count)
         body = bytearray()
@@ -109,7 +109,7 @@ class Connection(server.RequestHandler):
         return bytes(body)
 
     def _keep_half(self, seen: Seen, body: bytes) -> int:
-        """Keeps whole multiples of 256 KiB of a chunk that is cut, as the service does; returns how much there is."""
+        """Keeps whole multiples of 256 KiB of a cut chunk, as the service does; returns the number of bytes kept."""
         span = re.match(r"bytes (\d+)-", seen.headers.get("content-range", ""))
         if span is None:
             return 0

@@ -2,8 +2,8 @@
 
 Two clients speak to one port. google-cloud-storage speaks plain HTTP to STORAGE_EMULATOR_HOST. TensorFlow's client
 has no setting for the service's address, but its libcurl honours ``https_proxy`` and TensorFlow ``CURL_CA_BUNDLE``:
-so CONNECT is answered here too, and the connection goes on under TLS with a certificate that a test authority signed.
-gcs_connection.py speaks HTTP and makes the faults, gcs_calls.py does what is asked.
+so CONNECT is answered here too, and the connection continues under TLS with a certificate of a test authority.
+gcs_connection.py speaks HTTP and makes the faults, gcs_calls.py handles the calls.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ FAULTS = ("status", "cut_reply", "no_reply", "cut_upload", "kept_half", "slow", 
 
 @dataclasses.dataclass
 class Seen:
-    """A request, as it came; ``status`` is what was answered (0: nothing)."""
+    """A request as it was received; ``status`` is that of the answer (0: none)."""
 
     verb: str
     path: str  # decoded, without the query
@@ -38,7 +38,7 @@ class Seen:
 
 @dataclasses.dataclass
 class Fault:
-    """What goes wrong with the next ``times`` requests of this verb whose decoded address matches ``path``.
+    """A fault of the next ``times`` requests of this verb whose decoded address matches ``path``.
 
     Kinds: status (answers ``value``), cut_reply (half of it, then a reset), no_reply (done, but a reset instead of a
     reply), cut_upload (a reset after half of the body came), kept_half (of a chunk, as the reply says), slow (``value``
@@ -51,10 +51,10 @@ class Fault:
     times: int
     value: float
     hits: int = 0
-    content_range: str = ""  # what this header of the request begins with
+    content_range: str = ""  # prefix of this header of the request
 
     def takes(self, seen: Seen) -> bool:
-        """Whether the fault is for this request."""
+        """Returns whether the fault applies to this request."""
         address = seen.path + "?" + urllib.parse.urlencode(seen.query, safe="/")
         if self.hits >= self.times or self.verb not in ("", seen.verb) or not re.search(self.path, address):
             return False
@@ -134,12 +134,12 @@ class Emulator:
         return fault
 
     def objects(self, bucket: str = "corpus") -> dict[str, bytes]:
-        """Every object that is visible, by name."""
+        """Returns every visible object, by name."""
         with self.lock:
             return {name: self.store.get_file(bucket, name) for name in self.store.objects.get(bucket, {})}
 
     def put(self, name: str, data: bytes) -> None:
-        """Replaces an object of the bucket ``corpus``, or makes it."""
+        """Creates or replaces an object of the bucket ``corpus``."""
         with self.lock:
             resource = objects._make_object_resource("", "corpus", name, "", str(len(data)))
             self.store.create_file("corpus", name, data, objects._checksums(data, resource))
@@ -150,7 +150,7 @@ class Emulator:
             self.store.delete_file("corpus", name)
 
     def seen(self, verb: str = "", path: str = "") -> list[Seen]:
-        """The requests of a verb whose decoded path (with uploadType) matches."""
+        """Returns the requests of a verb whose decoded path (with uploadType) matches."""
         return [
             seen
             for seen in self.requests

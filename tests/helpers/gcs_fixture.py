@@ -44,7 +44,7 @@ def _gcs_process(_gcs_server):
 def on_gcs(gcs, _gcs_process):
     """Calls a function of a test module in a process whose gs:// paths, TensorFlow's too, go to ``gcs``.
 
-    TensorFlow reads the environment when its first gs:// path comes, so the process is one of its own.
+    TensorFlow reads the environment at its first gs:// path, hence a separate process.
     """
 
     def call(function, *arguments, **options):

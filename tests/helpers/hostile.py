@@ -1,4 +1,4 @@
-"""Texts that tokenizers stumble over, for property tests, and names that take a path for something else."""
+"""Texts that are hard for tokenizers, for property tests, and file names that look like patterns or flags."""
 
 from hypothesis import strategies as st
 

@@ -1,4 +1,4 @@
-"""Trains a run through many deaths: one process that imports everything once, and a fork of it for each life.
+"""Trains a run that is killed many times: one process imports everything once, and each life is a fork of it.
 
     python tests/helpers/lives.py KILLS SEED <flags of pipeline.train>
 
@@ -26,11 +26,11 @@ def die(*_):
 
 
 def die_after(records, delay):
-    """Lives for so many records more, and then for ``delay`` seconds."""
-    plain, left = metrics.MetricsWriter.write, [records]
+    """Dies ``delay`` seconds after that many more records."""
+    original, left = metrics.MetricsWriter.write, [records]
 
     def write(self, record):
-        plain(self, record)
+        original(self, record)
         left[0] -= 1
         if left[0] == 0:
             threading.Timer(delay, die).start()
@@ -39,15 +39,15 @@ def die_after(records, delay):
 
 
 def die_in_checkpoint(number, point):
-    """Dies in the ``number``-th checkpoint of this life, when ``point`` of committed.py is reached."""
-    plain, left = getattr(checkpoint_files, point), [number]
+    """Dies in the ``number``-th checkpoint of this life, when ``point`` of checkpoint_files.py is reached."""
+    original, left = getattr(checkpoint_files, point), [number]
 
     def reached(path, *rest):
         if "state.data" in path or point == "commit":
             left[0] -= 1
             if left[0] == 0:
                 die()
-        return plain(path, *rest)
+        return original(path, *rest)
 
     setattr(checkpoint_files, point, reached)
 

@@ -1,4 +1,4 @@
-"""Where the project is, and what lies beside it on the machines that test it."""
+"""Paths of the project, and of the shared data beside it on the machines that test it."""
 
 import pathlib
 

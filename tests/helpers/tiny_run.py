@@ -1,4 +1,4 @@
-"""A run directory of an ALGPT2 of a few thousand weights, with a tokenizer of its own, for tests of what reads runs."""
+"""A run directory of an ALGPT2 of a few thousand weights, with its own tokenizer, for tests of code that reads runs."""
 
 import models
 from pipeline.data.format import tokenizer as tokenizers

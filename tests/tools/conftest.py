@@ -71,19 +71,19 @@ def small_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_flags():
-    """Flags of a small run, but for its data, directory, steps and topology."""
+    """Flags of a small run, without its data, directory, steps and topology."""
     return RUN
 
 
 @pytest.fixture(scope="session")
 def project_root():
-    """Where ``python -m`` finds the project's modules."""
+    """The directory from which ``python -m`` finds the project's modules."""
     return ROOT
 
 
 @pytest.fixture
 def start_process(project_root, quick_xla):
-    """Starts a command from the project's root, its output in one pipe; what is left of them is killed at the end."""
+    """Starts a command from the project's root, its output in one pipe; processes left at the end are killed."""
     processes = []
 
     def run(command, **environment):

@@ -1,4 +1,4 @@
-"""The page of benchmarks: what was measured is written, what was not stays, and wrong choices are refused."""
+"""The page of benchmarks: measured sections are written, the others stay, and wrong choices are refused."""
 
 from tools.benchmarks import page
 

@@ -1,4 +1,4 @@
-"""Each check of the doctor finds the fault that it is there for, and says what to do."""
+"""Each check of the doctor finds its fault, and says what to do."""
 
 import shutil
 

@@ -184,7 +184,7 @@ def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, monkeypa
 
 
 def test_a_study_that_is_stopped_ends_with_the_signals_code(tmp_path, monkeypatch):
-    """What it runs is told to stop; a cell that alone was told so has saved, ended with 0, and has no result."""
+    """Its running cells are terminated; a cell that was stopped alone has saved, ended with 0, and has no result."""
     started = []
 
     def start(self, cell):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 STEPS = 600
-LONGEST = 300  # seconds that a worker may live on after another has died; it takes a few
+LONGEST = 300  # seconds that a worker may live after another has died; it takes a few
 # Plain gradient descent, for which sums in another order differ by float32 rounding and no more. Adafactor divides by
 # the root mean square of each variable's gradient, and that of the keys' bias is nothing but rounding.
 SGD = ("--gin_param=train.optimizer=sgd", "--gin_param=SGD.learning_rate=0.3", "--gin_param=SGD.momentum=0.9")
@@ -80,7 +80,7 @@ def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
         codes, said = ends(start(run, count, *flags(20), *SGD))
         assert codes == [0] * count, said
         if count > 1:
-            assert [text.count("loss") > 0 for text in said] == [True] + [False] * (count - 1), "one of them speaks"
+            assert [text.count("loss") > 0 for text in said] == [True] + [False] * (count - 1), "one of them prints"
     step, expected = weights(runs[1])
     losses = [record["loss"] for record in records(runs[1])]
     for count in (2, 4):
@@ -94,7 +94,7 @@ def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
 
 
 def after_steps(processes, run, steps):
-    """Returns when the run has taken so many steps more than its newest checkpoint knows of."""
+    """Blocks until the run has recorded this many steps."""
     deadline = time.monotonic() + LONGEST
     while not any(record["step"] >= steps for record in records(run)[-1:]):
         assert time.monotonic() < deadline and all(process.poll() is None for process in processes)

@@ -1,12 +1,12 @@
-"""Run a sweep: every combination of lists, samples, grids and seeds, each trained once to its end.
+"""Runs a sweep: every combination of lists, samples, grids and seeds, each trained once to its end.
 
     python -m tools.sweep --gin_file=algpt2.gin --data=… --run_dir=runs/sweep --seeds=3 \\
         --grid='Adafactor.learning_rate=[1e-3,3e-4]' --grid='model=[algpt2,gpt2]'
     python -m tools.sweep … --random=20 --sample='Adafactor.learning_rate=log(1e-4,1e-2)' --worker=0/4
     python -m tools.sweep --run_dir=runs/sweep --table
 
-The same command goes on where it was stopped: finished cells are left, half ones resume. Ends with a table, best first,
-and ``sweep.csv``; exit code 1 where a cell failed, 128 and the number of the signal that stopped it before the end.
+The same command continues where it was stopped: finished cells are skipped, unfinished ones resume. Ends with a table,
+best first, and ``sweep.csv``; exit code 1 if a cell failed, 128 plus the signal's number if a signal stopped it.
 """
 
 import os
@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 MOST_OVERRIDES = 1000  # NAME=VALUE on the command line
 MOST_SHOWN, FIRST_SHOWN = 200, 10  # cells of a dry run
 MANY = 500  # cells, whose check takes seconds
-SIGNALLED = 128  # and the signal's number: the exit code of a command that a signal ended, as shells have it
+SIGNALLED = 128  # plus the signal's number: the exit code of a command that a signal ended, as in shells
 
 
 def main(*overrides: str) -> int:
@@ -40,8 +40,8 @@ def main(*overrides: str) -> int:
     ledger = Ledger(storage.join(FLAGS.run_dir, "ledger"))
     if FLAGS.table:
         return _finish([], ledger)
-    only_said = FLAGS.dry_run or FLAGS.wandb_sweep
-    reads_data = FLAGS.data and not (only_said and storage.is_remote(FLAGS.data))
+    only_printed = FLAGS.dry_run or FLAGS.wandb_sweep
+    reads_data = FLAGS.data and not (only_printed and storage.is_remote(FLAGS.data))
     base = Base(
         gin_files=tuple(cli.required_gin_files("a run such as algpt2.gin")),
         gin_params=tuple(FLAGS.gin_param),
@@ -77,13 +77,13 @@ def main(*overrides: str) -> int:
     runner = Runner(base, ledger, FLAGS.run_dir, again=FLAGS.retry_failed)
     runner.run(cells)
     if runner.stopped:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command continues", file=sys.stderr)
         return SIGNALLED + runner.stopped
     return _finish(cells, ledger)
 
 
 def _show(cells: list[Cell]) -> None:
-    """Lists the cells, or of very many the first."""
+    """Lists the cells, or the first ones if there are very many."""
     shown = cells if len(cells) <= MOST_SHOWN else cells[:FIRST_SHOWN]
     print("\n".join(cell.label for cell in shown))
     if len(shown) < len(cells):
@@ -91,7 +91,7 @@ def _show(cells: list[Cell]) -> None:
 
 
 def _claim_directory() -> None:
-    """Refuses a directory that cannot be written to, or that holds something else, before anything is done."""
+    """Refuses a directory that cannot be written to or that holds something else, before any work is done."""
     directory = FLAGS.run_dir
     if storage.is_remote(directory):
         storage.check_writable(directory)
@@ -99,7 +99,9 @@ def _claim_directory() -> None:
     try:
         os.makedirs(directory, exist_ok=True)
         if os.listdir(directory) and not os.path.isdir(os.path.join(directory, "ledger")):
-            raise UserError(f"--run_dir={directory} holds files that are no sweep; expected a new or empty directory")
+            raise UserError(
+                f"--run_dir={directory} holds files that are not a sweep; expected a new or empty directory"
+            )
     except OSError as error:
         raise UserError(f"--run_dir={directory} cannot be written to ({error.strerror})") from None
 
@@ -108,14 +110,14 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
     grid = [axes.grid_axis(text) for text in FLAGS.grid]
     samples = [axes.sample_axis(text) for text in FLAGS.sample]
     if bool(samples) != bool(FLAGS.random):
-        raise UserError("--random=N and --sample go together: how many cells, and what of them is drawn")
+        raise UserError("--random=N and --sample go together: the number of cells, and the settings to draw")
     for flag in ("random", "seeds"):
         if getattr(FLAGS, flag) < 0:
             raise UserError(f"--{flag}={getattr(FLAGS, flag)}: expected a number of cells")
     names = [axis.name for axis in (*grid, *samples)]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"{name} stands in --grid or --sample twice; expected each setting once")
+            raise UserError(f"{name} is in --grid or --sample twice; expected each setting once")
     fixed: axes.Overrides = {}
     for text in overrides:
         fixed |= axes.fixed(text)
@@ -123,14 +125,16 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
     if FLAGS.wandb_sweep:
         if listed or fixed:
             raise UserError("--wandb_sweep takes --grid, --sample and --seeds; a list is none of its methods")
-        said = agents.configuration(base, FLAGS.run_dir, [*samples, *grid], seeds=FLAGS.seeds)
-    wanted = axes.combine(listed, grid, samples, count=max(1, FLAGS.random), seed=FLAGS.sample_seed, seeds=FLAGS.seeds)
-    if len(wanted) > MANY:
-        print(f"checking {len(wanted):,} cells", file=sys.stderr)
-    cells = resolve(base, [fixed | cell for cell in wanted])
+        wandb_sweep = agents.configuration(base, FLAGS.run_dir, [*samples, *grid], seeds=FLAGS.seeds)
+    combinations = axes.combine(
+        listed, grid, samples, count=max(1, FLAGS.random), seed=FLAGS.sample_seed, seeds=FLAGS.seeds
+    )
+    if len(combinations) > MANY:
+        print(f"checking {len(combinations):,} cells", file=sys.stderr)
+    cells = resolve(base, [fixed | cell for cell in combinations])
     if FLAGS.wandb_sweep:
         try:
-            pathlib.Path(FLAGS.wandb_sweep).write_text(agents.as_yaml(said), encoding="utf-8")
+            pathlib.Path(FLAGS.wandb_sweep).write_text(agents.as_yaml(wandb_sweep), encoding="utf-8")
         except OSError as error:
             raise UserError(f"--wandb_sweep={FLAGS.wandb_sweep} cannot be written ({error.strerror})") from None
         print(f"wrote {FLAGS.wandb_sweep}; start it with: wandb sweep {FLAGS.wandb_sweep}")
@@ -138,40 +142,42 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
 
 
 def _worker() -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", FLAGS.worker)
-    worker, workers = (int(number) for number in found.groups()) if found else (1, 0)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", FLAGS.worker)
+    worker, workers = (int(number) for number in match.groups()) if match else (1, 0)
     if not worker < workers:
         raise UserError(f"--worker={FLAGS.worker}: expected I/N with I from 0 to N-1, such as 0/4")
     return worker, workers
 
 
 def _finish(cells: list[Cell], ledger: Ledger) -> int:
-    found = table.rows(cells, ledger.entries())
-    if not found:
+    rows = table.rows(cells, ledger.entries())
+    if not rows:
         raise UserError(f"--run_dir={FLAGS.run_dir} holds no sweep")
     path = storage.join(FLAGS.run_dir, "sweep.csv")
-    storage.replace_bytes(table.as_csv(found).encode(), path)
-    print(f"\n{table.as_text(found)}\nwrote {path}")
-    failed = [row for row in found if row["state"] in (FAILED, MISFIT)]
+    storage.replace_bytes(table.as_csv(rows).encode(), path)
+    print(f"\n{table.as_text(rows)}\nwrote {path}")
+    failed = [row for row in rows if row["state"] in (FAILED, MISFIT)]
     for row in failed:
         print(f"{row['state']}: {row['cell']}  {row['reason']}")
     if any(row["state"] == FAILED for row in failed):
-        raise WorkFailedError(f"{len(failed)} of {len(found)} cells have no result; --retry_failed runs them again")
+        raise WorkFailedError(f"{len(failed)} of {len(rows)} cells have no result; --retry_failed runs them again")
     return 0
 
 
 if __name__ == "__main__":
     cli.define_gin_flags()
     flags.DEFINE_multi_string("grid", [], "NAME=[VALUE,VALUE]: every combination with the others. Repeats.")
-    cli.define_path("list", None, 'A file of JSON lines {"NAME": VALUE}, a cell each.')
-    flags.DEFINE_integer("random", 0, "How many cells to draw of what --sample says.")
+    cli.define_path("list", None, 'A file of JSON lines {"NAME": VALUE}, one cell per line.')
+    flags.DEFINE_integer("random", 0, "The number of cells to draw from --sample.")
     flags.DEFINE_multi_string("sample", [], "NAME=log(LOW,HIGH), uniform(…), int(…) or [VALUE,VALUE]. Repeats.")
     flags.DEFINE_integer("sample_seed", 0, "Seed of the samples.")
     flags.DEFINE_integer("seeds", 0, "Runs of each combination, with train.seed = 0, 1, …; 0 leaves the seed alone.")
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
     cli.define_tpu_flag("As for pipeline.train.")
     cli.define_path("run_dir", None, "The sweep's directory, local or gs://: ledger/, cells/, sweep.csv.")
-    flags.DEFINE_string("worker", "0/1", "I/N: the I-th of N workers on one run_dir; each takes what no other has.")
+    flags.DEFINE_string(
+        "worker", "0/1", "I/N: the I-th of N workers on one run_dir; each takes cells that no other has."
+    )
     flags.DEFINE_bool("preflight", True, "Compile for the slice of --tpu first; what does not fit is not run.")
     flags.DEFINE_bool("retry_failed", False, "Run cells that failed before once more.")
     flags.DEFINE_bool("dry_run", False, "List the cells and stop.")

@@ -1,4 +1,4 @@
-"""A sweep as Weights & Biases describes one, for those who let its agents choose the cells.
+"""A sweep in the format of Weights & Biases, for users who let its agents choose the cells.
 
 Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys
 """
@@ -16,10 +16,10 @@ DISTRIBUTIONS = {"log": "log_uniform_values", "uniform": "uniform", "int": "int_
 
 
 def configuration(base: Base, directory: str, axes: Iterable[Axis], *, seeds: int) -> dict[str, Any]:
-    """Returns what ``wandb sweep`` takes: its agents run tools.sweep with one cell, and so keep its ledger too.
+    """Returns the input of ``wandb sweep``; its agents run tools.sweep with one cell each, and so keep its ledger too.
 
     Raises:
-      UserError: nothing varies.
+        UserError: nothing varies.
     """
     parameters = {axis.name: _parameter(axis) for axis in axes}
     if seeds:
@@ -37,7 +37,7 @@ def configuration(base: Base, directory: str, axes: Iterable[Axis], *, seeds: in
 
 
 def as_yaml(configuration: dict[str, Any]) -> str:
-    """Returns the file's text."""
+    """Returns the configuration as the text of a YAML file."""
     return yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -1,6 +1,6 @@
-"""What a sweep varies: lists, grids and random samples of values, as the command line writes them.
+"""The settings that a sweep varies: lists, grids and random samples of values, as the command line writes them.
 
-Light: standard library only.
+Imports neither TensorFlow nor Keras.
 """
 
 import ast
@@ -40,7 +40,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting and what it may be: some values, or a range to sample."""
+    """One setting and its candidates: some values, or a range to sample."""
 
     name: str
     values: tuple[Any, ...] | Range
@@ -57,17 +57,17 @@ def sample_axis(text: str) -> Axis:
     name, values = _split(text, "--sample", "NAME=log(1e-4,1e-2)")
     if values.startswith("["):
         return Axis(name, _values(values, f"--sample={text}"))
-    found = RANGE.fullmatch(values.replace(" ", ""))
+    match = RANGE.fullmatch(values.replace(" ", ""))
     try:
-        low, high = (float(number) for number in found.groups()[1:]) if found else (1.0, 0.0)
+        low, high = (float(number) for number in match.groups()[1:]) if match else (1.0, 0.0)
     except ValueError:
         low, high = 1.0, 0.0
-    if not found or not -math.inf < low < high < math.inf or (found[1] == "log" and low <= 0):
+    if not match or not -math.inf < low < high < math.inf or (match[1] == "log" and low <= 0):
         raise UserError(
             f"--sample={text}: expected log(LOW,HIGH), uniform(LOW,HIGH), int(LOW,HIGH) or [VALUE,VALUE], "
             "with LOW below HIGH, and above 0 for log"
         )
-    return Axis(name, Range(found[1], low, high))
+    return Axis(name, Range(match[1], low, high))
 
 
 def read_list(file: str) -> list[Overrides]:
@@ -85,15 +85,15 @@ def read_list(file: str) -> list[Overrides]:
             raise UserError(f'--list={file}:{number}: expected a JSON object, such as {{"train.seed": 1}}')
         cells.append({full_name(name): value for name, value in cell.items()})
     if not cells:
-        raise UserError(f"--list={file}: it has no line; expected a JSON object a line")
+        raise UserError(f"--list={file}: it is empty; expected one JSON object per line")
     return cells
 
 
 def fixed(text: str) -> Overrides:
-    """Reads ``NAME=VALUE``, as an agent of Weights & Biases hands it over."""
+    """Reads ``NAME=VALUE``, as an agent of Weights & Biases passes it."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UserError(f"{text!r} is no flag, and no setting either; expected NAME=VALUE, or --name=value")
+        raise UserError(f"{text!r} is neither a flag nor a setting; expected NAME=VALUE, or --name=value")
     return {full_name(name): literal(value)}
 
 
@@ -103,12 +103,15 @@ def combine(
     """Returns every combination of listed cells, samples, grid values and seeds, in that order.
 
     Args:
-      listed: overrides a cell; none of them stands for one cell without any.
-      count: samples to draw of the sampled axes, with ``seed``.
-      seeds: values of ``train.seed``, 0 … seeds-1; 0 leaves it alone.
+        listed: overrides of each listed cell; an empty list means one cell without overrides.
+        grid: axes whose values are all combined.
+        samples: axes to sample.
+        count: number of samples to draw.
+        seed: seed of the samples.
+        seeds: number of values of ``train.seed``, 0 … seeds-1; 0 leaves it alone.
 
     Raises:
-      UserError: they are more than MOST_CELLS.
+        UserError: there are more than MOST_CELLS.
     """
     chance, sampled, axes = random.Random(seed), list(samples), list(grid)
     values = [axis.values for axis in axes if not isinstance(axis.values, Range)]
@@ -153,12 +156,12 @@ def _values(text: str, flag: str) -> tuple[Any, ...]:
         raise UserError(f"{flag}: expected a list such as [1e-3,3e-4]")
     parts = _at_commas(text[1:-1])
     if not all(part.strip() for part in parts):
-        raise UserError(f"{flag}: nothing stands beside a comma; expected a list such as [1e-3,3e-4]")
+        raise UserError(f"{flag}: a value beside a comma is empty; expected a list such as [1e-3,3e-4]")
     return tuple(literal(part) for part in parts)
 
 
 def _at_commas(text: str) -> list[str]:
-    """Cuts at the commas that stand in no brackets and no quotes."""
+    """Splits at the commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -180,5 +183,5 @@ def literal(text: str) -> Any:
     """Reads a Python value; a bare word is a string."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of very many brackets
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: very many brackets
         return text.strip()

@@ -1,4 +1,4 @@
-"""The cells of a sweep: overrides resolved to the run that they describe, whose hash is what a cell is known by."""
+"""The cells of a sweep: overrides resolved to the run that they describe, whose hash identifies the cell."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from tools.sweep.axes import Overrides
 
 MODEL, SEED = "train.model", "train.seed"
 USUAL_SIZE = {"gpt2": "gpt2-small", "algpt2": "algpt2-base"}
-# What a program that fits is not affected by, so that cells which differ in these alone share a preflight.
-NO_PROGRAM = {"seed", "steps", "schedule", "warmup_steps", "warmup_fraction", "final_fraction", "evaluate_every"}
-NO_PROGRAM |= {"checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "wandb", "sample_prompt"}
-NO_PROGRAM |= {"learning_rate", "profile_steps", "max_skipped_steps", "pretrained"}
-# What a run goes on with all the same, but for what a sweep may compare the speed or the best weights of.
-NO_RESULT = RESUMABLE_CHANGES - {"microbatch", "steps_per_loop", "evaluate_every", "keep_best"}
+# Settings that do not affect whether a program fits, so that cells which differ only in these share a preflight.
+NOT_IN_PROGRAM = {"seed", "steps", "schedule", "warmup_steps", "warmup_fraction", "final_fraction", "wandb"}
+NOT_IN_PROGRAM |= {"checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "evaluate_every", "sample_prompt"}
+NOT_IN_PROGRAM |= {"learning_rate", "profile_steps", "max_skipped_steps", "pretrained"}
+# Settings that may change on resuming, without those whose speed or best weights a sweep may compare.
+NOT_IN_KEY = RESUMABLE_CHANGES - {"microbatch", "steps_per_loop", "evaluate_every", "keep_best"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What all cells of a sweep have in common: what pipeline.train's command line would say.
+    """The command line of pipeline.train that all cells of a sweep have in common.
 
-    ``manifest`` is that of ``data``, or None where nothing is going to run and the data need not be there.
+    ``manifest`` is that of ``data``, or None if nothing is going to run and the data need not exist.
     """
 
     gin_files: tuple[str, ...]
@@ -43,12 +43,12 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-      key: 12 hexadecimal digits of its whole configuration and of its data; equal runs have equal keys, however they
-        are put and wherever the data lie.
-      overrides: the settings that the sweep gives it, without those of parts that it does not use.
-      arguments: gin files and overrides, as flags of pipeline.train.
-      preflight: the same as flags of tools.preflight, which does not read the data: with what they decide.
-      program: key of what the compiler sees of it.
+        key: 12 hexadecimal digits of its whole configuration and of its data; equal runs have equal keys, however
+            they are written and wherever the data are.
+        overrides: the settings that the sweep gives it, without those of models and optimizers that it does not use.
+        arguments: gin files and overrides, as flags of pipeline.train.
+        preflight: the same as flags of tools.preflight, with the settings that the data decide, which it does not read.
+        program: key of the settings that the compiler sees.
     """
 
     key: str
@@ -59,7 +59,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Its overrides in a line."""
+        """Its overrides on one line."""
         return "  ".join(f"{name}={shown(value)}" for name, value in self.overrides.items()) or "(no overrides)"
 
 
@@ -68,19 +68,19 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def resolve(base: Base, wanted: Iterable[Overrides]) -> list[Cell]:
-    """Returns the cells of a sweep, each once, after every one of them was checked as pipeline.train checks a run.
+def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
+    """Returns the distinct cells of a sweep, after checking each one as pipeline.train checks a run.
 
     An override of a model or an optimizer that a cell does not use is left out of that cell.
 
     Raises:
-      UserError: a cell is wrong, or no cell uses an override.
+        UserError: a cell is wrong, or no cell uses an override.
     """
     cells: dict[str, Cell] = {}
     asked = dict.fromkeys(_name(param) for param in base.gin_params)
     used: set[str] = set()
     before: _Resolved | None = None
-    for overrides in wanted:
+    for overrides in combinations:
         asked |= dict.fromkeys(overrides)
         resolved = (before and before.with_seed_of(overrides)) or _resolve(base, overrides)
         before = resolved
@@ -104,7 +104,7 @@ class _Resolved:
     run: Configured
 
     def with_seed_of(self, asked: Overrides) -> "_Resolved | None":
-        """Returns the cell of ``asked`` where it differs in its seed alone, which makes nothing else right or wrong."""
+        """Returns the cell of ``asked`` if only its seed differs, which needs no further check; otherwise None."""
         seed = asked.get(SEED)
         if type(seed) is not int or abs(seed) > INT64 or SEED not in self.asked or asked != self.asked | {SEED: seed}:
             return None
@@ -115,11 +115,11 @@ class _Resolved:
 def _resolve(base: Base, asked: Overrides) -> _Resolved:
     for name in asked:
         if name.startswith("slice."):
-            raise UserError(f"{name} is one for all cells; expected --tpu, a gin file or --gin_param={name}=…")
+            raise UserError(f"{name} is the same for all cells; expected --tpu, a gin file or --gin_param={name}=…")
     files, overrides = _sized(base, asked)
-    idle = _idle(files, base.gin_params, overrides)
-    overrides = {name: value for name, value in overrides.items() if name.partition(".")[0] not in idle}
-    params = [param for param in base.gin_params if _name(param).partition(".")[0] not in idle]
+    unused = _unused(files, base.gin_params, overrides)
+    overrides = {name: value for name, value in overrides.items() if name.partition(".")[0] not in unused}
+    params = [param for param in base.gin_params if _name(param).partition(".")[0] not in unused]
     run = configured(files, [*params, *_parameters(overrides)], base.tpu)
     if base.manifest:
         check_manifest(base.manifest, run)
@@ -136,16 +136,16 @@ def _cell(base: Base, resolved: _Resolved) -> Cell:
         decided.append(f"{gin_reader.MODELS[run.settings.model]}.vocabulary_size={run.model.vocabulary_size}")
     arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
     return Cell(
-        key=_hash(_described(run, NO_RESULT) | {"data": _identity(base.manifest)}),
+        key=_hash(_described(run, NOT_IN_KEY) | {"data": _identity(base.manifest)}),
         overrides=overrides,
         arguments=tuple(arguments),
         preflight=(*arguments, *(f"--gin_param={value}" for value in decided)),
-        program=_hash(_described(run, NO_PROGRAM)),
+        program=_hash(_described(run, NOT_IN_PROGRAM)),
     )
 
 
 def _identity(data: Manifest | None) -> dict[str, Any]:
-    """Returns what makes a data set this one, wherever it lies."""
+    """Returns the properties that identify a data set, wherever it is."""
     if data is None:
         return {}
     tokenizer = {"fingerprint": data.tokenizer.fingerprint, "end_of_text": data.tokenizer.end_of_text}
@@ -164,8 +164,8 @@ def _sized(base: Base, overrides: Overrides) -> tuple[list[str], Overrides]:
             return files, overrides
         return [*files, f"models/{USUAL_SIZE[model]}.gin"], overrides
     if model not in sizes:
-        known = [*gin_reader.MODELS, *sizes]
-        raise UserError(f"{MODEL} = {model!r}: expected some of {', '.join(known)}{nearest(str(model), known)}")
+        choices = [*gin_reader.MODELS, *sizes]
+        raise UserError(f"{MODEL} = {model!r}: expected some of {', '.join(choices)}{nearest(str(model), choices)}")
     return [*files, f"models/{model}.gin"], overrides
 
 
@@ -174,7 +174,7 @@ def _name(parameter: str) -> str:
     return parameter.partition("=")[0].strip()
 
 
-def _idle(files: Sequence[str], params: Sequence[str], overrides: Overrides) -> set[str]:
+def _unused(files: Sequence[str], params: Sequence[str], overrides: Overrides) -> set[str]:
     """Returns the models and optimizers that a cell does not use."""
     of_run = {name: value for name, value in overrides.items() if name.startswith("train.")}
     gin_reader.load(files, [*params, *_parameters(of_run)])
@@ -185,7 +185,7 @@ def _idle(files: Sequence[str], params: Sequence[str], overrides: Overrides) -> 
 
 
 def _parameters(overrides: Overrides) -> list[str]:
-    """Returns the overrides as gin has them; a model's size stands in a file of its own."""
+    """Returns the overrides as gin parameters; a model's size is a gin file instead."""
     models = gin_reader.MODELS
     return [f"{name}={value!r}" for name, value in overrides.items() if name != MODEL or str(value) in models]
 

@@ -1,4 +1,4 @@
-"""The preflight of a sweep: every program that its cells have is compiled for the slice before the first cell runs."""
+"""The preflight of a sweep: every program of its cells is compiled for the slice before the first cell runs."""
 
 import json
 import pathlib
@@ -16,34 +16,39 @@ from tools.sweep.ledger import MISFIT, Ledger
 
 
 def require_compiler() -> None:
-    """Raises UserError, with the way around it, where nothing can be compiled for a slice."""
+    """Raises UserError, with a workaround, if nothing can be compiled for a slice."""
     try:
         tpu_compiler.require_compiler()
     except UserError as error:
-        raise UserError(f"{error}; or --nopreflight, where what does not fit fails when its turn comes") from None
+        raise UserError(f"{error}; or --nopreflight: a cell that does not fit then fails when it runs") from None
 
 
 def record_misfits(cells: Iterable[Cell], ledger: Ledger, piece: Slice, ended: Iterable[str]) -> None:
     """Compiles each program once; cells that do not fit are recorded as such, and so are not run.
 
     Args:
-      ended: keys of cells that need no preflight any more.
+        cells: all cells of the sweep.
+        ledger: where cells that do not fit are recorded.
+        piece: the slice to compile for.
+        ended: keys of cells that need no preflight any more.
 
     Raises:
-      WorkFailedError: a program could not be compiled.
+        WorkFailedError: a program could not be compiled.
     """
-    done = set(ended)
+    ended_keys = set(ended)
     programs: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.key not in done:
+        if cell.key not in ended_keys:
             programs.setdefault(cell.program, []).append(cell)
     for number, group in enumerate(programs.values(), 1):
-        fits, said = _preflight(group[0], piece)
-        print(f"preflight {number}/{len(programs)}  {'fits' if fits else MISFIT}  {said}  {group[0].label}", flush=True)
+        fits, memory = _preflight(group[0], piece)
+        print(
+            f"preflight {number}/{len(programs)}  {'fits' if fits else MISFIT}  {memory}  {group[0].label}", flush=True
+        )
         for cell in group:
             claim = None if fits else ledger.claim(cell.key, {"overrides": cell.overrides}, again=True)
             if claim:
-                ledger.end(claim, MISFIT, reason=said)
+                ledger.end(claim, MISFIT, reason=memory)
 
 
 def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
@@ -52,13 +57,13 @@ def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
         answer = pathlib.Path(folder, "answer.json")
         command = [sys.executable, "-m", "tools.preflight", *cell.preflight, *as_flags(piece), f"--json={answer}"]
         done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode == 2:  # it has said why
+        if done.returncode == 2:  # the error is already printed
             sys.stderr.write(done.stderr)
             sys.exit(2)
         if not answer.exists():
             raise WorkFailedError(
                 f"the preflight for {piece.name} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
             )
-        found = json.loads(answer.read_text(encoding="utf-8"))
-    needs, has = (found[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
-    return found["fits"], f"{needs:.2f} of {has:.2f} GiB per core"
+        figures = json.loads(answer.read_text(encoding="utf-8"))
+    needs, has = (figures[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
+    return figures["fits"], f"{needs:.2f} of {has:.2f} GiB per core"

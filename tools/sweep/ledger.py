@@ -1,9 +1,9 @@
-"""Who runs which cell of a sweep, and what became of it: one small document a cell, that no two workers can claim.
+"""The ledger of a sweep: which worker runs which cell, and its outcome; one small document per cell, claimed by one.
 
-A claim is a lock on a file of this machine, which the kernel lets go of when the worker and the run that it started are
-both gone. Under a local directory that is all. Under ``gs://`` machines do not see each other's locks: there the
-document itself is claimed, by its generation, and renewed while the cell runs; a claim of another machine counts as
-dead when it was not renewed for LEASE_SECONDS of this machine's own clock, so that clocks need not agree.
+A claim is a lock on a file of this machine, which the kernel releases when the worker and the run that it started have
+both ended. Under a local directory that is all. Under ``gs://`` machines do not see each other's locks: there the
+document itself is claimed, by its generation, and renewed while the cell runs; a claim of another machine has expired
+when it was not renewed for LEASE_SECONDS of this machine's own clock, so that clocks need not agree.
 """
 
 import contextlib
@@ -28,10 +28,12 @@ class Claim:
     """The right to run a cell.
 
     Attributes:
-      key: the cell's.
-      lock: a descriptor that holds the claim; a run that inherits it holds it too.
-      entry: what the ledger says.
-      lost: whether another machine has taken the cell over, as from a worker that slept for longer than a lease.
+        key: the cell's key.
+        lock: a descriptor that holds the claim; a run that inherits it holds it too.
+        entry: the ledger's document of the cell.
+        version: the document's version.
+        renewed: when the claim was last renewed, by this machine's monotonic clock.
+        lost: whether another machine has taken the cell over, as from a worker that slept for longer than a lease.
     """
 
     key: str
@@ -46,7 +48,7 @@ class Ledger:
     """The documents of a sweep.
 
     Args:
-      folder: where they lie, local or ``gs://``.
+        folder: their directory, local or ``gs://``.
     """
 
     def __init__(self, folder: str):
@@ -58,20 +60,21 @@ class Ledger:
         self._seen: dict[str, tuple[int, float]] = {}  # another machine's claim: its version, and since when
 
     def entries(self) -> dict[str, Entry]:
-        """Returns what is known, by cell."""
-        found = {name: self._store.read(name)[0] for name in self._store.names()}
-        return {name: entry for name, entry in found.items() if entry is not None}
+        """Returns all documents, by the cell's key."""
+        documents = {name: self._store.read(name)[0] for name in self._store.names()}
+        return {name: entry for name, entry in documents.items() if entry is not None}
 
     def read(self, key: str) -> Entry | None:
-        """Returns what is known of a cell."""
+        """Returns the document of a cell, or None if there is none."""
         return self._store.read(key)[0]
 
     def claim(self, key: str, facts: Entry, *, again: bool = False) -> Claim | None:
-        """Returns the claim of a cell, or None if another worker runs it or it has come to its end.
+        """Returns the claim of a cell, or None if another worker runs it or it has ended.
 
         Args:
-          facts: what the document says besides, such as the cell's overrides.
-          again: whether a cell that has failed may be run again.
+            key: the cell's key.
+            facts: further content of the document, such as the cell's overrides.
+            again: whether a cell that has failed may be run again.
         """
         lock = self._lock(key)
         if lock is None:
@@ -95,7 +98,7 @@ class Ledger:
         return None
 
     def renew(self, claim: Claim) -> bool:
-        """Tells other machines now and then that the cell still runs; returns False if another has taken it over."""
+        """Renews the claim when it is due, for other machines to see; returns False if another has taken it over."""
         if self._remote and not claim.lost and time.monotonic() - claim.renewed >= LEASE_SECONDS / RENEWALS:
             claim.renewed = time.monotonic()
             with contextlib.suppress(storage.UnavailableError):  # no network: the next renewal tells who has the cell
@@ -103,12 +106,12 @@ class Ledger:
         return not claim.lost
 
     def end(self, claim: Claim, state: str, **facts: object) -> None:
-        """Writes what became of a cell and lets go of it."""
+        """Records a cell's outcome and releases its claim."""
         self._replace(claim, claim.entry | {"state": state} | facts)
         os.close(claim.lock)
 
-    def let_go(self, claim: Claim) -> None:
-        """Leaves a cell that has not come to its end to whoever comes next."""
+    def release(self, claim: Claim) -> None:
+        """Releases a cell that has not ended, for any worker to take."""
         self._replace(claim, claim.entry | {"state": "stopped", "machine": ""})
         os.close(claim.lock)
 
@@ -129,7 +132,7 @@ class Ledger:
         return lock
 
     def _held_elsewhere(self, key: str, entry: Entry, version: int) -> bool:
-        """Whether a worker of another machine runs the cell; on this one, or one disk, its lock would be held."""
+        """Returns whether a worker of another machine runs the cell; on this machine or disk its lock would be held."""
         if not self._remote or entry.get("state") != RUNNING or entry["machine"] == self._machine:
             return False
         seen, since = self._seen.get(key, (None, 0.0))
@@ -140,7 +143,7 @@ class Ledger:
 
 
 def _identity(locks: pathlib.Path) -> str:
-    """Returns what tells those who see these locks from all others: machines, and containers of one machine."""
+    """Returns an id shared by all processes that see these locks; machines and containers differ in it."""
     locks.mkdir(parents=True, exist_ok=True)
     path, partial = locks / "machine", locks / f".machine.{os.getpid()}"
     partial.write_text(os.urandom(8).hex())

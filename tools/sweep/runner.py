@@ -1,7 +1,7 @@
-"""Runs the cells of a sweep, one at a time: each is a pipeline.train in a process of its own, which resumes by itself.
+"""Runs the cells of a sweep, one at a time: each is a pipeline.train in its own process, which resumes by itself.
 
-A run is told to stop when its worker is, and dies with it: a worker that is killed leaves no run behind that nobody
-watches. What the run prints goes to a log; on a terminal its last line is shown.
+A run is stopped when its worker is, and a killed worker's run is terminated too, so that no run is left unwatched. The
+run's output goes to a log; on a terminal its last line is shown.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from tools.sweep.ledger import DONE, FAILED, MISFIT, Claim, Ledger
 RESTARTS = 10  # of a cell, after a machine went away or the run was killed
 RESTART_SECONDS = float(os.environ.get("RESTART_SECONDS", "30"))
 POLL_SECONDS = 0.2  # of a run
-WAIT_SECONDS = 5.0  # before cells that other workers run are looked at again
+WAIT_SECONDS = 5.0  # before cells that other workers run are checked again
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 STOPPED = "stopped"
 ENDED = (DONE, FAILED, MISFIT)
@@ -35,9 +35,10 @@ class Runner:
     """One worker of a sweep.
 
     Args:
-      base: what all cells have in common.
-      directory: the sweep's: runs go to ``cells/``.
-      again: whether cells that failed before are run again, once.
+        base: the command line that all cells have in common.
+        ledger: the sweep's ledger.
+        directory: the sweep's directory; runs go to ``cells/``.
+        again: whether cells that failed before are run again, once.
     """
 
     def __init__(self, base: Base, ledger: Ledger, directory: str, *, again: bool = False):
@@ -45,22 +46,22 @@ class Runner:
         self._group = os.path.basename(directory.rstrip("/"))
         self._remote = storage.is_remote(directory)
         self._run: subprocess.Popen | None = None
-        self._told = False  # to stop: the run that is going on
+        self._stop_sent = False  # to the current run
         self._tty = sys.stdout.isatty()
         self.stopped = 0  # the signal that ended it before all cells had ended
 
     def run(self, cells: Sequence[Cell]) -> None:
-        """Runs the cells that nobody has run or is running; returns when all have ended, or when told to stop."""
+        """Runs the cells that no worker has run or is running; blocks until all have ended or a signal stops it."""
         with signals.handled(self._stop):
             if self._run_all(cells):
                 self.stopped = 0
 
     def _run_all(self, cells: Sequence[Cell]) -> bool:
-        """Returns whether all cells have ended."""
-        left, ended, spent, waited = list(cells), 0, 0.0, False
+        """Runs the cells; returns whether all have ended."""
+        left, ended, spent, waiting = list(cells), 0, 0.0, False
         again = {cell.key for cell in cells} if self._again else set()
         while left and not self.stopped:
-            taken = False
+            claimed_any = False
             for cell in list(left):
                 if self.stopped:
                     return False
@@ -71,21 +72,21 @@ class Runner:
                     if entry.get("state") in ENDED:
                         left.remove(cell)
                     continue
-                taken, waited, began = True, False, time.monotonic()
-                said = self._run_cell(cell, claim)
-                if said == STOPPED:
+                claimed_any, waiting, began = True, False, time.monotonic()
+                outcome = self._run_cell(cell, claim)
+                if outcome == STOPPED:
                     return False
                 if claim.lost:
-                    self._say(f"{said}  {cell.label}")
+                    self._say(f"{outcome}  {cell.label}")
                     continue
                 left.remove(cell)
                 ended, spent = ended + 1, spent + time.monotonic() - began
                 rest = f"  {duration(spent / ended * len(left))} left" if left else ""
-                self._say(f"{len(cells) - len(left)}/{len(cells)}  {said}  {cell.label}{rest}")
-            if left and not taken:
-                if not waited:
+                self._say(f"{len(cells) - len(left)}/{len(cells)}  {outcome}  {cell.label}{rest}")
+            if left and not claimed_any:
+                if not waiting:
                     self._say(f"waiting for {len(left)} cells that other workers run")
-                waited = True
+                waiting = True
                 self._pause(WAIT_SECONDS)
         return not left
 
@@ -93,19 +94,19 @@ class Runner:
         return {"overrides": cell.overrides}
 
     def _run_cell(self, cell: Cell, claim: Claim) -> str:
-        """Runs a cell to its end, through restarts; returns what became of it in a few words."""
+        """Runs a cell to its end, through restarts; returns its outcome in a few words."""
         for restart in range(RESTARTS + 1):
             if restart:
                 self._pause(RESTART_SECONDS)
             if self.stopped:
                 break
-            code, log = self._one_life(cell, claim)
+            code, log = self._run_process(cell, claim)
             summary = self._summary(cell)
             if summary is not None:
                 self._ledger.end(claim, DONE, result=result_of(summary))
                 return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats per token"
             if claim.lost:
-                self._ledger.let_go(claim)
+                self._ledger.release(claim)
                 return "taken over by another worker"
             if self.stopped:
                 break
@@ -116,17 +117,17 @@ class Runner:
         else:
             self._ledger.end(claim, FAILED, reason=f"ended {RESTARTS + 1} times before its end", log=str(log))
             return f"failed (ended {RESTARTS + 1} times before its end; see {log})"
-        self._ledger.let_go(claim)
+        self._ledger.release(claim)
         return STOPPED
 
-    def _one_life(self, cell: Cell, claim: Claim) -> tuple[int, pathlib.Path]:
+    def _run_process(self, cell: Cell, claim: Claim) -> tuple[int, pathlib.Path]:
         """Starts the run and waits until it ends; returns its exit code, negative for a signal, and its log."""
         log = self._log(cell)
         tpu = [f"--tpu={self._base.tpu}"] if self._base.tpu else []
         command = [sys.executable, "-m", "pipeline.train", *cell.arguments, *tpu]
         command += [f"--data={self._base.data}", f"--run_dir={self.directory_of(cell)}"]
         environment = {"WANDB_RUN_GROUP": self._group, "WANDB_NAME": cell.label} | os.environ
-        self._told = False
+        self._stop_sent = False
         with open(log, "ab") as output:
             run = self._run = subprocess.Popen(
                 command,
@@ -135,13 +136,13 @@ class Runner:
                 stderr=output,
                 env=environment,
                 pass_fds=(claim.lock,),  # held by the run too: the cell is free when both are gone
-                start_new_session=True,  # Ctrl-C comes to the worker alone, which hands it on
+                start_new_session=True,  # Ctrl-C reaches the worker alone, which passes it on
                 preexec_fn=_die_with(os.getpid()),
             )
         try:
             while run.poll() is None:
-                if self.stopped and not self._told:  # the signal came while the run was being started
-                    self._tell(signal.SIGTERM)
+                if self.stopped and not self._stop_sent:  # the signal came while the run was being started
+                    self._signal_run(signal.SIGTERM)
                 time.sleep(POLL_SECONDS)
                 if not self._ledger.renew(claim):  # this machine slept, and another took the cell over
                     run.kill()
@@ -153,13 +154,13 @@ class Runner:
         return run.returncode, log
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """The first signal lets the run save and stop, a second Ctrl-C ends it at once."""
-        self._tell(signal.SIGINT if self.stopped and number == signal.SIGINT else signal.SIGTERM)
+        """Handles a signal: the first lets the run save and stop, a second Ctrl-C ends it at once."""
+        self._signal_run(signal.SIGINT if self.stopped and number == signal.SIGINT else signal.SIGTERM)
         self.stopped = number
 
-    def _tell(self, number: int) -> None:
+    def _signal_run(self, number: int) -> None:
         if self._run:
-            self._told = True
+            self._stop_sent = True
             self._run.send_signal(number)
 
     def _pause(self, seconds: float) -> None:
@@ -171,11 +172,11 @@ class Runner:
         print(f"\r\x1b[2K{text}" if self._tty else text, flush=True)
 
     def directory_of(self, cell: Cell) -> str:
-        """Where a cell's run lies."""
+        """Returns the run directory of a cell."""
         return storage.join(storage.join(self._directory, "cells"), cell.key)
 
     def _log(self, cell: Cell) -> pathlib.Path:
-        """A local file, beside the run where that is local too."""
+        """Returns a local file, beside the run if that is local too."""
         if self._remote:
             folder = pathlib.Path(tempfile.gettempdir(), f"sweep-{os.getuid()}-{self._group}")
         else:
@@ -193,7 +194,7 @@ class Runner:
 def result_of(summary: dict[str, Any]) -> dict[str, Any]:
     """Returns the figures of a run's summary.json that a table of runs shows."""
     validation = summary.get("validation") or {}
-    found = {
+    figures = {
         "validation": validation.get("nats_per_token"),
         "perplexity": validation.get("perplexity"),
         "train_loss": summary["train"]["nats_per_token"],
@@ -203,11 +204,11 @@ def result_of(summary: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_second": summary["train"].get("tokens_per_second"),
         "seconds": round(sum(summary.get("seconds", {}).values()), 1),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def last_line(log: pathlib.Path) -> str:
-    """Returns the last line of a log that says something, without the word before an error's sentence."""
+    """Returns the last line of a log that is not blank, without the prefix of an error."""
     with open(log, "rb") as file:
         file.seek(max(0, os.path.getsize(log) - 4096))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
@@ -215,12 +216,12 @@ def last_line(log: pathlib.Path) -> str:
 
 
 def _die_with(parent: int) -> Any:
-    """Returns what a child calls first, so that it is told to stop when its parent dies, however that dies."""
+    """Returns a function for a child to call first, so that it gets SIGTERM when its parent dies, for any reason."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def set_signal() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before
+        if os.getppid() != parent:  # the parent died before prctl
             os.kill(os.getpid(), signal.SIGTERM)
 
     return set_signal

@@ -1,7 +1,7 @@
-"""Small JSON documents that several processes change: read with a version, and replaced only if it is still that one.
+"""Small JSON documents that several processes change: read with a version, and replaced only if it has not changed.
 
-On a local disk a version means nothing: whoever writes holds the document's lock (see ledger.py). On Cloud Storage it
-is the object's generation, and a write is refused where it has changed.
+On a local disk a version means nothing: the writer holds the document's lock (see ledger.py). On Cloud Storage it is
+the object's generation, and a write is refused if that has changed.
 """
 
 import json
@@ -20,10 +20,10 @@ class Store(Protocol):
         """Returns the names of all documents."""
 
     def read(self, name: str) -> tuple[Entry | None, int]:
-        """Returns a document, None where there is none, and its version."""
+        """Returns a document, or None if there is none, and its version."""
 
     def swap(self, name: str, entry: Entry, version: int) -> int | None:
-        """Replaces a document of this version; returns the new version, or None where it has another by now."""
+        """Replaces a document of this version; returns the new version, or None if it has another one by now."""
 
 
 class LocalStore:

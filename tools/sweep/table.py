@@ -1,4 +1,4 @@
-"""What came of a sweep: a line a cell as CSV, and a table of means over the seeds, best first."""
+"""The results of a sweep: a CSV with one line per cell, and a table of means over the seeds, best first."""
 
 import csv
 import io
@@ -16,42 +16,42 @@ FIGURES = ("validation", "perplexity", "train_loss", "steps", "tokens", "paramet
 
 
 def rows(cells: Iterable[Cell], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """Returns a row a cell: of those asked for and of all others that the ledger knows, by overrides."""
-    known = {key: dict(entry) for key, entry in entries.items()}
+    """Returns one row per cell, those given and all others in the ledger, ordered by overrides."""
+    merged = {key: dict(entry) for key, entry in entries.items()}
     for cell in cells:
-        known.setdefault(cell.key, {"overrides": cell.overrides, "state": "waiting"})
-    found = [
+        merged.setdefault(cell.key, {"overrides": cell.overrides, "state": "waiting"})
+    unordered = [
         {"cell": key, "overrides": entry["overrides"], "state": entry["state"], "attempts": entry.get("attempt", 0)}
         | {figure: entry.get("result", {}).get(figure) for figure in FIGURES}
         | {"reason": entry.get("reason", "")}
-        for key, entry in known.items()
+        for key, entry in merged.items()
     ]
-    return sorted(found, key=lambda row: [(name, str(value)) for name, value in row["overrides"].items()])
+    return sorted(unordered, key=lambda row: [(name, str(value)) for name, value in row["overrides"].items()])
 
 
-def names_of(found: Iterable[Mapping[str, Any]]) -> list[str]:
+def names_of(table_rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Returns every override that some row has, in the order of their first appearance."""
-    return list(dict.fromkeys(name for row in found for name in row["overrides"]))
+    return list(dict.fromkeys(name for row in table_rows for name in row["overrides"]))
 
 
-def as_csv(found: list[dict[str, Any]]) -> str:
-    """Returns the rows as CSV: the cell's key, a column an override, state, attempts, figures, reason."""
-    names = names_of(found)
+def as_csv(table_rows: list[dict[str, Any]]) -> str:
+    """Returns the rows as CSV: the cell's key, one column per override, state, attempts, figures, reason."""
+    names = names_of(table_rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["cell", *names, "state", "attempts", *FIGURES, "reason"])
-    for row in found:
+    for row in table_rows:
         overrides = [shown(row["overrides"].get(name, "")) for name in names]
         figures = ["" if row[figure] is None else row[figure] for figure in FIGURES]
         writer.writerow([row["cell"], *overrides, row["state"], row["attempts"], *figures, row["reason"]])
     return text.getvalue()
 
 
-def as_text(found: list[dict[str, Any]]) -> str:
-    """Returns a table of the cells that differ in more than their seed, the lowest validation loss first."""
-    names = [name for name in names_of(found) if name != SEED]
+def as_text(table_rows: list[dict[str, Any]]) -> str:
+    """Returns a table of the cells, those that differ only in their seed together, the lowest validation loss first."""
+    names = [name for name in names_of(table_rows) if name != SEED]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in found:
+    for row in table_rows:
         groups.setdefault(tuple(shown(row["overrides"].get(name, "-")) for name in names), []).append(row)
     ranked = sorted(groups.items(), key=lambda group: _rank(group[1]))
     lines = [[*names, "validation", "train loss", "steps", "seeds", "state"]]
@@ -74,7 +74,7 @@ def _rank(seeds: list[dict[str, Any]]) -> float:
 
 
 def _mean(done: list[dict[str, Any]], figure: str) -> str:
-    """The mean over the seeds, and their standard deviation where there are several."""
+    """Returns the mean over the seeds, with their standard deviation if there are several."""
     values = [row[figure] for row in done if row[figure] is not None]
     if not values:
         return "-"

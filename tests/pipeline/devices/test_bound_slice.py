@@ -108,5 +108,7 @@ def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
 
 def test_a_sweep_has_one_slice():
     base = cells.Base(gin_files=("algpt2.gin",), gin_params=(), data="", tpu=None)
-    with pytest.raises(UserError, match=r"slice.cores is one for all cells; expected --tpu, a gin file or --gin_param"):
+    with pytest.raises(
+        UserError, match=r"slice.cores is the same for all cells; expected --tpu, a gin file or --gin_param"
+    ):
         cells.resolve(base, [{"slice.cores": 8}])

@@ -1,4 +1,4 @@
-"""What a sweep varies: every combination, samples that a seed fixes, and refusals that name the flag."""
+"""The settings that a sweep varies: every combination, samples that a seed fixes, and refusals that name the flag."""
 
 import math
 

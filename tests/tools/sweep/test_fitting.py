@@ -1,4 +1,4 @@
-"""What does not fit a slice is recorded before anything runs, one compilation a program, by the real compiler."""
+"""Cells that do not fit are recorded before anything runs, one compilation per program, by the real compiler."""
 
 import pytest
 

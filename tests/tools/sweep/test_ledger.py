@@ -49,7 +49,7 @@ def test_a_failed_cell_is_claimed_again_on_request_only(make_ledger):
 
 def test_a_cell_that_is_let_go_is_free_for_all(make_ledger):
     first, second = make_ledger("a"), make_ledger("b")
-    first.let_go(first.claim("cell", FACTS))
+    first.release(first.claim("cell", FACTS))
     assert second.claim("cell", FACTS).entry["attempt"] == 2
 
 

@@ -85,11 +85,11 @@ def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path,
     runner = runners.Runner(BASE, Ledger(str(tmp_path / "ledger")), str(tmp_path))
     number = runners.signal.Signals[number]
 
-    def one_life(cell, claim):
+    def run_process(cell, claim):
         runners.signal.raise_signal(number)
         return 0, tmp_path / "log"
 
-    monkeypatch.setattr(runner, "_one_life", one_life)
+    monkeypatch.setattr(runner, "_run_process", run_process)
     monkeypatch.setattr(runner, "_summary", lambda cell: SUMMARY)
     runner.run([CELL])
     assert not runner.stopped and runner._ledger.read(CELL.key)["state"] == DONE

@@ -21,7 +21,7 @@ def table(directory):
 
 
 def ended(directory):
-    """How often each cell's training came to its end: its last act is to print its summary."""
+    """Returns how often each cell's training ended: the last thing it prints is its summary."""
     logs = (directory / "cells").glob("*.log")
     return {path.stem: path.read_text().count('"tokens_seen"') for path in logs}
 
@@ -134,7 +134,7 @@ def test_a_stopped_sweep_goes_on(sweep_command, start, records, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command goes on" in said
+    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command continues" in said
     (entry,) = map(json.loads, _entries(tmp_path))
     assert entry["state"] == "stopped"
     (cell,) = (path for path in (tmp_path / "cells").iterdir() if path.is_dir())
@@ -164,13 +164,13 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
         (["--worker=2/2"], "--worker=2/2: expected I/N"),
         (["--random=3"], "--random=N and --sample go together"),
         (["--grid=train.steps=[3,x]"], "train.steps = 'x': expected a whole number"),
-        (["--grid=seed=[1]", "--grid=train.seed=[2]"], "train.seed stands in --grid or --sample twice"),
+        (["--grid=seed=[1]", "--grid=train.seed=[2]"], "train.seed is in --grid or --sample twice"),
         (["--grid=stepz=[1]"], "did you mean 'steps'?"),
         (["--list=none.jsonl"], "--list=none.jsonl: no such file"),
-        (["--grid=train.seed=[1,]"], "nothing stands beside a comma"),
+        (["--grid=train.seed=[1,]"], "a value beside a comma is empty"),
         (["--run_dir=/proc/sweep"], "sweep and as /proc/sweep; expected it once"),
         (["--seeds=1", "--wandb_sweep=/proc/sweep.yaml"], "--wandb_sweep=/proc/sweep.yaml cannot be written"),
-        (["seed"], "'seed' is no flag, and no setting either"),
+        (["seed"], "'seed' is neither a flag nor a setting"),
         (["--tpu=v3-32", "--gin_param=train.global_batch=64"], "files cannot be seen by 4 hosts of v3-32"),
     ],
 )
@@ -188,4 +188,4 @@ def test_a_directory_that_cannot_be_written_to_is_refused(refused, run_flags, sm
 
 def test_a_directory_of_something_else_is_refused(refused, run_flags, small_data):
     flags = [*run_flags, f"--data={small_data}", "--gin_param=train.steps=2", f"--run_dir={small_data}"]
-    assert "holds files that are no sweep" in refused("tools.sweep", *flags)
+    assert "holds files that are not a sweep" in refused("tools.sweep", *flags)
