@@ -11,6 +11,7 @@ from models import described
 from pipeline import generate, texts
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
+from pipeline.data.corpora.base import Document
 from pipeline.data.format import tokenizer
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.sharding.encode_unit import UnitEncoder
@@ -100,7 +101,8 @@ def test_a_passage_ends_where_its_line_does():
 def test_packed_lines_are_those_of_the_text():
     settings = ShardConfig(corpus="text", name="t", packing="lines", context=99, validation_fraction=0.0)
     encoder = UnitEncoder(settings, BYTES, io.BytesIO())
-    rows, ends = encoder._lines([f"{ODD}\r\n \u2028\n{ODD}\n"], np.zeros(1, np.uint8))
+    text = f"{ODD}\r\n \u2028\n{ODD}\n"
+    rows, ends = encoder._lines([text], [Document("a", text)], np.zeros(1, np.uint8))
     ids = BYTES.encode(ODD)
     assert rows.reshape(-1, 100).tolist() == [ids + [BYTES.end_of_text] * (100 - len(ids))] * 2
     assert ends.tolist() == [200]

@@ -1,7 +1,7 @@
 """Tar archives as streams: members are read one after the other, none is unpacked, and their names are only ids.
 
-Walking from header to header is our own, and so is reading a plain one, because tarfile takes half as long for that as
-the decompression of small text files does. What is not plain (other kinds of member, long names) tarfile reads.
+This module itself walks from header to header and reads plain ones, for which tarfile takes half as long as the
+decompression of small text files does. Other headers (other kinds of member, long names) are read by tarfile.
 
 Source of the layout: POSIX.1-2017, pax, ustar interchange format.
 """
@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from pipeline.errors import UserError
 
 BLOCK = tarfile.BLOCKSIZE
-LARGEST_NAME = 1 << 20  # bytes of an extended header; more is no name but damage
+LARGEST_NAME = 1 << 20  # bytes of an extended header; more is damage, not a name
 
 
 class Member(NamedTuple):
@@ -37,11 +37,11 @@ class MemberStream:
         Raises:
             UserError: the archive ends before the member does.
         """
-        wanted = self._left if size < 0 else min(size, self._left)
-        data = self._archive.read(wanted)
-        if len(data) < wanted:
+        count = self._left if size < 0 else min(size, self._left)
+        data = self._archive.read(count)
+        if len(data) < count:
             raise UserError(f"{self._where} is truncated in member {self._name!r}")
-        self._left -= wanted
+        self._left -= count
         return data
 
 
@@ -71,7 +71,7 @@ def members(archive: BinaryIO, where: str) -> Iterator[Member]:
         try:
             info = _plain(header) or tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            raise UserError(f"{where} is corrupt or no tar archive, after {last}: {error}") from error
+            raise UserError(f"{where} is corrupt or not a tar archive, after {last}: {error}") from error
         if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             data = _exactly(archive, info.size, f"{where} is truncated after {last}")
             if info.type == tarfile.XHDTYPE:
@@ -102,7 +102,7 @@ def _plain(header: bytes) -> tarfile.TarInfo | None:
             return None
         info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
         info.size = int(size, 8)
-    except ValueError:  # a digit that is no octal one
+    except ValueError:  # a digit that is not octal
         return None
     return info
 
@@ -117,7 +117,7 @@ def _exactly(archive: BinaryIO, size: int, complaint: str) -> bytes:
 
 def _pax(data: bytes, where: str) -> dict[str, str]:
     """Reads the records '<length> <key>=<value>\\n' of an extended header."""
-    found = {}
+    values = {}
     while data:
         try:
             length, _, _ = data.partition(b" ")
@@ -125,7 +125,7 @@ def _pax(data: bytes, where: str) -> dict[str, str]:
             key, _, value = record[len(length) + 1 : -1].partition(b"=")
         except ValueError as error:
             raise UserError(f"{where} is corrupt: an extended header is unreadable") from error
-        found[key.decode("utf-8", "replace")] = os.fsdecode(value)
+        values[key.decode("utf-8", "replace")] = os.fsdecode(value)
         if not record:
             raise UserError(f"{where} is corrupt: an extended header is empty")
-    return found
+    return values

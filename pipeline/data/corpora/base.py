@@ -1,4 +1,4 @@
-"""What a corpus reader is: it lists a source, cuts it into units of work and streams the documents of each."""
+"""The interface of corpus readers: list a source, cut it into units of work, stream the documents of each."""
 
 import codecs
 import hashlib
@@ -36,7 +36,7 @@ class Dropped(NamedTuple):
     id: str
     reason: str
     part: str | None = None
-    fault: str = ""  # none where it was left out for what a setting or a rule asks
+    fault: str = ""  # empty where a setting or a rule leaves it out
 
 
 class DropError(Exception):
@@ -78,8 +78,8 @@ class Corpus(ABC):
         text_bytes: bytes of text expected in it, for the disk check; an estimate where it is compressed.
         listing: digest of the names and sizes of the source's files, to tell another source at once.
         notes: what a user of the data set has to know.
-        own_parts: whether every document brings its part.
-        seconds: time spent so far, by what a reader chooses to measure.
+        own_parts: whether every document names its part.
+        seconds: time spent so far, by activity.
     """
 
     own_parts = False
@@ -106,7 +106,7 @@ class Corpus(ABC):
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
         """Streams the documents of a unit in order; runs in a worker."""
 
-    def finish(self, documents: int) -> None:  # noqa: B027  (most corpora have nothing to compare with)
+    def check_totals(self, documents: int) -> None:  # noqa: B027  (most corpora have nothing to compare with)
         """Compares totals, dropped documents included, with what the published corpus has; UserError if they differ."""
 
     def document(self, identity: str, text: str, part: str | None = None) -> Document | Dropped:
@@ -144,14 +144,14 @@ class Corpus(ABC):
 
 
 def undecodable(identity: str, error: UnicodeDecodeError, start: int = 0) -> str:
-    """Says where a document is not UTF-8; ``start`` is its byte at which the bytes begin that were decoded."""
+    """Says where a document is not UTF-8; ``start`` is the byte of the document at which decoding began."""
     if start + error.start == 0 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return f"{identity} begins as UTF-16 does; expected UTF-8"
     return f"{identity} is not UTF-8 at its byte {start + error.start}: {error.reason}"
 
 
 def _pieces(identity: str, head: bytes, stream: Readable, rest: int | None) -> Iterator[str]:
-    """Decodes a long document piece by piece; raises DropError where it turns out to be no text."""
+    """Decodes a long document piece by piece; raises DropError where it turns out not to be text."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     raw, done, waiting = head, 0, 0
     try:

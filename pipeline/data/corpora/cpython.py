@@ -17,7 +17,7 @@ TOPICS = "topics/"
 
 
 def _is_library(path: pathlib.Path, root: pathlib.Path) -> bool:
-    """Modules without tests, without what the build wrote for one machine, and without the topics once more."""
+    """Whether a module counts: not a test, not what the build wrote for one machine, not the topics once more."""
     inside = path.relative_to(root)
     return (
         not SKIPPED_FOLDERS.intersection(inside.parts[:-1])

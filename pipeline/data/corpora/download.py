@@ -14,7 +14,7 @@ SECONDS = 30  # of silence, after which a connection is given up
 
 
 class Published(NamedTuple):
-    """A file that can be had from several places; its sha256 makes them equal."""
+    """A file at several addresses, which its sha256 identifies."""
 
     file: str
     sha256: str
@@ -43,7 +43,7 @@ def published(name: str) -> str:
     """Returns the local path of a published corpus, downloading it if the cache has none.
 
     Raises:
-        UserError: it is not known, cannot be had, or has another sha256.
+        UserError: it is unknown, cannot be downloaded, or has another sha256.
     """
     if name not in PUBLISHED:
         raise UserError(f"corpus {name!r} needs --source: only {', '.join(PUBLISHED)} can be downloaded by name")
@@ -77,6 +77,6 @@ def _download(address: str, path: str, sha256: str) -> None:
         while data := reply.read(1 << 20):
             file.write(data)
         file.flush()
-        if (found := _sha256(file.name)) != sha256:
-            raise UserError(f"has sha256 {found} instead of {sha256}")
+        if (digest := _sha256(file.name)) != sha256:
+            raise UserError(f"has sha256 {digest} instead of {sha256}")
         os.replace(file.name, path)

@@ -1,4 +1,4 @@
-"""JSON lines: an object a line, its text under one key. A line that is none is left out and counted under a reason."""
+"""JSON lines: one object per line, its text under one key. Other lines are left out, counted under a reason."""
 
 import json
 from collections.abc import Iterator
@@ -31,19 +31,19 @@ class JSONLines(Corpus):
         super().__init__(config, [(file.name, file.size) for file in files], expansion(files), notes)
         self.own_parts = config.validation_fraction is None
         self._inputs = ranges(config, files, by_line=True)
-        self._refuse_other_lines()
+        self._check_first_and_last_lines()
 
-    def _refuse_other_lines(self) -> None:
-        """Tells of a mistyped key at once: a large source that begins and ends with faults would end so anyway."""
-        if len(self._inputs) == 1:  # soon read
+    def _check_first_and_last_lines(self) -> None:
+        """Reports a mistyped key at once: a large source that begins and ends with faults would fail later anyway."""
+        if len(self._inputs) == 1:  # read in a moment
             return
         first = ""
         for item, _ in (self._inputs[0], self._inputs[-1]):
             faults = 0
-            for found in self._documents(item):
-                if isinstance(found, Document) or not found.fault:
+            for document in self._documents(item):
+                if isinstance(document, Document) or not document.fault:
                     return
-                first, faults = first or found.fault, faults + 1
+                first, faults = first or document.fault, faults + 1
                 if faults == FAULTS_AT_ONCE:
                     break
             if faults < FAULTS_AT_ONCE:

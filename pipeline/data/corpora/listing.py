@@ -1,4 +1,4 @@
-"""Listing a source: a file, a directory or a glob; local or gs://. What is there under a name is never a pattern.
+"""Listing a source: a file, a directory or a glob; local or gs://. A name that exists is never a pattern.
 
 Linked folders are followed. Each folder is read once, under its own path where it has one in the source, so that
 neither a loop nor a second link gives a document twice.
@@ -29,7 +29,7 @@ class File(NamedTuple):
 
 
 class PassedOver:
-    """What a source holds that no reader takes for text, by kind: how many, and the first name."""
+    """The files of a source that no reader takes for text, by kind: how many, and the first name."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[int, str]] = {}
@@ -41,8 +41,8 @@ class PassedOver:
 
     def notes(self) -> tuple[str, ...]:
         """One note for the manifest and the terminal, or none."""
-        said = [f"{count:,} {kind} ({printable(first)})" for kind, (count, first) in sorted(self._kinds.items())]
-        return (f"passed over, by kind with the first of each: {', '.join(said)}",) if said else ()
+        kinds = [f"{count:,} {kind} ({printable(first)})" for kind, (count, first) in sorted(self._kinds.items())]
+        return (f"passed over, by kind with the first of each: {', '.join(kinds)}",) if kinds else ()
 
 
 class Found(NamedTuple):
@@ -53,7 +53,7 @@ class Found(NamedTuple):
 
 
 def kind_passed_over(name: str) -> str:
-    """What a file, a folder or a member of an archive is that nobody meant as text, or an empty string."""
+    """The kind of a file, folder or archive member that nobody meant as text, or an empty string."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     if "__MACOSX" in parts or any(part.startswith("._") for part in parts):
         return "resource fork"
@@ -104,7 +104,7 @@ def _find(source: str, endings: Sequence[str]) -> tuple[list[File], PassedOver]:
         return [File(source, source.rpartition("/")[2], size)], passed_over
     root, pattern, listed = _rooted(source)
     root = root.rstrip("/") + "/"
-    found = []
+    files = []
     for path, size_or_kind in listed:
         name = path.removeprefix(root)
         if pattern and not fnmatch.fnmatchcase(name, pattern):
@@ -113,8 +113,8 @@ def _find(source: str, endings: Sequence[str]) -> tuple[list[File], PassedOver]:
         if kind and not (kind == "temporary" and pattern.endswith(TEMPORARY)):
             passed_over.add(kind, name)
         elif isinstance(size_or_kind, int) and (pattern or _matches(name.lower(), endings)):
-            found.append(File(path, name, size_or_kind))
-    return sorted(found, key=lambda file: file.name), passed_over
+            files.append(File(path, name, size_or_kind))
+    return sorted(files, key=lambda file: file.name), passed_over
 
 
 def _matches(name: str, endings: Sequence[str]) -> bool:
@@ -133,7 +133,7 @@ def _rooted(source: str) -> tuple[str, str, Iterable[tuple[str, int | str]]]:
 
 
 def _list(directory: str) -> Iterable[tuple[str, int | str]] | None:
-    """Lists (path, bytes, or what stands there in place of a file) below a directory; None where there is none."""
+    """Lists (path, bytes, or the kind of what is not a file) below a directory; None where there is none."""
     if storage.is_remote(directory):
         return storage.list_files(directory)
     try:
@@ -147,7 +147,7 @@ def _list(directory: str) -> Iterable[tuple[str, int | str]] | None:
 
 def _walk(root: str) -> Iterator[tuple[str, int | str]]:
     waiting, seen = [root], set()
-    while waiting:  # a linked folder waits until all has been read that stands in the source under its own path
+    while waiting:  # linked folders come last: what has a path of its own in the source keeps it
         for folder, folders, names in os.walk(waiting.pop(0), onerror=_raise):
             state = os.stat(folder)
             if (state.st_dev, state.st_ino) in seen:
@@ -171,7 +171,7 @@ def _walk(root: str) -> Iterator[tuple[str, int | str]]:
 
 
 def _size(path: str) -> int | str:
-    """Bytes of a file, or what stands there in place of one."""
+    """Bytes of a file, or the kind of what is not one."""
     try:
         state = os.stat(path)
     except PermissionError:

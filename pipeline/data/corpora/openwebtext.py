@@ -1,4 +1,4 @@
-"""OpenWebText, in each shape in which it is published: one .txt a document, in tar.xz archives, in a tar.
+"""OpenWebText, in each shape in which it is published: one .txt per document, in tar.xz archives, in a tar.
 
 The source is ``openwebtext.tar.xz``, a directory of its inner archives (``urlsf_subset00-1_data.xz``), or a mirror's
 plain tars of them. The outer archive is one stream, which the coordinator reads; it hands the inner archives, still
@@ -19,12 +19,12 @@ from pipeline.data.corpora.sources import decompress, open_text, reading
 from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
 
-EXPANSION = 3.1  # bytes of text a byte of the archives
+EXPANSION = 3.1  # bytes of text per byte of the archives
 UNIT_BYTES = 5 << 20  # of compressed archives, about 16 MB of text
 
 
 class Published(NamedTuple):
-    """What the published corpus has, documents that are empty or NUL included."""
+    """The totals of the published corpus, documents that are empty or NUL included."""
 
     documents: int = 8_013_769
     archives: int = 20_610
@@ -38,8 +38,8 @@ class OpenWebText(Corpus):
     published = Published()
 
     def __init__(self, config: ShardConfig, source: str | None):
-        self._files, self._found = find(source, (".tar", ".tar.xz", "_data.xz", ".xz"), config.name)
-        super().__init__(config, [(file.name, file.size) for file in self._files], EXPANSION, self._found)
+        self._files, self._listing_notes = find(source, (".tar", ".tar.xz", "_data.xz", ".xz"), config.name)
+        super().__init__(config, [(file.name, file.size) for file in self._files], EXPANSION, self._listing_notes)
         self._outer = [file for file in self._files if file.name.lower().endswith((".tar", ".tar.xz"))]
         if self._outer and len(self._outer) < len(self._files):
             raise UserError(f"--source={source} mixes outer archives (*.tar, *.tar.xz) with inner ones (*.xz)")
@@ -66,26 +66,26 @@ class OpenWebText(Corpus):
                     blobs, size, index = [], 0, index + 1
         if blobs:
             yield Unit(index=index, size=size, blobs=tuple(blobs))
-        self.notes = self._found + passed_over.notes()
+        self.notes = self._listing_notes + passed_over.notes()
 
     def _inner_archives(self, file: File, passed_over: PassedOver) -> Iterator[Member]:
         """Reads an outer archive, and compares its sha256 where it is the published one."""
-        found = 0
+        count = 0
         with reading(file.path), storage.open_read(file.path) as opened:
             raw = _Hashed(opened) if self._is_published and len(self._outer) == 1 else opened
             for member in members(decompress(raw, file.path), file.path):  # type: ignore[arg-type]
                 if kind := kind_passed_over(member.name):
                     passed_over.add(kind, member.name)
                 elif member.name.endswith(".xz"):
-                    found += 1
+                    count += 1
                     yield member
                 elif member.size:
-                    raise UserError(f"{file.path}: member {member.name!r} is no inner archive (*.xz)")
+                    raise UserError(f"{file.path}: member {member.name!r} is not an inner archive (*.xz)")
             if isinstance(raw, _Hashed) and (digest := raw.hexdigest()) != self.published.sha256:
                 raise UserError(f"{file.path} has sha256 {digest}, but the published one has {self.published.sha256}")
-        if not found:
+        if not count:
             raise UserError(f"{file.path} holds no inner archive (*.xz)")
-        self._archives += found
+        self._archives += count
 
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
         for name, data in unit.blobs:
@@ -108,15 +108,15 @@ class OpenWebText(Corpus):
             else:
                 yield Dropped(identity, "not .txt")
 
-    def finish(self, documents: int) -> None:
+    def check_totals(self, documents: int) -> None:
         if not self._is_published:
             return
-        for what, found, expected in (
+        for what, count, expected in (
             ("inner archives", self._archives, self.published.archives),
             ("documents", documents, self.published.documents),
         ):
-            if found != expected:
-                raise UserError(f"the source has {found:,} {what}, but the published OpenWebText has {expected:,}")
+            if count != expected:
+                raise UserError(f"the source has {count:,} {what}, but the published OpenWebText has {expected:,}")
 
 
 class _Hashed(io.RawIOBase):

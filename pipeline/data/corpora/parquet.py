@@ -1,4 +1,4 @@
-"""Parquet files: a row a document, its text in one column, read row group by row group."""
+"""Parquet files: one document per row, its text in one column, read row group by row group."""
 
 import bisect
 from collections.abc import Iterator
@@ -113,7 +113,7 @@ def _values(column: Any) -> Iterator[memoryview | None]:
 
 
 def _opened(path: str) -> Any:
-    """Opens a Parquet file; UserError where it is none."""
+    """Opens a Parquet file; UserError where it is not one."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -124,4 +124,4 @@ def _opened(path: str) -> Any:
     try:
         return pq.ParquetFile(storage.open_read(path), pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is truncated or no Parquet file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is truncated or not a Parquet file: {str(error).splitlines()[0]}") from error

@@ -1,7 +1,7 @@
 """Opening the files of a source, compressed or not.
 
-What a file is follows from its name, never from its content: one of OpenWebText's inner archives begins with bytes that
-sniffers take for a zip file.
+The kind of a file follows from its name, never from its content: one of OpenWebText's inner archives begins with bytes
+that sniffers take for a zip file.
 """
 
 import bz2
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from pipeline import storage
 from pipeline.errors import UserError
 
-COMPRESSED = {".gz": 3.0, ".xz": 4.0, ".bz2": 4.0, ".zst": 3.5}  # bytes of text a byte, for estimates only
+COMPRESSED = {".gz": 3.0, ".xz": 4.0, ".bz2": 4.0, ".zst": 3.5}  # bytes of text per byte, for estimates only
 
 
 def suffix(name: str) -> str:
@@ -48,7 +48,7 @@ def open_text(path: str, start: int = 0) -> BinaryIO:
 
 
 class _DamagedFrameError(Exception):
-    """zstandard's error, under a name that is there before the package is imported."""
+    """zstandard's error, under a name that exists before the package is imported."""
 
 
 class _ZstandardReader(io.RawIOBase):
@@ -103,6 +103,6 @@ def reading(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{name} vanished while it was read") from error
     except OSError as error:
-        if error.errno is None:  # how bz2 says that its data are no such data
+        if error.errno is None:  # how bz2 reports damaged data
             raise UserError(f"{name} is truncated or corrupt: {error}") from error
         raise

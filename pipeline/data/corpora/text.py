@@ -23,7 +23,7 @@ from pipeline.texts import without_end
 
 
 def expansion(files: list[File]) -> float:
-    """Bytes of text a byte of the files, estimated from their compression."""
+    """Bytes of text per byte of the files, estimated from their compression."""
     total = sum(file.size for file in files)
     return sum(file.size * COMPRESSED.get(suffix(file.name), 1.0) for file in files) / max(total, 1)
 
@@ -53,7 +53,7 @@ def ranges(config: ShardConfig, files: list[File], by_line: bool) -> list[tuple[
 
 
 class LineFile:
-    """A file that is read line by line, and knows where it stands."""
+    """A file that is read line by line, and knows its position."""
 
     def __init__(self, file: BinaryIO, position: int = 0):
         self._file, self.position, self.at_line_start = file, position, False

@@ -119,4 +119,4 @@ def _archive(path: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(storage.open_read(path))
     except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is no zip file: {error}") from error
+        raise UserError(f"{path} is not a zip file: {error}") from error

@@ -1,6 +1,6 @@
 """Bytes in are bytes out: checks that a tokenizer's ids are those of the library `tokenizers` and stand for the text.
 
-The first is looked at in samples, for the library is slow; the number of bytes, in every text.
+The ids are compared on samples, for the library is slow; the number of bytes is compared for every text.
 """
 
 from collections.abc import Sequence
@@ -42,31 +42,32 @@ def check_engines(tokenizer: "Tokenizer") -> None:
     check_bytes(tokenizer, texts, ids, offsets, [text[:60] for text in texts])
 
 
-def compare(tokenizer: "Tokenizer", text: str, found: np.ndarray, *, whole: bool = True) -> None:
+def compare(tokenizer: "Tokenizer", text: str, ids: np.ndarray, *, whole: bool = True) -> None:
     """Refuses ids that are not the library's for this text, or that do not give the text back.
 
     Args:
         tokenizer: whose ids they are.
         text: what was encoded, or its beginning up to a split point.
-        found: the bulk engine's ids.
+        ids: the bulk engine's ids.
         whole: whether they end where the text does.
 
     Raises:
         UserError: it shows the beginning of the text.
     """
     expected = tokenizer.encode(text)
-    if not np.array_equal(found if whole else found[: len(expected)], expected):
+    if not np.array_equal(ids if whole else ids[: len(expected)], expected):
         raise UserError(
             f"tokenizer {tokenizer.name}: the bulk engine and the library `tokenizers` disagree on a text that begins "
             f"{text[:60]!r}; {tokenizer_file.EXPECTED}"
         )
-    back, wanted = tokenizer.decode(expected), tokenizer.normalized(text)
-    if back != wanted:
-        place = next((i for i, pair in enumerate(zip(back, wanted, strict=False)) if len(set(pair)) > 1), len(wanted))
+    decoded, normalized = tokenizer.decode(expected), tokenizer.normalized(text)
+    if decoded != normalized:
+        pairs = enumerate(zip(decoded, normalized, strict=False))
+        place = next((i for i, pair in pairs if len(set(pair)) > 1), len(normalized))
         near = slice(max(place - 10, 0), place + 20)
         raise UserError(
-            f"tokenizer {tokenizer.name} does not give text back: {wanted[near]!r} is encoded and decoded to "
-            f"{back[near]!r}; {tokenizer_file.EXPECTED}"
+            f"tokenizer {tokenizer.name} does not give text back: {normalized[near]!r} is encoded and decoded to "
+            f"{decoded[near]!r}; {tokenizer_file.EXPECTED}"
         )
 
 
@@ -85,9 +86,8 @@ def check_bytes(
     Raises:
         UserError: it names the first such text.
     """
-    until = np.zeros(
-        len(ids) + 1, np.int32
-    )  # of some MB of text; a sum of another type would be buffered, for 10 times
+    # int32 holds some MB of text; a sum of another type would be buffered and take 10 times as long.
+    until = np.zeros(len(ids) + 1, np.int32)
     np.cumsum(tokenizer.byte_lengths.take(ids, mode="clip"), dtype=np.int32, out=until[1:])
     held = np.diff(until[offsets])
     sizes = np.fromiter((len(text) if text.isascii() else len(text.encode()) for text in texts), np.int64, len(texts))

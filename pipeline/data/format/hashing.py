@@ -1,4 +1,4 @@
-"""What is computed of a document besides its tokens: the hashes that order and split a corpus, and its words."""
+"""The hashes that order and split a corpus, and the word count: what is computed of a document besides tokens."""
 
 import hashlib
 

@@ -1,6 +1,6 @@
 """The manifest: what a data set is. One ``manifest.json``, written last; without it there is no data set.
 
-Light: neither numpy nor TensorFlow, so that a dry run may read it.
+Imports neither numpy nor TensorFlow, so that a dry run may read a manifest.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """The vocabulary: ``fingerprint`` is the sha256 of the tokenizer.json that stands beside the manifest."""
+    """The vocabulary: ``fingerprint`` is the sha256 of the tokenizer.json beside the manifest."""
 
     name: str
     fingerprint: str
@@ -44,7 +44,7 @@ class Tokenizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The shape of a record. ``packing``: 'contiguous' (one stream, cut) or 'lines' (a line a record, padded)."""
+    """The shape of a record. ``packing``: 'contiguous' (one stream, cut) or 'lines' (one line per record, padded)."""
 
     context: int
     bytes: int
@@ -54,7 +54,7 @@ class Record:
     def scores_all_text(self) -> bool:
         """Whether every token of a part but the first is a label, so that its bytes and words can divide their nats.
 
-        Of lines packed one a record, neither the first token nor what was cut off is ever a label.
+        Of lines packed one per record, neither the first token nor what was cut off is ever a label.
         """
         return self.packing == "contiguous"
 
@@ -75,7 +75,7 @@ class Part:
 
     tokens counts the whole stream, end-of-text tokens included. ``tail`` is its end that fills no record; its first
     token is the last of the last record (contiguous packing), so tokens = records · context + len(tail). In packing
-    'lines' every record stands alone: tokens = records · (context + 1), of which ``padding_tokens`` fill up short
+    'lines' every record is independent: tokens = records · (context + 1), of which ``padding_tokens`` fill up short
     lines; ``truncated_tokens`` counts what was cut from long ones.
     """
 
@@ -125,10 +125,10 @@ class Manifest:
         """Refuses a data set that does not fit what is expected of it.
 
         Args:
-            tokenizer_fingerprint: sha256 of the expected tokenizer.json; None asks nothing. So with the others.
+            tokenizer_fingerprint: sha256 of the expected tokenizer.json; None skips the check, as for the others.
             end_of_text: the model's end-of-text id.
             vocabulary_size: the model's number of ids, without padding.
-            context: tokens a training sequence; has to divide the records' context.
+            context: tokens per training sequence; has to divide the records' context.
 
         Raises:
             UserError: names both sides of the first difference.
@@ -160,8 +160,8 @@ class Manifest:
         ):
             path, size = storage.join(directory, shard.file), sizes.get(shard.file)
             if size != shard.bytes:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise UserError(f"{directory}: {shard.file} {found}, but the manifest says {shard.bytes} bytes")
+                state = "is missing" if size is None else f"has {size} bytes"
+                raise UserError(f"{directory}: {shard.file} {state}, but the manifest says {shard.bytes} bytes")
             if not storage.is_remote(path) and not os.access(path, os.R_OK):
                 raise UserError(f"{path}: cannot be read (Permission denied)")
 
@@ -171,7 +171,7 @@ def _part(data: dict[str, Any]) -> Part:
     return Part(**data | {"tail": tuple(data["tail"])}, shards=shards)
 
 
-def _consistent(manifest: Manifest) -> str:
+def _contradiction(manifest: Manifest) -> str:
     """Returns what contradicts itself in a manifest, or an empty string."""
     if manifest.format_version != FORMAT_VERSION:
         return f"format version {manifest.format_version}, but this code reads version {FORMAT_VERSION}"
@@ -211,8 +211,8 @@ def loads(text: str | bytes, where: str) -> Manifest:
             parts={name: _part(part) for name, part in data["parts"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is no manifest of this pipeline: {type(error).__name__} {error}") from error
-    if contradiction := _consistent(manifest):
+        raise UserError(f"{where} is not a manifest of this pipeline: {type(error).__name__} {error}") from error
+    if contradiction := _contradiction(manifest):
         raise UserError(f"{where} contradicts itself: {contradiction}")
     return manifest
 
@@ -246,7 +246,7 @@ def read_tokenizer(directory: str) -> bytes:
         raise UserError(
             f"{path} is missing, though the manifest names tokenizer {manifest.tokenizer.name!r}"
         ) from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != manifest.tokenizer.fingerprint:
-        raise UserError(f"{path} has sha256 {found}, but the manifest says {manifest.tokenizer.fingerprint}")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != manifest.tokenizer.fingerprint:
+        raise UserError(f"{path} has sha256 {digest}, but the manifest says {manifest.tokenizer.fingerprint}")
     return data

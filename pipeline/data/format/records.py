@@ -106,12 +106,12 @@ def decode(data: bytes | np.ndarray, context: int) -> np.ndarray:
         uint16 [R, context + 1].
 
     Raises:
-        ValueError: the data are no whole number of records.
+        ValueError: the data are not a whole number of records.
     """
     size = record_bytes(context)
     raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes | bytearray | memoryview) else data.reshape(-1)
     if len(raw) % size:
-        raise ValueError(f"{len(raw)} bytes are no whole number of records of {size} bytes")
+        raise ValueError(f"{len(raw)} bytes are not a whole number of records of {size} bytes")
     ids = np.ascontiguousarray(raw.reshape(-1, size)[:, tokens_offset(context) : -CHECKSUM_BYTES])
     return ids.view("<u2").astype(np.uint16, copy=False)
 
@@ -127,12 +127,12 @@ def faults(data: bytes, context: int, vocabulary_size: int) -> Iterable[tuple[st
     records_RB = np.frombuffer(data, np.uint8).reshape(-1, size)
     frame = np.frombuffer(record_frame(context), np.uint8)
     stored = np.ascontiguousarray(records_RB[:, -CHECKSUM_BYTES:]).view("<u4").reshape(-1)
-    found = {
+    faulty_rows = {
         "framing": (records_RB[:, : len(frame)] != frame).any(axis=1),
         "checksum": stored != _payload_checksums(records_RB),
         "vocabulary": (decode(data, context) >= vocabulary_size).any(axis=1),
     }
-    for kind, rows in found.items():
+    for kind, rows in faulty_rows.items():
         if rows.any():
             yield kind, int(rows.argmax())
 

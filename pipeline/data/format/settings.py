@@ -1,4 +1,4 @@
-"""The sharder's settings, bound by gin as ``shard``. Light: standard library only."""
+"""The sharder's settings, bound by gin as ``shard``. Imports only the standard library."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ def _require(holds: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """What a data set is made of; together with the source, everything that its bytes depend on.
+    """The settings of a data set: together with the source, everything that its bytes depend on.
 
     Attributes:
         corpus: the reader of the source, one of CORPORA.

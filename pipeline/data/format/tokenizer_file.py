@@ -1,4 +1,4 @@
-"""What a tokenizer.json says, and whether a corpus may be tokenized with it.
+"""Reads a tokenizer.json, and checks that a corpus may be tokenized with it.
 
 Only a byte-level BPE keeps every byte of every text, so only one is taken: of the other kinds some lose what their
 vocabulary lacks, some the white space, and with none of them could bits per byte be compared.
@@ -55,7 +55,7 @@ def read(name: str, data: bytes) -> Settings:
     """Parses a tokenizer.json; a byte order mark is passed over.
 
     Raises:
-        UserError: it is none, or of another model than BPE.
+        UserError: it is not one, or of another model than BPE.
     """
     try:
         settings = json.loads(texts.decode(data))
@@ -65,9 +65,9 @@ def read(name: str, data: bytes) -> Settings:
             raise ValueError(f"model {kind}")
         ids = [*model["vocab"].values(), *(token["id"] for token in added_tokens(settings))]
         if not ids or not all(type(index) is int and index >= 0 for index in ids):
-            raise ValueError("an id is no whole number")
+            raise ValueError("an id is not a whole number")
         if not all(isinstance(token["content"], str) and "special" in token for token in added_tokens(settings)):
-            raise ValueError("an added token is no text")
+            raise ValueError("an added token is not text")
         steps = [
             settings.get("post_processor") or {},
             *stages(settings, "normalizer"),
@@ -81,7 +81,7 @@ def read(name: str, data: bytes) -> Settings:
 
 
 def added_tokens(settings: Settings) -> list[dict[str, Any]]:
-    """The tokens that stand beside the model: special ones, and others that are looked for in a text first."""
+    """The tokens outside the model: special ones, and others that are looked for in a text first."""
     return settings.get("added_tokens") or []
 
 
@@ -128,7 +128,7 @@ def has_prefix_space(settings: Settings) -> bool:
 
 
 def notes(name: str, settings: Settings) -> tuple[str, ...]:
-    """What a user of a data set has to know of its tokenizer."""
+    """Notes for the users of a data set on what its tokenizer changes."""
     changes = [str(stage.get("type")) for stage in stages(settings, "normalizer")]
     changes += ["add_prefix_space"] * has_prefix_space(settings)
     if not changes:
@@ -221,4 +221,4 @@ def _faults(settings: Settings) -> Iterator[str]:
         if not token["special"] and (token.get("lstrip") or token.get("rstrip")):
             yield f"an added token, {content!r}, that takes the white space beside it (lstrip, rstrip), which is lost"
         if token["special"] and (not content.strip() or content.replace(" ", "").isalnum()):
-            yield f"a special token, {content!r}, that stands in ordinary text, where transformers would find it"
+            yield f"a special token, {content!r}, that occurs in ordinary text, where transformers would find it"

@@ -119,7 +119,7 @@ class Job:
                 f"most of the source cannot be read: of {total.documents + dropped} documents {dropped} were dropped "
                 f"({reasons}){first}"
             )
-        self.corpus.finish(total.documents + dropped)
+        self.corpus.check_totals(total.documents + dropped)
 
     def write_shard(self, folder: str, stream: Stream, block: Block) -> manifests.Shard:
         """Stage (c): cuts a shard into a temporary file in ``folder``, checks it and commits it to the output."""

@@ -97,7 +97,7 @@ def test_members_are_those_of_the_library(format):
 
 
 def header_of(read, header):
-    """What a reader makes of a header: the fields that are used of it, or that it refuses."""
+    """The fields of a header that are used, or that the reader refuses it."""
     try:
         info = read(header)
     except tarfile.HeaderError:
@@ -169,10 +169,10 @@ def whole_archive():
         ("o.tar.xz", lambda: b"\xfd7zXZ\0" + b"x" * 500, "o.tar.xz is truncated or corrupt"),
         ("o.tar.xz", lambda: b"no archive" * 100, "o.tar.xz is truncated or corrupt"),
         ("o.tar", lambda: tar(INNER)[:700], "o.tar is truncated in member 'openwebtext/urlsf_subset00-0_data.xz'"),
-        ("o.tar", lambda: b"x" * 2000, "o.tar is corrupt or no tar archive, after its beginning"),
+        ("o.tar", lambda: b"x" * 2000, "o.tar is corrupt or not a tar archive, after its beginning"),
         ("o.tar", lambda: tar({"a_data.xz": inner(0)[:-30]}), "inner archive 'a_data.xz' is truncated or corrupt"),
-        ("o.tar", lambda: tar({"a_data.xz": lzma.compress(b"y" * 999)}), "a_data.xz is corrupt or no tar archive"),
-        ("o.tar", lambda: tar({"a.txt": b"page"}), "member 'a.txt' is no inner archive"),
+        ("o.tar", lambda: tar({"a_data.xz": lzma.compress(b"y" * 999)}), "a_data.xz is corrupt or not a tar archive"),
+        ("o.tar", lambda: tar({"a.txt": b"page"}), "member 'a.txt' is not an inner archive"),
         ("o.tar", lambda: tar({"folder": None}), "o.tar holds no inner archive"),
         ("a_data.xz", lambda: lzma.compress(tar({"p.txt": b"y" * 2000})[:1500]), "truncated in member 'p.txt'"),
         (
@@ -212,7 +212,7 @@ def test_published_totals_are_checked(source, monkeypatch, published, message):
         corpus.published = corpus.published._replace(sha256=sha256_of(source))
     documents = [item for unit in corpus.units() for item in corpus.documents(unit)]
     with pytest.raises(UserError, match=message):
-        corpus.finish(len(documents))
+        corpus.check_totals(len(documents))
 
 
 def sha256_of(path):

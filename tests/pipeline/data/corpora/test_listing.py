@@ -1,4 +1,4 @@
-"""What is there under a name is read, whatever its characters; what is passed over is counted."""
+"""A name that exists is read, whatever its characters; what is passed over is counted."""
 
 import os
 

@@ -82,12 +82,12 @@ def test_no_manifest_is_no_data_set(tmp_path):
     ("change", "message"),
     [
         (lambda data: data.update(format_version=2), "format version 2; this code reads 1"),
-        (lambda data: data.pop("record"), "is no manifest of this pipeline"),
+        (lambda data: data.pop("record"), "is not a manifest of this pipeline"),
         (lambda data: data["tokenizer"].update(vocabulary_size=70_000), "a vocabulary of 70000"),
         (lambda data: data["tokenizer"].update(end_of_text=50_257), "end-of-text id 50257 outside"),
         (lambda data: data["parts"]["train"].update(records=4), "4 records of train"),
         (lambda data: data["parts"]["train"]["shards"][0].update(bytes=1), "1 bytes in train-00000"),
-        (lambda data: data["record"].update(surprise=1), "is no manifest of this pipeline"),
+        (lambda data: data["record"].update(surprise=1), "is not a manifest of this pipeline"),
     ],
 )
 def test_a_broken_manifest_is_refused(tmp_path, change, message):

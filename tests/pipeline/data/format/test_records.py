@@ -44,7 +44,7 @@ def test_decode_is_the_inverse_and_refuses_a_cut_file():
     tokens = ids(4, 16)
     data = records.encode(tokens).tobytes()
     np.testing.assert_array_equal(records.decode(data, 16), tokens)
-    with pytest.raises(ValueError, match="no whole number of records"):
+    with pytest.raises(ValueError, match="not a whole number of records"):
         records.decode(data[:-1], 16)
 
 

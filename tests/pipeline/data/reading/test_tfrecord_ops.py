@@ -156,7 +156,7 @@ def write_parquet(folder, **columns):
     [
         (lambda folder: write_parquet(folder, texts=["a"]), r"no column 'text'; it has texts \(did you mean 'texts'"),
         (lambda folder: write_parquet(folder, text=[1, 2]), "column 'text' holds int64, not text"),
-        (lambda folder: (folder / "a.parquet").write_bytes(b"PAR1 and so on"), "a.parquet is truncated or no Parquet"),
+        (lambda folder: (folder / "a.parquet").write_bytes(b"PAR1 and so on"), "truncated or not a Parquet file"),
     ],
 )
 def test_wrong_parquet_is_named(tmp_path, prepare, message):
