@@ -14,6 +14,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class UnavailableError(UserError):
+    """A disk or a bucket fails to take or to give data; finished work is kept for the next try."""
+
+
 class WorkFailedError(Exception):
     """The work failed for a reason that the message states in full: one line on stderr, no traceback, exit code 1."""
 

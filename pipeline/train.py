@@ -10,10 +10,10 @@ from absl import flags
 from pipeline import cli, storage
 from pipeline.config import dry_run, gin_reader
 from pipeline.config.run_config import Configured, check_data, check_visible, configured, say_overridden, with_data
+from pipeline.config.train_config import remark
 from pipeline.devices import tpu_target
 from pipeline.errors import UserError
-from pipeline.optimizers.schedules import remark
-from pipeline.preflight import require_fit
+from pipeline.preflight.require_fit import require_fit
 
 FLAGS = flags.FLAGS
 
@@ -29,7 +29,7 @@ def main() -> int:
         print(gin_reader.provenance(settings, model, optimizer))
         print(dry_run.arithmetic(settings, model, optimizer, plan, devices.hosts))
         if FLAGS.preflight:
-            require_fit.require_fit(devices, FLAGS.gin_file, FLAGS.gin_param)
+            require_fit(settings, model, optimizer, devices.slice)
         return 0
     if FLAGS.data and not storage.is_remote(FLAGS.data):
         check_data(FLAGS.data, run)  # what can be known without a connection is said first
@@ -47,16 +47,13 @@ def _train(run: Configured) -> int:
     data.check_files(FLAGS.data, "train", "validation")
     run = with_data(run, data)
     if FLAGS.preflight:
-        vocabulary = run.settings.model, run.model.vocabulary_size
-        require_fit.require_fit(run.devices, FLAGS.gin_file, FLAGS.gin_param, vocabulary)
+        require_fit(run.settings, run.model, run.optimizer, run.devices.slice)
     cli.import_tensorflow()
     from pipeline.devices import connect
 
     connection = connect.connect(run.tpu, together=True)
     from pipeline.runs.run_directory import RunDirectory
-    from pipeline.training.session import (
-        Session,  # imports TensorFlow's users, none of which may start it before the connection
-    )
+    from pipeline.training.session import Session  # imports what may not start TensorFlow before the connection
 
     return Session(
         settings=run.settings,

@@ -21,7 +21,7 @@ from absl import flags
 
 from pipeline import cli, storage
 from pipeline.devices import metadata, tpu_target
-from pipeline.errors import UserError
+from pipeline.errors import UnavailableError, UserError
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -174,7 +174,7 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
         with gcs_client.explained(path):
             bucket_info = gcs_client.bucket_of(path)[0]
             bucket_info.reload(**gcs_client.TIMEOUTS.calls)
-    except (UserError, storage.UnavailableError, FileNotFoundError) as error:
+    except (UserError, UnavailableError, FileNotFoundError) as error:
         yield Finding(FAULT, str(error))
         return
     zone = zone or metadata.instance("zone").rpartition("/")[2]
@@ -236,13 +236,14 @@ def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
 
     import models
     from pipeline.config.batch_plan import plan
+    from pipeline.optimizers.build import build
     from pipeline.optimizers.config import AdamWConfig
     from pipeline.optimizers.schedules import Schedule
     from pipeline.training.step import make_train_step
 
     began = time.monotonic()
     model = models.build(models.GPT2Config(layers=1, heads=2, width=32, context=16, vocabulary_size=64))
-    optimizer = AdamWConfig(learning_rate=1e-2).build(Schedule(kind="constant", steps=steps, warmup_steps=0))
+    optimizer = build(AdamWConfig(learning_rate=1e-2), Schedule(kind="constant", steps=steps, warmup_steps=0))
     optimizer.build(model.trainable_variables)
     batch_plan = plan(global_batch=4, replicas=1, microbatch=2, context=16)
     step = make_train_step(model, optimizer, batch_plan, clip_norm=1.0, all_reduce=lambda tensors: tensors)

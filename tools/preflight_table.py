@@ -21,10 +21,9 @@ from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError, nearest
-from pipeline.preflight import tpu_compiler
+from pipeline.preflight import compile_step, tpu_compiler
 from pipeline.preflight.figures import Figures
 from pipeline.preflight.tpu_compiler import GIB
-from tools import preflight
 
 FLAGS = flags.FLAGS
 MODELS = {
@@ -100,7 +99,7 @@ def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> st
         if state > piece.figures.usable_hbm_gib * GIB:  # the compiler need not be asked
             columns = misfit(f"needs over {state / GIB:.2f}", piece.figures.usable_hbm_gib)
             break
-        checked = preflight.check(settings, model, optimizer, piece)
+        checked = compile_step.check(settings, model, optimizer, piece)
         columns = cells(checked)
         if checked.fits:
             break
@@ -144,7 +143,7 @@ def configure(
         global_batch=microbatch * piece.cores,
     )
     model = dataclasses.replace(
-        preflight.with_vocabulary(gin_reader.chosen(gin_reader.MODELS, kind, "train.model")), remat=remat
+        compile_step.with_vocabulary(gin_reader.chosen(gin_reader.MODELS, kind, "train.model")), remat=remat
     )
     return settings, model, gin_reader.chosen(gin_reader.OPTIMIZERS, optimizer_name, "train.optimizer")
 

@@ -100,8 +100,8 @@ def check_evaluation(model_config: Any) -> str | None:
     import tensorflow as tf
 
     import models
+    from pipeline.evaluation.evaluation_step import make_evaluation_step
     from pipeline.preflight.lowering import all_reduce_over
-    from pipeline.training.step import make_evaluation_step
 
     model = models.build(model_config, compute_dtype="bfloat16")
     score = make_evaluation_step(model, all_reduce=all_reduce_over(REPLICAS))
@@ -123,11 +123,12 @@ def check(model_config: Any, optimizer_config: Any, accumulation: int) -> str | 
 
     import models
     from pipeline.config import batch_plan
+    from pipeline.optimizers.build import build
     from pipeline.optimizers.schedules import Schedule
     from pipeline.preflight.lowering import all_reduce_over
     from pipeline.training import step
 
-    optimizer = optimizer_config.build(Schedule(kind="cosine", steps=100, warmup_steps=10))
+    optimizer = build(optimizer_config, Schedule(kind="cosine", steps=100, warmup_steps=10))
     model = models.build(model_config, compute_dtype="bfloat16")
     optimizer.build(model.trainable_variables, REPLICAS)
     variables = [*model.trainable_variables, *optimizer.variables]

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from pipeline.optimizers.schedules import Schedule
 from pipeline.values import INT32
 
 # A change of these between two starts of one run moves work around and leaves the mathematics alone.
@@ -130,3 +131,25 @@ class TrainConfig:
 
     def _warmup(self, steps: int) -> int:
         return round(self.warmup_fraction * steps) if self.warmup_fraction else self.warmup_steps
+
+
+def schedule_of(settings: TrainConfig) -> Schedule:
+    """Returns the learning rate's schedule."""
+    return Schedule(
+        kind=settings.schedule,
+        steps=settings.steps,
+        warmup_steps=settings.warmup_steps,
+        final_fraction=settings.final_fraction,
+    )
+
+
+def remark(settings: TrainConfig) -> str | None:
+    """Returns what is to be said of a schedule that does what few would expect, or None."""
+    if settings.schedule != "inverse_sqrt" or settings.warmup_steps > 1 or settings.warmup_fraction:
+        return None
+    step = 1000 if settings.steps < 1 else min(1000, settings.steps)
+    factor = Schedule(kind="inverse_sqrt", steps=step)(step - 1)
+    return (
+        f"train.schedule = 'inverse_sqrt' without a warm-up falls from the first step on: the learning rate of step "
+        f"{step:,} is {factor:.2g} of the highest; train.warmup_steps=N has it rise until step N and fall from there"
+    )

@@ -144,11 +144,6 @@ def find(name: str) -> Slice:
     return Slice(**values)
 
 
-def as_flags(piece: Slice) -> list[str]:
-    """Returns the command-line flags that make a slice, whatever gin files bind, the slice of another command."""
-    return [f"--gin_param=slice.{name}={value!r}" for name, value in dataclasses.asdict(piece).items()]
-
-
 def local() -> Slice | None:
     """Returns the slice that this TPU VM is, by its accelerator type; None where nobody tells or no file describes it.
 

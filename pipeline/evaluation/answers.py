@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipeline.devices.replicas import strategy_options
 from pipeline.errors import UserError
 from pipeline.evaluation.benchmarks import Example
 from pipeline.evaluation.likelihood import on_replicas
 from pipeline.runs.trained_model import Trained
-from pipeline.training.step import strategy_options
 
 
 @dataclasses.dataclass(frozen=True)

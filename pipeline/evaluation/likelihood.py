@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipeline.devices.replicas import strategy_options
 from pipeline.errors import UserError
-from pipeline.training.step import make_evaluation_step, strategy_options
+from pipeline.evaluation.evaluation_step import make_evaluation_step
 
 
 @dataclasses.dataclass(frozen=True)

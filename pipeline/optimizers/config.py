@@ -10,13 +10,9 @@ fewer than two axes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pipeline.errors import UserError
-from pipeline.optimizers.schedules import Schedule
-
-if TYPE_CHECKING:
-    from pipeline.optimizers.base import Optimizer
 
 FLOAT32_BYTES = 4
 
@@ -83,10 +79,6 @@ class OptimizerConfig:
             slots = [block_shape(slot, replicas) for slot in slots]
         return FLOAT32_BYTES * sum(_product(slot) for slot in slots)
 
-    def build(self, schedule: Schedule) -> "Optimizer":
-        """Returns the optimizer; imports TensorFlow and Keras."""
-        raise NotImplementedError
-
 
 def _product(shape: Sequence[int]) -> int:
     size = 1
@@ -150,11 +142,6 @@ class AdafactorConfig(OptimizerConfig):
     def effective_step(self, weight_rms: float) -> float:
         return self.learning_rate * (max(self.epsilon2, weight_rms) if self.scale_by_parameter else 1.0)
 
-    def build(self, schedule: Schedule) -> "Optimizer":
-        from pipeline.optimizers.adafactor import Adafactor
-
-        return Adafactor(self, schedule)
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(OptimizerConfig):
@@ -189,11 +176,6 @@ class AdamWConfig(OptimizerConfig):
     def splits_slots(self, replicas: int) -> bool:
         return self.slots == "sharded" and replicas > 1
 
-    def build(self, schedule: Schedule) -> "Optimizer":
-        from pipeline.optimizers.adamw import AdamW
-
-        return AdamW(self, schedule)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SGDConfig(OptimizerConfig):
@@ -215,8 +197,3 @@ class SGDConfig(OptimizerConfig):
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         return {"momentum": tuple(shape)} if self.momentum else {}
-
-    def build(self, schedule: Schedule) -> "Optimizer":
-        from pipeline.optimizers.sgd import SGD
-
-        return SGD(self, schedule)

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.train_config import TrainConfig
 from pipeline.errors import UserError, nearest
 
 KINDS = ("linear", "cosine", "constant", "inverse_sqrt")
@@ -77,25 +76,3 @@ class Schedule:
         progress = xp.minimum(xp.maximum((step - float(self.warmup_steps)) / decay_steps, 0.0), 1.0)
         left = 1.0 - progress if self.kind == "linear" else 0.5 * (1.0 + xp.cos(math.pi * progress))
         return warm * (self.final_fraction + (1.0 - self.final_fraction) * left)
-
-
-def remark(settings: TrainConfig) -> str | None:
-    """Returns what is to be said of a schedule that does what few would expect, or None."""
-    if settings.schedule != "inverse_sqrt" or settings.warmup_steps > 1 or settings.warmup_fraction:
-        return None
-    step = 1000 if settings.steps < 1 else min(1000, settings.steps)
-    factor = Schedule(kind="inverse_sqrt", steps=step)(step - 1)
-    return (
-        f"train.schedule = 'inverse_sqrt' without a warm-up falls from the first step on: the learning rate of step "
-        f"{step:,} is {factor:.2g} of the highest; train.warmup_steps=N has it rise until step N and fall from there"
-    )
-
-
-def schedule_of(settings: TrainConfig) -> Schedule:
-    """Returns the learning rate's schedule."""
-    return Schedule(
-        kind=settings.schedule,
-        steps=settings.steps,
-        warmup_steps=settings.warmup_steps,
-        final_fraction=settings.final_fraction,
-    )

@@ -63,11 +63,12 @@ def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: A
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
     import models
-    from pipeline.optimizers.schedules import schedule_of
+    from pipeline.config.train_config import schedule_of
+    from pipeline.optimizers.build import build
     from pipeline.training.step import make_train_step
 
     with unfilled_variables():
-        optimizer = optimizer_config.build(schedule_of(settings))
+        optimizer = build(optimizer_config, schedule_of(settings))
         model = models.build(model_config, compute_dtype=settings.compute_dtype)
         optimizer.build(model.trainable_variables, plan.replicas)
     step = make_train_step(
@@ -98,7 +99,7 @@ def lower_evaluation(model_config: Any, settings: Any, plan: Any) -> tuple[bytes
     import tensorflow as tf
 
     import models
-    from pipeline.training.step import make_evaluation_step
+    from pipeline.evaluation.evaluation_step import make_evaluation_step
 
     with unfilled_variables():
         model = models.build(model_config, compute_dtype=settings.compute_dtype)

@@ -12,13 +12,9 @@ import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from pipeline.errors import UserError
+from pipeline.errors import UnavailableError, UserError
 
 PARTIAL = ".partial-"  # how names of files begin that are still being written, so that nobody takes them for data
-
-
-class UnavailableError(UserError):
-    """A disk or a bucket fails to take or to give data; finished work is kept for the next try."""
 
 
 def _gcs() -> Any:
@@ -152,7 +148,9 @@ def open_read(path: str) -> BinaryIO:
         UserError: it may not be read.
     """
     if is_remote(path):
-        return _gcs().open_read(path)
+        from pipeline.storage import gcs_reader
+
+        return gcs_reader.open_read(path)
     with explained(path):
         return open(path, "rb")
 
@@ -160,7 +158,8 @@ def open_read(path: str) -> BinaryIO:
 def read_bytes(path: str) -> bytes:
     """Reads a whole file; raises as ``open_read`` does."""
     if is_remote(path):
-        return _gcs().read_bytes(path)
+        with open_read(path) as file:
+            return file.read()
     with explained(path), open(path, "rb") as file:
         return file.read()
 

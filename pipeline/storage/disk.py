@@ -5,7 +5,8 @@ import shutil
 import sys
 from collections.abc import Mapping
 
-from pipeline.storage import UnavailableError, nearest_existing
+from pipeline.errors import UnavailableError
+from pipeline.storage import nearest_existing
 
 
 def check_space(needed: Mapping[str, int]) -> None:

@@ -19,8 +19,8 @@ from google.api_core import exceptions
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
-from pipeline.errors import UserError
-from pipeline.storage import UnavailableError, gcs_client
+from pipeline.errors import UnavailableError, UserError
+from pipeline.storage import gcs_client
 from pipeline.storage.gcs_client import blob_of, bucket_of, explained
 
 CHUNK_BYTES = 8 << 20  # of an upload: held in memory, and at most this much is sent again after a cut connection
@@ -92,19 +92,6 @@ def check_writable(directory: str) -> None:
     with explained(directory):
         probe = blob_of(directory.rstrip("/") + "/.writable")
         probe.create_resumable_upload_session(if_generation_match=0, **gcs_client.TIMEOUTS.calls)
-
-
-def open_read(path: str) -> BinaryIO:
-    """Opens an object for streaming, with seeking; FileNotFoundError where there is none."""
-    from pipeline.storage.gcs_reader import FIRST_BYTES, ObjectReader
-
-    return io.BufferedReader(ObjectReader(path), FIRST_BYTES)
-
-
-def read_bytes(path: str) -> bytes:
-    """Reads a whole object."""
-    with open_read(path) as file:
-        return file.read()
 
 
 def read_range(path: str, generation: int, start: int, count: int) -> bytes:

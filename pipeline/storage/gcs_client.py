@@ -20,8 +20,7 @@ from google.auth import exceptions as auth_exceptions
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from pipeline.errors import UserError
-from pipeline.storage import UnavailableError
+from pipeline.errors import UnavailableError, UserError
 
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"

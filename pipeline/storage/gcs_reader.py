@@ -1,14 +1,20 @@
 """Reads an object on Cloud Storage as a file: sequentially at full speed, or here and there."""
 
 import io
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 from google.api_core import exceptions
 
-from pipeline.storage import UnavailableError, gcs
+from pipeline.errors import UnavailableError
+from pipeline.storage import gcs
 
 FIRST_BYTES, MOST_BYTES = 256 << 10, 8 << 20  # of one request: doubled while reading is sequential
+
+
+def open_read(path: str) -> BinaryIO:
+    """Opens an object for streaming, with seeking; FileNotFoundError where there is none."""
+    return io.BufferedReader(ObjectReader(path), FIRST_BYTES)
 
 
 class ObjectReader(io.RawIOBase):

@@ -15,13 +15,15 @@ import tensorflow as tf
 
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import TrainConfig
+from pipeline.devices.replicas import strategy_options
 from pipeline.errors import WorkFailedError
+from pipeline.evaluation.evaluation_step import make_evaluation_step
 from pipeline.runs import incidents
 from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.metrics import MetricsWriter, Progress
 from pipeline.training.goodput import Clock
 from pipeline.training.profile import Profiler
-from pipeline.training.step import make_evaluation_step, make_train_step, strategy_options
+from pipeline.training.step import make_train_step
 from pipeline.training.workers import Workers
 
 METRICS = ("loss", "grad_norm", "skipped")

@@ -14,7 +14,7 @@ import models
 from pipeline import cli
 from pipeline.config import gin_reader, pretrained
 from pipeline.config.batch_plan import BatchPlan
-from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig
+from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig, schedule_of
 from pipeline.data.format.manifest import Manifest, read_tokenizer
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.data.reading import datasets
@@ -23,7 +23,7 @@ from pipeline.devices.connect import Connection
 from pipeline.devices.heartbeat import Heartbeat
 from pipeline.errors import UserError
 from pipeline.evaluation import protocol
-from pipeline.optimizers.schedules import schedule_of
+from pipeline.optimizers.build import build
 from pipeline.progress import counted
 from pipeline.runs.best_checkpoint import BestCheckpoint
 from pipeline.runs.checkpoints import Checkpoints, state_of
@@ -85,7 +85,7 @@ class Session:
             return 0
         with self.connection.strategy.scope():
             model = models.build(self.model_config, compute_dtype=settings.compute_dtype, seed=settings.seed)
-            optimizer = self.optimizer_config.build(schedule_of(settings))
+            optimizer = build(self.optimizer_config, schedule_of(settings))
             optimizer.build(model.trainable_variables)
         checkpoints = Checkpoints(
             directory.join("checkpoints"),

@@ -13,40 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.loss import summed_nll, token_nll
+from models.loss import summed_nll
 from pipeline.config.batch_plan import BatchPlan
+from pipeline.devices.replicas import AllReduce, Compiled, Tensors, replica_of_strategy
 from pipeline.optimizers.sharded_slots import update_own_rows
 
-Tensors = list[tf.Tensor]
 Batch = dict[str, tf.Tensor]
-AllReduce = Callable[[Tensors], Tensors]
-Compiled = Callable[[Callable], Callable]
-
-
-def compiled_by_xla(function: Callable) -> Callable:
-    """Compiles ``function`` on its own; for strategies whose all-reduce XLA cannot hold (virtual devices, GPUs)."""
-    return tf.function(function, jit_compile=True, autograph=False)
-
-
-def strategy_options(strategy: tf.distribute.Strategy) -> dict[str, Any]:
-    """Returns the ``all_reduce`` and ``compiled`` arguments of a step that runs under ``strategy``.
-
-    A TPU compiles the whole replicated step, all-reduce included; elsewhere XLA compiles the parts around it.
-    """
-    replicas = strategy.num_replicas_in_sync
-
-    def all_reduce(tensors: Tensors) -> Tensors:
-        if replicas == 1:
-            return tensors
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
-
-    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    return {"all_reduce": all_reduce, "compiled": (lambda function: function) if on_tpu else compiled_by_xla}
-
-
-def replica_of_strategy() -> tf.Tensor:
-    """Returns the number of the replica that calls, from 0, as tf.distribute counts them."""
-    return tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
 
 
 def make_train_step(
@@ -148,29 +120,6 @@ def make_train_step(
         if split:
             assign(*all_reduce(parts))
         return metrics
-
-    return step
-
-
-def make_evaluation_step(model: Any, *, all_reduce: AllReduce, compiled: Compiled = lambda function: function):
-    """Returns ``step(batch) -> (summed nll, summed weight)``; ``batch`` also holds ``weights`` float32 [B, T]."""
-
-    def score(tokens: tf.Tensor, weights: tf.Tensor) -> Tensors:
-        features = model.features(tokens[:, :-1])
-        nll = token_nll(
-            tf.reshape(features, [-1, features.shape[-1]]),
-            model.table.value,
-            tf.reshape(tokens[:, 1:], [-1]),
-            vocabulary_size=model.config.vocabulary_size,
-        )
-        flat = tf.reshape(weights, [-1])
-        return [tf.reduce_sum(nll * flat), tf.reduce_sum(flat)]
-
-    score = compiled(score)
-
-    @tf.autograph.experimental.do_not_convert
-    def step(batch: Batch) -> Tensors:
-        return all_reduce(score(batch["tokens"], batch["weights"]))
 
     return step
 

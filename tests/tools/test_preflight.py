@@ -14,8 +14,8 @@ from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.optimizers.config import AdafactorConfig
+from pipeline.preflight import compile_step, hlo, libtpu_process, tpu_compiler
 from pipeline.preflight import figures as preflight_figures
-from pipeline.preflight import hlo, libtpu_process, tpu_compiler
 from pipeline.preflight.tpu_compiler import GIB, Buffer, Compiled
 from tools import preflight as command
 
@@ -189,7 +189,7 @@ def test_training_can_ask_first_whether_it_fits(run_module, cache, monkeypatch):
     fits, does_not = ask("v3-8"), ask("v2-8", context=4096, heads=16, width=1024)
     assert fits.returncode == 0 and "fits              yes" in fits.stdout, fits.stderr
     assert does_not.returncode == 1 and "fits              NO" in does_not.stdout
-    assert does_not.stderr == "failed: the preflight for v2-8 ended with 1, so nothing was started\n"
+    assert does_not.stderr == "failed: the step does not fit v2-8, so nothing was started\n"
 
 
 def test_training_asks_only_for_a_slice(refused):
@@ -225,7 +225,7 @@ def search(monkeypatch):
             sizes = {"weights": 0, "slots": 0, "all_reduce": 0}
             return preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=10, piece=piece)
 
-        monkeypatch.setattr(command, "check", check)
+        monkeypatch.setattr(compile_step, "check", check)
         monkeypatch.setattr(command, "write_json", answers.append)
         code = command.search(SETTINGS, GPT2Config(**SMALL), ADAFACTOR, PIECE)
         return code, tried, answers[0]
@@ -252,14 +252,14 @@ def test_search_says_what_nothing_fits(search, capsys):
 def test_evaluation_stands_beside_the_slots(monkeypatch):
     """GPT-2 xl's slots of AdamW are 11.6 GiB: an evaluation of 5 GiB has no room beside them."""
     compiled = Compiled(fits=True, peak_bytes=5 * GIB)
-    monkeypatch.setattr(command, "lower", lambda *arguments: (b"", {}))
+    monkeypatch.setattr(compile_step, "lower", lambda *arguments: (b"", {}))
     monkeypatch.setattr(tpu_compiler, "compile_for", lambda *arguments: compiled)
     plan = batch_plan.plan(global_batch=96, replicas=8, microbatch=4, context=256)
     for slots, fits in ((10 * GIB, True), (11 * GIB, False)):
         sizes = {"weights": 0, "slots": slots, "all_reduce": 0}
         model = GPT2Config(**SMALL)
         training = preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=1, piece=PIECE)
-        found = command.evaluation(SETTINGS, model, ADAFACTOR, PIECE, training)
+        found = compile_step.check_evaluation(SETTINGS, model, ADAFACTOR, PIECE, training)
         assert found.fits is fits and found.peak_bytes == slots + 5 * GIB
 
 
@@ -268,7 +268,7 @@ def test_the_step_is_lowered_with_every_setting_that_changes_it():
     model = GPT2Config(**SMALL | {"layers": 1, "dropout": 0.1})
     plan = batch_plan.plan(global_batch=8, replicas=8, microbatch=1, context=256)
     lowered = {
-        command.lower("train", dataclasses.replace(SETTINGS, **changes), model, ADAFACTOR, plan)[0]
+        compile_step.lower("train", dataclasses.replace(SETTINGS, **changes), model, ADAFACTOR, plan)[0]
         for changes in ({}, {"seed": 1}, {"skip_loss_above": 9.0})
     }
     assert len(lowered) == 3

@@ -13,11 +13,12 @@ import pytest
 import tensorflow as tf
 
 from pipeline.data.format import manifest, records
+from pipeline.optimizers.build import CLASSES, build
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
-from tools.study import page, run
+from tools.study import page, results, run
 from tools.study.cells import CORPORA, OPTIMIZERS, Cell, grid, parts
-from tools.study.frozen_adafactor import FrozenAdafactorConfig
+from tools.study.frozen_adafactor import FrozenAdafactorConfig, frozen_adafactor
 from tools.study.results import Difference
 from tools.study.settings import StudyConfig
 
@@ -49,12 +50,13 @@ def test_every_kind_of_cell_is_a_run_that_can_start(run_module, model, optimizer
     assert "0.005" in done.stdout and "0.1" in done.stdout
 
 
-def test_the_frozen_decay_forgets_every_gradient_but_the_last():
+def test_the_frozen_decay_forgets_every_gradient_but_the_last(monkeypatch):
     """With its decay at 0 the second moment is the last squared gradient; a right Adafactor remembers more."""
     gradients = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     moments = {}
+    monkeypatch.setitem(CLASSES, FrozenAdafactorConfig, frozen_adafactor)
     for config in (FrozenAdafactorConfig, AdafactorConfig):
-        optimizer = config(learning_rate=0.1).build(Schedule(kind="constant", steps=9, warmup_steps=0))
+        optimizer = build(config(learning_rate=0.1), Schedule(kind="constant", steps=9, warmup_steps=0))
         weights = keras.Variable(tf.ones([4, 4]), name="w")
         optimizer.build([weights])
         for gradient in gradients:
@@ -122,7 +124,7 @@ def test_the_page_follows_from_the_runs(tmp_path):
     write_data(tmp_path)
     for cell in all_cells():
         write_cell(tmp_path, cell)
-    assert run.best_rates(tmp_path, STUDY) == BEST
+    assert results.best_rates(tmp_path, STUDY) == BEST
     page.write(tmp_path, tmp_path / "docs" / "study.md")
     text = (tmp_path / "docs" / "study.md").read_text()
     verdicts = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if " minus " in line}
@@ -165,7 +167,7 @@ def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, monkeypa
 
     def start(self, cell):
         started.append(cell)
-        made = f"import pathlib; p = pathlib.Path({str(run.summary_path(tmp_path, cell))!r}); p.parent.mkdir(); "
+        made = f"import pathlib; p = pathlib.Path({str(results.summary_path(tmp_path, cell))!r}); p.parent.mkdir(); "
         made += 'p.write_text(\'{"validation": {"nats_per_token": 1.0}}\')' if cell.seed != 2 else "raise SystemExit(1)"
         self._running[subprocess.Popen([sys.executable, "-c", made])] = cell
 

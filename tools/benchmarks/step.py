@@ -17,6 +17,7 @@ import tensorflow as tf
 import models
 from pipeline.config.batch_plan import plan as batch_plan
 from pipeline.devices import matmul_peak
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig
 from pipeline.optimizers.schedules import Schedule
 from pipeline.training.step import make_train_step
@@ -76,7 +77,7 @@ def ours_hlo(tokens: np.ndarray) -> str:
 def _compiled(tokens: np.ndarray, accumulation: int) -> tuple[Any, dict[str, tf.Tensor]]:
     rows = len(tokens)
     model = models.build(CONFIG)
-    optimizer = AdamWConfig(learning_rate=LEARNING_RATE).build(Schedule(kind="constant", steps=1000, warmup_steps=0))
+    optimizer = build(AdamWConfig(learning_rate=LEARNING_RATE), Schedule(kind="constant", steps=1000, warmup_steps=0))
     optimizer.build(model.trainable_variables)
     step = make_train_step(
         model,

@@ -15,6 +15,7 @@ OPTIMIZERS = {  # name: (gin surface, its settings, the small grid of learning r
 ALGPT2 = "algpt2"  # its grid's name: ALGPT2 at E = ALGPT2_EMBEDDING with Adafactor
 ALGPT2_RATES, ALGPT2_EMBEDDING = (5e-4, 1e-3, 2e-3, 4e-3), 64
 CORPORA = ("wikitext", "cpython")
+VOCABULARY = 4096
 LAYERS, HEADS, WIDTH = 3, 3, 192
 
 

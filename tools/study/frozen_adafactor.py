@@ -8,7 +8,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pipeline.optimizers.config import AdafactorConfig
-from pipeline.optimizers.schedules import Schedule
 
 if TYPE_CHECKING:
     from pipeline.optimizers.base import Optimizer
@@ -18,18 +17,19 @@ if TYPE_CHECKING:
 class FrozenAdafactorConfig(AdafactorConfig):
     """Adafactor's settings, for the frozen decay."""
 
-    def build(self, schedule: Schedule) -> "Optimizer":
-        """Returns the optimizer; imports TensorFlow and Keras."""
-        import tensorflow as tf
 
-        from pipeline.optimizers.adafactor import Adafactor
+def frozen_adafactor() -> "type[Optimizer]":
+    """Returns the optimizer's class; imports TensorFlow and Keras."""
+    import tensorflow as tf
 
-        class FrozenAdafactor(Adafactor):
-            """Counts every update as the first one."""
+    from pipeline.optimizers.adafactor import Adafactor
 
-            config_class = FrozenAdafactorConfig
+    class FrozenAdafactor(Adafactor):
+        """Counts every update as the first one."""
 
-            def updates_done(self) -> tf.Tensor:
-                return tf.constant(0.0)
+        config_class = FrozenAdafactorConfig
 
-        return FrozenAdafactor(self, schedule)
+        def updates_done(self) -> tf.Tensor:
+            return tf.constant(0.0)
+
+    return FrozenAdafactor

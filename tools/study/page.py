@@ -13,10 +13,9 @@ from pipeline import cli
 from pipeline.data.format import manifest
 from pipeline.errors import UserError
 from tools.study import results
-from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, HEADS, LAYERS, WIDTH, grid, parts
+from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, HEADS, LAYERS, VOCABULARY, WIDTH, grid, parts
 from tools.study.claims import UNTESTABLE, Parts, testable
-from tools.study.results import Row
-from tools.study.run import VOCABULARY, best_rates, summary_path
+from tools.study.results import Row, best_rates, summary_path
 from tools.study.settings import StudyConfig
 
 FLAGS = flags.FLAGS

@@ -7,7 +7,8 @@ import statistics
 from dataclasses import dataclass
 
 from models.config import ALGPT2Config, GPT2Config
-from tools.study.cells import Cell
+from tools.study.cells import Cell, grid
+from tools.study.settings import StudyConfig
 
 # Student's t at 95 %, two-sided, by the number of paired seeds. With three seeds, two standard errors prove nothing:
 # equal rows differ by that much one time in six.
@@ -117,3 +118,22 @@ def difference(higher: Row | None, lower: Row | None) -> Difference | None:
     if not common or higher is None or lower is None:
         return None
     return Difference(by_seed=tuple(higher.nats[seed] - lower.nats[seed] for seed in common))
+
+
+def summary_path(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
+    """Where a cell's result stands once it is done."""
+    return folder / "cells" / cell.name / "summary.json"
+
+
+def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
+    """Returns the learning rate of each optimizer's lowest validation loss over its grid."""
+
+    def loss(cell: Cell) -> float:
+        return validation_loss(summary_path(folder, cell))
+
+    return {name: min(cells, key=loss).rate for name, cells in grid(study).items()}
+
+
+def validation_loss(summary: pathlib.Path) -> float:
+    """Returns a finished cell's validation loss in nats per token."""
+    return json.loads(summary.read_text(encoding="utf-8"))["validation"]["nats_per_token"]

@@ -25,11 +25,11 @@ from pipeline.config import gin_reader
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.progress import duration
 from tools.bench import machine
-from tools.study.cells import CORPORA, Cell, grid, parts
+from tools.study.cells import CORPORA, VOCABULARY, Cell, grid, parts
+from tools.study.results import best_rates, summary_path, validation_loss
 from tools.study.settings import StudyConfig
 
 FLAGS = flags.FLAGS
-VOCABULARY = 4096
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 VALIDATION = {"wikitext": 0.1, "cpython": 0.03}  # shares of the articles and files: about 100,000 tokens
 SCALE = ("tokens", "seeds", "batch", "context")
@@ -159,25 +159,6 @@ class Runner:
         with open(folder / f"{cell.name}.log", "w", encoding="utf-8") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | ONE_THREAD)
         self._running[process] = cell
-
-
-def summary_path(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
-    """Returns the file that a cell's result is in once it is done."""
-    return folder / "cells" / cell.name / "summary.json"
-
-
-def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
-    """Returns the learning rate of each optimizer's lowest validation loss over its grid."""
-
-    def loss(cell: Cell) -> float:
-        return validation_loss(summary_path(folder, cell))
-
-    return {name: min(cells, key=loss).rate for name, cells in grid(study).items()}
-
-
-def validation_loss(summary: pathlib.Path) -> float:
-    """Returns a finished cell's validation loss in nats per token."""
-    return json.loads(summary.read_text(encoding="utf-8"))["validation"]["nats_per_token"]
 
 
 def score_path(folder: pathlib.Path, cell: Cell, data: str) -> pathlib.Path:

@@ -2,13 +2,15 @@
 
 from pipeline import cli, train
 from pipeline.config import gin_reader
-from tools.study.frozen_adafactor import FrozenAdafactorConfig
+from pipeline.optimizers.build import CLASSES
+from tools.study.frozen_adafactor import FrozenAdafactorConfig, frozen_adafactor
 
 
 def register() -> None:
     """Lets gin choose ``train.optimizer = 'frozen_adafactor'``, in the study's own processes only."""
     gin_reader.register("FrozenAdafactor", FrozenAdafactorConfig)
     gin_reader.OPTIMIZERS["frozen_adafactor"] = "FrozenAdafactor"
+    CLASSES[FrozenAdafactorConfig] = frozen_adafactor
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The preflight of a sweep: every program of its cells is compiled for the slice before the first cell runs."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
-from pipeline.devices.slices import Slice, as_flags
+from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.preflight import tpu_compiler
 from pipeline.preflight.tpu_compiler import GIB
@@ -55,7 +56,7 @@ def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
     """Returns whether a cell fits, and the memory it needs and has."""
     with tempfile.TemporaryDirectory() as folder:
         answer = pathlib.Path(folder, "answer.json")
-        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, *as_flags(piece), f"--json={answer}"]
+        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, *_as_flags(piece), f"--json={answer}"]
         done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode == 2:  # the error is already printed
             sys.stderr.write(done.stderr)
@@ -67,3 +68,8 @@ def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
         figures = json.loads(answer.read_text(encoding="utf-8"))
     needs, has = (figures[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
     return figures["fits"], f"{needs:.2f} of {has:.2f} GiB per core"
+
+
+def _as_flags(piece: Slice) -> list[str]:
+    """Returns the command-line flags that make a slice, whatever gin files bind, the slice of another command."""
+    return [f"--gin_param=slice.{name}={value!r}" for name, value in dataclasses.asdict(piece).items()]

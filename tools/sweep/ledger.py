@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 
 from pipeline import storage
+from pipeline.errors import UnavailableError
 from tools.sweep.stores import Entry, store_at
 
 RUNNING, DONE, FAILED, MISFIT = "running", "done", "failed", "does not fit"
@@ -101,7 +102,7 @@ class Ledger:
         """Renews the claim when it is due, for other machines to see; returns False if another has taken it over."""
         if self._remote and not claim.lost and time.monotonic() - claim.renewed >= LEASE_SECONDS / RENEWALS:
             claim.renewed = time.monotonic()
-            with contextlib.suppress(storage.UnavailableError):  # no network: the next renewal tells who has the cell
+            with contextlib.suppress(UnavailableError):  # no network: the next renewal tells who has the cell
                 claim.lost = not self._replace(claim, claim.entry | {"renewal": claim.entry["renewal"] + 1})
         return not claim.lost
 

@@ -26,7 +26,7 @@ from pipeline.data.sharding.packing import Block
 from pipeline.data.sharding.stages import Job, Merged
 from pipeline.data.sharding.work_folder import Journal, difference
 from pipeline.data.sharding.worker_pool import Pool, bounded
-from pipeline.errors import UserError
+from pipeline.errors import UnavailableError, UserError
 from pipeline.progress import Progress
 from pipeline.storage.disk import check_space
 
@@ -104,7 +104,7 @@ class Sharder:
         try:
             self._encode(journal)
             manifest = self._write(journal)
-        except storage.UnavailableError:
+        except UnavailableError:
             journal.close()
             raise
         except UserError:

@@ -6,7 +6,8 @@ from pipeline.config import gin_reader
 from pipeline.config.run_config import configured, place, say_overridden
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
-from pipeline.preflight import require_fit
+from pipeline.preflight import compile_step, tpu_compiler
+from pipeline.preflight.require_fit import require_fit
 from tools.sweep import cells, fitting
 
 V3_128 = ["algpt2.gin", "slices/v3-128.gin"]
@@ -83,7 +84,7 @@ def test_training_without_an_address_names_the_setting(monkeypatch):
 
 
 def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
-    """tools.preflight, started by pipeline.train and by a sweep, whether gin or --tpu names the slice."""
+    """By pipeline.train and by a sweep, whether gin or --tpu names the slice."""
     for files, tpu in ((V3_128, None), (V3_128, "v3-8@my-tpu"), (["algpt2.gin"], "v3-8")):
         run, asked = configured(files, [], tpu), []
 
@@ -91,9 +92,14 @@ def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
             asked.append(command)
             raise StopIteration
 
-        monkeypatch.setattr(require_fit.subprocess, "run", start)
-        with pytest.raises(StopIteration):
-            require_fit.require_fit(run.devices, files, [])
+        def report_fit(settings, model, optimizer, piece, run=run):
+            assert piece == run.devices.slice
+            return {"fits": True}
+
+        monkeypatch.setattr(tpu_compiler, "require_compiler", lambda: "")
+        monkeypatch.setattr(compile_step, "report_fit", report_fit)
+        require_fit(run.settings, run.model, run.optimizer, run.devices.slice)
+        monkeypatch.setattr(fitting.subprocess, "run", start)
         (cell,) = cells.resolve(cells.Base(gin_files=tuple(files), gin_params=(), data="", tpu=tpu), [{}])
         with pytest.raises(StopIteration):
             fitting._preflight(cell, run.devices.slice)

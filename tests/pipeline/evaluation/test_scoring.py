@@ -16,6 +16,7 @@ from pipeline.evaluation import answers, benchmarks, scoring
 from pipeline.evaluation import protocol as protocols
 from pipeline.evaluation.benchmarks import Example
 from pipeline.optimizers import config
+from pipeline.optimizers.build import build
 from pipeline.optimizers.schedules import Schedule
 from pipeline.runs.trained_model import Trained
 from pipeline.training.step import make_train_step
@@ -47,7 +48,7 @@ def run(request):
     for variable in model.trainable_variables:
         variable.assign(variable * 3)
     if request.param == "trained":
-        optimizer = config.AdamWConfig(learning_rate=5e-3).build(Schedule(kind="constant", steps=60))
+        optimizer = build(config.AdamWConfig(learning_rate=5e-3), Schedule(kind="constant", steps=60))
         optimizer.build(model.trainable_variables)
         plan = BatchPlan(global_batch=4, replicas=1, accumulation=1, microbatch=4, context=32)
         step = make_train_step(model, optimizer, plan, clip_norm=1.0, all_reduce=lambda sums: sums)

@@ -9,6 +9,7 @@ import optax
 import pytest
 import tensorflow as tf
 
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
 
@@ -31,7 +32,7 @@ def ours(config, weights, gradients, schedule=None, after_50=None, **attributes)
     for variable in variables:
         for name, value in attributes.get(variable.name, {}).items():
             setattr(variable, name, value)
-    optimizer = config.build(schedule or Schedule(kind="constant", steps=len(gradients)))
+    optimizer = build(config, schedule or Schedule(kind="constant", steps=len(gradients)))
     optimizer.build(variables)
     update = tf.function(lambda *values: optimizer.update(values, variables), jit_compile=True)
     for step, gradient in enumerate(gradients, start=1):
@@ -165,11 +166,11 @@ def test_effective_steps_say_what_the_parameter_scale_does():
     weights, _ = problem(1)
     weights["vector"] = np.zeros_like(weights["vector"])
     variables = [keras.Variable(value, name=name) for name, value in weights.items()]
-    scaled = AdafactorConfig(learning_rate=2.5e-4).build(Schedule(steps=1)).effective_steps(variables)
+    scaled = build(AdafactorConfig(learning_rate=2.5e-4), Schedule(steps=1)).effective_steps(variables)
     for name, value in weights.items():
         expected = 2.5e-4 * max(1e-3, float(np.sqrt(np.mean(value**2))))
         assert scaled[name] == pytest.approx(expected, rel=1e-5)
-    absolute = AdafactorConfig(learning_rate=2.5e-4, scale_by_parameter=False).build(Schedule(steps=1))
+    absolute = build(AdafactorConfig(learning_rate=2.5e-4, scale_by_parameter=False), Schedule(steps=1))
     assert set(absolute.effective_steps(variables).values()) == {2.5e-4}
 
 

@@ -6,6 +6,7 @@ import optax
 import pytest
 import tensorflow as tf
 
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig
 from pipeline.optimizers.schedules import Schedule
 
@@ -23,7 +24,7 @@ def problem(steps):
 
 def ours(config, schedule, weights, gradients):
     variables = [keras.Variable(value, name=name) for name, value in weights.items()]
-    optimizer = config.build(schedule)
+    optimizer = build(config, schedule)
     optimizer.build(variables)
     update = tf.function(lambda *values: optimizer.update(values, variables), jit_compile=True)
     for gradient in gradients:
@@ -71,4 +72,4 @@ def test_agrees_with_the_published_formulas_in_float64():
 
 def test_effective_step_is_the_rate():
     variable = keras.Variable(np.full((3, 3), 7.0), name="w")
-    assert AdamWConfig(learning_rate=3e-4).build(Schedule(steps=1)).effective_steps([variable]) == {"w": 3e-4}
+    assert build(AdamWConfig(learning_rate=3e-4), Schedule(steps=1)).effective_steps([variable]) == {"w": 3e-4}

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from pipeline.config.train_config import TrainConfig
+from pipeline.config.train_config import TrainConfig, remark
 from pipeline.errors import UserError
-from pipeline.optimizers.schedules import KINDS, Schedule, remark
+from pipeline.optimizers.schedules import KINDS, Schedule
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import optax
 import pytest
 import tensorflow as tf
 
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import SGDConfig
 from pipeline.optimizers.schedules import Schedule
 
@@ -22,7 +23,7 @@ def test_agrees_with_optax(momentum, nesterov):
     )
     expected, state = weights, transformation.init(weights)
     variables = [keras.Variable(value, name=name) for name, value in weights.items()]
-    optimizer = config.build(schedule)
+    optimizer = build(config, schedule)
     optimizer.build(variables)
     update = tf.function(lambda *values: optimizer.update(values, variables), jit_compile=True)
     for gradient in gradients:

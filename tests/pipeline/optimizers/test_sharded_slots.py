@@ -11,6 +11,7 @@ from models.config import ALGPT2Config, GPT2Config
 from pipeline.config.train_config import RESUMABLE_CHANGES
 from pipeline.errors import UserError
 from pipeline.optimizers import sharded_slots
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig, SGDConfig, block_shape
 from pipeline.optimizers.schedules import Schedule
 from pipeline.runs.run_directory import RunDirectory, as_json
@@ -118,7 +119,7 @@ def test_blocks_of_rows_cover_an_array_once(shape):
 def built(config, devices):
     with tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice()).scope():
         variable = keras.Variable(np.ones((7, 3), np.float32), name="kernel")
-        optimizer = config.build(Schedule(kind="constant", steps=9))
+        optimizer = build(config, Schedule(kind="constant", steps=9))
         optimizer.build([variable])
     return optimizer, variable
 

@@ -17,8 +17,8 @@ import pytest
 from google.auth import exceptions as auth_exceptions
 
 from pipeline import storage
-from pipeline.errors import UserError
-from pipeline.storage import UnavailableError, disk, gcs_client, gcs_reader
+from pipeline.errors import UnavailableError, UserError
+from pipeline.storage import disk, gcs_client, gcs_reader
 from pipeline.storage import gcs as client
 from tests.helpers.hostile import NAMES
 from tests.helpers.places import ROOT

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 import models
 from pipeline.config import batch_plan
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig
 from pipeline.optimizers.schedules import Schedule
 from pipeline.training.step import make_train_step
@@ -39,7 +40,7 @@ RUNS = {
 
 def losses(config, optimizer_config, accumulation, tokens):
     model = models.build(config, seed=7)
-    optimizer = optimizer_config.build(Schedule(kind="cosine", steps=STEPS, warmup_steps=5))
+    optimizer = build(optimizer_config, Schedule(kind="cosine", steps=STEPS, warmup_steps=5))
     optimizer.build(model.trainable_variables)
     plan = batch_plan.plan(global_batch=BATCH, replicas=1, microbatch=BATCH // accumulation, context=CONTEXT)
     step = make_train_step(model, optimizer, plan, clip_norm=1.0, seed=7, all_reduce=lambda tensors: tensors)

@@ -15,13 +15,13 @@ import tensorflow as tf
 
 import models
 from pipeline.config import batch_plan
-from pipeline.config.train_config import TrainConfig
+from pipeline.config.train_config import TrainConfig, schedule_of
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
 from pipeline.errors import WorkFailedError
 from pipeline.evaluation import protocol
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig
-from pipeline.optimizers.schedules import schedule_of
 from pipeline.runs.metrics import MetricsWriter, Progress
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.training import preemption
@@ -64,7 +64,7 @@ def trainer_of(session, checkpoints=None, metrics=None, after_evaluation=None):
     """Returns (trainer, model, optimizer), as ``Session.run`` makes them."""
     with session.connection.strategy.scope():
         model = models.build(session.model_config, compute_dtype=session.settings.compute_dtype)
-        optimizer = session.optimizer_config.build(schedule_of(session.settings))
+        optimizer = build(session.optimizer_config, schedule_of(session.settings))
         optimizer.build(model.trainable_variables)
     made = session.trainer(model, optimizer, checkpoints, metrics, None, after_evaluation=after_evaluation)
     return made, model, optimizer

@@ -5,6 +5,7 @@ import pytest
 
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.config import batch_plan
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, SGDConfig
 from pipeline.optimizers.schedules import Schedule
 
@@ -48,8 +49,9 @@ def train(
     import tensorflow as tf
 
     import models
+    from pipeline.devices.replicas import strategy_options
     from pipeline.runs.checkpoints import Checkpoints, state_of
-    from pipeline.training.step import make_train_step, strategy_options
+    from pipeline.training.step import make_train_step
 
     replicas = len(devices)
     strategy = mirrored(devices) if replicas > 1 else tf.distribute.OneDeviceStrategy(devices[0])
@@ -62,7 +64,7 @@ def train(
     assert plan.accumulation == accumulation
     with strategy.scope():
         model = models.build(model_config, seed=2 if start else 1, compute_dtype=dtype)
-        optimizer = optimizer_config.build(Schedule(steps=STEPS, warmup_steps=2))
+        optimizer = build(optimizer_config, Schedule(steps=STEPS, warmup_steps=2))
         optimizer.build(model.trainable_variables)
     step = make_train_step(
         model, optimizer, plan, clip_norm=0.05, skip_loss_above=skip_loss_above, **strategy_options(strategy)

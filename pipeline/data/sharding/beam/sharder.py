@@ -29,7 +29,7 @@ from pipeline.data.sharding.beam import options, units
 from pipeline.data.sharding.manifest_builder import summary
 from pipeline.data.sharding.sharder import Sharder
 from pipeline.data.sharding.work_folder import Journal
-from pipeline.errors import UserError
+from pipeline.errors import UnavailableError, UserError
 from pipeline.progress import duration
 
 SHORT_SECONDS = 30 * 60  # a local run of less is over before a cluster has paid for its start
@@ -122,7 +122,7 @@ class BeamSharder(Sharder):
                 refusal = _refusal(error)
                 if refusal is None:
                     raise
-                if journal and not isinstance(refusal, storage.UnavailableError):
+                if journal and not isinstance(refusal, UnavailableError):
                     journal.remove()  # the same command would fail again: leave nothing half-written
                 raise refusal from error
             finally:
@@ -150,7 +150,7 @@ def _refusal(error: Exception) -> UserError | None:
     found = USER_ERROR.search(f"{type(error).__name__}: {error}")
     if not found:
         return None
-    return (storage.UnavailableError if found[1] == "UnavailableError" else UserError)(found[2])
+    return (UnavailableError if found[1] == "UnavailableError" else UserError)(found[2])
 
 
 def shard_on_beam(sharder: BeamSharder) -> Manifest:

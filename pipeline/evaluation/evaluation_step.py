@@ -1,0 +1,36 @@
+"""The evaluation step: the summed negative log-likelihood of a batch over all replicas.
+
+Shapes: B sequences of one replica, T context length.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from models.loss import token_nll
+from pipeline.devices.replicas import AllReduce, Compiled, Tensors
+
+Batch = dict[str, tf.Tensor]
+
+
+def make_evaluation_step(model: Any, *, all_reduce: AllReduce, compiled: Compiled = lambda function: function):
+    """Returns ``step(batch) -> (summed nll, summed weight)``; ``batch`` also holds ``weights`` float32 [B, T]."""
+
+    def score(tokens: tf.Tensor, weights: tf.Tensor) -> Tensors:
+        features = model.features(tokens[:, :-1])
+        nll = token_nll(
+            tf.reshape(features, [-1, features.shape[-1]]),
+            model.table.value,
+            tf.reshape(tokens[:, 1:], [-1]),
+            vocabulary_size=model.config.vocabulary_size,
+        )
+        flat = tf.reshape(weights, [-1])
+        return [tf.reduce_sum(nll * flat), tf.reduce_sum(flat)]
+
+    score = compiled(score)
+
+    @tf.autograph.experimental.do_not_convert
+    def step(batch: Batch) -> Tensors:
+        return all_reduce(score(batch["tokens"], batch["weights"]))
+
+    return step

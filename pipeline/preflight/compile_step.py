@@ -1,0 +1,134 @@
+"""Lowers and compiles the very steps of a run for a slice: whether they fit, and what they cost there.
+
+The lowering and the compiler each run in a process of their own, so that what they need of memory is gone with them.
+"""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from pipeline.config import batch_plan
+from pipeline.config.batch_plan import BatchPlan
+from pipeline.config.train_config import ONE_EPOCH, TrainConfig
+from pipeline.devices import slices
+from pipeline.errors import UserError, WorkFailedError
+from pipeline.preflight import tpu_compiler
+from pipeline.preflight.figures import Figures, figures, gib, report
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GPT2_VOCABULARY = 50_257
+
+
+def require_steps(settings: TrainConfig) -> None:
+    """Raises UserError where the number of steps follows from data, which no preflight reads."""
+    if settings.steps == ONE_EPOCH:
+        raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which are not read; expected train.steps=N")
+
+
+def with_vocabulary(model: Any) -> Any:
+    """Returns the model's config with GPT-2's vocabulary where the data's manifest would decide."""
+    return model if model.vocabulary_size else dataclasses.replace(model, vocabulary_size=GPT2_VOCABULARY)
+
+
+def report_fit(
+    settings: TrainConfig,
+    model: Any,
+    optimizer: Any,
+    piece: slices.Slice,
+    *,
+    evaluation: bool = True,
+    keep_text: pathlib.Path | None = None,
+) -> dict[str, Any]:
+    """Compiles the training step and, where that fits, the evaluation step; prints and returns their figures.
+
+    Args:
+        evaluation: whether the evaluation step is compiled too.
+        keep_text: where the training step's compiled program is kept, as HLO text.
+
+    Returns:
+        The figures as JSON values: those of the training step, ``evaluation``, and ``fits`` for both.
+    """
+    training = check(settings, model, optimizer, piece, keep_text=keep_text)
+    print(report(training, title_of(model, optimizer, settings), piece))
+    answer = training.as_json()
+    if evaluation and training.fits:
+        scored = check_evaluation(settings, model, optimizer, piece, training)
+        answer["evaluation"], answer["fits"] = dataclasses.asdict(scored), scored.fits
+        verdict = "fits" if scored.fits else "does NOT fit"
+        print(f"evaluation        {verdict}: {gib(scored.peak_bytes)} GiB with the slots")
+    return answer
+
+
+def title_of(model: Any, optimizer: Any, settings: TrainConfig) -> str:
+    """Returns one line that describes the run that is checked."""
+    return (
+        f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
+        f"{model.parameters():,} parameters; {settings.optimizer}, {settings.compute_dtype}, remat {model.remat}"
+    )
+
+
+def check(
+    settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, *, keep_text: pathlib.Path | None = None
+) -> Figures:
+    """Lowers and compiles the training step; returns its figures."""
+    plan = batch_plan.plan(
+        global_batch=settings.global_batch, replicas=piece.cores, microbatch=settings.microbatch, context=model.context
+    )
+    hlo, sizes = lower("train", settings, model, optimizer, plan)
+    compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text)
+    return figures(compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece)
+
+
+def check_evaluation(
+    settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, training: Figures
+) -> tpu_compiler.Compiled:
+    """Lowers and compiles the evaluation step; returns what the compiler says, with the slots on top.
+
+    The slots are not part of the program, but stay in HBM while it runs.
+    """
+    plan = batch_plan.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
+    hlo, _ = lower("evaluation", settings, model, optimizer, plan)
+    compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas)
+    peak = compiled.peak_bytes + training.memory["slots"]
+    return dataclasses.replace(compiled, peak_bytes=peak, fits=compiled.fits and peak <= training.hbm_bytes_per_core)
+
+
+def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: BatchPlan) -> tuple[bytes, dict]:
+    """Runs pipeline.preflight.lowering in its own process; returns the HLO and the bytes of weights and slots."""
+    job = {
+        "step": step,
+        "train": dataclasses.asdict(settings),
+        "model": {"kind": type(model).__name__, "settings": dataclasses.asdict(model)},
+        "optimizer": {"kind": type(optimizer).__name__, "settings": dataclasses.asdict(optimizer)},
+        "plan": dataclasses.asdict(plan),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        job_file, output = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "step.hlo")
+        job_file.write_text(json.dumps(job), encoding="utf-8")
+        command = [sys.executable, "-m", "pipeline.preflight.lowering", str(job_file), str(output)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode or not output.is_file():
+            raise WorkFailedError(f"the step could not be lowered: {' '.join(done.stderr.split())[-2000:]}")
+        return output.read_bytes(), json.loads(pathlib.Path(f"{output}.json").read_text(encoding="utf-8"))
+
+
+def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Slice, sizes: list[int]) -> Figures:
+    """Bisects the microbatches that divide a core's share: what fits at one size fits at every smaller one.
+
+    Returns:
+        The figures of the largest that fits, or of the smallest where none does.
+    """
+    low, high, best = 0, len(sizes) - 1, None
+    middle = high  # the largest first: it fits most runs, and then nothing else needs to be compiled
+    while low <= high:
+        tried = check(dataclasses.replace(settings, microbatch=sizes[middle]), model, optimizer, piece)
+        if tried.fits:
+            best, low = tried, middle + 1
+        else:
+            high = middle - 1
+        middle = (low + high) // 2
+    return best or tried
