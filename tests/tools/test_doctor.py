@@ -98,7 +98,7 @@ def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("location", "zone", "expected", "said"),
+    ("location", "zone", "expected", "message"),
     [
         ("US-CENTRAL1", "us-central1-a", doctor.OK, "like the TPU's zone"),
         ("US", "us-central1-a", doctor.OK, "multi-region us"),
@@ -107,9 +107,9 @@ def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
         ("US-CENTRAL1", "", doctor.OK, "--zone"),
     ],
 )
-def test_regions(location, zone, expected, said):
+def test_regions(location, zone, expected, message):
     finding = doctor.region(location, zone)
-    assert finding.level == expected and said in finding.text
+    assert finding.level == expected and message in finding.text
 
 
 def test_a_bucket_that_is_there_and_one_that_is_not(gcs, monkeypatch):

@@ -38,16 +38,16 @@ def test_sigterm_and_sigint_save_and_exit_0_and_the_same_command_goes_on(small_d
             time.sleep(0.1)
         asked = time.monotonic()
         lost = number == signal.SIGHUP
-        if lost:  # nobody reads what it prints, as after `| head`, and then the signal
-            said = "".join(process.stdout.readline() for _ in range(2))
+        if lost:  # its output is no longer read, as after `| head`, when the signal comes
+            output = "".join(process.stdout.readline() for _ in range(2))
             process.stdout.close()
             time.sleep(1)
         process.send_signal(number)
         if not lost:
-            said, _ = process.communicate(timeout=BOUND_SECONDS)
-        assert process.wait(timeout=BOUND_SECONDS) == lost, said  # 1: what it printed was lost
+            output, _ = process.communicate(timeout=BOUND_SECONDS)
+        assert process.wait(timeout=BOUND_SECONDS) == lost, output  # 1: what it printed was lost
         assert time.monotonic() - asked < BOUND_SECONDS
-        assert f"resumes at step {reached:,}" in said if reached else "starts at step 0" in said
+        assert f"resumes at step {reached:,}" in output if reached else "starts at step 0" in output
         (*_, newest) = checkpoint_files.steps(str(run / "checkpoints"))
         assert newest == metrics(run)[-1]["step"] > reached, "the last step that was taken is saved"
         reached = newest

@@ -193,8 +193,8 @@ def test_training_can_ask_first_whether_it_fits(run_module, cache, monkeypatch):
 
 
 def test_training_asks_only_for_a_slice(refused):
-    said = refused("pipeline.train", "--gin_file=gpt2.gin", "--tpu=virtual-8", "--dry_run", "--preflight")
-    assert "--tpu names none; expected one such as --tpu=v3-8" in said
+    output = refused("pipeline.train", "--gin_file=gpt2.gin", "--tpu=virtual-8", "--dry_run", "--preflight")
+    assert "--tpu names none; expected one such as --tpu=v3-8" in output
 
 
 @pytest.mark.slow
@@ -259,8 +259,8 @@ def test_evaluation_stands_beside_the_slots(monkeypatch):
         sizes = {"weights": 0, "slots": slots, "all_reduce": 0}
         model = GPT2Config(**SMALL)
         training = preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=1, piece=PIECE)
-        found = compile_step.check_evaluation(SETTINGS, model, ADAFACTOR, PIECE, training)
-        assert found.fits is fits and found.peak_bytes == slots + 5 * GIB
+        evaluation = compile_step.check_evaluation(SETTINGS, model, ADAFACTOR, PIECE, training)
+        assert evaluation.fits is fits and evaluation.peak_bytes == slots + 5 * GIB
 
 
 def test_the_step_is_lowered_with_every_setting_that_changes_it():
@@ -284,9 +284,9 @@ def test_the_step_is_lowered_with_every_setting_that_changes_it():
     ],
 )
 def test_each_form_of_running_out_of_memory_is_understood(message):
-    found = libtpu_process._out_of_memory(message)
-    assert found and found["fits"] is False
-    assert (found["peak_bytes"], found["hbm_limit_bytes"]) == (int(18.25 * GIB), int(15.48 * GIB))
+    answer = libtpu_process._out_of_memory(message)
+    assert answer and answer["fits"] is False
+    assert (answer["peak_bytes"], answer["hbm_limit_bytes"]) == (int(18.25 * GIB), int(15.48 * GIB))
     assert libtpu_process._out_of_memory("INTERNAL: Mosaic failed") is None
 
 

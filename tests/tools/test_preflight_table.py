@@ -41,14 +41,14 @@ def test_a_row_says_what_fits_and_how_fast():
 
 
 def test_figures_of_the_whole_run():
-    found = figures(True)
-    assert found.tokens == 90_000 * 512 * 1024
-    assert found.tokens_per_second == pytest.approx(512 * 1024 / 0.09)
-    assert found.hours == pytest.approx(90_000 * 0.09 / 3600)
+    computed = figures(True)
+    assert computed.tokens == 90_000 * 512 * 1024
+    assert computed.tokens_per_second == pytest.approx(512 * 1024 / 0.09)
+    assert computed.hours == pytest.approx(90_000 * 0.09 / 3600)
     # 3.5e12 model FLOPs per core in 90 ms, of 61.5 TFLOP/s.
-    assert found.mfu == pytest.approx(found.model_flops / 0.09 / 61.5e12)
-    assert found.all_reduce_bytes == GIB // 2
-    assert dataclasses.asdict(found) == found.as_json()
+    assert computed.mfu == pytest.approx(computed.model_flops / 0.09 / 61.5e12)
+    assert computed.all_reduce_bytes == GIB // 2
+    assert dataclasses.asdict(computed) == computed.as_json()
 
 
 def test_rows_that_are_not_chosen_are_kept_and_all_are_in_order(tmp_path):
@@ -136,14 +136,14 @@ def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
     }
     rows = {
         ("gpt2-small", name, "adafactor", remat): "| "
-        + " | ".join(["gpt2-small", name, "adafactor", remat, *said])
+        + " | ".join(["gpt2-small", name, "adafactor", remat, *columns])
         + " |"
-        for remat, said in cells.items()
+        for remat, columns in cells.items()
         for name in ("v3-128", "v2-8")
     }
     for _ in range(2):
         preflight_table.write_excerpt(readme, rows)
-    said = readme.read_text()
-    assert said.startswith("before\n") and said.endswith("\nafter\n") and "old" not in said
-    assert said.count("| gpt2-small |") == 1
-    assert "| 4 per core, 1.81 GiB, 85 to 119 ms | does not fit: needs over 17.41 of 15.48 GiB |" in said
+    page = readme.read_text()
+    assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page
+    assert page.count("| gpt2-small |") == 1
+    assert "| 4 per core, 1.81 GiB, 85 to 119 ms | does not fit: needs over 17.41 of 15.48 GiB |" in page

@@ -38,9 +38,9 @@ def test_skipped_updates_are_written_down_and_too_many_end_the_run(failed_run, s
         .splitlines()[-1]
         .startswith("failed: 3 updates in a row were skipped, to step 3 (loss above 1.5)")
     )
-    found = incidents.read(RunDirectory(str(run)))
-    assert [incident["step"] for incident in found] == [1, 2, 3]
-    for incident in found:
+    skipped = incidents.read(RunDirectory(str(run)))
+    assert [incident["step"] for incident in skipped] == [1, 2, 3]
+    for incident in skipped:
         first = (incident["step"] - 1) * GLOBAL_BATCH
         assert incident["records"] == list(range(first, first + GLOBAL_BATCH))
         assert incident["loss"] > 1.5
@@ -48,7 +48,7 @@ def test_skipped_updates_are_written_down_and_too_many_end_the_run(failed_run, s
         assert "algpt2/token_table" in norms and len(norms) == 20
         assert np.isclose(np.linalg.norm(list(norms.values())), incident["grad_norm"], rtol=1e-4)
     # No update was made: the same weights gave all three losses, on batches that differ.
-    assert len({incident["loss"] for incident in found}) == 3
+    assert len({incident["loss"] for incident in skipped}) == 3
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path, quick_xla)
         "--gin_param=train.checkpoint_every=2",
         "--gin_param=ALGPT2.dropout=0.1",
     ]
-    said = {}
+    deaths = {}
     for name, kills in (("unbroken", 0), ("killed", 20)):
         run_dir = f"--run_dir={tmp_path / name}/run"
         command = [sys.executable, "tests/helpers/lives.py", str(kills), "7", *shared, run_dir]
@@ -59,15 +59,15 @@ def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path, quick_xla)
             check=False,
             env=os.environ | quick_xla | {"PYTHONPATH": str(ROOT)},
         )
-        said[name] = [line for line in done.stdout.splitlines() if line.startswith("died")]
+        deaths[name] = [line for line in done.stdout.splitlines() if line.startswith("died")]
         assert done.returncode == 0, done.stderr[-2000:]
-    lives = said["killed"]
+    lives = deaths["killed"]
     assert [line.endswith(": -9") for line in lives] == [True] * 20 + [False], lives
-    assert lives[-1] == said["unbroken"][0] == "died of old age: 0"
+    assert lives[-1] == deaths["unbroken"][0] == "died of old age: 0"
     assert sum("checkpoint" in line for line in lives) == 5
     difference, equal = resume_proof._weight_difference(str(tmp_path / "unbroken"), str(tmp_path / "killed"), 160)
     assert equal, f"weights differ by {difference}"
-    summaries = [json.loads((tmp_path / name / "run" / "summary.json").read_text()) for name in said]
+    summaries = [json.loads((tmp_path / name / "run" / "summary.json").read_text()) for name in deaths]
     assert summaries[0]["steps"] == summaries[1]["steps"] == 160
 
 

@@ -128,9 +128,9 @@ def test_the_page_follows_from_the_runs(tmp_path):
     page.write(tmp_path, tmp_path / "docs" / "study.md")
     text = (tmp_path / "docs" / "study.md").read_text()
     verdicts = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if " minus " in line}
-    assert "| confirmed | " in next(line for said, line in verdicts.items() if "its decay frozen" in said)
-    assert "no clear difference" in next(line for said, line in verdicts.items() if "AdamW stays better" in said)
-    assert "nothing against it" in next(line for said, line in verdicts.items() if "costs nothing" in said)
+    assert "| confirmed | " in next(line for claim, line in verdicts.items() if "its decay frozen" in claim)
+    assert "no clear difference" in next(line for claim, line in verdicts.items() if "AdamW stays better" in claim)
+    assert "nothing against it" in next(line for claim, line in verdicts.items() if "costs nothing" in claim)
     assert (
         "the opposite | 64 minus 128: -0.200 ± 0.000 nats, perplexity × 0.82 |" in text
         and "Machine: a machine." in text
@@ -167,9 +167,11 @@ def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, monkeypa
 
     def start(self, cell):
         started.append(cell)
-        made = f"import pathlib; p = pathlib.Path({str(results.summary_path(tmp_path, cell))!r}); p.parent.mkdir(); "
-        made += 'p.write_text(\'{"validation": {"nats_per_token": 1.0}}\')' if cell.seed != 2 else "raise SystemExit(1)"
-        self._running[subprocess.Popen([sys.executable, "-c", made])] = cell
+        script = f"import pathlib; p = pathlib.Path({str(results.summary_path(tmp_path, cell))!r}); p.parent.mkdir(); "
+        script += (
+            'p.write_text(\'{"validation": {"nats_per_token": 1.0}}\')' if cell.seed != 2 else "raise SystemExit(1)"
+        )
+        self._running[subprocess.Popen([sys.executable, "-c", script])] = cell
 
     monkeypatch.setattr(run.Runner, "_start", start)
     (tmp_path / "cells").mkdir()

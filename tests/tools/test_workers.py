@@ -47,8 +47,8 @@ def start(small_data, run_flags, start_process):
 
 
 def ends(processes):
-    said = [process.communicate(timeout=LONGEST)[0] for process in processes]
-    return [process.returncode for process in processes], said
+    output = [process.communicate(timeout=LONGEST)[0] for process in processes]
+    return [process.returncode for process in processes], output
 
 
 def flags(steps):
@@ -77,17 +77,17 @@ def weights(run):
 def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
     runs = {count: tmp_path / f"run{count}" for count in (1, 2, 4)}
     for count, run in runs.items():
-        codes, said = ends(start(run, count, *flags(20), *SGD))
-        assert codes == [0] * count, said
+        codes, output = ends(start(run, count, *flags(20), *SGD))
+        assert codes == [0] * count, output
         if count > 1:
-            assert [text.count("loss") > 0 for text in said] == [True] + [False] * (count - 1), "one of them prints"
+            assert [text.count("loss") > 0 for text in output] == [True] + [False] * (count - 1), "one of them prints"
     step, expected = weights(runs[1])
     losses = [record["loss"] for record in records(runs[1])]
     for count in (2, 4):
-        found = weights(runs[count])
-        assert found[0] == step == 20 and found[1].keys() == expected.keys()
+        reached = weights(runs[count])
+        assert reached[0] == step == 20 and reached[1].keys() == expected.keys()
         for name, value in expected.items():
-            np.testing.assert_allclose(found[1][name], value, rtol=0, atol=ROUNDING, err_msg=f"{count} {name}")
+            np.testing.assert_allclose(reached[1][name], value, rtol=0, atol=ROUNDING, err_msg=f"{count} {name}")
         np.testing.assert_allclose([record["loss"] for record in records(runs[count])], losses, rtol=1e-6)
         summary = json.loads((runs[count] / "summary.json").read_text())
         assert summary["tokens_seen"] == 20 * 8 * 32
@@ -104,43 +104,43 @@ def after_steps(processes, run, steps):
 @pytest.mark.slow
 def test_killed_and_stopped_workers_leave_a_run_that_goes_on_to_the_same_weights(start, tmp_path):
     options = (*flags(STEPS), "--gin_param=train.checkpoint_every=50")
-    codes, said = ends(start(tmp_path / "unbroken", 2, *options))
-    assert codes == [0, 0], said
+    codes, output = ends(start(tmp_path / "unbroken", 2, *options))
+    assert codes == [0, 0], output
 
     run, reached = tmp_path / "run", 0
     for victim, number in ((1, signal.SIGKILL), (1, signal.SIGTERM), (0, signal.SIGKILL)):
         workers = start(run, 2, *options)
         after_steps(workers, run, reached + 80)
         workers[victim].send_signal(number)
-        codes, said = ends(workers)
+        codes, output = ends(workers)
         if number == signal.SIGKILL:
             assert codes[victim] == -signal.SIGKILL
-            assert codes[1 - victim] == os.EX_TEMPFAIL, said
-            assert "the same command continues from the newest checkpoint" in said[1 - victim]
+            assert codes[1 - victim] == os.EX_TEMPFAIL, output
+            assert "the same command continues from the newest checkpoint" in output[1 - victim]
         else:
-            assert codes == [0, 0], said
-            assert "stopped by a signal" in said[0]
+            assert codes == [0, 0], output
+            assert "stopped by a signal" in output[0]
             assert weights(run)[0] == records(run)[-1]["step"], "all stop at the same step, which is saved"
         assert weights(run)[0] > reached
         reached = weights(run)[0]
-    codes, said = ends(start(run, 2, *options))
-    assert codes == [0, 0], said
-    assert f"resumes at step {reached:,}" in said[0]
-    (_, expected), (step, found) = weights(tmp_path / "unbroken"), weights(run)
+    codes, output = ends(start(run, 2, *options))
+    assert codes == [0, 0], output
+    assert f"resumes at step {reached:,}" in output[0]
+    (_, expected), (step, actual) = weights(tmp_path / "unbroken"), weights(run)
     assert step == STEPS
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
 @pytest.mark.slow
 def test_a_worker_with_another_configuration_is_refused(start, tmp_path):
-    codes, said = ends(start(tmp_path / "run", 2, *flags(20), only_last=["--gin_param=Adafactor.learning_rate=0.5"]))
-    assert codes == [os.EX_TEMPFAIL, 2], said
-    assert "holds another run: optimizer.learning_rate is 0.005 there and 0.5 here" in said[1]
+    codes, output = ends(start(tmp_path / "run", 2, *flags(20), only_last=["--gin_param=Adafactor.learning_rate=0.5"]))
+    assert codes == [os.EX_TEMPFAIL, 2], output
+    assert "holds another run: optimizer.learning_rate is 0.005 there and 0.5 here" in output[1]
 
 
 @pytest.mark.slow
 def test_workers_that_do_not_share_their_directory_are_told_so(start, tmp_path):
-    codes, said = ends(start(tmp_path / "run", 2, *flags(20), last_directory=tmp_path / "other"))
-    assert codes[1] == 2 and "no run.json there" in said[1], said
+    codes, output = ends(start(tmp_path / "run", 2, *flags(20), last_directory=tmp_path / "other"))
+    assert codes[1] == 2 and "no run.json there" in output[1], output
     assert not (tmp_path / "other").exists()

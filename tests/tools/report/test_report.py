@@ -34,7 +34,7 @@ def make_run(tmp_path):
                 changed = {key: value(step) for key, value in changes.items()}
                 file.write(json.dumps(record | changed.pop("more", {}) | changed) + "\n")
         if incidents:
-            (directory / "incidents.jsonl").write_text("".join(json.dumps(found) + "\n" for found in incidents))
+            (directory / "incidents.jsonl").write_text("".join(json.dumps(incident) + "\n" for incident in incidents))
         (directory / "samples.txt").write_text(samples)
         return directory
 
@@ -112,8 +112,8 @@ def keep():
 
     def run(directory, step, figures, **changes):
         protocol = {"file_sha256": "f00", "text": "wiki.test.raw", "tokenizer": "t", "stride": 64, "step": step}
-        found = {"figures": figures, "protocol": protocol | changes}
-        (directory / protocols.file_name(found["protocol"])).write_text(json.dumps(found))
+        evaluation = {"figures": figures, "protocol": protocol | changes}
+        (directory / protocols.file_name(evaluation["protocol"])).write_text(json.dumps(evaluation))
 
     return run
 
@@ -158,13 +158,15 @@ def test_line_packed_data_have_no_figures_by_text_even_where_older_runs_kept_the
 def test_a_damaged_evaluation_is_named(make_run, refused, tmp_path):
     run = make_run("a", [1])
     (run / "evaluation-0123456789ab.json").write_text('{"figures"')
-    said = refused("tools.report", f"--run_dir={run}", f"--output={tmp_path / 'r.html'}")
-    assert "evaluation-0123456789ab.json is damaged" in said
+    message = refused("tools.report", f"--run_dir={run}", f"--output={tmp_path / 'r.html'}")
+    assert "evaluation-0123456789ab.json is damaged" in message
 
 
 def test_differences_of_configuration_are_those_settings_alone(make_run):
     other = {**IDENTITY, "train": {"steps": 20}}
-    runs = [report.read(str(make_run(name, [1], identity=known))) for name, known in (("a", IDENTITY), ("b", other))]
+    runs = [
+        report.read(str(make_run(name, [1], identity=identity))) for name, identity in (("a", IDENTITY), ("b", other))
+    ]
     table = report_page.page(runs, []).split("<h2>Differences of configuration</h2>")[1]
     assert "<td>train.steps</td><td>10</td><td>20</td>" in table and "model.context" not in table
 

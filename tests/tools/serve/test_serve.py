@@ -53,38 +53,38 @@ def expected(tiny_run_dir, count, sampling, seed=0):
     run = trained_model.load(str(tiny_run_dir))
     tokens = run.tokenizer.encode(PROMPT)
     end = run.tokenizer.end_of_text
-    (made,) = generate(run.model, [tokens], max_new_tokens=count, end_of_text=end, sampling=sampling, seed=seed)
-    return run, made
+    (generated,) = generate(run.model, [tokens], max_new_tokens=count, end_of_text=end, sampling=sampling, seed=seed)
+    return run, generated
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 0.9, "top_k": 40, "top_p": 0.95}])
 def test_the_text_is_that_of_generate_whole_and_streamed(client, tiny_run_dir, settings):
-    run, made = expected(tiny_run_dir, 20, Sampling(**settings), seed=5)
+    run, generated = expected(tiny_run_dir, 20, Sampling(**settings), seed=5)
     body = {"prompt": PROMPT, "max_tokens": 20, "seed": 5, **settings}
     answer = client.post("/generate", json=body).json()
-    assert answer["text"] == run.tokenizer.decode(made)
-    assert [token["id"] for token in answer["tokens"]] == made
+    assert answer["text"] == run.tokenizer.decode(generated)
+    assert [token["id"] for token in answer["tokens"]] == generated
     with client.stream("POST", "/generate", json=body | {"stream": True}) as streamed:
         assert streamed.headers["content-type"].startswith("text/event-stream")
         events = [json.loads(line.removeprefix("data: ")) for line in streamed.iter_lines() if line]
     assert "".join(event["text"] for event in events) == answer["text"]
-    assert [event["id"] for event in events[:-1]] == made and events[-1]["end"] == answer["end"] == "length"
+    assert [event["id"] for event in events[:-1]] == generated and events[-1]["end"] == answer["end"] == "length"
     for token in answer["tokens"]:
         shares = [other["probability"] for other in token["likeliest"]]
         assert shares == sorted(shares, reverse=True) and 0 < token["probability"] <= shares[0] < 1
 
 
 def test_probabilities_and_scores_are_the_models(client, tiny_run_dir):
-    run, made = expected(tiny_run_dir, 5, Sampling(), seed=3)
+    run, generated = expected(tiny_run_dir, 5, Sampling(), seed=3)
     tokens = run.tokenizer.encode(PROMPT)
-    rows = [run.tokenizer.end_of_text, *tokens, *made]
+    rows = [run.tokenizer.end_of_text, *tokens, *generated]
     logs = tf.nn.log_softmax(run.model(tf.constant([rows[:-1]])))[0].numpy()
     logs = [float(logs[place, token]) for place, token in enumerate(rows[1:])]
     answer = client.post("/generate", json={"prompt": PROMPT, "max_tokens": 5, "seed": 3}).json()
     without = tf.nn.softmax(run.model(tf.constant([rows[1:-1]])))[0].numpy()
-    for place, (token, found) in enumerate(zip(made, answer["tokens"], strict=True), len(tokens) - 1):
-        assert found["probability"] == pytest.approx(without[place, token], rel=1e-3)
+    for place, (token, served) in enumerate(zip(generated, answer["tokens"], strict=True), len(tokens) - 1):
+        assert served["probability"] == pytest.approx(without[place, token], rel=1e-3)
     score = client.post("/score", json={"text": PROMPT}).json()
     nats = -sum(logs[: len(tokens)])
     assert score["tokens"] == len(tokens) and score["negative_log_likelihood"] == pytest.approx(nats, rel=1e-4)
@@ -175,14 +175,14 @@ def load(url, *, clients, seconds):
 @pytest.mark.slow
 @pytest.mark.skipif(PATH is None, reason="no Chromium is installed")
 def test_the_page_in_a_browser(url, tiny_run_dir, tmp_path):
-    run, made = expected(tiny_run_dir, 12, Sampling(temperature=0))
+    run, generated = expected(tiny_run_dir, 12, Sampling(temperature=0))
     with Chromium(str(tmp_path / "profile")) as browser:
         browser.screen(1000, 800, dark=False)
         browser.open(url)
         browser.run(f"at('prompt').value = {PROMPT!r}; at('max_tokens').value = 12; at('temperature').value = 0; 0")
         browser.run("at('go').click()")
         browser.until("at('status').textContent.includes('as many as were asked for')")
-        assert browser.run("at('text').textContent") == PROMPT + run.tokenizer.decode(made)
+        assert browser.run("at('text').textContent") == PROMPT + run.tokenizer.decode(generated)
         assert browser.run("document.querySelectorAll('#text button').length") == 12
         browser.run("document.querySelector('#text button').click()")
         assert browser.run("at('others').innerText").count("%") >= 5

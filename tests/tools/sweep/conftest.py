@@ -34,10 +34,10 @@ def records():
     """Reads what the runs of a sweep have written of their steps: by cell, in order."""
 
     def read(directory):
-        found = {}
+        steps = {}
         for path in (directory / "cells").glob("*/metrics.jsonl"):
             lines = path.read_text().splitlines()
-            found[path.parent.name] = [json.loads(line)["step"] for line in lines if line.endswith("}")]
-        return found
+            steps[path.parent.name] = [json.loads(line)["step"] for line in lines if line.endswith("}")]
+        return steps
 
     return read

@@ -12,10 +12,10 @@ AXES = [axes.grid_axis("model=[algpt2,gpt2]"), axes.sample_axis("Adafactor.learn
 
 
 def test_grid_and_samples_are_described():
-    said = yaml.safe_load(agents.as_yaml(agents.configuration(BASE, "runs/s", AXES, seeds=2)))
-    assert said["method"] == "random"
-    assert said["metric"] == {"name": "validation.nats_per_token", "goal": "minimize"}
-    assert said["parameters"] == {
+    configuration = yaml.safe_load(agents.as_yaml(agents.configuration(BASE, "runs/s", AXES, seeds=2)))
+    assert configuration["method"] == "random"
+    assert configuration["metric"] == {"name": "validation.nats_per_token", "goal": "minimize"}
+    assert configuration["parameters"] == {
         "train.model": {"values": ["algpt2", "gpt2"]},
         "Adafactor.learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
         "train.seed": {"values": [0, 1]},
@@ -29,11 +29,11 @@ def test_an_agents_command_is_one_cell(run_module):
     """wandb's agent fills the command in by these functions."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    said = agents.configuration(BASE, "runs/s", AXES, seeds=1)
+    configuration = agents.configuration(BASE, "runs/s", AXES, seeds=1)
     chosen = {"train.model": "gpt2", "Adafactor.learning_rate": 0.00123, "train.seed": 0}
     filled = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
     command = []
-    for part in create_sweep_command(said["command"]):
+    for part in create_sweep_command(configuration["command"]):
         command += filled["args_no_hyphens"] if part == "${args_no_hyphens}" else [part]
     module = command.index("-m") + 1
     done = run_module(command[module], *command[module + 1 :], "--dry_run")

@@ -24,10 +24,10 @@ def test_a_grid_needs_no_quotes(text, name, values):
 
 def test_every_combination_once_in_order():
     grid = [Axis("a.x", (1, 2)), Axis("a.y", ("u", "v"))]
-    found = axes.combine([{"a.z": 0}, {"a.z": 9}], grid, [], count=1, seed=0, seeds=3)
-    assert len(found) == len({tuple(cell.items()) for cell in found}) == 2 * 2 * 2 * 3
-    assert found[0] == {"a.z": 0, "a.x": 1, "a.y": "u", "train.seed": 0}
-    assert found[-1] == {"a.z": 9, "a.x": 2, "a.y": "v", "train.seed": 2}
+    combinations = axes.combine([{"a.z": 0}, {"a.z": 9}], grid, [], count=1, seed=0, seeds=3)
+    assert len(combinations) == len({tuple(cell.items()) for cell in combinations}) == 2 * 2 * 2 * 3
+    assert combinations[0] == {"a.z": 0, "a.x": 1, "a.y": "u", "train.seed": 0}
+    assert combinations[-1] == {"a.z": 9, "a.x": 2, "a.y": "v", "train.seed": 2}
     assert axes.combine([], [], [], count=1, seed=0, seeds=0) == [{}]
 
 

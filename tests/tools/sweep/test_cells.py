@@ -78,17 +78,17 @@ def test_a_preflight_is_told_what_the_data_decide(on_data):
 
 
 def test_a_model_comes_with_its_size():
-    found = cells.resolve(BASE, [{"train.model": name} for name in ("algpt2", "gpt2", "gpt2-medium", "algpt2-xl")])
-    assert "--gin_file=models/gpt2-small.gin" in found[1].arguments
-    assert "--gin_file=models/gpt2-medium.gin" in found[2].arguments
-    assert not any("models/" in argument for argument in found[0].arguments), "the run file sizes it"
-    assert len({cell.key for cell in found}) == len({cell.program for cell in found}) == 4
+    resolved = cells.resolve(BASE, [{"train.model": name} for name in ("algpt2", "gpt2", "gpt2-medium", "algpt2-xl")])
+    assert "--gin_file=models/gpt2-small.gin" in resolved[1].arguments
+    assert "--gin_file=models/gpt2-medium.gin" in resolved[2].arguments
+    assert not any("models/" in argument for argument in resolved[0].arguments), "the run file sizes it"
+    assert len({cell.key for cell in resolved}) == len({cell.program for cell in resolved}) == 4
 
 
 def test_an_override_of_a_part_that_a_cell_does_not_use_is_left_out_of_it():
     grid = [{"train.model": model, "ALGPT2.embedding": e} for model in ("algpt2", "gpt2") for e in (64, 128)]
-    found = cells.resolve(BASE, grid)
-    assert [cell.overrides for cell in found] == [*grid[:2], {"train.model": "gpt2"}]
+    resolved = cells.resolve(BASE, grid)
+    assert [cell.overrides for cell in resolved] == [*grid[:2], {"train.model": "gpt2"}]
     with pytest.raises(UserError, match="no cell uses AdamW.learning_rate"):
         cells.resolve(BASE, [{"AdamW.learning_rate": 1e-3}])
 
@@ -96,8 +96,8 @@ def test_an_override_of_a_part_that_a_cell_does_not_use_is_left_out_of_it():
 def test_models_and_optimizers_that_the_sweep_varies_are_bound_for_all_of_it():
     """On the command line or in a file; each cell's own command line then has what it uses."""
     base = dataclasses.replace(BASE, gin_params=("AdamW.learning_rate=1e-3", "AdamW.beta1=0.8"))
-    found = cells.resolve(base, [{"train.optimizer": name} for name in ("adafactor", "adamw")])
-    assert ["--gin_param=AdamW.beta1=0.8" in cell.arguments for cell in found] == [False, True]
+    resolved = cells.resolve(base, [{"train.optimizer": name} for name in ("adafactor", "adamw")])
+    assert ["--gin_param=AdamW.beta1=0.8" in cell.arguments for cell in resolved] == [False, True]
     with pytest.raises(UserError, match="no cell uses AdamW.learning_rate"):
         cells.resolve(base, [{"train.optimizer": "adafactor"}, {}])
 
@@ -105,11 +105,11 @@ def test_models_and_optimizers_that_the_sweep_varies_are_bound_for_all_of_it():
 def test_seeds_are_cells_like_any_other():
     """Only the first of them is resolved from its gin files; the others differ in nothing but the seed."""
     base = dataclasses.replace(BASE, gin_params=("train.steps=5000",))
-    wanted = [{"Adafactor.learning_rate": rate, "train.seed": seed} for rate in (1e-3, 1e-4) for seed in range(500)]
-    found = cells.resolve(base, wanted)
-    assert [cell.overrides for cell in found] == wanted
+    overrides = [{"Adafactor.learning_rate": rate, "train.seed": seed} for rate in (1e-3, 1e-4) for seed in range(500)]
+    resolved = cells.resolve(base, overrides)
+    assert [cell.overrides for cell in resolved] == overrides
     for index in (0, 1, 499, 500, 999):
-        assert found[index] == cells.resolve(base, [wanted[index]])[0]
+        assert resolved[index] == cells.resolve(base, [overrides[index]])[0]
     with pytest.raises(UserError, match="of at most 64 bits"):
         cells.resolve(base, [{"train.seed": 0}, {"train.seed": 2**70}])
 

@@ -48,8 +48,8 @@ def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypat
 def test_the_compiler_is_asked(cells):
     tpu_compiler.require_compiler()
     assert fitting._preflight(cells[0], V3)[0]
-    fits, said = fitting._preflight(cells[2], V3)
-    assert not fits and said.endswith("of 15.48 GiB per core")
+    fits, memory = fitting._preflight(cells[2], V3)
+    assert not fits and memory.endswith("of 15.48 GiB per core")
 
 
 def test_where_nothing_can_be_compiled_the_way_around_is_named(monkeypatch):

@@ -57,8 +57,8 @@ def test_of_many_at_once_one_claims_each_cell(make_ledger):
     workers = [make_ledger(f"machine{number}") for number in range(4)]
     keys = [f"cell{number}" for number in range(10)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda worker: [key for key in keys if worker.claim(key, FACTS)], workers))
-    assert sorted(key for claimed in found for key in claimed) == keys
+        claims = list(pool.map(lambda worker: [key for key in keys if worker.claim(key, FACTS)], workers))
+    assert sorted(key for claimed in claims for key in claimed) == keys
 
 
 def test_a_killed_workers_claim_is_free_at_once_where_its_lock_is_seen(make_ledger, tmp_path):

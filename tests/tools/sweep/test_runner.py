@@ -23,18 +23,18 @@ SLEEP = ("sleep", "120")
 
 @pytest.fixture
 def started(monkeypatch, request):
-    """Has the worker start a long sleep, or its parameter, in place of a training; a list of these processes."""
-    plain, found = subprocess.Popen, []
+    """Makes the worker start a long sleep, or its parameter, instead of a training; yields the processes."""
+    original, processes = subprocess.Popen, []
 
     def start(command, **options):
-        found.append(plain(getattr(request, "param", SLEEP), **options))
-        return found[-1]
+        processes.append(original(getattr(request, "param", SLEEP), **options))
+        return processes[-1]
 
     monkeypatch.setattr(runners.subprocess, "Popen", start)
     monkeypatch.setattr(runners, "RESTART_SECONDS", 0)
     monkeypatch.setattr(runners, "WAIT_SECONDS", 0.1)
-    yield found
-    for process in found:
+    yield processes
+    for process in processes:
         process.kill()
         process.wait()
 

@@ -39,9 +39,9 @@ def unbroken(tmp_path_factory):
 @pytest.mark.slow
 def test_a_sweep_of_6_cells(sweep_command, start, unbroken):
     process = start(sweep_command(unbroken))
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    assert "6 cells" in said and "6/6  done" in said and "3/3    done" in said, said
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert "6 cells" in output and "6/6  done" in output and "3/3    done" in output, output
     assert [row["state"] for row in table(unbroken)] == ["done"] * 6
     assert list(ended(unbroken).values()) == [1] * 6
     rates = {row[RATE] for row in table(unbroken)}
@@ -72,8 +72,8 @@ def test_killed_five_times_it_ends_with_the_same_table(sweep_command, start, unb
             process.wait()
             process = start(sweep_command(tmp_path))
         kills.append((moment, victims, len(runs)))
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, (said, kills)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, (output, kills)
     assert table(tmp_path) == table(unbroken), kills
     assert list(ended(tmp_path).values()) == [1] * 6, kills
     assert all(steps == list(range(1, STEPS + 1)) for steps in records(tmp_path).values()), kills
@@ -90,12 +90,12 @@ def _entries(directory):
 @pytest.mark.slow
 def test_two_workers_share_the_cells(sweep_command, start, unbroken, tmp_path):
     workers = [start(sweep_command(tmp_path, f"--worker={number}/2")) for number in range(2)]
-    said = [worker.communicate(timeout=900)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said
+    output = [worker.communicate(timeout=900)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], output
     assert list(ended(tmp_path).values()) == [1] * 6
     assert [json.loads(entry)["attempt"] for entry in _entries(tmp_path)] == [1] * 6
-    done = [sum("  done  " in line for line in text.splitlines()) for text in said]
-    assert sum(done) == 6 and min(done) >= 1, said
+    done = [sum("  done  " in line for line in text.splitlines()) for text in output]
+    assert sum(done) == 6 and min(done) >= 1, output
     assert table(tmp_path) == table(unbroken)
 
 
@@ -104,8 +104,8 @@ def test_finished_cells_are_not_run_again_under_another_name(sweep_command, star
     before = {path: path.stat().st_mtime_ns for path in (unbroken / "cells").rglob("*")}
     same = ["--grid=model=[algpt2]", "--grid=train.clip_norm=[1.0]"]
     process = start(sweep_command(unbroken, *same))
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     assert {path: path.stat().st_mtime_ns for path in (unbroken / "cells").rglob("*")} == before
 
 
@@ -117,10 +117,10 @@ def test_machines_that_share_a_bucket_only_run_each_cell_once(sweep_command, sta
         command = sweep_command("gs://corpus/sweep", f"--worker={number}/2", "--gin_param=train.seed=5")
         command = [flag for flag in command if flag != "--seeds=3"]
         workers.append(start(command, TMPDIR=str(tmp_path / f"machine{number}"), **gcs.environment))
-    said = [worker.communicate(timeout=900)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said
+    output = [worker.communicate(timeout=900)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], output
     logs = [path.read_text() for path in tmp_path.rglob("*.log")]
-    assert len(logs) == 2 and all(log.count('"tokens_seen"') == 1 for log in logs), said
+    assert len(logs) == 2 and all(log.count('"tokens_seen"') == 1 for log in logs), output
     assert gcs.objects()["sweep/sweep.csv"].decode().count("done") == 2
 
 
@@ -133,8 +133,8 @@ def test_a_stopped_sweep_goes_on(sweep_command, start, records, tmp_path):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command continues" in said
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command continues" in output
     (entry,) = map(json.loads, _entries(tmp_path))
     assert entry["state"] == "stopped"
     (cell,) = (path for path in (tmp_path / "cells").iterdir() if path.is_dir())
@@ -147,12 +147,12 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
     listed.write_text('{"SGD.learning_rate": 1e30, "max_skipped_steps": 1}\n{"SGD.learning_rate": 0.1}\n')
     command = [flag for flag in sweep_command(tmp_path / "sweep") if not flag.startswith(("--grid", "--seeds"))]
     process = start([*command, "--gin_param=train.optimizer=sgd", f"--list={listed}"])
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1, said
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
     rows = list(csv.DictReader((tmp_path / "sweep" / "sweep.csv").open()))
     assert sorted((row["SGD.learning_rate"], row["state"]) for row in rows) == [("0.1", "done"), ("1e+30", "failed")]
     (failed,) = (row for row in rows if row["state"] == "failed")
-    assert "skipped" in failed["reason"] and failed["reason"] in said
+    assert "skipped" in failed["reason"] and failed["reason"] in output
     again = run_module("tools.sweep", f"--run_dir={tmp_path / 'sweep'}", "--table")
     assert again.returncode == 1 and "1e+30" in again.stdout
 
