@@ -89,7 +89,7 @@ def test_wrong_choices_are_refused(refused, tmp_path, flag, message):
 
 def test_what_cannot_fit_is_known_without_the_compiler(monkeypatch):
     """AdamW's weights and slots of gpt2-xl are 12 bytes per parameter, 17.4 GiB."""
-    monkeypatch.setattr(preflight_table.preflight, "check", None)
+    monkeypatch.setattr(preflight_table.compile_step, "check", None)
     row = preflight_table.row("gpt2-xl", "v3-8", "adamw", "full")
     assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - | - |"
 
