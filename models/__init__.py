@@ -23,7 +23,7 @@ def build(config: GPT2Config, *, compute_dtype: str = "float32", name: str | Non
         seed: the same seed gives the same weights on every device.
 
     Raises:
-        ValueError: the vocabulary's size is not known, or the dtype is not one of the two.
+        ValueError: the vocabulary size is unknown, or the dtype is not one of the two.
     """
     # Imported here so that naming a config, for a dry run, does not import TensorFlow.
     from models.algpt2 import ALGPT2

@@ -32,12 +32,12 @@ class ALGPT2(GPT2):
         self.leave_kernel = self.add_weight(shape=(wide, narrow), initializer=Normal(self.seed, 3), name="leave_kernel")
         self.leave_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="leave_bias")
 
-    def enter(self, x_BTE: tf.Tensor) -> tf.Tensor:
-        """Brings embeddings from E to D."""
+    def embedding_in(self, x_BTE: tf.Tensor) -> tf.Tensor:
+        """Projects embeddings from E to D."""
         return dense(x_BTE, self.enter_kernel, self.enter_bias) if self.factorized else x_BTE
 
-    def leave(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Brings the normalised output from D to E."""
+    def embedding_out(self, x_BTD: tf.Tensor) -> tf.Tensor:
+        """Projects the normalised output from D to E."""
         return dense(x_BTD, self.leave_kernel, self.leave_bias) if self.factorized else x_BTD
 
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:
@@ -45,7 +45,7 @@ class ALGPT2(GPT2):
         return apply_shared_block(x_BTD, self.blocks[0].tensors(), self.config, seeds_B2)
 
     def over_blocks(self, body: Callable, *carry: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """As in GPT-2, by a loop whose program has one block in it."""
+        """As in GPT-2, in a loop whose program contains one block."""
         weights = self.blocks[0].tensors()
         _, *carry = tf.while_loop(
             lambda layer, *_: layer < self.config.layers,

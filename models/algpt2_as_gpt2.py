@@ -1,4 +1,4 @@
-"""An ALGPT2 written out as the plain GPT-2 that computes the same, so that any GPT-2 runtime runs it.
+"""Expands an ALGPT2 into the plain GPT-2 that computes the same, so that any GPT-2 runtime runs it.
 
 Letters: V vocabulary, T context, E table width, D width, L layers.
 """
@@ -11,31 +11,31 @@ Tensors = dict[str, np.ndarray]
 
 
 def expanded(tensors: Tensors, config: ALGPT2Config) -> tuple[Tensors, np.ndarray | None, str]:
-    """Returns GPT-2's weights, an output table of its own where it needs one, and a sentence on exactness.
+    """Returns GPT-2's weights, a separate output table where one is needed, and a sentence on exactness.
+
+    The input side is exact: (token + position)·K + b is the sum of two wide tables, the bias in the position's. The
+    output side is (n·M + c)·tableᵀ with n the normalised features: the wide table is table·Mᵀ. GPT-2's head has no
+    bias, so c joins the final norm's bias as the u with u·M = c. Such a u exists whenever M's E ≤ D columns are
+    independent, which they almost always are.
 
     Args:
         tensors: ALGPT2's weights by plain names, as ``models.pretrained.tensors_of`` gives them.
         config: the ALGPT2's.
 
-    The input side is exact: (token + position)·K + b is the sum of two wide tables, the bias in the position's. The
-    output side is (n·M + c)·tableᵀ with n the normalised features: the wide table is table·Mᵀ, and the bias c, for
-    which GPT-2's head has no place, joins the final norm's bias as the u with u·M = c. There is one whenever M's
-    columns are independent, which E ≤ D columns are but by accident.
-
     Raises:
         ValueError: there is no such u.
     """
-    made = {name: tensor for name, tensor in tensors.items() if name in ("final_norm_scale", "final_norm_bias")}
+    gpt2 = {name: tensor for name, tensor in tensors.items() if name in ("final_norm_scale", "final_norm_bias")}
     for layer in range(config.layers):
         for name, tensor in tensors.items():
             if name.startswith("block_00/"):
-                made[name.replace("block_00", f"block_{layer:02d}")] = tensor
+                gpt2[name.replace("block_00", f"block_{layer:02d}")] = tensor
     if config.embedding is None:
         tables = {name: tensors[name] for name in ("token_table", "position_table")}
-        return {**made, **tables}, None, "Exact: the shared block is repeated."
+        return {**gpt2, **tables}, None, "Exact: the shared block is repeated."
     wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items() if not name.startswith("block_")}
-    made["token_table"] = wide["token_table"] @ wide["enter_kernel"]
-    made["position_table"] = wide["position_table"] @ wide["enter_kernel"] + wide["enter_bias"]
+    gpt2["token_table"] = wide["token_table"] @ wide["enter_kernel"]
+    gpt2["position_table"] = wide["position_table"] @ wide["enter_kernel"] + wide["enter_bias"]
     output, bias = wide["leave_kernel"], wide["leave_bias"]
     shift = np.linalg.lstsq(output.T, bias, rcond=None)[0]
     if not np.allclose(shift @ output, bias, rtol=1e-6, atol=1e-9):
@@ -43,9 +43,9 @@ def expanded(tensors: Tensors, config: ALGPT2Config) -> tuple[Tensors, np.ndarra
             f"embedding={config.embedding}, width={config.width}: the output layer's bias has no counterpart in GPT-2, "
             "whose head has none; export in the native format"
         )
-    made["final_norm_bias"] = wide["final_norm_bias"] + shift
+    gpt2["final_norm_bias"] = wide["final_norm_bias"] + shift
     return (
-        made,
+        gpt2,
         wide["token_table"] @ output.T,
         "Exact up to float32 rounding: block repeated, linear layers multiplied out.",
     )

@@ -1,11 +1,11 @@
-"""Causal attention in strips, with a hand-written gradient that keeps one float32 a query instead of T probabilities.
+"""Causal attention in strips, with a hand-written gradient that keeps one float32 per query, not T probabilities.
 
-The T×T square is cut into strips. A strip of queries meets the keys up to its own last query only, a strip of keys the
-queries from its own first key on, so most of what the causal mask empties is never computed. The backward pass computes
-the probabilities again from the logarithm of each softmax's denominator, as FlashAttention does (Dao et al. 2022).
+The T×T square is cut into strips. A strip of queries sees only the keys up to its last query, a strip of keys only the
+queries from its first key on, so most of the masked half is never computed. The backward pass recomputes the
+probabilities from the logarithm of each softmax's denominator, as FlashAttention does (Dao et al. 2022).
 
 Time is the last axis everywhere: the fused projection then leaves the matrix unit in the layout in which scores and
-their gradients read it, without a transposed copy, and 64 features of a head do not leave half of the lanes empty.
+their gradients read it, without a transposed copy, and a head's 64 features do not leave half of the lanes empty.
 
 Letters: B batch, H heads, K head width, T context, Q queries of a strip, S keys of a strip.
 """
@@ -16,13 +16,13 @@ import tensorflow as tf
 
 from models.operations import barrier, float32, keep_mask
 
-STRIPS = 4  # the program's size, and 5/8 of the square's work; 8 are no faster on a TPU by its compiler, nor are 2
-LEAST = 256  # queries or keys of a strip, below which cutting costs a CPU more than the masked half that it spares
+STRIPS = 4  # 5/8 of the square's work; by the TPU compiler's estimate neither 8 nor 2 are faster
+MIN_STRIP = 256  # queries or keys; cutting smaller strips costs a CPU more than the masked half that it saves
 MASKED = -1e30
 
 
 class Dropout(NamedTuple):
-    """Dropout of the probabilities: int32 seeds [B, 2], which dropout of the model this is, and the probability."""
+    """Dropout of the probabilities: int32 seeds [B, 2], the number of this dropout in the model, and its rate."""
 
     seeds: tf.Tensor
     site: tf.Tensor | int
@@ -30,12 +30,12 @@ class Dropout(NamedTuple):
 
 
 def _strips(length: int) -> list[tuple[int, int]]:
-    size = max(LEAST, -(-length // STRIPS))
+    size = max(MIN_STRIP, -(-length // STRIPS))
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _scores(q_BHKQ: tf.Tensor, k_BHKS: tf.Tensor, first_query: int, first_key: int) -> tf.Tensor:
-    """Returns float32 scaled scores [B, H, Q, S]; keys after the query have −1e30."""
+    """Returns float32 scaled scores [B, H, Q, S]; −1e30 where the key comes after the query."""
     head_width, queries, keys = q_BHKQ.shape[2], q_BHKQ.shape[3], k_BHKS.shape[3]
     scores = tf.einsum("bhkq,bhks->bhqs", float32(q_BHKQ), float32(k_BHKS)) * head_width**-0.5
     allowed = first_key + tf.range(keys)[None, :] <= first_query + tf.range(queries)[:, None]
@@ -43,7 +43,7 @@ def _scores(q_BHKQ: tf.Tensor, k_BHKS: tf.Tensor, first_query: int, first_key: i
 
 
 def _strip_mask(dropout: Dropout, shape_BHQS, first_query: int, first_key: int, length: int) -> tf.Tensor:
-    """Returns dropout's factors [B, H, Q, S]; a place's number does not depend on the strips."""
+    """Returns dropout's factors [B, H, Q, S]; an element's index does not depend on the strips."""
     _, heads, queries, keys = shape_BHQS
     head = tf.range(heads, dtype=tf.int32)[:, None, None]
     query = first_query + tf.range(queries, dtype=tf.int32)[:, None]
@@ -70,14 +70,14 @@ def causal_attention(
         q, k, v = q_BHKT[..., start:end], k_BHKT[..., :end], v_BHKT[..., :end]
         highest = tf.reduce_max(_scores(q, k, start, 0), -1, keepdims=True)
         if dtype == tf.bfloat16:
-            # A second product costs a TPU less than the scores' float32 way to memory and back.
+            # A second product costs a TPU less than writing the float32 scores to memory and reading them back.
             q, highest = barrier(q, highest)
         weights = tf.exp(_scores(q, k, start, 0) - highest)
         total = tf.reduce_sum(weights, -1)
         if dropout is not None:
             weights *= _strip_mask(dropout, weights.shape, start, 0, length)
         weighted = tf.einsum("bhqs,bhks->bhkq", tf.cast(weights, dtype), v)
-        outputs.append(tf.cast(float32(weighted) / total[:, :, None], dtype))  # K divisions a query, not S
+        outputs.append(tf.cast(float32(weighted) / total[:, :, None], dtype))  # K divisions per query, not S
         logs.append(highest[..., 0] + tf.math.log(total))
     return tf.concat(outputs, 3), tf.concat(logs, 2)
 
@@ -91,9 +91,9 @@ def causal_attention_gradient(
     log_BHT: tf.Tensor,
     dropout: Dropout | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns (dq, dk, dv), [B, H, K, T] in the compute dtype, from what ``causal_attention`` took and gave.
+    """Returns (dq, dk, dv), [B, H, K, T] in the compute dtype, from the inputs and outputs of ``causal_attention``.
 
-    Goes by strips of keys: a strip's dk and dv are complete in one product each, and only dq is added up.
+    Works by strips of keys: each strip's dk and dv take one product each, and only dq is summed over strips.
     """
     length, dtype = q_BHKT.shape[3], q_BHKT.dtype
     scale = q_BHKT.shape[2] ** -0.5
@@ -106,14 +106,14 @@ def causal_attention_gradient(
         p = tf.exp(_scores(q, k, start, start) - log_BHT[:, :, start:, None])
         dp = tf.einsum("bhkq,bhks->bhqs", float32(do), float32(v))
         if dtype == tf.bfloat16:
-            (p,) = barrier(tf.cast(p, dtype))  # or XLA keeps the float32 form for the two that read it
-        kept = p
+            (p,) = barrier(tf.cast(p, dtype))  # or XLA keeps the float32 form for both readers
+        dropped_p = p
         if dropout is not None:
             mask = _strip_mask(dropout, p.shape, start, start, length)
-            kept, dp = tf.cast(float32(p) * mask, dtype), dp * mask
+            dropped_p, dp = tf.cast(float32(p) * mask, dtype), dp * mask
         ds = tf.cast(float32(p) * (dp - shift_BHT[:, :, start:, None]) * scale, dtype)
         dk.append(tf.einsum("bhqs,bhkq->bhks", ds, q))
-        dv.append(tf.einsum("bhqs,bhkq->bhks", kept, do))
+        dv.append(tf.einsum("bhqs,bhkq->bhks", dropped_p, do))
         before = [[0, 0], [0, 0], [0, 0], [start, 0]]
         dq.append(tf.pad(float32(tf.einsum("bhqs,bhks->bhkq", ds, k)), before))
     return tf.cast(tf.add_n(dq), dtype), tf.concat(dk, 3), tf.concat(dv, 3)

@@ -1,7 +1,7 @@
 """The transformer block as a pure function with a hand-written backward pass, and the layer that holds its weights.
 
-``block`` returns what its gradient needs beside its output, so ``remat`` is a choice of which of these are kept, and a
-loop over layers can carry them in arrays; transformer.py stacks blocks.
+``block`` returns its output and the residuals that its gradient needs, so ``remat`` chooses which residuals are kept,
+and a loop over layers can carry them in arrays; transformer.py stacks blocks.
 
 Letters: B batch, T context, D width, H heads, K head width.
 """
@@ -60,8 +60,8 @@ def block_weight_shapes(width: int) -> BlockWeights:
     )
 
 
-class AttentionKept(NamedTuple):
-    """What the gradient of a block's attention half needs beside the block's input."""
+class AttentionResiduals(NamedTuple):
+    """Tensors that the gradient of a block's attention half needs beside the block's input."""
 
     mean: tf.Tensor
     inverse: tf.Tensor
@@ -72,8 +72,8 @@ class AttentionKept(NamedTuple):
     log: tf.Tensor
 
 
-class MlpKept(NamedTuple):
-    """What the gradient of a block's MLP half needs."""
+class MlpResiduals(NamedTuple):
+    """Tensors that the gradient of a block's MLP half needs."""
 
     middle: tf.Tensor
     mean: tf.Tensor
@@ -92,7 +92,7 @@ def query_key_value(normal_BTD: tf.Tensor, weights: BlockWeights, heads: int) ->
     dtype = normal_BTD.dtype
     kernels = tf.split(weights.query_key_value_kernel, 3, axis=1)
     biases = tf.split(weights.query_key_value_bias, 3)
-    # Three products: cutting one product's result apart costs a copy of it.
+    # Three products: splitting the result of one would copy it.
     return [
         _heads(tf.einsum("btd,de->bet", normal_BTD, tf.cast(kernel, dtype)) + tf.cast(bias, dtype)[:, None], heads)
         for kernel, bias in zip(kernels, biases, strict=True)
@@ -102,7 +102,7 @@ def query_key_value(normal_BTD: tf.Tensor, weights: BlockWeights, heads: int) ->
 def query_key_value_gradient(parts_BHKT, normal_BTD, weights: BlockWeights):
     """Returns the gradients of ``normal_BTD`` and, in float32, of the fused kernel and bias."""
     dtype, (_, length, width) = normal_BTD.dtype, normal_BTD.shape
-    # Here one product of each kind: what it reads is being put together from strips anyway.
+    # One product of each kind: its input is concatenated from strips anyway.
     fused = tf.concat([tf.reshape(part, [-1, width, length]) for part in parts_BHKT], 1)
     d_normal = tf.einsum("bet,de->btd", fused, tf.cast(weights.query_key_value_kernel, dtype))
     d_kernel = tf.einsum("btd,bet->de", float32(normal_BTD), float32(fused))
@@ -124,7 +124,7 @@ def attention_output(output_BDT: tf.Tensor, weights: BlockWeights) -> tf.Tensor:
 @scoped("attention")
 def attention_half(
     x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer
-) -> tuple[tf.Tensor, AttentionKept]:
+) -> tuple[tf.Tensor, AttentionResiduals]:
     """Returns x + attention(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
     q, k, v = query_key_value(normal, weights, config.heads)
@@ -132,18 +132,18 @@ def attention_half(
     output = tf.reshape(output, [-1, config.width, x_BTD.shape[1]])
     branch = attention_output(output, weights)
     branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
-    return x_BTD + branch, AttentionKept(mean, inverse, q, k, v, output, log)
+    return x_BTD + branch, AttentionResiduals(mean, inverse, q, k, v, output, log)
 
 
 @scoped("attention_gradient")
-def attention_half_gradient(dy_BTD, x_BTD, kept: AttentionKept, weights, config, seeds_B2, layer):
+def attention_half_gradient(dy_BTD, x_BTD, residuals: AttentionResiduals, weights, config, seeds_B2, layer):
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
-    d_output, *d_projection = _output_gradient(branch, kept.output, weights, config)
-    output = _heads(kept.output, config.heads)
+    d_output, *d_projection = _output_gradient(branch, residuals.output, weights, config)
+    output = _heads(residuals.output, config.heads)
     dropout = _attention_dropout(config, seeds_B2, layer)
-    parts = causal_attention_gradient(d_output, kept.q, kept.k, kept.v, output, kept.log, dropout)
-    statistics = (kept.mean, kept.inverse)
+    parts = causal_attention_gradient(d_output, residuals.q, residuals.k, residuals.v, output, residuals.log, dropout)
+    statistics = (residuals.mean, residuals.inverse)
     normal = normalized(x_BTD, statistics, weights.attention_norm_scale, weights.attention_norm_bias)
     d_normal, *d_input = query_key_value_gradient(parts, normal, weights)
     dx, *d_norm = layer_norm_gradient(d_normal, x_BTD, statistics, weights.attention_norm_scale)
@@ -158,25 +158,25 @@ def _output_gradient(dy_BTD, output_BDT, weights: BlockWeights, config: GPT2Conf
 
 
 @scoped("mlp")
-def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, MlpKept]:
+def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, MlpResiduals]:
     """Returns x + mlp(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.mlp_norm_scale, weights.mlp_norm_bias)
     hidden = dense(normal, weights.mlp_input_kernel, weights.mlp_input_bias)
     branch = dense(gelu(hidden), weights.mlp_output_kernel, weights.mlp_output_bias)
     branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
-    return x_BTD + branch, MlpKept(x_BTD, mean, inverse, hidden)
+    return x_BTD + branch, MlpResiduals(x_BTD, mean, inverse, hidden)
 
 
 @scoped("mlp_gradient")
-def mlp_half_gradient(dy_BTD, kept: MlpKept, weights: BlockWeights, config: GPT2Config, seeds_B2, layer):
+def mlp_half_gradient(dy_BTD, residuals: MlpResiduals, weights: BlockWeights, config: GPT2Config, seeds_B2, layer):
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
-    d_gelu, *d_output = dense_gradient(branch, gelu(kept.hidden), weights.mlp_output_kernel)
-    d_hidden = tf.cast(gelu_gradient(d_gelu, kept.hidden), dy_BTD.dtype)
-    statistics = (kept.mean, kept.inverse)
-    normal = normalized(kept.middle, statistics, weights.mlp_norm_scale, weights.mlp_norm_bias)
+    d_gelu, *d_output = dense_gradient(branch, gelu(residuals.hidden), weights.mlp_output_kernel)
+    d_hidden = tf.cast(gelu_gradient(d_gelu, residuals.hidden), dy_BTD.dtype)
+    statistics = (residuals.mean, residuals.inverse)
+    normal = normalized(residuals.middle, statistics, weights.mlp_norm_scale, weights.mlp_norm_bias)
     d_normal, *d_input = dense_gradient(d_hidden, normal, weights.mlp_input_kernel)
-    dx, *d_norm = layer_norm_gradient(d_normal, kept.middle, statistics, weights.mlp_norm_scale)
+    dx, *d_norm = layer_norm_gradient(d_normal, residuals.middle, statistics, weights.mlp_norm_scale)
     return tf.cast(float32(dy_BTD) + dx, dy_BTD.dtype), [*d_norm, *d_input, *d_output]
 
 
@@ -184,7 +184,7 @@ def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> 
     """Applies one block.
 
     Returns:
-        The output [B, T, D], and the tensors that ``config.remat`` keeps for ``block_gradient``, beside the input.
+        The output [B, T, D], and the residuals that ``config.remat`` keeps for ``block_gradient`` beside the input.
     """
     if config.remat == "full":
         weights = BlockWeights(*read_again(x_BTD, weights))
@@ -193,26 +193,26 @@ def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> 
     return y, {"none": (*attention, *mlp), "attention": tuple(mlp), "full": ()}[config.remat]
 
 
-def block_gradient(dy_BTD, x_BTD, kept: tuple[tf.Tensor, ...], weights: BlockWeights, config, seeds_B2, layer):
-    """Returns dx [B, T, D] and the float32 gradients of the twelve weights; computes again what was not kept."""
+def block_gradient(dy_BTD, x_BTD, residuals: tuple[tf.Tensor, ...], weights: BlockWeights, config, seeds_B2, layer):
+    """Returns dx [B, T, D] and the float32 gradients of the twelve weights; recomputes what was not residuals."""
     if config.remat != "none":
-        # Without the barrier XLA finds that all this was computed before, and keeps it after all.
+        # Without the barrier XLA recognises the recomputation and keeps the first results instead.
         x_BTD, dy_BTD = barrier(x_BTD, dy_BTD)
         weights = BlockWeights(*read_again(dy_BTD, weights))
         middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
     else:
-        attention = AttentionKept(*kept[: len(AttentionKept._fields)])
+        attention = AttentionResiduals(*residuals[: len(AttentionResiduals._fields)])
     if config.remat == "full":
         mlp = mlp_half(middle, weights, config, seeds_B2, layer)[1]
     else:
-        mlp = MlpKept(*kept[-len(MlpKept._fields) :])
+        mlp = MlpResiduals(*residuals[-len(MlpResiduals._fields) :])
     d_middle, d_mlp = mlp_half_gradient(dy_BTD, mlp, weights, config, seeds_B2, layer)
     dx, d_attention = attention_half_gradient(d_middle, x_BTD, attention, weights, config, seeds_B2, layer)
     return dx, [*d_attention, *d_mlp]
 
 
 class Block(keras.layers.Layer):
-    """Holds one block's weights; ``tensors`` is what the pure functions above take.
+    """Holds one block's weights; the functions above take its ``tensors()``.
 
     Args:
         width: D.

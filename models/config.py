@@ -1,4 +1,4 @@
-"""What a model is: the frozen settings of GPT-2 and ALGPT2, their parameter and FLOP counts. Imports nothing heavy.
+"""The settings of GPT-2 and ALGPT2, and their parameter and FLOP counts. Imports neither TensorFlow nor Keras.
 
 Letters: V vocabulary, E embedding width, D width, T context.
 """
@@ -11,16 +11,16 @@ VOCABULARY_MULTIPLE = 128  # the lanes of a TPU register: a table of whole lanes
 MLP_FACTOR = 4
 
 
-# Beyond what any memory holds: a mistake, which arithmetic on it would take minutes to find.
-MOST = {"layers": 10_000, "heads": 1 << 20, "width": 1 << 20, "context": 1 << 20, "embedding": 1 << 20}
-MOST_VOCABULARY = 1 << 30
+# Larger values fit no memory: they are mistakes, and arithmetic on them would take minutes to fail.
+MAX_SIZES = {"layers": 10_000, "heads": 1 << 20, "width": 1 << 20, "context": 1 << 20, "embedding": 1 << 20}
+MAX_VOCABULARY_SIZE = 1 << 30
 
 
-def _require_count(name: str, value: object, most: int) -> None:
+def _require_count(name: str, value: object, maximum: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
-    if value > most:
-        raise ValueError(f"{name}={value}: expected at most {most:,}")
+    if value > maximum:
+        raise ValueError(f"{name}={value}: expected at most {maximum:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class GPT2Config:
         vocabulary_size: V, tokens that exist; ``None`` means "taken from the data set's manifest".
         dropout: probability of dropping, at the embedding, the attention weights and both residual branches. The
             default, 0, is the better choice for a corpus that is read about once.
-        remat: what the backward pass computes again instead of keeping: ``"none"``, ``"attention"`` (the attention
-            half of each block) or ``"full"`` (whole blocks; only each block's input is kept).
+        remat: what the backward pass recomputes instead of keeping: ``"none"``, ``"attention"`` (the attention half
+            of each block) or ``"full"`` (whole blocks; only each block's input is kept).
 
     Raises:
         ValueError: a setting is out of range; the text names it, its value and what was expected.
@@ -52,9 +52,9 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "width", "context"):
-            _require_count(name, getattr(self, name), MOST[name])
+            _require_count(name, getattr(self, name), MAX_SIZES[name])
         if self.vocabulary_size is not None:
-            _require_count("vocabulary_size", self.vocabulary_size, MOST_VOCABULARY)
+            _require_count("vocabulary_size", self.vocabulary_size, MAX_VOCABULARY_SIZE)
         if self.width % self.heads:
             near = min((h for h in range(1, self.width + 1) if self.width % h == 0), key=lambda h: abs(h - self.heads))
             raise ValueError(
@@ -75,12 +75,12 @@ class GPT2Config:
 
     @property
     def table_width(self) -> int:
-        """Columns of the token table: the width of what multiplies it at the output."""
+        """Columns of the token table: the width of the features that multiply it at the output."""
         return self.width
 
     @property
     def known_vocabulary(self) -> int:
-        """The vocabulary's size, or ValueError while it is still to be taken from a manifest."""
+        """The vocabulary size; ValueError while it has yet to be read from a manifest."""
         if self.vocabulary_size is None:
             raise ValueError("vocabulary_size=None: give the model its vocabulary size, or a manifest that states it")
         return self.vocabulary_size
@@ -92,7 +92,7 @@ class GPT2Config:
 
     @property
     def distinct_blocks(self) -> int:
-        """Blocks that have weights of their own."""
+        """Blocks with separate weights."""
         return self.layers
 
     def _block_kernels(self) -> int:
@@ -116,11 +116,11 @@ class GPT2Config:
         return tables + blocks + self._embedding_kernels() + self._embedding_biases() + 2 * self.width
 
     def flops_per_token(self, context: int | None = None) -> float:
-        """Model FLOPs of one forward and backward pass, a token.
+        """Model FLOPs per token of one forward and backward pass.
 
         6 for every weight that a token is multiplied with (a shared block counts as often as it is applied; the token
         table once, as the output layer; padding rows not at all), plus 12·layers·D·T for attention. Attention counts
-        the whole T×T square, masked half included, as PaLM's appendix B does, so that shares of peak compare.
+        the whole T×T square, masked half included, as PaLM's appendix B does, so that MFU can be compared.
 
         Args:
             context: T, tokens of a sequence; ``None`` means the model's own context.
@@ -145,7 +145,7 @@ class ALGPT2Config(GPT2Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embedding is not None:
-            _require_count("embedding", self.embedding, MOST["embedding"])
+            _require_count("embedding", self.embedding, MAX_SIZES["embedding"])
 
     @property
     def table_width(self) -> int:

@@ -1,8 +1,8 @@
 """Text generation: one pass over the prompts, then a compiled loop over a key/value cache.
 
 Prompts of different lengths share a batch: after the first pass each row is shifted so that all prompts end at the same
-place, and from there every row writes to the same column of the cache. A row's own positions start at its first token,
-so a row does not depend on its neighbours.
+column of the cache, and every row then writes to the same column. A row's positions start at its first token, so a row
+does not depend on its neighbours.
 
 Letters: B batch, P width of the prompts, S = P + new tokens, H heads, K head width, D width, E width of the
 token table, V vocabulary, L layers.
@@ -20,20 +20,22 @@ from models.block import BlockWeights, attention_output, mlp_half, query_key_val
 from models.operations import dense, float32, layer_norm
 from models.sampling import DEFAULT, NEVER, Sampling, choose
 
-PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are ever compiled
+PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are compiled
 
 
 def write_xla(cache, update_BHKT, layer, column):
-    """Puts keys or values of T tokens into the cache at (layer, column), in place under XLA."""
+    """Writes keys or values of T tokens into the cache at (layer, column), in place under XLA."""
     if not tf.is_tensor(cache):
-        changed = gen_xla_ops.xla_dynamic_update_slice(cache[layer], update_BHKT, tf.stack([0, 0, 0, column]))
-        return [*cache[:layer], changed, *cache[layer + 1 :]]
+        updated = gen_xla_ops.xla_dynamic_update_slice(cache[layer], update_BHKT, tf.stack([0, 0, 0, column]))
+        return [*cache[:layer], updated, *cache[layer + 1 :]]
     return gen_xla_ops.xla_dynamic_update_slice(cache, update_BHKT[None], tf.stack([layer, 0, 0, 0, column]))
 
 
 def write_plain(cache, update_BHKT, layer, column):
-    """As ``write_xla``, without XLA: in place as well, since nothing else holds the cache then. Of several tokens
-    (a prompt's, at column 0, into an empty cache) a whole layer: an index of each element would be larger than they.
+    """As ``write_xla``, without XLA: in place too, since nothing else holds the cache then.
+
+    Several tokens (a prompt's, at column 0, into an empty cache) are written as a whole layer: an index of each element
+    would be larger than the elements.
     """
     _, heads, head_width, length = update_BHKT.shape
     if length > 1:
@@ -54,16 +56,16 @@ def generate(
     seed: int = 0,
     compiled: bool = True,
 ) -> list[list[int]]:
-    """Continues each prompt until it ends its text or ``max_new_tokens`` are made.
+    """Continues each prompt until its text ends or it has ``max_new_tokens`` new tokens.
 
     Args:
         model: from ``models.build``.
         prompts: token ids, at least one in each.
-        max_new_tokens: at least 1; the longest prompt and these fit the model's context.
+        max_new_tokens: at least 1; with the longest prompt it fits the model's context.
         end_of_text: the token that ends a row; it is not returned.
         sampling: how tokens are chosen.
         seed: the same seed, prompts and settings give the same tokens.
-        compiled: by XLA, which the TPU build of TensorFlow has for TPUs alone.
+        compiled: by XLA, which the TPU build of TensorFlow has only for TPUs.
 
     Returns:
         The new tokens of each row, without the prompt.
@@ -77,10 +79,10 @@ def generate(
     tokens = np.zeros((len(prompts), width), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
-    made, counts = _program(model, max_new_tokens, sampling, compiled)(
+    new_tokens, counts = _program(model, max_new_tokens, sampling, compiled)(
         tf.constant(tokens), tf.constant(lengths), tf.constant(end_of_text), tf.constant(seed, tf.int32)
     )
-    return [row[:count].tolist() for row, count in zip(made.numpy(), counts.numpy(), strict=True)]
+    return [row[:count].tolist() for row, count in zip(new_tokens.numpy(), counts.numpy(), strict=True)]
 
 
 def _check(config, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -112,13 +114,13 @@ def _program(model: Any, max_new_tokens: int, sampling: Sampling, compiled: bool
 
 
 def _generate(model, max_new_tokens: int, sampling: Sampling, compiled: bool, tokens_BP, lengths_B, end_of_text, seed):
-    """Returns new tokens int32 [B, max_new_tokens] and how many of each row count, int32 [B]."""
+    """Returns new tokens int32 [B, max_new_tokens] and the number that each row keeps, int32 [B]."""
     width = tokens_BP.shape[1]
     table_VE = model.output_table()
     write = write_xla if compiled else write_plain
     keys, values, logits_BV = prefill(model, tokens_BP, lengths_B, max_new_tokens, table_VE, write)
     seen_BV = _seen(tokens_BP, lengths_B, model.config.known_vocabulary)
-    # Without a loop over the layers XLA would copy each out of one tensor: 4 % of the time.
+    # A stacked cache is for a loop over layers; unrolled, XLA would copy each layer out of it: 4 % of the time.
     if compiled and len(model.blocks) > 1:
         keys, values = tf.unstack(keys), tf.unstack(values)
 
@@ -128,7 +130,7 @@ def _generate(model, max_new_tokens: int, sampling: Sampling, compiled: bool, to
             seen_BV |= tf.range(seen_BV.shape[1])[None] == token_B[:, None]
         return token_B, seen_BV
 
-    return take_tokens(
+    return decode_loop(
         model,
         pick,
         seen_BV,
@@ -144,7 +146,7 @@ def _generate(model, max_new_tokens: int, sampling: Sampling, compiled: bool, to
     )
 
 
-def take_tokens(
+def decode_loop(
     model: Any,
     pick: Callable,
     memory: tf.Tensor,
@@ -159,39 +161,39 @@ def take_tokens(
     table_VE,
     write=write_xla,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Takes up to ``new_tokens`` tokens per row, until all rows have ended.
+    """Decodes up to ``new_tokens`` tokens per row, until all rows have ended.
 
     Args:
         pick: (logits [B, V], memory, step) → (tokens int32 [B], memory).
         memory: a tensor that ``pick`` carries from step to step.
         logits_BV, keys, values: as ``prefill`` returns them; under XLA keys and values may be lists of layers.
         width: P, the first free column of the cache.
-        shift_B: P less each prompt's length.
+        shift_B: P minus each prompt's length.
         new_tokens, end_of_text: numbers, or int32 scalars.
         table_VE: ``model.output_table()``.
         write: as for ``prefill``.
 
     Returns:
-        New tokens int32 [B, new_tokens] and how many of each row count, int32 [B].
+        New tokens int32 [B, new_tokens] and the number that each row keeps, int32 [B].
     """
     batch = logits_BV.shape[0]
 
-    # The loop carries [V, B]: XLA folds a transposition into the product that it follows, and into the slow order.
-    def step_body(step, made, finished_B, counts_B, logits_VB, memory, keys, values):
+    # The loop carries [V, B]: XLA would fold a transposition into the product before it, in the slow order.
+    def step_body(step, tokens, finished_B, counts_B, logits_VB, memory, keys, values):
         token_B, memory = pick(tf.transpose(logits_VB), memory, step)
         finished_B |= token_B == end_of_text
-        made = tf.tensor_scatter_nd_update(made, [[step]], token_B[None])
+        tokens = tf.tensor_scatter_nd_update(tokens, [[step]], token_B[None])
         counts_B += tf.cast(~finished_B, tf.int32)
-        logits_BV, keys, values = advance(model, token_B, width + step, shift_B, keys, values, table_VE, write)
-        return step + 1, made, finished_B, counts_B, tf.transpose(logits_BV), memory, keys, values
+        logits_BV, keys, values = decode_step(model, token_B, width + step, shift_B, keys, values, table_VE, write)
+        return step + 1, tokens, finished_B, counts_B, tf.transpose(logits_BV), memory, keys, values
 
     start = (tf.constant(0), tf.zeros([new_tokens, batch], tf.int32), tf.zeros([batch], tf.bool))
-    _, made, _, counts_B, *_ = tf.while_loop(
-        lambda step, made, finished_B, *_: (step < new_tokens) & ~tf.reduce_all(finished_B),
+    _, tokens, _, counts_B, *_ = tf.while_loop(
+        lambda step, tokens, finished_B, *_: (step < new_tokens) & ~tf.reduce_all(finished_B),
         step_body,
         (*start, tf.zeros([batch], tf.int32), tf.transpose(logits_BV), memory, keys, values),
     )
-    return tf.transpose(made), counts_B
+    return tf.transpose(tokens), counts_B
 
 
 def _seen(tokens_BP, lengths_B, vocabulary: int):
@@ -205,20 +207,20 @@ def _seen(tokens_BP, lengths_B, vocabulary: int):
 
 
 def prefill(model, tokens_BP, lengths_B, new_tokens, table_VE, write=write_xla):
-    """Runs the prompts through the model at once.
+    """Runs the prompts through the model in one pass.
 
     Args:
-        tokens_BP, lengths_B: int32 prompts, filled up with any token, and their lengths.
+        tokens_BP, lengths_B: int32 prompts, padded with any token, and their lengths.
         new_tokens: columns of the cache after the prompts', a number or an int32 scalar.
         table_VE: ``model.output_table()``.
-        write: puts keys or values into a cache: ``write_xla``, or ``write_plain`` in a program that XLA does not make.
+        write: writes keys or values into a cache: ``write_xla``, or ``write_plain`` where XLA does not compile.
 
     Returns:
         Keys and values [L, B, H, K, S], each row shifted to end its prompt at column P, and the logits [B, V] after
         each prompt's last token.
     """
     config, (batch, width) = model.config, tokens_BP.shape
-    # What this puts before a row's first token is masked in every later step.
+    # The columns before a row's first token are masked in every later step.
     columns_BP = tf.maximum(tf.range(width)[None] - (width - lengths_B)[:, None], 0)
     shape = (config.layers, batch, config.heads, config.head_width, width + new_tokens)
 
@@ -237,15 +239,17 @@ def prefill(model, tokens_BP, lengths_B, new_tokens, table_VE, write=write_xla):
     return keys, values, _logits(model, last_B1D, table_VE)
 
 
-def advance(model, token_B, column, shift_B, keys, values, table_VE, write=write_xla):
-    """Takes one token a row, at ``column`` of the cache; returns the next logits [B, V] and the cache."""
+def decode_step(model, token_B, column, shift_B, keys, values, table_VE, write=write_xla):
+    """Adds one token per row, at ``column`` of the cache; returns the next logits [B, V] and the cache."""
     config = model.config
     columns = tf.range(tf.shape(keys if tf.is_tensor(keys) else keys[0])[-1])[None]
     visible = ((columns >= shift_B[:, None]) & (columns <= column))[:, None, None]  # [B, 1, 1, S]
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
         normal, _ = layer_norm(x, weights.attention_norm_scale, weights.attention_norm_bias)
-        fused = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)  # one row: cutting is cheap
+        fused = dense(
+            normal, weights.query_key_value_kernel, weights.query_key_value_bias
+        )  # one row: splitting is cheap
         shape = [-1, config.heads, config.head_width, 1]
         q, k, v = (tf.reshape(part, shape) for part in tf.split(fused, 3, -1))
         keys, values = write(keys, k, layer, column), write(values, v, layer, column)
@@ -254,14 +258,14 @@ def advance(model, token_B, column, shift_B, keys, values, table_VE, write=write
         x += attention_output(_merged(tf.einsum("bhqs,bhks->bhkq", seen, values[layer])), weights)
         return mlp_half(x, weights, config, None, layer)[0], keys, values
 
-    # A finished row runs on until all are finished; its position must stay inside the table.
+    # A finished row continues until all are finished; its position must stay inside the table.
     position_B1 = tf.minimum(column - shift_B, config.context - 1)[:, None]
     x, keys, values = model.over_blocks(layer_body, model.embed(token_B[:, None], position_B1), keys, values)
     return _logits(model, x, table_VE), keys, values
 
 
 def _logits(model, x_B1D, table_VE):
-    """Returns float32 [B, V]. XLA's CPU reads the table at a third of the speed as the right operand of few rows."""
+    """Returns float32 [B, V]. XLA on a CPU is three times slower with the table as right operand of a few rows."""
     tokens_BE = float32(model.finish(x_B1D)[:, 0])
     return tf.transpose(tf.matmul(table_VE, tokens_BE, transpose_b=True))
 

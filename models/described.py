@@ -1,6 +1,6 @@
-"""What a model's directory says of the model: Hugging Face's or our own ``config.json``, or OpenAI's ``hparams.json``.
+"""Reads a model's configuration: Hugging Face's or our own ``config.json``, or OpenAI's ``hparams.json``.
 
-Light: standard library only.
+Imports only the standard library.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 from models.config import MLP_FACTOR, ALGPT2Config, GPT2Config
 
 CONFIG, HPARAMS = "config.json", "hparams.json"
-# What config.json may say only one way, because the model computes only that.
+# Settings with one allowed value, because the model computes only that.
 FIXED = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
@@ -27,19 +27,19 @@ WHY = {
     "tie_word_embeddings": "; an ALGPT2 that was exported to Hugging Face's format has an output table of its own, and "
     "comes back from its run, or exported with --format=native"
 }
-# What would change the model, and says nothing where it is null or empty.
+# Settings that would change the model unless they are null or empty.
 EMPTY = ("auto_map", "compression_config", "per_layer_config", "pruned_heads", "quantization_config")
 _SIZES = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
 SIZES = {**_SIZES, "n_positions": "context", "vocab_size": "vocabulary_size"}
 OPENAI_SIZES = {**_SIZES, "n_ctx": "context", "n_vocab": "vocabulary_size"}
-# Other models' names of the sizes, which transformers takes for GPT-2's.
+# Other models' names of the sizes, which transformers accepts for GPT-2's.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-# Keys that transformers 4.0 to 5.x write and that change no logits; so do all that begin with an underscore.
+# Keys that transformers 4.0 to 5.x write and that change no logits; keys that begin with an underscore are ignored too.
 IGNORED = {
     # where the file comes from, and what runs it
     *("architectures", "attn_implementation", "dtype", "finetuning_task", "model_type", "name_or_path", "output_past"),
@@ -74,10 +74,10 @@ IGNORED = {
 
 
 def read_config(directory: str) -> GPT2Config:
-    """Returns the settings of the model in ``directory``, of any of the three formats.
+    """Returns the settings of the model in ``directory``, in any of the three formats.
 
     Raises:
-        ValueError: no such model, a key that is not known, or a value that the model here does not compute.
+        ValueError: no such model, an unknown key, or a value that this model does not compute.
     """
     path = os.path.join(directory, HPARAMS)
     if os.path.exists(path):
@@ -86,28 +86,28 @@ def read_config(directory: str) -> GPT2Config:
     described = _read_json(path)
     for kind in (GPT2Config, ALGPT2Config):
         if described.get("model_type") == kind.__name__:
-            known = [field.name for field in dataclasses.fields(kind)]
-            _refuse_unknown(path, described, {*known, "model_type"})
-            return _described(kind, path, {name: described[name] for name in known if name in described})
+            fields = [field.name for field in dataclasses.fields(kind)]
+            _reject_unknown(path, described, {*fields, "model_type"})
+            return _build_config(kind, path, {name: described[name] for name in fields if name in described})
     if described.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type={described.get('model_type')!r}; expected 'gpt2'")
-    return _of_huggingface(path, described)
+    return _from_huggingface(path, described)
 
 
-def _of_huggingface(path: str, described: dict[str, Any]) -> GPT2Config:
+def _from_huggingface(path: str, described: dict[str, Any]) -> GPT2Config:
     described = {key: value for key, value in described.items() if not key.startswith("_")}
     for alias, key in ALIASES.items():
         value = described.pop(alias, None)
         if value is not None and described.setdefault(key, value) != value:
             raise ValueError(f"{path}: {alias}={value!r} and {key}={described[key]!r}; expected one of them")
-    _refuse_unknown(path, described, {*SIZES, *FIXED, *EMPTY, *IGNORED})
+    _reject_unknown(path, described, {*SIZES, *FIXED, *EMPTY, *IGNORED})
     for key in EMPTY:
         if described.get(key):
             raise ValueError(f"{path}: {key}={described[key]!r}; this model has none")
     for key, only in FIXED.items():
-        found = described.get(key, only)
-        if found != only and not (key == "activation_function" and found in SAME_ACTIVATION):
-            raise ValueError(f"{path}: {key}={found!r}; this model computes {only!r} only{WHY.get(key, '')}")
+        value = described.get(key, only)
+        if value != only and not (key == "activation_function" and value in SAME_ACTIVATION):
+            raise ValueError(f"{path}: {key}={value!r}; this model computes {only!r} only{WHY.get(key, '')}")
     config = _from_sizes(path, described, SIZES)
     inner = described.get("n_inner")
     if inner not in (None, MLP_FACTOR * config.width):
@@ -119,17 +119,17 @@ def _from_sizes(path: str, described: dict[str, Any], sizes: dict[str, str]) -> 
     missing = [key for key in sizes if key not in described]
     if missing:
         raise ValueError(f"{path}: no {', '.join(missing)}")
-    return _described(GPT2Config, path, {ours: described[theirs] for theirs, ours in sizes.items()})
+    return _build_config(GPT2Config, path, {ours: described[theirs] for theirs, ours in sizes.items()})
 
 
-def _described(kind: type[GPT2Config], path: str, values: dict[str, Any]) -> GPT2Config:
+def _build_config(kind: type[GPT2Config], path: str, values: dict[str, Any]) -> GPT2Config:
     try:
         return kind(**values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _refuse_unknown(path: str, described: dict[str, Any], known: set[str]) -> None:
+def _reject_unknown(path: str, described: dict[str, Any], known: set[str]) -> None:
     for key in sorted(set(described) - known):
         close = difflib.get_close_matches(key, sorted(known), n=1)
         raise ValueError(f"{path}: unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))

@@ -24,9 +24,9 @@ class Normal:
 
     Args:
         seed: the model's seed.
-        stream: a number of its own for each variable.
+        stream: a different number for each variable.
         deviation: standard deviation.
-        rows: rows of the first axis to fill; those after stay zero. None fills all.
+        rows: rows of the first axis to fill; the rest stay zero. None fills all.
     """
 
     def __init__(self, seed: int, stream: int, deviation: float = STANDARD_DEVIATION, rows: int | None = None):
@@ -92,11 +92,11 @@ class GPT2(keras.Model):
         self.built = True
 
     def add_linear_layers(self) -> None:
-        """Creates what stands between the tables and the blocks: nothing in GPT-2."""
+        """Creates the layers between the tables and the blocks: none in GPT-2."""
 
     @scoped("embedding")
     def embed(self, tokens_BT: tf.Tensor, positions: tf.Tensor, seeds_B2: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns what enters the first block, [B, T, D] in the compute dtype.
+        """Returns the input of the first block, [B, T, D] in the compute dtype.
 
         Args:
             tokens_BT: int32 token ids.
@@ -105,15 +105,15 @@ class GPT2(keras.Model):
         """
         tokens = tf.gather(tf.convert_to_tensor(self.table), tokens_BT)
         x = tokens + tf.gather(tf.convert_to_tensor(self.positions), positions)
-        x = self.enter(tf.cast(x, self.activation_dtype))
+        x = self.embedding_in(tf.cast(x, self.activation_dtype))
         return dropped(x, seeds_B2, self.config.layers * DROPOUT_SITES, self.config.dropout)
 
-    def enter(self, x_BTE: tf.Tensor) -> tf.Tensor:
-        """Brings embeddings to the blocks' width."""
+    def embedding_in(self, x_BTE: tf.Tensor) -> tf.Tensor:
+        """Projects embeddings to the blocks' width."""
         return x_BTE
 
-    def leave(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Brings the blocks' normalised output to the table's width."""
+    def embedding_out(self, x_BTD: tf.Tensor) -> tf.Tensor:
+        """Projects the blocks' normalised output to the table's width."""
         return x_BTD
 
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:
@@ -130,16 +130,16 @@ class GPT2(keras.Model):
 
     @scoped("final_norm")
     def finish(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Returns the last block's output, normalised and brought to the table's width."""
+        """Returns the last block's output, normalised and projected to the table's width."""
         scale, bias = tf.convert_to_tensor(self.norm_scale), tf.convert_to_tensor(self.norm_bias)
-        return self.leave(layer_norm(x_BTD, scale, bias)[0])
+        return self.embedding_out(layer_norm(x_BTD, scale, bias)[0])
 
     def features(self, tokens_BT: tf.Tensor, dropout_seeds_B2: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns what multiplies the token table, [B, T, E] in the compute dtype.
+        """Returns the features that multiply the token table, [B, T, E] in the compute dtype.
 
         Args:
             tokens_BT: int32 token ids, T at most the model's context.
-            dropout_seeds_B2: int32, two words for each example, which decide all its dropout; None for no dropout.
+            dropout_seeds_B2: int32, two words per example that decide all its dropout; None for no dropout.
 
         Raises:
             ValueError: the sequence is longer than the position table.
@@ -157,7 +157,7 @@ class GPT2(keras.Model):
         return padded[..., : self.config.known_vocabulary]
 
     def output_table(self) -> tf.Tensor:
-        """Returns what generation multiplies features with at every step, float32 [V, E] without padding."""
+        """Returns the table that generation multiplies features with, float32 [V, E] without padding."""
         table = tf.convert_to_tensor(self.table)[: self.config.known_vocabulary]
         return tf.cast(tf.cast(table, self.activation_dtype), tf.float32)
 

@@ -1,8 +1,8 @@
 """Softmax cross entropy over a large vocabulary that never holds all logits, its gradient computed in the same pass.
 
-A real loop goes over chunks of tokens. For each it multiplies features with the table, takes the float32 softmax, and,
-while the chunk's logits are at hand, the gradients of both. So the backward pass is one scaling by the gradient that
-comes in. An unrolled loop with recomputation saves nothing: XLA keeps all chunks alive together.
+A compiled loop runs over chunks of tokens. For each it multiplies features with the table, takes the float32 softmax,
+and computes the gradients of both while the chunk's logits are available. The backward pass only scales these by the
+incoming gradient. An unrolled loop with recomputation saves nothing: XLA keeps all chunks alive together.
 
 Letters: N tokens, C tokens of a chunk, E table width, V vocabulary (the table's rows, padding included).
 """
@@ -13,17 +13,17 @@ import tensorflow as tf
 
 from models.operations import barrier, float32, scoped
 
-# What a chunk's exponentials may take when no chunk is given: on a TPU all 4,096 tokens of a usual microbatch are one
+# Bytes of a chunk's exponentials when no chunk is given: on a TPU all 4,096 tokens of a typical microbatch are one
 # chunk, so that the table's gradient is written once; a CPU is 1.2 times faster with 1,024 tokens than with 2,048.
 CHUNK_BYTES = {tf.bfloat16: 1 << 29, tf.float32: 1 << 28}
 SAMPLE_SHARE = 8  # of the table, whose first rows are the most frequent tokens of a byte-pair encoding
 SAMPLE_FROM = 8192  # rows of a table that is worth sampling
-SAMPLE_MARGIN = 32.0  # nats: splits float32's range of e^±88 between what may lie above the sample and far below
-_NEVER = -1e30  # a logit that no softmax notices, and finite, so that 0 · logit is 0
+SAMPLE_MARGIN = 32.0  # nats: splits float32's range of e^±88 between logits above the sample and far below it
+_NEVER = -1e30  # a logit of probability 0, but finite, so that 0 · logit is 0
 
 
 def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: int | None) -> list[tf.Tensor]:
-    """Cuts into even chunks, padded with weightless tokens: [n, C, E], [n, C], [n, C]."""
+    """Splits into even chunks, padded with tokens of weight 0: [n, C, E], [n, C], [n, C]."""
     total = x_NE.shape[0]
     limit = chunk or max(1, CHUNK_BYTES[x_NE.dtype] // (table_VE.shape[0] * x_NE.dtype.size))
     count = -(-total // min(limit, total))
@@ -34,12 +34,12 @@ def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: in
 
 
 def _shift(x_CE, table_VE, logits_of: Callable[..., tf.Tensor], *, sampled: bool) -> tf.Tensor:
-    """Returns what is taken from a token's logits before they are exponentiated, [C, 1].
+    """Returns the value subtracted from a token's logits before they are exponentiated, [C, 1].
 
-    Any shift gives the same softmax while nothing overflows or vanishes. The highest logit is always safe, and where
-    the logits go through memory anyway it costs nothing. In bfloat16 they do not, and finding it would cost a fourth
-    product with the table; so for training it is the highest of the first eighth of the table, and SAMPLE_MARGIN: exact
-    while no logit lies more than 100 nats above those. Beyond that the loss is infinite, and the step is skipped.
+    Any shift gives the same softmax as long as nothing overflows or underflows. The highest logit is always safe, and
+    where the logits go through memory anyway it costs nothing. In bfloat16 they do not, and finding it would cost a
+    fourth product with the table; so training uses the highest of the first eighth of the table plus SAMPLE_MARGIN:
+    exact while no logit lies more than 100 nats above those. Beyond that the loss is infinite and the step is skipped.
     """
     rows = table_VE.shape[0]
     if sampled and rows >= SAMPLE_FROM:
@@ -49,10 +49,10 @@ def _shift(x_CE, table_VE, logits_of: Callable[..., tf.Tensor], *, sampled: bool
 
 
 def _table(table_VE: tf.Tensor, vocabulary_size: int, dtype: tf.DType) -> tf.Tensor:
-    """Returns the table in ``dtype``, once for all chunks; in float32 with copies of the first row for its padding.
+    """Returns the table in ``dtype``, once for all chunks; in float32 with copies of the first row as its padding.
 
-    So the highest logit is that of a real token, and no pass over all logits masks the others first. In bfloat16 the
-    mask is part of a fusion and costs nothing.
+    The highest logit is then that of a real token without a masking pass over all logits. In bfloat16 the mask is part
+    of a fusion and costs nothing.
     """
     extra = table_VE.shape[0] - vocabulary_size
     if dtype == tf.bfloat16 or not extra:
@@ -62,21 +62,21 @@ def _table(table_VE: tf.Tensor, vocabulary_size: int, dtype: tf.DType) -> tf.Ten
 
 def _softmax(x_CE: tf.Tensor, table_VE: tf.Tensor, labels_C: tf.Tensor, vocabulary_size: int, *, sampled: bool):
     """Returns nll [C], exponentials [C, V], zero for the padding, and their sums [C, 1], all float32."""
-    narrow = x_CE.dtype == tf.bfloat16
+    is_bfloat16 = x_CE.dtype == tf.bfloat16
 
     def logits_of(x_CE, rows):
         logits = tf.matmul(float32(x_CE), float32(table_VE[:rows]), transpose_b=True)
-        return tf.where(tf.range(rows)[None, :] < vocabulary_size, logits, _NEVER) if narrow else logits
+        return tf.where(tf.range(rows)[None, :] < vocabulary_size, logits, _NEVER) if is_bfloat16 else logits
 
     highest = _shift(x_CE, table_VE, logits_of, sampled=sampled)
-    if narrow:
-        # Multiplied again, not kept: the float32 logits' way to memory and back costs a TPU more traffic.
+    if is_bfloat16:
+        # Multiplied again, not kept: writing and reading the float32 logits costs a TPU more traffic.
         x_CE, highest = barrier(x_CE, highest)
     logits = logits_of(x_CE, table_VE.shape[0])
     powers = tf.exp(logits - highest)
-    if narrow:  # a masked sum joins the fusion that has the logits at hand
+    if is_bfloat16:  # a masked sum joins the fusion that computes the logits
         label_logit = tf.reduce_sum(tf.where(_hits(labels_C, table_VE), logits, 0.0), -1)
-    else:  # and where there is none, a row of the table is less to read than a row of logits
+    else:  # there is no such fusion, and a row of the table is smaller than a row of logits
         powers = tf.where(tf.range(table_VE.shape[0])[None, :] < vocabulary_size, powers, 0.0)
         label_logit = tf.reduce_sum(x_CE * tf.gather(table_VE, labels_C), -1)
     total = tf.reduce_sum(powers, -1, keepdims=True)
@@ -94,7 +94,7 @@ def token_nll(
     """Returns each token's negative log-likelihood, float32 [N] in nats. For evaluation: use it without a gradient.
 
     Args:
-        x_NE: features, float32 or bfloat16; what multiplies the table.
+        x_NE: features, float32 or bfloat16.
         table_VE: float32 token table; rows from ``vocabulary_size`` on are padding and have probability 0.
         labels_N: int32, below ``vocabulary_size``.
         vocabulary_size: tokens that exist.
@@ -122,13 +122,13 @@ def summed_nll(
     vocabulary_size: int,
     chunk: int | None = None,
 ) -> tf.Tensor:
-    """Returns Σ weight · negative log-likelihood, a float32 scalar in nats, differentiable by features and table.
+    """Returns Σ weight · negative log-likelihood in nats, a float32 scalar differentiable in features and table.
 
     Args:
         x_NE: features, float32 or bfloat16; their gradient has their dtype.
         table_VE: float32 token table; its gradient is float32, zero in the padding rows.
         labels_N: int32, below ``vocabulary_size``.
-        weights_N: float32, 0 for tokens that do not count; no gradient.
+        weights_N: float32, 0 for tokens that are not scored; no gradient.
         vocabulary_size: tokens that exist; the table's other rows have probability 0.
         chunk: tokens whose exponentials are held at once; None means as many as CHUNK_BYTES allows.
     """
@@ -139,19 +139,19 @@ def summed_nll(
         parts = _chunks(x_NE, table_VE, labels_N, weights_N, chunk)
         count, width = parts[1].shape
         table = _table(table_VE, vocabulary_size, x_NE.dtype)
-        narrow = x_NE.dtype == tf.bfloat16
+        is_bfloat16 = x_NE.dtype == tf.bfloat16
 
         def body(index, loss, array, d_table):
             x, labels, weights = (tf.gather(part, index) for part in parts)
-            nll, powers, total = _softmax(x, table, labels, vocabulary_size, sampled=narrow)
-            # Softmax minus one-hot, times the denominator, which the narrow operands of both products carry instead.
-            if narrow:
+            nll, powers, total = _softmax(x, table, labels, vocabulary_size, sampled=is_bfloat16)
+            # Softmax minus one-hot, times the denominator, by which ``share`` divides later.
+            if is_bfloat16:
                 powers, total = barrier(tf.cast(powers, x.dtype), total)  # kept once, in half the bytes
                 powers = tf.cast(float32(powers) - tf.where(_hits(labels, table), total, 0.0), x.dtype)
             share = weights[:, None] / total
             d_table += tf.matmul(float32(powers), float32(tf.cast(float32(x) * share, x.dtype)), transpose_a=True)
             dx = float32(powers @ table) * share
-            if not narrow:  # the one-hot's part apart, or it costs a pass over all exponentials
+            if not is_bfloat16:  # the one-hot's part separately, or it costs a pass over all exponentials
                 dx -= tf.gather(table, labels) * weights[:, None]
             return index + 1, loss + tf.reduce_sum(nll * weights), array.write(index, tf.cast(dx, x.dtype)), d_table
 
@@ -159,7 +159,7 @@ def summed_nll(
         start = (0, tf.constant(0.0), array, tf.zeros(table_VE.shape, tf.float32))
         _, loss, array, d_table = tf.while_loop(lambda index, *_: index < count, body, start, maximum_iterations=count)
         dx = tf.reshape(array.stack(), [-1, x_NE.shape[1]])[: x_NE.shape[0]]
-        if not narrow:
+        if not is_bfloat16:
             d_table = tf.tensor_scatter_nd_sub(d_table, labels_N[:, None], x_NE * float32(weights_N)[:, None])
 
         @scoped("loss")

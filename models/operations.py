@@ -1,7 +1,7 @@
 """The small operations of a block, each with the gradient that its backward pass uses.
 
 Written as pairs, not left to automatic differentiation, because the pair decides what is kept between the passes: here
-only inputs that are kept anyway, and two float32 scalars a token. Everything else is computed again inside the fusion
+only inputs that are kept anyway, and two float32 scalars per token. Everything else is recomputed inside the fusion
 that needs it, which costs no memory traffic.
 
 Letters: B batch, T context, D width, F any features, N = B·T tokens.
@@ -27,7 +27,7 @@ def float32(x: tf.Tensor) -> tf.Tensor:
 
 
 def scoped(name: str) -> Callable[[Callable], Callable]:
-    """Puts a function's ops under a name, by which a compiled program's buffers and a profile are read."""
+    """Puts a function's ops in a name scope, which a compiled program's buffers and a profile then show."""
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -41,20 +41,20 @@ def scoped(name: str) -> Callable[[Callable], Callable]:
 
 
 def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the tensors, and keeps XLA from finding that what follows was computed before (and keeping it)."""
+    """Returns the tensors; keeps XLA from merging what follows with an earlier, equal computation."""
     if tf.executing_eagerly():
         return list(tensors)  # the op exists inside XLA only, and eager code merges nothing
     return gen_xla_ops.xla_optimization_barrier(list(tensors))
 
 
 def read_again(x: tf.Tensor, weights: Iterable[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns float32 weights unchanged, in a form that XLA cannot make before ``x``: casts stay where they are used.
+    """Returns float32 weights unchanged, but dependent on ``x``, so that XLA casts them where they are used.
 
     XLA moves the cast of a weight out of a loop and from the backward pass to the forward pass, past any barrier, and
-    then all blocks' bfloat16 copies live at once. A factor of one that is known only when ``x`` is costs nothing.
+    then all blocks' bfloat16 copies live at once. A factor of one that is computed from ``x`` costs nothing.
     """
     first = x[(0,) * x.shape.rank]
-    one = tf.cast(first == first, tf.float32)  # NaN gives 0, where all is lost anyway
+    one = tf.cast(first == first, tf.float32)  # NaN gives 0, but then the step is lost anyway
     return [weight * one for weight in weights]
 
 
@@ -74,7 +74,7 @@ def layer_norm(
 
 
 def normalized(x_BTD: tf.Tensor, statistics: Statistics, scale_D: tf.Tensor, bias_D: tf.Tensor) -> tf.Tensor:
-    """Returns the layer norm of ``x_BTD`` from statistics already known."""
+    """Returns the layer norm of ``x_BTD`` from given statistics."""
     mean, inverse = statistics
     return tf.cast((float32(x_BTD) - mean) * inverse * scale_D + bias_D, x_BTD.dtype)
 
@@ -104,8 +104,8 @@ def gelu_gradient(dy: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     t = tf.tanh(_GELU_A * (u + _GELU_B * u * u * u))
     first, second = 0.5 * (1.0 + t), 0.5 * u * (1.0 - t * t) * _GELU_A * (1.0 + 3.0 * _GELU_B * u * u)
     if x.dtype == tf.float32:
-        # The bias's gradient adds this up over tokens. XLA's CPU has a fast sum for what an addition made, none for
-        # what a multiplication made: 4 % of a block's forward and backward pass.
+        # The bias's gradient sums this over tokens. XLA on a CPU sums the result of an addition fast, but not that of a
+        # multiplication: 4 % of a block's forward and backward pass.
         return dy * first + dy * second
     return dy * (first + second)
 
@@ -119,22 +119,22 @@ def dense_gradient(dy: tf.Tensor, x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.T
     """Returns (dx in the dtype of ``dy``, float32 dkernel, float32 dbias)."""
     dx = tf.matmul(dy, tf.cast(kernel, dy.dtype), transpose_b=True)
     rows = tf.reshape(dy, [-1, dy.shape[-1]])
-    # Operands widened, not the product: a TPU multiplies them as the bfloat16 they are and adds up in float32.
+    # The operands are cast, not the product: a TPU still multiplies them as bfloat16 and accumulates in float32.
     dkernel = tf.matmul(float32(tf.reshape(x, [-1, x.shape[-1]])), float32(rows), transpose_a=True)
     return dx, dkernel, tf.reduce_sum(float32(rows), 0)
 
 
 def keep_mask(seeds_B2: tf.Tensor, site: tf.Tensor | int, index: tf.Tensor, rate: float) -> tf.Tensor:
-    """Dropout's factor, 0 or 1/(1 − rate), as a pure function of example and place: a counter-based hash.
+    """Returns dropout's factor, 0 or 1/(1 − rate), as a pure function of example and index: a counter-based hash.
 
-    No generator and no state: the backward pass, another microbatch split or another replica count finds the same
-    values. The mixing step is the 32-bit finalizer of MurmurHash3 (Appleby), applied to the example's key and then to
-    key and place.
+    There is no generator and no state: the backward pass, another microbatch split or another replica count gets the
+    same values. The mixing step is the 32-bit finalizer of MurmurHash3 (Appleby), applied to the example's key and then
+    to key and index.
 
     Args:
-        seeds_B2: int32, two words for each example.
-        site: which dropout of the model this is; a scalar int32.
-        index: int32 place inside one example, shape [...] without the batch axis.
+        seeds_B2: int32, two words per example.
+        site: the number of this dropout in the model; a scalar int32.
+        index: int32 index inside one example, shape [...] without the batch axis.
         rate: probability of 0.
 
     Returns:
@@ -144,8 +144,7 @@ def keep_mask(seeds_B2: tf.Tensor, site: tf.Tensor | int, index: tf.Tensor, rate
     key = tf.reshape(key, [-1] + [1] * len(index.shape))
     bits = _mix(key + index * -1640531527)  # 2³² / golden ratio, odd: neighbours land far apart
     fraction = tf.bitcast(tf.bitwise.right_shift(tf.bitcast(bits, tf.uint32), tf.constant(8, tf.uint32)), tf.int32)
-    kept = fraction >= int(rate * (1 << 24))
-    return tf.where(kept, 1.0 / (1.0 - rate), 0.0)
+    return tf.where(fraction >= int(rate * (1 << 24)), 1.0 / (1.0 - rate), 0.0)
 
 
 def _mix(x: tf.Tensor) -> tf.Tensor:
@@ -159,7 +158,7 @@ def _mix(x: tf.Tensor) -> tf.Tensor:
 
 
 def dropped(x_BTF: tf.Tensor, seeds_B2: tf.Tensor | None, site: tf.Tensor | int, rate: float) -> tf.Tensor:
-    """Applies dropout to ``x_BTF``; its own gradient when applied to the incoming one. ``None`` seeds: no dropout."""
+    """Applies dropout to ``x_BTF``, or to a gradient in the backward pass. ``None`` seeds: no dropout."""
     if seeds_B2 is None or rate == 0.0:
         return x_BTF
     places = x_BTF.shape[1] * x_BTF.shape[2]

@@ -1,7 +1,7 @@
-"""Weights in and out: Hugging Face's GPT-2 files, OpenAI's original TensorFlow checkpoint, and our own format.
+"""Reads and writes weights: Hugging Face's GPT-2 files, OpenAI's original TensorFlow checkpoint, and our own format.
 
 Hugging Face's `GPT2LMHeadModel` directory is `config.json` and `model.safetensors`; its kernels are [inputs, outputs]
-as ours are, so only names differ. Our own format is the same two files with our names, for ALGPT2 as it is trained.
+as ours are, so only names differ. Our own format is the same two files with our names, and keeps ALGPT2 as trained.
 OpenAI's download is `hparams.json` and a TensorFlow checkpoint, whose kernels carry a leading axis of 1.
 """
 
@@ -21,13 +21,13 @@ from models.config import ALGPT2Config, GPT2Config
 from models.described import CONFIG, FIXED, HPARAMS, SIZES, read_config
 from models.weight_files import DTYPES, WEIGHTS, Weights, open_weights
 from models.weight_names import huggingface_name, openai_name
-from models.weight_specs import describe
+from models.weight_specs import weight_specs
 
 __all__ = ["CONFIG", "HPARAMS", "assign", "check", "load_into", "names_of", "openai_name", "read_config"]
 __all__ += ["save_huggingface", "save_native", "tensors_of"]
 Tensors = dict[str, np.ndarray]
 LAYER = re.compile(r"\bh\.?(\d+)\b")  # in Hugging Face's names of a block's tensors, and OpenAI's
-# What old versions of transformers saved beside the weights: the causal mask and the value that it puts in.
+# Old versions of transformers saved these beside the weights: the causal mask and the value of masked scores.
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 
 
@@ -50,7 +50,7 @@ def save_huggingface(model: Any, directory: str, *, end_of_text: int) -> str:
     An ALGPT2 becomes a plain GPT-2: its block repeated, its linear layers multiplied into the tables.
 
     Returns:
-        One sentence on how exact the result is.
+        A sentence on how exact the result is.
 
     Raises:
         ValueError: an ALGPT2 that no GPT-2 equals (its output layer's columns are not independent).
@@ -76,7 +76,7 @@ def save_huggingface(model: Any, directory: str, *, end_of_text: int) -> str:
 
 
 def save_native(model: Any, directory: str) -> None:
-    """Writes the model in our own format, from which it comes back without loss, ALGPT2 included."""
+    """Writes the model in our own format, which is lossless for ALGPT2 too."""
     described = {"model_type": model.config_class.__name__, **dataclasses.asdict(model.config)}
     _write(directory, described, tensors_of(model), {})
 
@@ -90,16 +90,16 @@ def _write(directory: str, described: dict[str, Any], tensors: Tensors, metadata
     with open(config, "w", encoding="utf-8") as file:
         json.dump(described, file, indent=2)
     save_file(contiguous, weights, metadata=metadata or None)
-    shutil.copymode(config, weights)  # save_file lets nobody else read it, whatever the umask
+    shutil.copymode(config, weights)  # save_file makes it readable by its owner only, whatever the umask
 
 
 def check(directory: str, config: GPT2Config) -> str:
-    """Compares the weights in ``directory`` with a model's settings before they are loaded, and without TensorFlow.
+    """Compares the weights in ``directory`` with a model's settings, before loading and without TensorFlow.
 
     OpenAI's checkpoint, which only TensorFlow reads, is compared when it is loaded.
 
     Returns:
-        A sentence on tensors that the model has no place for; "" where there are none.
+        A sentence on tensors that the model does not have; "" if there are none.
 
     Raises:
         ValueError: as ``load_into``.
@@ -120,13 +120,13 @@ def load_into(model: Any, directory: str) -> str:
         As ``check``.
 
     Raises:
-        ValueError: the files cannot be read whole, a tensor is missing or of another shape (it names the first), or
+        ValueError: the files are incomplete, a tensor is missing or has another shape (the message names the first), or
             the output layer is not the token table. Nothing is assigned then.
     """
     weights = open_weights(directory)
-    said = _check(weights, model.config)
+    warning = _check(weights, model.config)
     assign(model, weights.origin, weights.read, weights.to_theirs)
-    return said
+    return warning
 
 
 def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs: Callable[[str], str] = str) -> None:
@@ -134,11 +134,11 @@ def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs
 
     Args:
         origin: where they come from, for messages.
-        read: from a tensor's name there to its float32 value, the token table without the vocabulary's padding.
-        to_theirs: from our name of a tensor to the one there.
+        read: maps a tensor's name there to its float32 value, the token table without the vocabulary's padding.
+        to_theirs: maps our name of a tensor to the name there.
 
     Raises:
-        ValueError: a tensor is of another shape. Nothing is assigned then.
+        ValueError: a tensor has another shape. Nothing is assigned then.
     """
     values = []
     for name, variable in names_of(model).items():
@@ -154,40 +154,40 @@ def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs
 
 
 def _require_shape(
-    origin: str, theirs: str, found: tuple[int, ...], name: str, shape: tuple[int, ...], config: GPT2Config
+    origin: str, theirs: str, actual: tuple[int, ...], name: str, shape: tuple[int, ...], config: GPT2Config
 ) -> None:
-    """Refuses a tensor that is not the variable ``name`` of this shape, but for padding and for positions to cut."""
+    """Rejects a tensor that does not fit the variable ``name``, apart from padding rows and positions to cut."""
     expected = (config.known_vocabulary, shape[1]) if name == "token_table" else shape
-    longer = name == "position_table" and len(found) == 2 and found[0] > shape[0] and found[1:] == shape[1:]
-    if found != expected and not longer:
-        raise ValueError(f"{origin}: {theirs} has shape {found}; the model's {name} has {expected}")
+    longer = name == "position_table" and len(actual) == 2 and actual[0] > shape[0] and actual[1:] == shape[1:]
+    if actual != expected and not longer:
+        raise ValueError(f"{origin}: {theirs} has shape {actual}; the model's {name} has {expected}")
 
 
 def _check(weights: Weights, config: GPT2Config) -> str:
-    known, origin = set(), weights.origin
-    for name, variable in describe(config).items():
+    used, origin = set(), weights.origin
+    for name, variable in weight_specs(config).items():
         theirs = weights.to_theirs(name)
         if theirs not in weights.shapes:
             raise ValueError(f"{origin}: no tensor {theirs!r}")
         _require_shape(origin, theirs, weights.shapes[theirs], name, variable.shape, config)
         if weights.dtypes and weights.dtypes[theirs] not in DTYPES:
             raise ValueError(f"{origin}: {theirs} is {weights.dtypes[theirs]}; expected one of {', '.join(DTYPES)}")
-        known.add(theirs)
+        used.add(theirs)
     head, table = "lm_head.weight", weights.to_theirs("token_table")
     if head in weights.shapes and not np.array_equal(weights.read(head), weights.read(table), equal_nan=True):
         raise ValueError(
             f"{origin}: {head} differs from {table}; this model's output layer is its token table: expected the same "
             f"values in both, or no {head}"
         )
-    left = sorted(name for name in weights.shapes if name not in {head, *known} and not MASKS.fullmatch(name))
-    return f"{origin}: not read, for the model has no place for it: {_grouped(left, config.layers)}" if left else ""
+    unused = sorted(name for name in weights.shapes if name not in {head, *used} and not MASKS.fullmatch(name))
+    return f"{origin}: not in the model, so not read: {_grouped(unused, config.layers)}" if unused else ""
 
 
 def _grouped(names: list[str], layers: int) -> str:
-    """Names tensors in few words: those of further layers by their number, of the others the first three."""
+    """Lists tensors briefly: extra layers by number, and the first three of the others."""
     of_layer = {name: int(number[1]) for name in names if (number := LAYER.search(name))}
     beyond = sorted({number for number in of_layer.values() if number >= layers})
     others = [name for name in names if of_layer.get(name, -1) < layers]
     which = f"layer {beyond[0]}" if len(beyond) == 1 else f"layers {beyond[0]} to {beyond[-1]}" if beyond else ""
-    said = [f"{which}, where the configuration has {layers}"] if beyond else []
-    return ", ".join([*said, *others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])])
+    extra_layers = [f"{which}, where the configuration has {layers}"] if beyond else []
+    return ", ".join([*extra_layers, *others[:3], *([f"{len(others) - 3} more"] if len(others) > 3 else [])])

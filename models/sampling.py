@@ -1,4 +1,4 @@
-"""How the next token is chosen: the likeliest, or a draw under temperature, top-k, top-p and repetition penalty.
+"""Chooses the next token: the likeliest, or a draw under temperature, top-k, top-p and repetition penalty.
 
 Letters: B batch, V vocabulary.
 """
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 NEVER = -1e30  # a logit that is never drawn, and finite
-GREEDY_BELOW = 1e-20  # a temperature; by a smaller one some logit divided is below NEVER, or infinite
-PENALTIES = (1e-6, 1e6)  # from … to; others take float32 there too
+GREEDY_BELOW = 1e-20  # a temperature; a logit divided by a smaller one may be below NEVER, or infinite
+PENALTIES = (1e-6, 1e6)  # lower and upper bound; beyond them float32 leaves that range too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,8 @@ class Sampling:
     """How the next token is chosen.
 
     Args:
-        temperature: divides the logits; 0, or what float32 cannot divide them by, takes the likeliest token (greedy),
-            and the rest does not matter.
+        temperature: divides the logits; 0, or a value too small for float32, takes the likeliest token (greedy), and
+            top_k and top_p are ignored.
         top_k: only the k likeliest tokens; 0 is no limit. Tokens that tie with the k-th stay.
         top_p: only the fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020); 1 is no limit.
         repetition_penalty: logits of tokens already in the row are divided by it where positive and multiplied where
@@ -51,7 +51,7 @@ DEFAULT = Sampling()
 
 
 def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
-    """Returns one token a row, int32 [B].
+    """Returns one token per row, int32 [B].
 
     Args:
         logits_BV: float32 logits of the next token.
@@ -74,7 +74,7 @@ def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
 
 
 def choose_by(logits_BV, temperature, top_k, top_p, seed_2) -> tf.Tensor:
-    """Returns one token a row, int32 [B], like ``choose`` without a penalty, by settings that a program is given.
+    """Returns one token per row, int32 [B], like ``choose`` without a penalty, but with settings that are tensors.
 
     Args:
         logits_BV: as for ``choose``.
@@ -94,10 +94,10 @@ def choose_by(logits_BV, temperature, top_k, top_p, seed_2) -> tf.Tensor:
 
 
 def _drawn(logits_BV, seed_2) -> tf.Tensor:
-    """Draws by Gumbel's trick: the argmax of logits plus this noise is a draw from their softmax.
+    """Draws by the Gumbel trick: the argmax of logits plus Gumbel noise is a draw from their softmax.
 
     The uniform numbers are made from bits here, since XLA and TensorFlow's own kernels turn the same bits into
-    different ones: a seed gives the same text in a SavedModel.
+    different numbers: so a seed gives the same text in a SavedModel.
     """
     bits = tf.random.stateless_uniform(logits_BV.shape, seed_2, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
     fraction = tf.bitcast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.int32)
@@ -106,7 +106,7 @@ def _drawn(logits_BV, seed_2) -> tf.Tensor:
 
 
 def _likeliest(logits_BV) -> tf.Tensor:
-    """Returns the first of the highest logits, int32 [B], in two passes that a CPU makes faster than XLA's argmax."""
+    """Returns the first of the highest logits, int32 [B], in two passes, faster on a CPU than XLA's argmax."""
     vocabulary = logits_BV.shape[1]
     highest = logits_BV >= tf.reduce_max(logits_BV, -1, keepdims=True)
     return tf.reduce_min(tf.where(highest, tf.range(vocabulary), vocabulary - 1), -1)

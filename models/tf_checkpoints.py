@@ -6,16 +6,16 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-PATTERN = re.compile(r"[\[\\]")  # in a name that TensorFlow takes for a pattern; * and ? match themselves
+PATTERN = re.compile(r"[\[\\]")  # makes TensorFlow read a name as a pattern; * and ? match themselves
 
 
 @contextlib.contextmanager
 def plain_name(folder: str) -> Iterator[str]:
-    """Gives a name of ``folder`` that is no pattern, for as long as its checkpoint is read.
+    """Yields a name of ``folder`` that is not a pattern, while its checkpoint is read.
 
-    TensorFlow looks a checkpoint up by a pattern and then opens it by its name, so that no way of escaping helps: from
-    ``runs/a [v2]`` it can write, but not read. A local folder gets a link beside none of the user's files; an object
-    cannot be linked, so those under ``gs://`` are copied to the local disk.
+    TensorFlow finds a checkpoint by a pattern and then opens it by its name, so escaping does not help: it can write
+    ``runs/a [v2]`` but not read it. A local folder gets a symbolic link in a temporary directory; objects cannot be
+    linked, so those under ``gs://`` are copied to the local disk.
 
     Args:
         folder: local or ``gs://``.
@@ -26,7 +26,7 @@ def plain_name(folder: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as temporary:
         plain = os.path.join(temporary, "checkpoint")
         if "://" in folder:
-            import tensorflow as tf  # late: a name is checked before anything is imported that takes time
+            import tensorflow as tf  # late: pipeline.export checks names before slow imports
 
             os.mkdir(plain)
             for name in tf.io.gfile.listdir(folder):

@@ -16,11 +16,11 @@ def apply_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, laye
     @tf.custom_gradient
     @scoped(f"block_{layer:02d}")
     def apply(x_BTD, *weights):
-        y, kept = block(x_BTD, BlockWeights(*weights), config, seeds_B2, layer)
+        y, residuals = block(x_BTD, BlockWeights(*weights), config, seeds_B2, layer)
 
         @scoped(f"block_{layer:02d}")
         def gradient(dy_BTD):
-            dx, d_weights = block_gradient(dy_BTD, x_BTD, kept, BlockWeights(*weights), config, seeds_B2, layer)
+            dx, d_weights = block_gradient(dy_BTD, x_BTD, residuals, BlockWeights(*weights), config, seeds_B2, layer)
             return [dx, *d_weights]
 
         return y, gradient
@@ -29,9 +29,9 @@ def apply_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, laye
 
 
 def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2) -> tf.Tensor:
-    """Applies one block ``config.layers`` times, forward and backward by a loop whose program has one block in it.
+    """Applies one block ``config.layers`` times; the compiled forward and backward loops contain one block each.
 
-    The backward loop adds the layers' weight gradients up in float32 as it goes.
+    The backward loop accumulates the layers' weight gradients in float32.
     """
     layers = config.layers
 
@@ -45,8 +45,8 @@ def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B
         def gradient(dy_BTD):
             def backward(step, dy, *sums):
                 layer = layers - 1 - step
-                x, *kept = (tf.gather(stack, layer) for stack in stacks)
-                dx, d_weights = block_gradient(dy, x, tuple(kept), weights, config, seeds_B2, layer)
+                x, *residuals = (tf.gather(stack, layer) for stack in stacks)
+                dx, d_weights = block_gradient(dy, x, tuple(residuals), weights, config, seeds_B2, layer)
                 return step + 1, dx, *(total + part for total, part in zip(sums, d_weights, strict=True))
 
             start = (tf.constant(0), dy_BTD, *(tf.zeros(weight.shape, tf.float32) for weight in weights))
@@ -58,16 +58,16 @@ def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B
 
 
 def _forward_loop(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2):
-    """Returns the output and, stacked over layers, the blocks' inputs and what they keep."""
-    with tf.Graph().as_default():  # only the shapes and dtypes of what a block keeps
+    """Returns the output and, stacked over layers, the blocks' inputs and residuals."""
+    with tf.Graph().as_default():  # only the shapes and dtypes of the residuals
         described = [tf.zeros(tensor.shape, tensor.dtype) for tensor in (x_BTD, *weights)]
         seeds = None if seeds_B2 is None else tf.zeros(seeds_B2.shape, tf.int32)
-        kept = [x_BTD, *block(described[0], BlockWeights(*described[1:]), config, seeds, 0)[1]]
-    arrays = [tf.TensorArray(tensor.dtype, size=config.layers, element_shape=tensor.shape) for tensor in kept]
+        residuals = [x_BTD, *block(described[0], BlockWeights(*described[1:]), config, seeds, 0)[1]]
+    arrays = [tf.TensorArray(tensor.dtype, size=config.layers, element_shape=tensor.shape) for tensor in residuals]
 
     def forward(layer, x, *arrays):
-        y, kept = block(x, weights, config, seeds_B2, layer)
-        return layer + 1, y, *(array.write(layer, part) for array, part in zip(arrays, (x, *kept), strict=True))
+        y, residuals = block(x, weights, config, seeds_B2, layer)
+        return layer + 1, y, *(array.write(layer, part) for array, part in zip(arrays, (x, *residuals), strict=True))
 
     start = (tf.constant(0), x_BTD, *arrays)
     _, y, *arrays = tf.while_loop(

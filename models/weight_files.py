@@ -1,7 +1,6 @@
-"""The tensors of a directory by name: safetensors in one file or several, or OpenAI's TensorFlow checkpoint.
+"""The tensors of a directory by name: safetensors in one or more files, or OpenAI's TensorFlow checkpoint.
 
-Names, shapes and dtypes of safetensors are known from the files' headers, without TensorFlow, so that a dry run says
-what is wrong with them.
+Names, shapes and dtypes of safetensors are read from the headers, without TensorFlow, so that a dry run can check them.
 """
 
 import json
@@ -28,8 +27,8 @@ class Weights:
         origin: the file or directory that they come from, for messages.
         shapes: of each tensor, by its name there.
         dtypes: of each tensor, as safetensors spells them; {} where TensorFlow reads them.
-        read: from a tensor's name there to its float32 value.
-        to_theirs: from our name of a tensor to the one there.
+        read: maps a tensor's name there to its float32 value.
+        to_theirs: maps our name of a tensor to the name there.
     """
 
     origin: str
@@ -43,7 +42,7 @@ def open_weights(directory: str) -> Weights:
     """Returns the tensors of a directory.
 
     Raises:
-        ValueError: no weights there that can be read, or files that are not whole; it says which.
+        ValueError: no readable weights there, or incomplete files; the message names them.
     """
     if os.path.exists(os.path.join(directory, HPARAMS)):
         return _openai(directory)
@@ -54,7 +53,7 @@ def open_weights(directory: str) -> Weights:
     elif os.path.exists(index):
         origin, places = index, _open_shards(directory, index)
     else:
-        raise ValueError(_none(directory))
+        raise ValueError(_no_weights_message(directory))
 
     def read(name: str) -> np.ndarray:
         return places[name].get_tensor(name).astype(np.float32)
@@ -89,7 +88,7 @@ def _open(path: str) -> Any:
 
 
 def _open_shards(directory: str, index: str) -> dict[str, Any]:
-    """Returns, of each tensor that the index names, the open file that holds it."""
+    """Returns the open file that holds each tensor of the index, by tensor name."""
     try:
         with open(index, encoding="utf-8-sig") as file:
             places = json.load(file)["weight_map"]
@@ -103,19 +102,19 @@ def _open_shards(directory: str, index: str) -> dict[str, Any]:
         if not os.path.exists(path):
             raise ValueError(f"{index}: it names {name}, which is not there; expected all {len(set(places.values()))}")
         files[name] = _open(path)
-    held = {name: set(file.keys()) for name, file in files.items()}
+    tensors_of_file = {name: set(file.keys()) for name, file in files.items()}
     for tensor, name in places.items():
-        if tensor not in held[name]:
+        if tensor not in tensors_of_file[name]:
             raise ValueError(f"{index}: it says that {name} holds {tensor!r}, which it does not")
     return {tensor: files[name] for tensor, name in places.items()}
 
 
-def _none(directory: str) -> str:
-    """Says what to do with a directory whose weights, if any, are of a format that is not read here."""
+def _no_weights_message(directory: str) -> str:
+    """Returns the error for a directory without weights, or with weights in a format that is not read here."""
     endings = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".safetensors")
     try:
         others = sorted(name for name in os.listdir(directory) if name.endswith(endings))
-    except OSError:  # one may open what is in it, and not ask what that is
+    except OSError:  # a directory may allow opening its files but not listing them
         others = []
     if not others:
         return f"{directory}: no weights there; expected {WEIGHTS}, or {INDEX} with the files that it names"
@@ -134,7 +133,7 @@ def _openai(directory: str) -> Weights:
         state = tf.train.get_checkpoint_state(folder)
         if state is None:
             raise ValueError(f"{directory}: {HPARAMS} without a TensorFlow checkpoint")
-        newest = os.path.basename(state.model_checkpoint_path)  # it stands here, wherever it was written
+        newest = os.path.basename(state.model_checkpoint_path)  # in this directory, wherever it was written
         named = os.path.join(directory, newest)
         try:
             checkpoint = tf.train.load_checkpoint(os.path.join(folder, newest))

@@ -1,4 +1,4 @@
-"""What GPT-2's weights are called here, by Hugging Face and by OpenAI."""
+"""Names of GPT-2's weights: ours, Hugging Face's and OpenAI's."""
 
 # Ours to Hugging Face's names, in the order of BlockWeights.
 BLOCK_NAMES = {

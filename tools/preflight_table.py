@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from models.weight_specs import describe
+from models.weight_specs import weight_specs
 from pipeline import cli
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
@@ -108,7 +108,7 @@ def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> st
 
 def state_bytes(model: Any, optimizer: Any, replicas: int) -> int:
     """Returns the bytes of the weights and the slots that every core holds."""
-    shapes = {name: variable.shape for name, variable in describe(model).items()}
+    shapes = {name: variable.shape for name, variable in weight_specs(model).items()}
     return 4 * model.parameters() + optimizer.slot_bytes(shapes, replicas)
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 
 from models.config import GPT2Config
-from models.weight_specs import describe
+from models.weight_specs import weight_specs
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.optimizers.config import OptimizerConfig
@@ -37,7 +37,7 @@ def arithmetic(
         **({} if settings.steps == ONE_EPOCH else {"tokens in all": f"{settings.steps * plan.tokens_per_step:,}"}),
         "model FLOPs per step": f"{sized.flops_per_token(plan.context) * plan.tokens_per_step:.3e}",
     }
-    variables = describe(sized)
+    variables = weight_specs(sized)
     shapes = {name: variable.shape for name, variable in variables.items()}
     rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes, plan.replicas) / 2**20:,.1f} MiB per replica"
     steps = {name: optimizer.effective_step(variable.rms) for name, variable in variables.items()}

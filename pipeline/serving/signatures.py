@@ -90,7 +90,7 @@ class TextModel(tf.Module):
 
             keys, values, logits_BV = self._at_width(prompt, prefill)
             width = tf.shape(keys)[4] - new_tokens
-            made, counts = decoding.take_tokens(
+            made, counts = decoding.decode_loop(
                 self._model,
                 pick,
                 tf.constant(0),

@@ -87,6 +87,6 @@ class Stepper:
         config = self._model.config
         shape = [config.layers, 1, config.heads, config.head_width, None]
         keys, values = tf.ensure_shape(keys, shape), tf.ensure_shape(values, shape)
-        return decoding.advance(
+        return decoding.decode_step(
             self._model, token_B, column, shift_B, keys, values, self._table_VE, write=decoding.write_plain
         )

@@ -16,7 +16,7 @@ def plain(q, k, v):
 
 @pytest.mark.parametrize(("length", "least"), [(48, 16), (50, 16), (16, 16), (9, 16)])
 def test_output_and_gradient_equal_the_plain_formula(length, least, monkeypatch):
-    monkeypatch.setattr(attention, "LEAST", least)
+    monkeypatch.setattr(attention, "MIN_STRIP", least)
     generator = np.random.default_rng(0)
     q, k, v, do = (tf.constant(generator.normal(0, 2, (2, 3, 8, length))) for _ in range(4))
     with tf.GradientTape() as tape:
@@ -44,12 +44,12 @@ def test_large_scores_do_not_overflow():
 
 def test_what_the_mask_empties_is_not_computed():
     def flops(least):
-        attention.LEAST, before = least, attention.LEAST
+        attention.MIN_STRIP, before = least, attention.MIN_STRIP
         try:
             compiled = tf.function(lambda x: attention.causal_attention(x, x, x)[0], jit_compile=True)
             hlo = compiled.experimental_get_compiler_ir(tf.zeros((1, 2, 8, 128)))(stage="hlo")
         finally:
-            attention.LEAST = before
+            attention.MIN_STRIP = before
         outputs = [line.split("f32[")[1].split("]")[0].split(",") for line in hlo.splitlines() if " dot(" in line]
         return sum(np.prod([int(size) for size in shape]) for shape in outputs if 8 not in map(int, shape))
 

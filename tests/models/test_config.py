@@ -100,11 +100,11 @@ def test_described_variables_are_those_of_the_built_model(embedding):
 
     import models
     from models.pretrained import names_of
-    from models.weight_specs import describe
+    from models.weight_specs import weight_specs
 
     sizes = {"layers": 2, "heads": 2, "width": 128, "context": 64, "vocabulary_size": 300}
     config = models.GPT2Config(**sizes) if embedding == "gpt2" else models.ALGPT2Config(**sizes, embedding=embedding)
-    built, described = names_of(models.build(config)), describe(config)
+    built, described = names_of(models.build(config)), weight_specs(config)
     assert list(built) == list(described)
     for name, variable in built.items():
         shape, rms = described[name]

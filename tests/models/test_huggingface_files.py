@@ -132,7 +132,7 @@ def test_what_the_model_has_no_place_for_is_said(source, write):
     others = {name: np.zeros(3, np.float32) for name in ("score.weight", "transformer.h.0.attn.q_norm.weight")}
     said = check(write(source[1] | further | others))
     assert said.endswith(
-        "model.safetensors: not read, for the model has no place for it: layers 2 to 3, where the configuration has 2, "
+        "model.safetensors: not in the model, so not read: layers 2 to 3, where the configuration has 2, "
         "score.weight, transformer.h.0.attn.q_norm.weight"
     )
     assert pretrained.load_into(source[2], str(write(source[1] | further | others))) == said

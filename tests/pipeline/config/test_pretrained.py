@@ -114,7 +114,7 @@ def test_a_dry_run_says_what_is_wrong_with_the_weights(exported, run, tmp_path, 
     assert chosen(tmp_path) == chosen(tmp_path) == GPT2
     pretrained.load_into(models.build(GPT2), str(tmp_path))
     said = capsys.readouterr().err
-    assert said == f"warning: train.pretrained: {path}: not read, for the model has no place for it: score.weight\n"
+    assert said == f"warning: train.pretrained: {path}: not in the model, so not read: score.weight\n"
     (tmp_path / "run.json").write_bytes((run[0] / "run.json").read_bytes())
     with pytest.raises(UserError, match="no whole checkpoint there; expected a run that saved one"):
         chosen(tmp_path, model="algpt2")
