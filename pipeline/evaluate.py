@@ -1,4 +1,4 @@
-"""Score a trained model on a part of a data set, a text or a benchmark's file, with the protocol beside every figure.
+"""Score a trained model on a part of a data set, a text or a benchmark's file, and state the protocol of every figure.
 
 python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] [--tpu=v3-8]
 python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
@@ -57,14 +57,14 @@ def main() -> None:
 
 
 def _keep(figures: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Writes the figures into the run directory; one that is not ours to write to is no fault."""
+    """Writes the figures into the run directory; only warns if it cannot be written to."""
     import tensorflow as tf
 
     from pipeline.runs.run_directory import RunDirectory
 
     try:
-        found = {"figures": figures, "protocol": protocol}
-        RunDirectory(FLAGS.run_dir).write_json(protocols.file_name(protocol), found)
+        document = {"figures": figures, "protocol": protocol}
+        RunDirectory(FLAGS.run_dir).write_json(protocols.file_name(protocol), document)
     except (OSError, tf.errors.OpError) as error:
         print(f"warning: not kept in {FLAGS.run_dir} for tools.report: {error}", file=sys.stderr)
 
@@ -105,13 +105,13 @@ def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, f
 
 
 if __name__ == "__main__":
-    known = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
+    names = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
     cli.define_path("run_dir", None, "The run whose newest checkpoint is scored.")
     cli.define_tpu_flag("Where it runs: a slice, a Cloud TPU's name or address, local, virtual-N; default here.")
     cli.define_path("data", None, "A directory of shards with a manifest.")
     flags.DEFINE_string("part", "validation", "Which part of --data.")
     cli.define_path("text", None, "A UTF-8 file: a text, or a benchmark's examples.")
-    flags.DEFINE_string("benchmark", "text", f"What --text is: {known}.")
+    flags.DEFINE_string("benchmark", "text", f"What --text is: {names}.")
     flags.DEFINE_string("detokenizer", None, f"In place of the benchmark's: {', '.join(detokenizers.DETOKENIZERS)}.")
     flags.DEFINE_integer("stride", None, "Tokens between windows of --text; default the context (no overlap).")
     flags.DEFINE_integer("context", None, "Tokens of a window of --text; default the model's context.")

@@ -4,11 +4,11 @@ python -m pipeline.export --run_dir=… --format=huggingface|native|saved_model 
 
 huggingface  config.json, model.safetensors, tokenizer.json and tokenizer_config.json for transformers'
              GPT2LMHeadModel and AutoTokenizer; an ALGPT2 becomes a plain GPT-2
-native       the same files with our names; an ALGPT2 comes back from it as it was
+native       the same files with our names; an ALGPT2 is kept as it is
 saved_model  a TensorFlow SavedModel: ``generate`` and ``score`` take and give text, ``serving_default`` takes tokens
              and gives logits (pipeline/serving/signatures.py)
 
-The directory appears when it is whole, or not at all.
+The directory appears only when it is complete.
 """
 
 import json
@@ -33,12 +33,14 @@ def main() -> None:
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory")
     if "://" in FLAGS.output:
-        raise UserError(f"--output={FLAGS.output}: is not on this machine; expected a local directory, to copy from")
+        raise UserError(f"--output={FLAGS.output}: is not on this machine; expected a local directory")
     if os.path.exists(FLAGS.output) and (not os.path.isdir(FLAGS.output) or os.listdir(FLAGS.output)):
         raise UserError(f"--output={FLAGS.output}: exists and is not an empty directory; expected a new one")
     output = os.path.abspath(FLAGS.output)
     if FLAGS.format == "saved_model" and tf_checkpoints.PATTERN.search(output):
-        raise UserError(f"--output={FLAGS.output}: TensorFlow loads no SavedModel from it; expected no [ and no \\")
+        raise UserError(
+            f"--output={FLAGS.output}: TensorFlow cannot load a SavedModel from it; expected no [ and no \\"
+        )
     storage.check_writable(os.path.dirname(output))
     cli.import_tensorflow()
     from models import pretrained
@@ -48,7 +50,7 @@ def main() -> None:
     run = trained_model.load(FLAGS.run_dir)
     os.makedirs(os.path.dirname(output), exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=os.path.dirname(output)) as parent:
-        unfinished = os.path.join(parent, "unfinished")  # inside, so that it gets the usual permissions
+        unfinished = os.path.join(parent, "unfinished")  # a subdirectory has the usual permissions
         os.mkdir(unfinished)
         note = ""
         try:
@@ -64,7 +66,7 @@ def main() -> None:
             raise UserError(f"--format={FLAGS.format}: {error}") from None
         with open(os.path.join(unfinished, "tokenizer.json"), "wb") as binary:
             binary.write(run.tokenizer.plain_data)
-        os.rename(unfinished, output)  # takes the place of an empty directory
+        os.rename(unfinished, output)  # replaces an empty directory
     print(f"wrote step {run.step:,} of {FLAGS.run_dir} to {FLAGS.output}. {note}".rstrip())
 
 

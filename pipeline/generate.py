@@ -1,7 +1,7 @@
-"""Continue prompts with a trained model: one, those of a file in one batch, or line by line on a terminal.
+"""Continue prompts with a trained model: one prompt, a file's in one batch, or line by line on a terminal.
 
 python -m pipeline.generate --run_dir=… --prompt='…' [--max_tokens=100] [--temperature=0.8] [--top_k=40] [--top_p=1]
-python -m pipeline.generate --run_dir=… --prompts_file=FILE      # a prompt a line
+python -m pipeline.generate --run_dir=… --prompts_file=FILE      # one prompt per line
 python -m pipeline.generate --run_dir=… --interactive            # type a prompt, end with an empty line
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
         new = min(FLAGS.max_tokens, context - longest)
         if new < FLAGS.max_tokens:
             print(f"note: the model's context of {context} ends after {new} new tokens", file=sys.stderr)
-        made = generate(
+        continuations = generate(
             run.model,
             prompts,
             max_new_tokens=new,
@@ -54,7 +54,7 @@ def main() -> None:
             seed=FLAGS.seed,
             compiled=tpu_target.compiles_for_cpu(),
         )
-        for text, tokens in zip(batch, made, strict=True):
+        for text, tokens in zip(batch, continuations, strict=True):
             print(text + run.tokenizer.decode(tokens))
 
 
@@ -72,7 +72,7 @@ def _batches() -> Iterator[list[str]]:
         return iter([[FLAGS.prompt]])
     prompts = [line for line in texts.lines(texts.read_file(FLAGS.prompts_file, "--prompts_file")[0]) if line]
     if not prompts:
-        raise UserError(f"--prompts_file={FLAGS.prompts_file}: is empty; expected a prompt a line")
+        raise UserError(f"--prompts_file={FLAGS.prompts_file}: is empty; expected one prompt per line")
     return iter([prompts])
 
 
@@ -86,7 +86,7 @@ def _typed() -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Whether UTF-8 can write it: the interpreter hands undecodable bytes of a command line on as lone surrogates."""
+    """Whether UTF-8 can encode it: Python passes undecodable bytes of a command line on as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -97,7 +97,7 @@ def _is_text(text: str) -> bool:
 if __name__ == "__main__":
     cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
     flags.DEFINE_string("prompt", None, "Text to continue.")
-    cli.define_path("prompts_file", None, "Texts to continue, one a line, in one batch.")
+    cli.define_path("prompts_file", None, "Texts to continue, one per line, in one batch.")
     flags.DEFINE_bool("interactive", False, "Read prompts from standard input, until an empty line.")
     flags.DEFINE_integer("max_tokens", 100, "New tokens at most; fewer where the context ends.", lower_bound=1)
     flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.", lower_bound=0)

@@ -35,7 +35,7 @@ def main() -> None:
         raise UserError("--output is missing: name a directory, local or gs://")
     gin_reader.load(gin_files, FLAGS.gin_param)
     settings = gin_reader.get(ShardConfig)
-    gin_reader.refuse_idle(ShardConfig)
+    gin_reader.reject_unused_overrides(ShardConfig)
     if FLAGS.runner or FLAGS.beam_option or FLAGS.describe_job:
         _on_beam(settings)
         return

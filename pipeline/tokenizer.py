@@ -31,7 +31,7 @@ def main() -> None:
         raise UserError("--output is missing: name the tokenizer.json to write")
     gin_reader.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
     settings = gin_reader.get(ShardConfig)
-    gin_reader.refuse_idle(ShardConfig)
+    gin_reader.reject_unused_overrides(ShardConfig)
 
     from pipeline import storage
     from pipeline.data.corpora import open_corpus

@@ -9,7 +9,14 @@ from absl import flags
 
 from pipeline import cli, storage
 from pipeline.config import dry_run, gin_reader
-from pipeline.config.run_config import Configured, check_data, check_visible, configured, say_overridden, with_data
+from pipeline.config.run_config import (
+    RunConfig,
+    check_data,
+    check_visible,
+    load_run_config,
+    note_overridden_slice,
+    with_data,
+)
 from pipeline.config.train_config import remark
 from pipeline.devices import tpu_target
 from pipeline.errors import UserError
@@ -20,8 +27,8 @@ FLAGS = flags.FLAGS
 
 def main() -> int:
     files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
-    run = configured(files, FLAGS.gin_param, FLAGS.tpu)
-    say_overridden(FLAGS.tpu)
+    run = load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
+    note_overridden_slice(FLAGS.tpu)
     if said := remark(run.settings):
         print(f"note: {said}", file=sys.stderr)
     settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
@@ -41,7 +48,7 @@ def main() -> int:
     return _train(run)
 
 
-def _train(run: Configured) -> int:
+def _train(run: RunConfig) -> int:
     storage.check_writable(FLAGS.run_dir)
     data = check_data(FLAGS.data, run)
     data.check_files(FLAGS.data, "train", "validation")

@@ -17,7 +17,7 @@ from absl import flags
 
 from pipeline import cli
 from pipeline.config import batch_plan, gin_reader, pretrained
-from pipeline.config.run_config import place, say_overridden
+from pipeline.config.run_config import note_overridden_slice, place
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError
@@ -39,12 +39,12 @@ def main() -> int:
     piece = slices.plan(place(FLAGS.tpu)).slice
     if piece is None:
         raise UserError("--tpu is missing, and gin binds no slice; expected one such as pod-128 or v3-8")
-    say_overridden(FLAGS.tpu)
+    note_overridden_slice(FLAGS.tpu)
     settings = gin_reader.get(TrainConfig)
     compile_step.require_steps(settings)
     model = compile_step.with_vocabulary(pretrained.model_config(settings))
     optimizer = gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    gin_reader.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
+    gin_reader.reject_unused_overrides(TrainConfig, type(model), type(optimizer), slices.Slice)
     tpu_compiler.require_compiler()
     if FLAGS.search:
         return search(settings, model, optimizer, piece)

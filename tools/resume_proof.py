@@ -194,12 +194,12 @@ def main() -> int:
         raise UserError(f"--steps={FLAGS.steps} --more={FLAGS.more}: expected at least 1 and 2")
     from pipeline.config import gin_reader
     from pipeline.config.batch_plan import divisors
-    from pipeline.config.run_config import say_overridden
+    from pipeline.config.run_config import note_overridden_slice
     from pipeline.config.train_config import TrainConfig
 
     gin_reader.load(gin_files, FLAGS.gin_param)
     settings = gin_reader.get(TrainConfig)
-    say_overridden(FLAGS.tpu)
+    note_overridden_slice(FLAGS.tpu)
     smaller = (1, *divisors(settings.microbatch))[-2]
     home = Topology(f"the same, {FLAGS.tpu}", FLAGS.tpu)
     others = [

@@ -8,7 +8,7 @@ from pipeline.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """How one optimizer step's sequences are spread; all figures count sequences except ``tokens_per_step``."""
+    """The split of one optimizer step's batch; all figures count sequences except ``tokens_per_step``."""
 
     global_batch: int
     replicas: int
@@ -26,13 +26,13 @@ class BatchPlan:
 
 
 def divisors(number: int) -> list[int]:
-    """Returns what divides a number, in order: the microbatches that share a replica's sequences evenly."""
+    """Returns the divisors of a number, ascending: the microbatches that split a replica's sequences evenly."""
     small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
     return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def plan(*, global_batch: int, replicas: int, microbatch: int, context: int) -> BatchPlan:
-    """Returns the plan; UserError names the nearest batches when the global one does not divide."""
+    """Returns the plan; UserError names the nearest valid batches if the global one does not divide."""
     unit = replicas * microbatch
     if global_batch % unit == 0:
         return BatchPlan(global_batch, replicas, global_batch // unit, microbatch, context)

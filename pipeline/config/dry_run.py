@@ -1,4 +1,4 @@
-"""What a run would be, in figures: nothing is read, connected or imported that a laptop would wait for."""
+"""A run's figures before it starts: reads no data, connects to nothing and imports neither TensorFlow nor Keras."""
 
 import dataclasses
 import re
@@ -21,8 +21,8 @@ def arithmetic(
     """Returns the batch arithmetic, parameters, FLOPs, slots and effective learning rates of a run as lines of text.
 
     Args:
-      model: without a vocabulary size, GPT-2's stands in for the data's.
-      hosts: machines that the replicas are on.
+        model: without a vocabulary size, GPT-2's replaces the data's.
+        hosts: machines that the replicas are on.
     """
     vocabulary = model.vocabulary_size or GPT2_VOCABULARY
     sized = dataclasses.replace(model, vocabulary_size=vocabulary)
@@ -45,10 +45,10 @@ def arithmetic(
 
 
 def effective_steps(steps: Mapping[str, float]) -> str:
-    """Returns what multiplies a unit update of each variable at the schedule's highest point, as lines of text.
+    """Returns the effective learning rate of each variable at the schedule's highest point, as lines of text.
 
     Args:
-      steps: by variable; variables with the same step share a line, and blocks' variables of one kind a name.
+        steps: rates by variable; variables with the same rate share a line, and those of several blocks a name.
     """
     lines: dict[str, dict[str, int]] = {}
     for name, step in steps.items():

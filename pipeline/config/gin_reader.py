@@ -1,8 +1,8 @@
 """gin: which surfaces can be configured, where files are looked up, and where each value came from.
 
-Every surface is a frozen dataclass in a module that imports neither TensorFlow nor Keras, so that a dry run and a
-mistyped name cost milliseconds. Statements are read with gin's own parser, one by one, so that an error can name the
-file and the line, and so that every value's origin can be printed.
+Every surface is a frozen dataclass in a module that imports neither TensorFlow nor Keras, so that a dry run or a
+mistyped name takes milliseconds. Statements are read with gin's own parser, one by one, so that an error can name the
+file and the line, and every value's origin can be printed.
 """
 
 import copy
@@ -41,7 +41,7 @@ OPTIMIZERS = {"adafactor": "Adafactor", "adamw": "AdamW", "sgd": "SGD"}
 
 
 def register(name: str, surface: type) -> None:
-    """Adds a surface that gin can bind, for a tool that has settings of its own."""
+    """Adds a surface that gin can bind, for a tool with its own settings."""
     SURFACES[name] = surface
     gin.external_configurable(surface, name=name)
 
@@ -53,22 +53,22 @@ assert importlib.util
 ON_COMMAND_LINE = "--gin_param="  # how the origin of such a binding begins
 
 _origins: dict[tuple[str, str], str] = {}
-_macros: dict[str, str] = {}  # NAME = value, and where it says so
+_macros: dict[str, str] = {}  # the origin of each NAME = value
 _macros_used: set[str] = set()
-_choices: dict[str, list[Any]] = {}  # each setting of ``train``: all values that it was given, one after another
+_choices: dict[str, list[Any]] = {}  # each setting of ``train``: all values that it was given, in order
 T = TypeVar("T")
 
 
 def load(files: typing.Sequence[str], parameters: typing.Sequence[str] = ()) -> None:
-    """Replaces the whole configuration by that of ``files``, then of ``parameters`` (``name.parameter=value``).
+    """Replaces the whole configuration with that of ``files``, then of ``parameters`` (``name.parameter=value``).
 
     Raises:
-      UserError: for a file, a name or a parameter that does not exist, a value that cannot be read, a parameter that
-        one file sets twice, and a macro that nothing uses.
+        UserError: a file, name or parameter that does not exist, a value that cannot be read, a parameter that one file
+            sets twice, or a macro that nothing uses.
     """
     gin.clear_config()
-    for known in (_origins, _macros, _macros_used, _choices):
-        known.clear()
+    for state in (_origins, _macros, _macros_used, _choices):
+        state.clear()
     for file in files:
         _read_file(_find(file, "--gin_file"), ())
     for parameter in parameters:
@@ -99,19 +99,19 @@ def get(surface: type[T]) -> T:
 
 
 def bound(surface: type) -> dict[str, tuple[Any, str]]:
-    """Returns (value, origin) of each parameter of ``surface`` that is bound; UserError for a value of another type."""
+    """Returns (value, origin) of each bound parameter of ``surface``; UserError for a value of the wrong type."""
     name, hints = _name_of(surface), typing.get_type_hints(surface)
-    found = {}
+    bindings = {}
     for (owner, parameter), origin in list(_origins.items()):
         if owner == name:
             where = f"{origin}: {name}.{parameter}"
             value = values.checked(where, _resolved(name, parameter), hints[parameter])
-            found[parameter] = (_path(where, value) if f"{name}.{parameter}" in PATHS else value), origin
-    return found
+            bindings[parameter] = (_path(where, value) if f"{name}.{parameter}" in PATHS else value), origin
+    return bindings
 
 
 def _path(where: str, value: Any) -> Any:
-    """Returns the path that gin binds, as ``paths.checked`` does; UserError for one that cannot be."""
+    """Returns the path that gin binds, as ``paths.checked`` does; UserError for an invalid one."""
     try:
         return None if value is None else paths.checked(value)
     except ValueError as error:
@@ -119,7 +119,7 @@ def _path(where: str, value: Any) -> Any:
 
 
 def bind(surface: type, parameter: str, value: Any, origin: str) -> None:
-    """Binds a value that comes from elsewhere than gin's own files, such as the description of a trained model."""
+    """Binds a value that does not come from a gin file, such as one from a trained model's description."""
     name = _name_of(surface)
     gin.bind_parameter(f"{name}.{parameter}", value)
     _origins[name, parameter] = origin
@@ -132,16 +132,16 @@ def chosen(kind: dict[str, str], name: str, what: str) -> Any:
     return get(SURFACES[kind[name]])
 
 
-def refuse_idle(*used: type) -> None:
-    """Refuses a binding of a surface that the command does not read; ``used`` are those that it does.
+def reject_unused_overrides(*used: type) -> None:
+    """Raises UserError for a binding of a surface that the command does not read; ``used`` are those that it reads.
 
-    What a file sets for another model or optimizer than the chosen one is left where it was meant: where the files have
-    that one too, before a later line chose another (gin/gpt2.gin sets Adafactor for whoever does not choose another
+    A file's settings for a model or optimizer that was not chosen are allowed where they were meant: where the files
+    chose that one before a later line chose another (gin/gpt2.gin sets Adafactor for runs that choose no other
     optimizer), or where the choice is left to the command line.
     """
     names = [_name_of(surface) for surface in used]
     for (owner, parameter), origin in _origins.items():
-        if owner in names or (TrainConfig in used and not origin.startswith(ON_COMMAND_LINE) and _had_its_turn(owner)):
+        if owner in names or (TrainConfig in used and not origin.startswith(ON_COMMAND_LINE) and _was_chosen(owner)):
             continue
         near = nearest(f"{owner}.{parameter}", {f"{name}.{parameter}" for name in names}.intersection(_settings()))
         raise UserError(
@@ -149,8 +149,8 @@ def refuse_idle(*used: type) -> None:
         )
 
 
-def _had_its_turn(owner: str) -> bool:
-    """Whether a model or an optimizer is one that the files chose, or one that they leave to the command line."""
+def _was_chosen(owner: str) -> bool:
+    """Whether the files chose a model or an optimizer at some point, or leave the choice to the command line."""
     for parameter, kind in (("model", MODELS), ("optimizer", OPTIMIZERS)):
         if owner in kind.values():
             by_hand = _origins.get(("train", parameter), "").startswith(ON_COMMAND_LINE)
@@ -160,7 +160,7 @@ def _had_its_turn(owner: str) -> bool:
 
 
 def _settings() -> list[str]:
-    """Every name.parameter that there is."""
+    """Returns every name.parameter that exists."""
     return [
         f"{name}.{field.name}"
         for name, kind in SURFACES.items()
@@ -183,7 +183,7 @@ def provenance(*configurations: Any) -> str:
 
 
 def _name_of(surface: type) -> str:
-    return next(name for name, known in SURFACES.items() if known is surface)
+    return next(name for name, registered in SURFACES.items() if registered is surface)
 
 
 def _find(file: str, asked_by: str) -> pathlib.Path:
@@ -192,8 +192,8 @@ def _find(file: str, asked_by: str) -> pathlib.Path:
     for path in (pathlib.Path(file), ROOT / file):
         if storage.size(str(path)) is not None:
             return path
-    known = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.gin")]
-    raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{nearest(file, known)}")
+    files = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.gin")]
+    raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{nearest(file, files)}")
 
 
 def _read_file(path: pathlib.Path, includers: tuple[pathlib.Path, ...]) -> None:
@@ -227,9 +227,9 @@ def _bind(statement: config_parser.BindingStatement, origin: str) -> None:
         return
     if name not in SURFACES:
         raise UserError(f"{origin}: nothing is called {name!r}{nearest(name, SURFACES)}; known: {', '.join(SURFACES)}")
-    known = [field.name for field in dataclasses.fields(typing.cast(Any, SURFACES[name]))]
-    if parameter not in known:
-        raise UserError(f"{origin}: {name} has no parameter {parameter!r}{nearest(parameter, known)}")
+    parameters = [field.name for field in dataclasses.fields(typing.cast(Any, SURFACES[name]))]
+    if parameter not in parameters:
+        raise UserError(f"{origin}: {name} has no parameter {parameter!r}{nearest(parameter, parameters)}")
     before = _origins.get((name, parameter), "")
     in_one_file = before != origin and before.rpartition(":")[0] == origin.rpartition(":")[0]
     if in_one_file and not origin.startswith(ON_COMMAND_LINE):

@@ -1,7 +1,7 @@
-"""A model to go on from: ``train.pretrained`` names a run, an export, or a directory of Hugging Face's or OpenAI's.
+"""A model to continue from: ``train.pretrained`` names a run, an export, or a directory of Hugging Face's or OpenAI's.
 
-What the directory says of the model stands in for a gin file: values that gin binds itself are compared with it.
-Light until weights are loaded, so that a dry run answers at once.
+The directory's description of the model replaces a gin file; values that gin binds are compared with it. TensorFlow and
+Keras are imported only to load weights, so that a dry run is fast.
 """
 
 import functools
@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.data.format.tokenizer import Tokenizer
 
-FREE = {"dropout", "remat", "context"}  # what training on may change; the context may only become shorter
+FREE = {"dropout", "remat", "context"}  # settings that further training may change; the context can only be shortened
 RUN = "run.json"
 # In Hugging Face's older directories and OpenAI's download, in place of tokenizer.json; added tokens are not in them.
 PLAIN_VOCABULARIES = ("vocab.json", "encoder.json")
@@ -28,34 +28,34 @@ def model_config(settings: TrainConfig) -> GPT2Config:
     """Returns the configuration of the model to train: gin's, over that of ``settings.pretrained`` where it is set.
 
     Raises:
-        UserError: no model there, one of another kind than ``settings.model``, or one that gin's values contradict.
+        UserError: no model there, one of a kind other than ``settings.model``, or one that gin's values contradict.
     """
     directory = settings.pretrained
     if directory is None:
         return gin_reader.chosen(gin_reader.MODELS, settings.model, "train.model")
-    found = read_config(directory)
-    kind = next(name for name, surface in gin_reader.MODELS.items() if gin_reader.SURFACES[surface] is type(found))
+    config = read_config(directory)
+    kind = next(name for name, surface in gin_reader.MODELS.items() if gin_reader.SURFACES[surface] is type(config))
     if settings.model != kind:
         back = ""
         if kind == "gpt2" and storage.size(storage.join(directory, RUN)) is None:
             back = "; an ALGPT2 comes back from its run, or exported with --format=native"
         raise UserError(f"train.model = {settings.model!r}, but {directory} holds a model of kind {kind!r}{back}")
-    _check_weights(directory, found)
-    surface, bound = type(found), gin_reader.bound(type(found))
-    for name, value in vars(found).items():
+    _check_weights(directory, config)
+    surface, bound = type(config), gin_reader.bound(type(config))
+    for name, value in vars(config).items():
         if name not in bound:
             gin_reader.bind(surface, name, value, f"train.pretrained = {directory}")
             continue
-        wanted, origin = bound[name]
-        if name == "context" and wanted > value:
-            raise UserError(f"{origin}: context = {wanted}; the model in {directory} has {value} positions at most")
-        if name not in FREE and wanted != value:
-            raise UserError(f"{origin}: {name} = {wanted}, but the model in {directory} has {value}; leave it out")
+        bound_value, origin = bound[name]
+        if name == "context" and bound_value > value:
+            raise UserError(f"{origin}: context = {bound_value}; the model in {directory} has only {value} positions")
+        if name not in FREE and bound_value != value:
+            raise UserError(f"{origin}: {name} = {bound_value}, but the model in {directory} has {value}; leave it out")
     return gin_reader.get(surface)
 
 
 def read_config(directory: str) -> GPT2Config:
-    """Returns the configuration of the model in ``directory``; UserError where there is none that can be used."""
+    """Returns the configuration of the model in ``directory``; UserError if there is no usable one."""
     if storage.size(storage.join(directory, RUN)) is not None:
         return _run_config(directory)
     if storage.is_remote(directory):
@@ -84,8 +84,8 @@ def _run_config(directory: str) -> GPT2Config:
         ) from None
 
 
-def _check_weights(directory: str, found: GPT2Config) -> None:
-    """Refuses weights that could not be loaded, as far as this is known before TensorFlow is imported."""
+def _check_weights(directory: str, config: GPT2Config) -> None:
+    """Rejects weights that cannot be loaded, as far as can be checked without TensorFlow."""
     from models import pretrained as files
 
     if storage.size(storage.join(directory, RUN)) is not None:
@@ -95,13 +95,13 @@ def _check_weights(directory: str, found: GPT2Config) -> None:
             raise UserError(f"train.pretrained = {directory}: no whole checkpoint there; expected a run that saved one")
         return
     try:
-        _say_once(files.check(directory, found))
+        _warn_once(files.check(directory, config))
     except ValueError as error:
         raise UserError(f"train.pretrained: {error}") from None
 
 
 @functools.cache
-def _say_once(sentence: str) -> None:
+def _warn_once(sentence: str) -> None:
     if sentence:
         print(f"warning: train.pretrained: {sentence}", file=sys.stderr)
 
@@ -110,13 +110,13 @@ def load_into(model: Any, directory: str) -> None:
     """Assigns the weights in ``directory``, a run's newest checkpoint or a file, to ``model``.
 
     Raises:
-        UserError: a file that is not whole, or the first tensor that is missing or of another shape.
+        UserError: an incomplete file, or the first tensor that is missing or has another shape.
     """
     from models import pretrained as files
 
     try:
         if storage.size(storage.join(directory, RUN)) is None:
-            _say_once(files.load_into(model, directory))
+            _warn_once(files.load_into(model, directory))
             return
         from pipeline.runs import trained_model
 
@@ -126,9 +126,10 @@ def load_into(model: Any, directory: str) -> None:
 
 
 def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
-    """Refuses data of another tokenizer than the one beside the model, where there is one; names the first token.
+    """Rejects data of a tokenizer other than the one beside the model, if any; names the first token that differs.
 
-    The same tokens may still be given to other pieces of a text: lower-cased, behind a space, cut by another pattern.
+    Tokenizers with equal tokens may still encode a text differently: lower-cased, with a space in front, or split by
+    another pattern.
     """
     from pipeline.data.format.fidelity import PROBE
     from pipeline.data.format.tokenizer import Tokenizer
@@ -151,7 +152,7 @@ def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
 
 
 def _vocabulary(directory: str) -> tuple[str, dict[int, str]]:
-    """Returns the file beside the model that says which tokens there are, and the tokens by id; {} without one."""
+    """Returns the vocabulary file beside the model, and its tokens by id; {} without one."""
     from pipeline.data.format.tokenizer import Tokenizer
 
     for name in ("tokenizer.json", *PLAIN_VOCABULARIES):
@@ -160,8 +161,8 @@ def _vocabulary(directory: str) -> tuple[str, dict[int, str]]:
             continue
         data = storage.read_bytes(path)
         try:
-            known = Tokenizer(path, data).oracle.get_vocab() if name == "tokenizer.json" else dict(json.loads(data))
-            return path, {index: token for token, index in known.items()}
+            ids = Tokenizer(path, data).oracle.get_vocab() if name == "tokenizer.json" else dict(json.loads(data))
+            return path, {index: token for token, index in ids.items()}
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: expected a vocabulary, tokens with their ids ({error})") from None
     return "", {}

@@ -1,4 +1,4 @@
-"""What a command line says of a training run, before anything is read, connected or imported that takes time."""
+"""The training run that a command line describes, checked before slow imports, reading data and connecting."""
 
 import dataclasses
 import sys
@@ -17,8 +17,8 @@ from pipeline.runs.sinks import wandb
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Configured:
-    """What gin files and ``--tpu`` say of a run, each part checked against the others."""
+class RunConfig:
+    """A run as gin files and ``--tpu`` describe it, each part checked against the others."""
 
     settings: TrainConfig
     model: Any
@@ -28,21 +28,21 @@ class Configured:
     plan: batch_plan.BatchPlan
 
 
-def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | None) -> Configured:
-    """Returns the run that these describe; UserError for what is wrong in it. Reads no data and connects to nothing."""
+def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | None) -> RunConfig:
+    """Returns the run that these describe; UserError if it is invalid. Reads no data and connects to nothing."""
     gin_reader.load(gin_files, gin_params)
     settings = gin_reader.get(TrainConfig)
     model = pretrained.model_config(settings)
     optimizer = gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    gin_reader.refuse_idle(TrainConfig, type(model), type(optimizer), slices.Slice)
+    gin_reader.reject_unused_overrides(TrainConfig, type(model), type(optimizer), slices.Slice)
     if settings.wandb == "auto":
         wandb.check_mode()
     where = place(tpu)
     devices = slices.plan(where)
     if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):
         raise UserError(
-            f"AdamW.slots='sharded' is for one process, which sees all slots when it saves them; TF_CONFIG names "
-            f"{devices.hosts} workers, of which each sees its own: expected 'replicated'"
+            f"AdamW.slots='sharded' needs one process, which saves all slots; TF_CONFIG names {devices.hosts} workers, "
+            f"each of which sees only its own: expected 'replicated'"
         )
     plan = batch_plan.plan(
         global_batch=settings.global_batch,
@@ -50,16 +50,16 @@ def configured(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | N
         microbatch=settings.microbatch,
         context=model.context,
     )
-    return Configured(settings=settings, model=model, optimizer=optimizer, tpu=where, devices=devices, plan=plan)
+    return RunConfig(settings=settings, model=model, optimizer=optimizer, tpu=where, devices=devices, plan=plan)
 
 
 def place(tpu: str | None) -> slices.Place:
-    """Returns where the run of the loaded configuration is: what ``--tpu`` names, or else the slice that gin binds."""
+    """Returns where the loaded configuration runs: what ``--tpu`` names, or else the slice that gin binds."""
     return gin_reader.get(slices.Slice) if tpu is None and gin_reader.bound(slices.Slice) else tpu
 
 
-def say_overridden(tpu: str | None) -> None:
-    """Says on stderr that ``--tpu`` takes the place of the slice that gin binds, where it is another one."""
+def note_overridden_slice(tpu: str | None) -> None:
+    """Prints a note on stderr if ``--tpu`` overrides a different slice that gin binds."""
     if tpu is None:
         return
     named = slices.plan(tpu).slice
@@ -70,7 +70,7 @@ def say_overridden(tpu: str | None) -> None:
 
 
 def check_visible(devices: slices.DevicePlan, **directories: str) -> None:
-    """Refuses local directories, by the names of their flags, where another machine is a slice's host."""
+    """Rejects local directories, by the names of their flags, if another machine is a slice's host."""
     if devices.slice is None or tpu_target.is_here(devices.slice):
         return
     for flag, directory in directories.items():
@@ -81,15 +81,15 @@ def check_visible(devices: slices.DevicePlan, **directories: str) -> None:
             )
 
 
-def check_data(directory: str, run: Configured) -> manifest.Manifest:
-    """Returns the manifest of ``directory``; UserError for data that do not fit the model, the batch or the hosts."""
+def check_data(directory: str, run: RunConfig) -> manifest.Manifest:
+    """Returns the manifest of ``directory``; UserError for data that does not fit the model, the batch or the hosts."""
     data = manifest.load(directory)
     check_manifest(data, run)
     return data
 
 
-def check_manifest(data: manifest.Manifest, run: Configured) -> None:
-    """Compares data whose manifest has been read with a run, as ``check_data`` does."""
+def check_manifest(data: manifest.Manifest, run: RunConfig) -> None:
+    """Compares a manifest with a run, as ``check_data`` does."""
     data.check(vocabulary_size=run.model.vocabulary_size, context=run.plan.context)
     record_order.check_split(
         data,
@@ -101,8 +101,8 @@ def check_manifest(data: manifest.Manifest, run: Configured) -> None:
     )
 
 
-def with_data(run: Configured, data: manifest.Manifest) -> Configured:
-    """Returns the run with what its data decide: the model's vocabulary, and steps and warm-up in numbers."""
+def with_data(run: RunConfig, data: manifest.Manifest) -> RunConfig:
+    """Returns the run with the values that its data determines: the vocabulary size, steps and warm-up steps."""
     try:
         settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
     except ValueError as error:  # a warm-up that is longer than the one pass

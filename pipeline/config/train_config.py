@@ -1,4 +1,4 @@
-"""What a training run is, apart from its model and its optimizer."""
+"""The settings of a training run, apart from its model and its optimizer."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from pipeline.optimizers.schedules import Schedule
 from pipeline.values import INT32
 
-# A change of these between two starts of one run moves work around and leaves the mathematics alone.
+# Changing these between two starts of one run does not change its mathematics.
 RESUMABLE_CHANGES = frozenset(
     {
         "microbatch",
@@ -26,7 +26,7 @@ RESUMABLE_CHANGES = frozenset(
 
 
 ONE_EPOCH = -1  # of ``steps``
-COUNTS = {  # settings that count something, and the least that each may be
+COUNTS = {  # settings that are counts, and their minimum
     **dict.fromkeys(("global_batch", "microbatch", "steps_per_loop", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("warmup_steps", "evaluate_every", "keep_every", "max_skipped_steps"), 0),
     "steps": ONE_EPOCH,
@@ -38,35 +38,35 @@ class TrainConfig:
     """A run's schedule and batch.
 
     Attributes:
-      model: ``'gpt2'`` or ``'algpt2'``; its size is bound as ``GPT2.layers`` and so on.
-      optimizer: ``'adafactor'``, ``'adamw'`` or ``'sgd'``; its settings are bound as ``Adafactor.learning_rate`` etc.
-      pretrained: a directory whose model is trained on: a run's, one that ``pipeline.export`` wrote, Hugging Face's
-        (config.json, model.safetensors) or OpenAI's (hparams.json, model.ckpt.*). It gives the model its size; what gin
-        says of dropout, remat and a shorter context holds. None starts from random weights.
-      steps: optimizer steps in all; -1 is one pass over the train part.
-      global_batch: sequences an optimizer step, over all replicas and microbatches.
-      microbatch: sequences that one replica holds at once; accumulation follows from it.
-      schedule: shape of the learning rate: ``'linear'``, ``'cosine'``, ``'constant'`` or ``'inverse_sqrt'``, which
-        falls from the end of the warm-up on, and so wants one.
-      warmup_steps: steps of linear warm-up to the optimizer's learning rate.
-      warmup_fraction: the same as a share of ``steps``, in place of ``warmup_steps``; 0 leaves it to that.
-      final_fraction: what linear and cosine decay end at, as a fraction of the peak.
-      clip_norm: global norm that the mean gradient is clipped to; None leaves it as it is.
-      compute_dtype: ``'bfloat16'`` or ``'float32'``; weights, softmax and loss are float32 in both.
-      seed: of the initial weights, the order of the records and dropout.
-      steps_per_loop: optimizer steps inside one call of the compiled loop; metrics leave the device once a loop.
-      evaluate_every: steps between evaluations of the whole validation part; 0 evaluates at the end only.
-      checkpoint_every: steps between checkpoints; one is always written at the end.
-      keep_checkpoints: how many of the newest checkpoints stay.
-      keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.
-      keep_best: whether the weights of the lowest validation loss are kept too, in ``best/``, from where evaluation,
-        generation and export then take them.
-      skip_loss_above: nats per token; the update of a batch with a higher loss is skipped, like one that is not finite,
-        and written to incidents.jsonl. None skips only what is not finite.
-      max_skipped_steps: skipped steps in a row that stop the run.
-      profile_steps: (i, j): TensorBoard gets a profile of the steps i … j, of which a few are enough. None for none.
-      sample_prompt: text that a sample after each evaluation and at the end continues; empty for no samples.
-      wandb: Weights & Biases: ``'auto'`` (online with a key and a network, else offline), ``'offline'`` or ``'off'``.
+        model: ``'gpt2'`` or ``'algpt2'``; its size is bound as ``GPT2.layers`` and so on.
+        optimizer: ``'adafactor'``, ``'adamw'`` or ``'sgd'``; its settings are bound as ``Adafactor.learning_rate`` etc.
+        pretrained: directory of a model to continue training: a run's, one that ``pipeline.export`` wrote, Hugging
+            Face's (config.json, model.safetensors) or OpenAI's (hparams.json, model.ckpt.*). It determines the model's
+            size; gin may still set dropout, remat and a shorter context. None starts from random weights.
+        steps: total optimizer steps; -1 is one pass over the train part.
+        global_batch: sequences per optimizer step, over all replicas and microbatches.
+        microbatch: sequences that one replica holds at once; accumulation follows from it.
+        schedule: shape of the learning rate: ``'linear'``, ``'cosine'``, ``'constant'`` or ``'inverse_sqrt'``, which
+            falls from the end of the warm-up on, and so needs one.
+        warmup_steps: steps of linear warm-up to the optimizer's learning rate.
+        warmup_fraction: the warm-up as a fraction of ``steps``; 0 uses ``warmup_steps``.
+        final_fraction: where linear and cosine decay end, as a fraction of the peak.
+        clip_norm: global norm that the mean gradient is clipped to; None does not clip.
+        compute_dtype: ``'bfloat16'`` or ``'float32'``; weights, softmax and loss are float32 in both.
+        seed: of the initial weights, the order of the records and dropout.
+        steps_per_loop: optimizer steps per call of the compiled loop; metrics leave the device once per loop.
+        evaluate_every: steps between evaluations of the whole validation part; 0 evaluates at the end only.
+        checkpoint_every: steps between checkpoints; one is always written at the end.
+        keep_checkpoints: how many of the newest checkpoints are kept.
+        keep_every: steps; checkpoints at its multiples are kept for good. 0 keeps none for good.
+        keep_best: whether the weights of the lowest validation loss are kept too, in ``best/``; evaluation, generation
+            and export then use them.
+        skip_loss_above: nats per token; the update of a batch with a higher loss is skipped, like one that is not
+            finite, and written to incidents.jsonl. None skips only losses that are not finite.
+        max_skipped_steps: skipped steps in a row that stop the run.
+        profile_steps: (i, j): TensorBoard gets a profile of the steps i … j, of which a few are enough. None for none.
+        sample_prompt: text that a sample after each evaluation and at the end continues; empty for no samples.
+        wandb: Weights & Biases: ``'auto'`` (online with a key and a network, else offline), ``'offline'`` or ``'off'``.
     """
 
     model: str
@@ -108,8 +108,8 @@ class TrainConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to 1")
         if self.warmup_fraction and self.warmup_steps and self.warmup_steps != self._warmup(self.steps):
             raise ValueError(
-                f"warmup_steps = {self.warmup_steps} and warmup_fraction = {self.warmup_fraction} are both given, and "
-                f"say different things: expected one of them to be 0"
+                f"warmup_steps = {self.warmup_steps} and warmup_fraction = {self.warmup_fraction} contradict each "
+                f"other: expected one of them to be 0"
             )
         if self.steps > 0 and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps}: expected at most steps = {self.steps}")
@@ -125,7 +125,7 @@ class TrainConfig:
             raise ValueError(f"clip_norm = {self.clip_norm}: expected a positive number, or None for no clipping")
 
     def resolved(self, sequences: int) -> "TrainConfig":
-        """Returns the settings with steps and warm-up in numbers, for a train part of ``sequences`` sequences."""
+        """Returns the settings with steps and warm-up as numbers, for a train part of ``sequences`` sequences."""
         steps = max(1, sequences // self.global_batch) if self.steps == ONE_EPOCH else self.steps
         return dataclasses.replace(self, steps=steps, warmup_steps=self._warmup(steps))
 

@@ -1,1 +1,1 @@
-"""Which accelerators there are, and whether they are the ones asked for."""
+"""Finds accelerators, connects to them, and checks that they are the ones requested."""

@@ -1,6 +1,6 @@
 """Connects to what ``--tpu`` names and returns the tf.distribute strategy over it.
 
-TensorFlow is imported only after target.py has found something to connect to.
+TensorFlow is imported only after tpu_target.py has found something to connect to.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from pipeline.errors import UserError, WorkerLostError
 
 __all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "on_this_machine", "plan"]
 
-# What TensorFlow, libtpu and the Cloud TPU API say, by pattern, and what it means for the user. The first that matches
-# decides. Numbers stand beside the word that makes them a status: ports, process ids and steps have the same digits.
+# Messages of TensorFlow, libtpu and the Cloud TPU API, by pattern, and what they mean for the user. The first match
+# decides. Status numbers are matched together with a word: ports, process ids and steps have the same digits.
 MEANINGS = (
     (r"already in use|lockfile|\bheld by\b|Device or resource busy", "is busy: another process uses it"),
     (
@@ -57,16 +57,16 @@ MEANINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """What training runs on.
+    """The devices that training runs on.
 
     Args:
         strategy: A tf.distribute.Strategy; the default one for a single device.
-        replicas: Copies of the model, each of which takes its part of the global batch.
+        replicas: Copies of the model, each of which takes its share of the global batch.
         hosts: Machines that read data.
-        slice: The slice that was asked for and found, if any.
+        slice: The slice that was requested and found, if any.
         kind: "cpu", "gpu", "virtual" or "tpu".
         addresses: ``HOST:PORT`` of each host's gRPC server, where there are several processes.
-        worker: Which of several processes that train together this one is; 0 is the chief, which alone writes.
+        worker: Index of this process among those that train together; 0 is the chief, the only one that writes.
     """
 
     strategy: Any
@@ -79,22 +79,22 @@ class Connection:
 
 
 def connect(tpu: Place, *, together: bool = False) -> Connection:
-    """Returns a connection to the devices of a place; checks a TPU against the slice that was asked for.
+    """Connects to the devices of a place; checks a TPU against the requested slice.
 
     Args:
         tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name,
             ``SLICE@ADDRESS``, ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name, or a slice: that TPU.
-        together: Whether the workers of TF_CONFIG do this together.
+        together: Whether the workers of TF_CONFIG connect together.
 
     Raises:
-        UserError: It cannot be reached or used, or it is less than the slice promises; one sentence each.
+        UserError: It cannot be reached or used, or it is smaller than the slice; one sentence each.
     """
-    found = tpu_target.resolve(tpu, together=together)
-    if found.kind == "here":
+    target = tpu_target.resolve(tpu, together=together)
+    if target.kind == "here":
         return _connect_here()
-    if found.kind == "virtual":
-        return _connect_virtual(found.replicas)
-    return _connect_tpu(found)
+    if target.kind == "virtual":
+        return _connect_virtual(target.replicas)
+    return _connect_tpu(target)
 
 
 def _connect_here() -> Connection:
@@ -109,14 +109,14 @@ def _connect_here() -> Connection:
 
 
 def _connect_workers(workers: tf_config.Cluster) -> Connection:
-    """Waits for all workers; each brings its GPUs, or its CPU."""
+    """Waits for all workers; each contributes its GPUs, or its CPU."""
     import tensorflow as tf
 
-    print(f"worker {workers.index} of {len(workers.addresses)}: waits for the others", flush=True)
+    print(f"worker {workers.index} of {len(workers.addresses)}: waiting for the others", flush=True)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
-        raise WorkerLostError(f"not all workers came together ({type(error).__name__}: {error})"[:300]) from error
+        raise WorkerLostError(f"not all workers connected ({type(error).__name__}: {error})"[:300]) from error
     return Connection(
         strategy=strategy,
         replicas=strategy.num_replicas_in_sync,
@@ -131,49 +131,49 @@ def _connect_virtual(replicas: int) -> Connection:
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
-    wanted = [tf.config.LogicalDeviceConfiguration()] * replicas
+    virtual = [tf.config.LogicalDeviceConfiguration()] * replicas
     if len(tf.config.get_logical_device_configuration(cpu) or ()) != replicas:
         try:
-            tf.config.set_logical_device_configuration(cpu, wanted)
+            tf.config.set_logical_device_configuration(cpu, virtual)
         except RuntimeError:
             raise UserError(
                 f"--tpu=virtual-{replicas}: TensorFlow already runs with "
                 f"{len(tf.config.list_logical_devices('CPU'))} CPU devices; set virtual ones before its first op"
             ) from None
     devices = [f"CPU:{i}" for i in range(replicas)]
-    # Not the default collectives: TensorFlow keeps one group a device, so a second strategy in a process would fail.
+    # Not the default collectives: TensorFlow keeps one group per device, so a second strategy in a process would fail.
     strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
     return Connection(strategy=strategy, replicas=replicas, kind="virtual")
 
 
-def _connect_tpu(found: tpu_target.Target) -> Connection:
+def _connect_tpu(target: tpu_target.Target) -> Connection:
     import tensorflow as tf
 
-    zone, project = (found.slice.zone, found.slice.project) if found.slice else (None, None)
+    zone, project = (target.slice.zone, target.slice.project) if target.slice else (None, None)
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(found.address, zone=zone, project=project)
-        hosts = [] if found.address == "local" else resolver.cluster_spec().job_tasks("worker")
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(target.address, zone=zone, project=project)
+        hosts = [] if target.address == "local" else resolver.cluster_spec().job_tasks("worker")
         for host in hosts:  # TensorFlow would wait for a silent one for minutes
             tpu_target.require_reachable(host)
         if hosts:
             tf.config.experimental_connect_to_cluster(resolver)
         topology = tf.tpu.experimental.initialize_tpu_system(resolver)
-        observed = hardware.observe(resolver, topology, found.address)
-        if found.slice:
-            hardware.check(found.slice, observed)
+        observed = hardware.observe(resolver, topology, target.address)
+        if target.slice:
+            hardware.check(target.slice, observed)
             if observed.generation is None:
-                what = f"{found.slice.generation} is not confirmed, {observed.cores} cores are"
-                print(f"warning: no source tells the generation of {found.address!r}: {what}", file=sys.stderr)
+                what = f"{target.slice.generation} is not confirmed, {observed.cores} cores are"
+                print(f"warning: no source tells the generation of {target.address!r}: {what}", file=sys.stderr)
         strategy = tf.distribute.TPUStrategy(resolver)
     except UserError:
         raise
     except Exception as error:
-        raise explain(error, found.address) from error
+        raise explain(error, target.address) from error
     return Connection(
         strategy=strategy,
         replicas=strategy.num_replicas_in_sync,
         hosts=observed.hosts,
-        slice=found.slice,
+        slice=target.slice,
         kind="tpu",
         addresses=tuple(hosts),
     )
@@ -181,10 +181,9 @@ def _connect_tpu(found: tpu_target.Target) -> Connection:
 
 @contextlib.contextmanager
 def on_this_machine() -> Iterator[None]:
-    """Has ops run on the CPU of this process, whatever a cluster calls it.
+    """Runs ops on the CPU of this process, whatever a cluster calls it.
 
-    Connecting to a TPU at an address makes its host the place where the main thread's ops run; files would be written
-    there.
+    After connecting to a TPU at an address, the main thread's ops run on the TPU's host; files would be written there.
     """
     import tensorflow as tf
 
@@ -193,14 +192,14 @@ def on_this_machine() -> Iterator[None]:
 
 
 def multiply_in_float32() -> None:
-    """Has matrix products of float32 keep its 24 bits; TPUs take 8 of them otherwise, and GPUs 11."""
+    """Makes float32 matrix products use all 24 bits; otherwise TPUs use 8 of them, and GPUs 11."""
     import tensorflow as tf
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def explain(error: Exception, address: str) -> UserError:
-    """Returns, for what TensorFlow raised while connecting, the sentence that tells the user what it means."""
+    """Translates an error that TensorFlow raised while connecting into one sentence for the user."""
     text = f"{type(error).__name__}: {error}"
     for pattern, meaning in MEANINGS:
         if re.search(pattern, text, re.IGNORECASE):

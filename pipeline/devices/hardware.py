@@ -1,4 +1,4 @@
-"""Compares the machine that answered with the slice that was asked for, before the first step runs on a lesser one.
+"""Compares the machine that answered with the requested slice, before the first step runs on a smaller one.
 
 No single source knows everything. On a TPU VM the metadata server, the environment and the PCI bus name the generation;
 for a TPU node the Cloud TPU API does; on Colab, and on any node, the TPU's profiler service says "TPU type: TPU v2".
@@ -29,15 +29,15 @@ PROFILER_PORT = 8466
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What answered: None where no source knew.
+    """The machine that answered; None where no source knew.
 
     Args:
         cores: Devices that the program sees.
         hosts: Machines.
         generation: A key of GENERATIONS, or whatever other name a source gave.
-        hbm_gib_per_core: Memory that a device of this generation has, in GiB. No source states that of the very
-            machine, so it differs from the slice's only where generation or the slice's file do.
-        source: Who named the generation.
+        hbm_gib_per_core: Memory of a device of this generation, in GiB. No source states it for the machine itself, so
+            it differs from the slice's only if the generation or the slice's file does.
+        source: The source that named the generation.
     """
 
     cores: int
@@ -56,18 +56,19 @@ def generation_of(text: str) -> str | None:
     return NAMES.get(name, name)
 
 
-def check(wanted: Slice, observed: Observed) -> None:
-    """Raises UserError, naming both sides, if what answered is less than the slice, or of another generation."""
+def check(expected: Slice, observed: Observed) -> None:
+    """Raises UserError, naming both sides, if the machine differs from the slice or has less memory."""
     got_hbm = observed.hbm_gib_per_core
-    asked = f"asked for {wanted.name} ({_size(wanted.generation, wanted.cores, wanted.hosts, wanted.hbm_gib_per_core)})"
+    size = _size(expected.generation, expected.cores, expected.hosts, expected.hbm_gib_per_core)
+    asked = f"asked for {expected.name} ({size})"
     got = f"got {_size(observed.generation or 'TPU', observed.cores, observed.hosts, got_hbm)}"
-    if observed.generation is not None and observed.generation != wanted.generation:
+    if observed.generation is not None and observed.generation != expected.generation:
         raise UserError(f"{asked}, {got}: another generation")
-    if observed.cores != wanted.cores:
-        raise UserError(f"{asked}, {got}: {'fewer' if observed.cores < wanted.cores else 'more'} cores")
-    if observed.hosts != wanted.hosts:
-        raise UserError(f"{asked}, {got}: {'fewer' if observed.hosts < wanted.hosts else 'more'} hosts")
-    if got_hbm is not None and got_hbm < 0.9 * wanted.hbm_gib_per_core:
+    if observed.cores != expected.cores:
+        raise UserError(f"{asked}, {got}: {'fewer' if observed.cores < expected.cores else 'more'} cores")
+    if observed.hosts != expected.hosts:
+        raise UserError(f"{asked}, {got}: {'fewer' if observed.hosts < expected.hosts else 'more'} hosts")
+    if got_hbm is not None and got_hbm < 0.9 * expected.hbm_gib_per_core:
         raise UserError(f"{asked}, {got}: less memory")
 
 
@@ -77,11 +78,11 @@ def _size(generation: str, cores: int, hosts: int, hbm: float | None) -> str:
 
 
 def observe(resolver: Any, topology: Any, address: str) -> Observed:
-    """Asks every source there is, and returns what the machine is.
+    """Asks every source, and returns what is known of the machine.
 
     Args:
         resolver: The TPUClusterResolver that connected.
-        topology: What tf.tpu.experimental.initialize_tpu_system returned.
+        topology: The result of tf.tpu.experimental.initialize_tpu_system.
         address: "local", a grpc:// address or a Cloud TPU's name.
     """
     cores = int(topology.num_tasks * topology.num_tpus_per_task)
@@ -89,16 +90,16 @@ def observe(resolver: Any, topology: Any, address: str) -> Observed:
 
 
 def combine(cores: int, hosts: int, claims: Iterable[tuple[str, str]]) -> Observed:
-    """Returns the observation from (source, what it said) pairs; of claims that differ the least generation counts.
+    """Returns the observation from (source, claim) pairs; where claims differ, the oldest generation counts.
 
-    The least, because a slice must be refused if any source says that it is lesser: an environment variable may be
-    left over from another machine, while a chip does not lie upwards.
+    The oldest, because a machine must be rejected if any source says that it is less than the slice: an environment
+    variable may be left over from another machine, but a chip never claims to be newer than it is.
     """
-    known = [(generation, source) for source, said in claims if (generation := generation_of(said)) is not None]
-    if not known:
+    named = [(generation, source) for source, claim in claims if (generation := generation_of(claim)) is not None]
+    if not named:
         return Observed(cores=cores, hosts=hosts)
     order = list(GENERATIONS)
-    generation, source = min(known, key=lambda claim: order.index(claim[0]) if claim[0] in order else len(order))
+    generation, source = min(named, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
     figures = GENERATIONS.get(generation)
     return Observed(
         cores=cores,
@@ -122,7 +123,7 @@ def _claims(resolver: Any, address: str) -> Iterator[tuple[str, str]]:
 
 
 def pci_generation(bus: str = "/sys/bus/pci/devices") -> str | None:
-    """Returns the generation of the chips on this machine's PCI bus, or None where there are none that we know."""
+    """Returns the generation of the chips on this machine's PCI bus, or None if there are no known ones."""
     for vendor in sorted(glob.glob(f"{bus}/*/vendor")):
         folder = pathlib.Path(vendor).parent
         if _identifier(folder / "vendor") != GOOGLE_VENDOR:
@@ -143,17 +144,17 @@ def _identifier(path: pathlib.Path) -> str:
 
 
 def cloud_accelerator_type(resolver: Any) -> str:
-    """Returns the acceleratorType that the Cloud TPU API has for this TPU ("v3-8"), or an empty string."""
-    try:  # no public way leads to the API's answer
+    """Returns the acceleratorType of this TPU in the Cloud TPU API ("v3-8"), or an empty string."""
+    try:  # the resolver has no public way to the API's answer
         return str(resolver._cloud_tpu_client._get_tpu_property("acceleratorType") or "")
-    except Exception:  # the API's client raises whatever its transport does; the profiler is asked next
+    except Exception:  # the API's client raises whatever its transport raises; the profiler is asked next
         return ""
 
 
 def profiler_report(address: str) -> str:
-    """Returns what the TPU's profiler service says of itself ("TPU type: TPU v2 ..."), or an empty string.
+    """Returns the TPU's profiler service's report ("TPU type: TPU v2 ..."), or an empty string.
 
-    It is the only source for Colab's TPUs, which are reached by address and known to no API of the user's project.
+    The only source for Colab's TPUs, which are reached by address and unknown to the APIs of the user's project.
     """
     from tensorflow.profiler.experimental import client
 

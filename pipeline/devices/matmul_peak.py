@@ -1,4 +1,4 @@
-"""What this machine's float32 matrix multiply reaches: the denominator of a share of peak on a CPU or a GPU."""
+"""Measures this machine's float32 matrix-multiply peak, the denominator of MFU on a CPU or a GPU."""
 
 import time
 
@@ -6,9 +6,9 @@ import tensorflow as tf
 
 
 def measure(size: int = 1536, repeats: int = 6) -> float:
-    """Returns the best of ``repeats`` products of [size, size] float32 matrices, compiled by XLA, in FLOP/s.
+    """Returns the best rate of ``repeats`` products of [size, size] float32 matrices, compiled by XLA, in FLOP/s.
 
-    About half a second on two cores. The best, not the mean: other programs can only slow it down.
+    Takes about half a second on two cores. The best, not the mean: other programs can only slow it down.
     """
     generator = tf.random.Generator.from_seed(0)
     a, b = generator.normal([size, size]), generator.normal([size, size])

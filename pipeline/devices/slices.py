@@ -1,7 +1,7 @@
-"""TPU slices: what a name such as ``pod-128`` promises, before anything is connected.
+"""TPU slices: the devices that a name such as ``pod-128`` stands for, known before connecting.
 
-Light: imports neither TensorFlow nor Keras, so that a dry run knows the batch arithmetic of a pod at once. A slice is a
-file ``gin/slices/NAME.gin``; what every core of a generation has stands in generations.py and nowhere else.
+Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch arithmetic at once. A slice is a file
+``gin/slices/NAME.gin``; the figures of a generation's cores are in tpu_specs.py only.
 """
 
 import dataclasses
@@ -29,16 +29,16 @@ GPU_DEVICE = re.compile(r"/dev/nvidia\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """A TPU slice as a gin file describes it, and as the machine is held to after connecting.
+    """A TPU slice as a gin file describes it, against which the machine is checked after connecting.
 
     Args:
-        name: What ``--tpu`` calls it.
+        name: Its name for ``--tpu``.
         generation: A key of GENERATIONS.
         topology: Chips along each edge, as libtpu writes it: "8x8", "2x2x4".
         cores: Devices that a program sees, each of which is one replica.
         hosts: Machines; each reads its own part of the data.
         hbm_gib_per_core: Memory of one such device, in GiB.
-        address: A Cloud TPU's name, a grpc:// address, or on a TPU VM that is the whole slice "local"; None = found
+        address: A Cloud TPU's name, a grpc:// address, or "local" on a TPU VM that is the whole slice; None = found
             where the run starts.
         zone: The Cloud TPU's zone; None = that of the machine.
         project: The Cloud TPU's project; None = that of the machine.
@@ -60,7 +60,7 @@ class Slice:
     def __post_init__(self) -> None:
         if self.generation not in GENERATIONS:
             hint = nearest(self.generation, GENERATIONS)
-            raise UserError(f"slice.generation={self.generation!r} is none of {', '.join(GENERATIONS)}{hint}")
+            raise UserError(f"slice.generation={self.generation!r} is not one of {', '.join(GENERATIONS)}{hint}")
         if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", self.topology):
             raise UserError(f"slice.topology={self.topology!r} must be chips along each edge, such as '8x8' or '2x2x4'")
         expected = self.chips * self.figures.cores_per_chip
@@ -80,7 +80,7 @@ class Slice:
 
     @property
     def chips(self) -> int:
-        """Chips in all."""
+        """Total chips."""
         count = 1
         for edge in self.topology.split("x"):
             count *= int(edge)
@@ -88,7 +88,7 @@ class Slice:
 
     @property
     def figures(self) -> Generation:
-        """What each core of the generation has."""
+        """Figures of each core of the generation."""
         return GENERATIONS[self.generation]
 
     @property
@@ -104,20 +104,20 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePlan:
-    """What is known of the devices before connecting: replicas, hosts, and the slice where ``--tpu`` names one."""
+    """The devices as known before connecting: replicas, hosts, and the slice if there is one."""
 
     replicas: int
     hosts: int
     slice: Slice | None = None
 
 
-Place = str | Slice | None  # where a run is: what ``--tpu`` says, a slice that gin binds, or None: this machine
+Place = str | Slice | None  # where a run is: the value of ``--tpu``, a slice that gin binds, or None: this machine
 
 
-def known() -> list[str]:
+def names() -> list[str]:
     """Returns the names of all slices that have a file, in natural order."""
-    names = [path.stem for path in FOLDER.glob("*.gin")]
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    stems = [path.stem for path in FOLDER.glob("*.gin")]
+    return sorted(stems, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def is_known(name: str) -> bool:
@@ -126,7 +126,7 @@ def is_known(name: str) -> bool:
 
 
 def find(name: str) -> Slice:
-    """Returns the slice of this name; ``NAME@ADDRESS`` also says where it is.
+    """Returns the slice of this name; ``NAME@ADDRESS`` also sets its address.
 
     Raises:
         UserError: No such slice (with the nearest name), or its file is wrong.
@@ -134,7 +134,7 @@ def find(name: str) -> Slice:
     name, _, address = name.partition("@")
     if not is_known(name):
         way_out = "" if address else f"; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@{name}"
-        raise UserError(f"no slice is called {name!r}{nearest(name, known())}; known: {', '.join(known())}{way_out}")
+        raise UserError(f"no slice is called {name!r}{nearest(name, names())}; known: {', '.join(names())}{way_out}")
     values = _read(_file_of(name))
     if address:
         values["address"] = address
@@ -145,7 +145,7 @@ def find(name: str) -> Slice:
 
 
 def local() -> Slice | None:
-    """Returns the slice that this TPU VM is, by its accelerator type; None where nobody tells or no file describes it.
+    """Returns the slice of this TPU VM by its accelerator type; None if the type is unknown or no file describes it.
 
     Raises:
         UserError: It is one of several hosts, which ``local`` does not reach.
@@ -155,17 +155,17 @@ def local() -> Slice | None:
 
 
 def accelerator_type() -> str:
-    """Returns what this TPU VM says that it is, such as "v3-8" or "v5litepod-4"; an empty string where nobody tells."""
+    """Returns the accelerator type of this TPU VM, such as "v3-8" or "v5litepod-4"; an empty string if unknown."""
     return os.environ.get("TPU_ACCELERATOR_TYPE") or metadata.attribute("accelerator-type")
 
 
 def plan(tpu: Place) -> DevicePlan:
     """Returns replicas and hosts of a place, without connecting to it.
 
-    Several workers (TF_CONFIG) have the same number of GPUs each, or none.
+    Several workers (TF_CONFIG) must have the same number of GPUs each, or none.
 
     Raises:
-        UserError: It names no slice, so that its size can be known only by connecting.
+        UserError: It names no slice, so its size is known only after connecting.
     """
     if isinstance(tpu, Slice):
         return DevicePlan(replicas=tpu.cores, hosts=tpu.hosts, slice=tpu)
@@ -176,15 +176,15 @@ def plan(tpu: Place) -> DevicePlan:
     if match := VIRTUAL.fullmatch(tpu):
         return DevicePlan(replicas=virtual_replicas(match["replicas"]), hosts=1)
     if tpu == "local":
-        found = local()
-        said = "" if found else accelerator_type()
+        piece = local()
+        machine_type = "" if piece else accelerator_type()
     else:
-        found, said = None if "://" in tpu.partition("@")[0] else find(tpu), ""
-    if found is None:
-        no_file = f"this machine is a {said!r}, of which gin/slices has no file"
-        why = no_file if said else "its cores are known only once connected"
+        piece, machine_type = None if "://" in tpu.partition("@")[0] else find(tpu), ""
+    if piece is None:
+        no_file = f"this machine is a {machine_type!r}, for which gin/slices has no file"
+        why = no_file if machine_type else "its cores are known only once connected"
         raise UserError(f"--tpu={tpu}: {why}; name the slice too: --tpu=v3-8@{tpu}")
-    return DevicePlan(replicas=found.cores, hosts=found.hosts, slice=found)
+    return DevicePlan(replicas=piece.cores, hosts=piece.hosts, slice=piece)
 
 
 def virtual_replicas(count: str) -> int:
@@ -195,7 +195,7 @@ def virtual_replicas(count: str) -> int:
 
 
 def _gpus() -> int:
-    """Counts GPUs without a framework: the device files, or what CUDA_VISIBLE_DEVICES leaves of them."""
+    """Counts GPUs without a framework: the device files, as limited by CUDA_VISIBLE_DEVICES."""
     present = sum(bool(GPU_DEVICE.fullmatch(path)) for path in glob.glob("/dev/nvidia*"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -215,7 +215,7 @@ def _read(path: pathlib.Path) -> dict:
         if isinstance(statement, config_parser.IncludeStatement):
             match = INCLUDED.fullmatch(statement.filename)
             if not match or not is_known(match["name"]):
-                raise UserError(f"{origin} includes {statement.filename!r}, which is no slice")
+                raise UserError(f"{origin} includes {statement.filename!r}, which is not a slice")
             values.update(_read(_file_of(match["name"])))
         elif isinstance(statement, config_parser.BindingStatement):
             if statement.selector != "slice":
@@ -241,7 +241,7 @@ def _read(path: pathlib.Path) -> dict:
 
 
 class _Literals(config_parser.ParserDelegate):
-    """Refuses references and macros: a slice's figures are plain values."""
+    """Rejects references and macros: a slice's figures are plain values."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
         raise ValueError(f"a slice's value must be a literal, got @{scoped_configurable_name}")

@@ -1,6 +1,6 @@
 """The processes that train together without a TPU, as TF_CONFIG names them: one on each machine with GPUs, usually.
 
-Light: standard library only. Format: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG.
+Imports only the standard library. Format: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG.
 """
 
 import json
@@ -18,8 +18,8 @@ class Cluster:
     """Several workers, of which this process is one.
 
     Args:
-        addresses: HOST:PORT of each, the same order everywhere.
-        index: Which of them this process is; 0 is the chief, which alone writes.
+        addresses: HOST:PORT of each, in the same order everywhere.
+        index: Index of this process; 0 is the chief, the only one that writes.
     """
 
     addresses: tuple[str, ...]
@@ -27,19 +27,19 @@ class Cluster:
 
 
 def here() -> Cluster | None:
-    """Returns the cluster that TF_CONFIG describes; None where it is not set or names one worker, which trains alone.
+    """Returns the cluster that TF_CONFIG describes; None if it is not set or names a single worker.
 
     Raises:
-        UserError: It cannot be understood, or it names jobs that this pipeline does not have.
+        UserError: It is malformed, or it names jobs that this pipeline does not have.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
     if not text:
         return None
     try:
-        said = json.loads(text)
-        jobs = {job: tuple(addresses) for job, addresses in said.get("cluster", {}).items()}
+        document = json.loads(text)
+        jobs = {job: tuple(addresses) for job, addresses in document.get("cluster", {}).items()}
         addresses = tuple(address for job in JOBS for address in jobs.get(job, ()))
-        kind, number = str(said.get("task", {}).get("type")), said.get("task", {}).get("index")
+        kind, number = str(document.get("task", {}).get("type")), document.get("task", {}).get("index")
         if not all(isinstance(address, str) and ":" in address for address in addresses):
             raise ValueError
     except (ValueError, AttributeError, TypeError):
@@ -53,6 +53,6 @@ def here() -> Cluster | None:
         return None
     if kind not in jobs or not isinstance(number, int) or not 0 <= number < len(jobs[kind]):
         raise UserError(
-            f"TF_CONFIG's task is {kind} {number}, which is none of its {len(addresses)} workers; expected {EXPECTED}"
+            f"TF_CONFIG's task {kind} {number} is not one of its {len(addresses)} workers; expected {EXPECTED}"
         )
     return Cluster(addresses=addresses, index=number + (len(jobs.get("chief", ())) if kind == "worker" else 0))

@@ -1,7 +1,4 @@
-"""What every core of a generation of TPUs has: memory, peak, bandwidth and clock.
-
-Light: plain figures.
-"""
+"""Figures of a core of each TPU generation: memory, peak, bandwidth and clock."""
 
 from dataclasses import dataclass
 
@@ -12,11 +9,11 @@ class Generation:
 
     Args:
         cores_per_chip: Such devices on a chip.
-        hbm_gib: Memory of a device, in GiB, as it is advertised.
-        usable_hbm_gib: What the compiler (libtpu 0.0.52) lets one program have, in GiB.
+        hbm_gib: Advertised memory of a device, in GiB.
+        usable_hbm_gib: Memory that the compiler (libtpu 0.0.52) lets one program use, in GiB.
         peak_tflops: bfloat16 matrix multiply of a device, in 10**12 FLOP/s.
         hbm_gbps: Bandwidth to its memory, in 10**9 bytes/s.
-        flops_per_cycle: What its matrix units do in a cycle, 2 for each cell; the compiler reckons in cycles.
+        flops_per_cycle: FLOPs of its matrix units per cycle, 2 per cell; the compiler's estimates are in cycles.
         source: The page that states chip figures.
     """
 
@@ -30,7 +27,7 @@ class Generation:
 
     @property
     def clock_ghz(self) -> float:
-        """Cycles in 10**-9 s at which the matrix units reach their peak."""
+        """Clock, in 10**9 cycles/s, at which the matrix units reach their peak."""
         return 1e3 * self.peak_tflops / self.flops_per_cycle
 
 

@@ -1,7 +1,7 @@
-"""Where ``--tpu`` leads, found out before TensorFlow is imported, so that a mistake costs a second and not a minute.
+"""Resolves ``--tpu`` before TensorFlow is imported, so that a mistake costs a second and not a minute.
 
-Light: imports neither TensorFlow nor Keras. Every failure is one UserError sentence; nothing here waits longer than
-PROBE_SECONDS for an answer, where TensorFlow's own resolver asks a missing metadata server for minutes.
+Imports neither TensorFlow nor Keras. Every failure is one UserError sentence; nothing here waits longer than
+PROBE_SECONDS for an answer, while TensorFlow's own resolver asks a missing metadata server for minutes.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ GRPC_PORT = 8470
 API_CLIENT = ("google-api-python-client", "oauth2client")
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 # tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
-# library"), although its own requirements admit them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
+# library"), although its own requirements allow them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
 LAST_LIBTPU_FOR = {"2.20": (0, 0, 24)}
 
 
@@ -31,9 +31,9 @@ class Target:
 
     Args:
         kind: "here" (this machine's GPUs or CPU), "virtual" (virtual CPU devices) or "tpu".
-        replicas: For "virtual": how many; otherwise 0, to be found out.
-        address: For "tpu": what TPUClusterResolver takes: "local", a grpc:// address or a Cloud TPU's name.
-        slice: The slice that was asked for, where one was, or that this TPU VM says it is.
+        replicas: For "virtual": how many; otherwise 0, known after connecting.
+        address: For "tpu": TPUClusterResolver's argument: "local", a grpc:// address or a Cloud TPU's name.
+        slice: The requested slice, if any, or the one that this TPU VM is.
     """
 
     kind: str
@@ -43,12 +43,12 @@ class Target:
 
 
 def resolve(tpu: slices.Place, *, together: bool = False) -> Target:
-    """Returns the target that a place is, after every check that needs no TensorFlow.
+    """Returns the target of a place, after every check that needs no TensorFlow.
 
     Args:
         tpu: None, ``virtual-8``, a slice's name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's name;
             or the slice itself.
-        together: Whether the workers of TF_CONFIG do this together, as they train.
+        together: Whether the workers of TF_CONFIG connect together, as they do for training.
 
     Raises:
         UserError: There is nothing there, or the installed wheels would abort or cannot look it up.
@@ -58,7 +58,7 @@ def resolve(tpu: slices.Place, *, together: bool = False) -> Target:
         return _at_address(f"slice.name={tpu.name!r}", tpu)
     match = slices.VIRTUAL.fullmatch(tpu or "")
     if (not tpu or match) and (workers := tf_config.here()) and (match or not together):
-        what = f"--tpu={tpu} are devices of one process" if match else "this is work for one process"
+        what = f"--tpu={tpu} means devices of one process" if match else "this command runs in one process"
         raise UserError(f"{what}, and TF_CONFIG names {len(workers.addresses)} workers; unset TF_CONFIG")
     if (not tpu or match) and not compiles_for_cpu():
         # "could not find registered transfer manager for platform Host", from the first compiled step
@@ -75,14 +75,14 @@ def resolve(tpu: slices.Place, *, together: bool = False) -> Target:
     if tpu == "local":
         _require_attached_tpu("--tpu=local")
         return Target(kind="tpu", address="local", slice=slices.local())
-    found = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
-    if "@" in tpu and found is None:
+    piece = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
+    if "@" in tpu and piece is None:
         slices.find(tpu)
-    return _at_address(f"--tpu={tpu}", found, tpu)
+    return _at_address(f"--tpu={tpu}", piece, tpu)
 
 
 def _at_address(asked: str, piece: slices.Slice | None, address: str = "") -> Target:
-    """Returns a slice, or a TPU of which only the address is known, once something is known to be at its address."""
+    """Returns the target of a slice, or of a TPU known by address only, after checking that its address answers."""
     if piece and not piece.address:
         piece = dataclasses.replace(piece, address=_address_here(asked, piece))  # which the slice checks
     address = (piece and piece.address) or address
@@ -97,9 +97,9 @@ def _at_address(asked: str, piece: slices.Slice | None, address: str = "") -> Ta
 
 
 def _address_here(asked: str, piece: slices.Slice) -> str:
-    """Finds a slice's address: the TPU of this VM, or what the environment names (Colab, GKE, a VM beside the TPU).
+    """Finds a slice's address: the TPU of this VM, or one named by the environment (Colab, GKE, a VM beside the TPU).
 
-    A VM of a larger slice sees its own chips only, so that such a slice is always reached by name.
+    A VM of a larger slice sees only its own chips, so such a slice is always reached by name.
     """
     if is_here(piece):
         return "local"
@@ -116,12 +116,12 @@ def _address_here(asked: str, piece: slices.Slice) -> str:
 
 
 def tpu_attached() -> bool:
-    """Whether this machine has TPU chips of its own (a TPU VM)."""
+    """Whether this machine has TPU chips (a TPU VM)."""
     return any(glob.glob(pattern) for pattern in TPU_DEVICE_FILES)
 
 
 def is_here(piece: slices.Slice) -> bool:
-    """Whether a slice's only host is this machine, and so sees its files."""
+    """Whether this machine is a slice's only host, and so shares its files."""
     return piece.hosts == 1 and tpu_attached() and piece.address in (None, "local")
 
 
@@ -133,7 +133,7 @@ def _require_attached_tpu(asked: str) -> None:
 
 
 def require_reachable(address: str) -> None:
-    """Raises UserError unless something accepts TCP connections at a grpc:// address (every host of a list)."""
+    """Raises UserError unless a grpc:// address (every host of a list) accepts TCP connections."""
     for part in address.split(","):
         try:
             url = urlsplit(part if "://" in part else f"grpc://{part}")
@@ -141,7 +141,7 @@ def require_reachable(address: str) -> None:
         except ValueError:
             host = None
         if not host:
-            raise UserError(f"{part!r} is no address; expected grpc://HOST:PORT")
+            raise UserError(f"{part!r} is not an address; expected grpc://HOST:PORT")
         try:
             socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
         except OSError as error:
@@ -149,20 +149,20 @@ def require_reachable(address: str) -> None:
 
 
 def _require_metadata_server(asked: str, name: str) -> None:
-    """A Cloud TPU's name is looked up through the machine's service account, which only a Google Cloud VM has."""
+    """Raises UserError without a metadata server: a Cloud TPU's name is looked up through a VM's service account."""
     host, _, port = metadata.server().partition(":")
     try:
         socket.create_connection((host, int(port or 80)), timeout=PROBE_SECONDS).close()
-    except (OSError, ValueError):  # ValueError: GCE_METADATA_HOST has no port that is a number
-        hint = nearest(name, slices.known())
+    except (OSError, ValueError):  # ValueError: the port in GCE_METADATA_HOST is not a number
+        hint = nearest(name, slices.names())
         raise UserError(
-            f"{asked}: {name!r} is no slice{hint}, and Cloud TPUs cannot be looked up by name from here "
-            f"(no metadata server answers: this is no Google Cloud machine)"
+            f"{asked}: {name!r} is not a slice{hint}, and Cloud TPUs cannot be looked up by name from here "
+            f"(no metadata server answers: this is not a Google Cloud machine)"
         ) from None
 
 
 def _require_api_client(asked: str, name: str) -> None:
-    """TensorFlow's resolver asks the Cloud TPU API through these, and brings neither along."""
+    """Raises UserError without the packages that TensorFlow's resolver uses but does not install."""
     missing = [package for package in API_CLIENT if installed(package) is None]
     if missing:
         raise UserError(
@@ -174,7 +174,7 @@ def _require_api_client(asked: str, name: str) -> None:
 def check_wheels() -> None:
     """Raises UserError if the installed tensorflow-tpu would abort beside the installed libtpu.
 
-    To be called before TensorFlow is imported: afterwards the process is dead, and no exception says why.
+    Call it before importing TensorFlow, which would end the process without an exception.
     """
     tensorflow, libtpu = installed("tensorflow-tpu"), installed("libtpu")
     if tensorflow is None:
@@ -195,7 +195,7 @@ def check_wheels() -> None:
 
 
 def compiles_for_cpu() -> bool:
-    """Whether XLA compiles for the CPU here: the TPU build of TensorFlow has it for TPUs alone."""
+    """Whether XLA compiles for the CPU here: the TPU build of TensorFlow compiles for TPUs only."""
     return installed("tensorflow-tpu") is None
 
 

@@ -1,6 +1,6 @@
 """Likelihoods of answers after their prompts: last words, and choices normalised by their length.
 
-Letters: B rows a batch, T tokens of the longest row, K tokens of the longest answer, E table width, V vocabulary.
+Letters: B rows per batch, T tokens of the longest row, K tokens of the longest answer, E table width, V vocabulary.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pipeline.runs.trained_model import Trained
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The tokens of a prompt and an answer; ``answer`` of them, the last ones, are scored."""
+    """The tokens of a prompt and an answer; the last ``answer`` tokens are scored."""
 
     tokens: list[int]
     answer: int
@@ -31,10 +31,15 @@ def score(run: Trained, examples: Sequence[Example], *, batch: int) -> dict[str,
 
     ``accuracy`` of last words: the share whose every token is the likeliest. Of choices: the share in which the right
     one has the highest log-likelihood; ``accuracy_normalised`` divides it by the choice's UTF-8 bytes. A prompt longer
-    than the context loses its beginning, which is counted in ``cut_prompts``. ``batch`` counts the rows of one replica.
+    than the context is cut at its beginning and counted in ``cut_prompts``.
+
+    Args:
+        run: the trained model.
+        examples: all of one choice, or all of several.
+        batch: rows per replica.
 
     Raises:
-        UserError: an answer that alone is longer than the model's context.
+        UserError: an answer is longer than the model's context.
     """
     rows = [
         _row(run.tokenizer, example.prompt, choice, run.model.config.context)
@@ -73,8 +78,8 @@ def _row(tokenizer: Any, prompt: str, answer: str, context: int) -> tuple[Row, b
     after = tokenizer.encode(answer)
     if len(after) > context:
         raise UserError(f"an answer has {len(after)} tokens; the model's context is {context}")
-    kept = (before + after)[-(context + 1) :]
-    return Row(kept, len(after)), len(kept) < len(before) + len(after)
+    tokens = (before + after)[-(context + 1) :]
+    return Row(tokens, len(after)), len(tokens) < len(before) + len(after)
 
 
 def _score_rows(run: Trained, rows: Sequence[Row], batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +87,7 @@ def _score_rows(run: Trained, rows: Sequence[Row], batch: int) -> tuple[np.ndarr
     longest = max(row.answer for row in rows)
     nats, greedy = np.zeros(len(rows)), np.zeros(len(rows), bool)
     step, context = on_replicas(_answer_step(run), run.strategy), run.model.config.context
-    order = np.argsort([len(row.tokens) for row in rows], kind="stable")  # rows of like length share a batch
+    order = np.argsort([len(row.tokens) for row in rows], kind="stable")  # rows of similar length share a batch
     for first in range(0, len(order), batch):
         places = order[first : first + batch]
         length = -(-(max(len(rows[place].tokens) for place in places) - 1) // 64) * 64
@@ -93,8 +98,8 @@ def _score_rows(run: Trained, rows: Sequence[Row], batch: int) -> tuple[np.ndarr
             tokens[line, : len(row.tokens)] = row.tokens
             targets[line, : row.answer] = np.arange(len(row.tokens) - row.answer - 1, len(row.tokens) - 1)
             weights[line, : row.answer] = 1
-        made = [np.concatenate(values) for values in step(tokens, targets, weights)]
-        nats[places], greedy[places] = (value[: len(places)] for value in made)
+        scores = [np.concatenate(values) for values in step(tokens, targets, weights)]
+        nats[places], greedy[places] = (score[: len(places)] for score in scores)
     return nats, greedy
 
 

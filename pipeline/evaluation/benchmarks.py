@@ -16,7 +16,7 @@ from pipeline.evaluation.detokenizers import MARK, detokenize
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A benchmark that is one text: what removes the publishers' spaces, and how many of its last bytes are scored."""
+    """A benchmark that is one text: its detokenizer, and how many of its last bytes are scored."""
 
     detokenizer: str = "none"
     last_bytes: int | None = None
@@ -34,7 +34,7 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A prompt, what may follow it, and the index of what does."""
+    """A prompt, its possible continuations, and the index of the right one."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -57,14 +57,14 @@ EXAMPLES = {
 
 
 def check(benchmark: str) -> None:
-    """Raises UserError for a benchmark that is not known."""
-    known = [*TEXTS, *EXAMPLES]
-    if benchmark not in known:
-        raise UserError(f"--benchmark={benchmark}: expected one of {', '.join(known)}{nearest(benchmark, known)}")
+    """Raises UserError for an unknown benchmark."""
+    names = [*TEXTS, *EXAMPLES]
+    if benchmark not in names:
+        raise UserError(f"--benchmark={benchmark}: expected one of {', '.join(names)}{nearest(benchmark, names)}")
 
 
 def read_file(file: str) -> tuple[str, str]:
-    """Returns a UTF-8 file's text and the file's sha256; UserError when it cannot be read or holds none."""
+    """Returns a UTF-8 file's text and sha256; UserError if it cannot be read or is empty."""
     text, raw = texts.read_file(file, "--text")
     if not text.strip():
         raise UserError(f"--text={file}: it holds no text")
@@ -72,7 +72,7 @@ def read_file(file: str) -> tuple[str, str]:
 
 
 def text_of(benchmark: str, published: str, detokenizer: str | None = None) -> tuple[str, str, dict[str, Any]]:
-    """Returns the published text that is scored, the same as the model reads it, and the protocol of both.
+    """Returns the published text to score, the same text as the model reads it, and their protocol.
 
     Args:
         benchmark: a name of TEXTS.
@@ -85,15 +85,16 @@ def text_of(benchmark: str, published: str, detokenizer: str | None = None) -> t
             errors="ignore"
         )  # perhaps from within a character
     name = settings.detokenizer if detokenizer is None else detokenizer
-    made = detokenize(name, published)
-    return published, made, {"benchmark": benchmark, "detokenizer": name, "detokenizer_marks": made.count(MARK)}
+    text = detokenize(name, published)
+    return published, text, {"benchmark": benchmark, "detokenizer": name, "detokenizer_marks": text.count(MARK)}
 
 
 def examples_of(benchmark: str, file: str, text: str) -> list[Example]:
-    """Returns the examples of a file of JSON lines, or for ``lambada`` of a passage a line.
+    """Returns the examples of a file of JSON lines, or for ``lambada`` of one passage per line.
 
     Raises:
-        UserError: a line that is no JSON object, lacks a field (which is named), or whose answer is no choice.
+        UserError: a line that is not a JSON object, lacks a field (the message names it), or whose answer is not a
+            choice.
     """
     fields, examples = EXAMPLES[benchmark], []
     for number, line in enumerate(texts.lines(text), start=1):
@@ -120,7 +121,7 @@ def _record(line: str, where: str) -> dict[str, Any]:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise UserError(f"{where}: no JSON object; expected one a line")
+        raise UserError(f"{where}: not a JSON object; expected one per line")
     return record
 
 
@@ -128,7 +129,7 @@ def _field(record: dict[str, Any], name: str, kind: Any, where: str) -> Any:
     if name not in record:
         raise UserError(f"{where}: no field {name!r}; it has {', '.join(record) or 'none'}{nearest(name, record)}")
     if not isinstance(record[name], kind) or isinstance(record[name], bool):
-        raise UserError(f"{where}: field {name!r} is {record[name]!r}, which is of another kind than expected")
+        raise UserError(f"{where}: field {name!r} is {record[name]!r}, which has the wrong type")
     return record[name]
 
 

@@ -1,11 +1,11 @@
-"""Detokenizers that can be undone: the published text of a benchmark as a person would have written it.
+"""Reversible detokenizers: the published text of a benchmark as a person would have written it.
 
-WikiText and Penn Treebank put spaces around punctuation, which GPT-2 never saw. A likelihood of the text without them
-is one of the published text only if nothing is lost. So each detokenizer is a pair of functions of a line, and a line
-that the pair does not give back byte for byte is kept as it was published, behind U+2060 (word joiner).
+WikiText and Penn Treebank put spaces around punctuation, which GPT-2 never saw. The likelihood of the text without them
+is that of the published text only if nothing is lost. So each detokenizer is a pair of functions of a line; a line that
+the pair does not restore byte for byte is kept as published, after a U+2060 (word joiner).
 
-Where a space is taken out depends only on the characters beside it and on the quotation marks before it in the line,
-which are the same with and without that space. Where published text has none in such a place, U+2060 stands in it.
+Whether a space is removed depends only on the characters beside it and on the quotation marks before it in the line,
+which are the same with and without that space. Where published text has no space in such a place, U+2060 marks it.
 """
 
 import re
@@ -24,31 +24,31 @@ Joins = Callable[[str, str, bool], bool]
 
 
 def detokenize(name: str, text: str) -> str:
-    """Returns ``text`` without the spaces that its publishers put in; UserError for an unknown ``name``."""
+    """Returns ``text`` without the spaces that its publishers added; UserError for an unknown ``name``."""
     join = _detokenizer(name)
     return "".join(_line(line, join) for line in LINE.findall(text)) if join else text
 
 
 def retokenize(name: str, text: str) -> str:
-    """Returns the published text, byte for byte, of what ``detokenize`` returned."""
+    """Undoes ``detokenize``: returns the published text byte for byte."""
     join = _detokenizer(name)
     return "".join(_published(line, join) for line in LINE.findall(text)) if join else text
 
 
 def _detokenizer(name: str) -> Joins | None:
     if name not in DETOKENIZERS:
-        known = ", ".join(DETOKENIZERS)
-        raise UserError(f"--detokenizer={name}: expected one of {known}{nearest(name, DETOKENIZERS)}")
+        names = ", ".join(DETOKENIZERS)
+        raise UserError(f"--detokenizer={name}: expected one of {names}{nearest(name, DETOKENIZERS)}")
     return DETOKENIZERS[name]
 
 
 def _wikitext(left: str, rest: str, quoted: bool) -> bool:
-    if left == '"':  # the mark that has just been read opens a quotation, or closes one
+    if left == '"':  # it opens a quotation if ``quoted``, or else closes one
         return quoted
     if rest[0] == '"':
         return quoted
     if (rest[0] == "." and left.isupper()) or (rest[0] in ".,:" and left.isdigit() and rest[1:2].isdigit()):
-        return False  # initials and numbers, which the publishers kept in one piece
+        return False  # initials and numbers, which the publishers did not split
     return rest[0] in BEFORE or left in AFTER or (left.isalnum() and CLITIC.match(rest) is not None)
 
 
@@ -61,8 +61,8 @@ DETOKENIZERS: dict[str, Joins | None] = {"wikitext": _wikitext, "ptb": _penn_tre
 
 def _line(line: str, joins: Joins) -> str:
     body = line.removesuffix("\n")
-    made = _joined(INSIDE.sub(lambda match: match[1] or match[2], body.strip(" ")), joins) + line[len(body) :]
-    return made if made and made[0] != MARK and _published(made, joins) == line else MARK + line
+    plain = _joined(INSIDE.sub(lambda match: match[1] or match[2], body.strip(" ")), joins) + line[len(body) :]
+    return plain if plain and plain[0] != MARK and _published(plain, joins) == line else MARK + line
 
 
 def _published(line: str, joins: Joins) -> str:
@@ -74,30 +74,30 @@ def _published(line: str, joins: Joins) -> str:
 
 
 def _joined(text: str, joins: Joins) -> str:
-    """Takes out the spaces between what ``joins``; puts a mark where it joins what was never apart."""
-    made, quoted, left = [], False, ""
+    """Removes the spaces where ``joins`` is true; adds a mark where it is true and there was no space."""
+    characters, quoted, left = [], False, ""
     for place, character in enumerate(text):
         single = character == " " and left not in ("", " ") and text[place + 1 : place + 2] not in ("", " ")
         if single and joins(left, text[place + 1 : place + 8], quoted):
             continue
         if left not in ("", " ") and character != " " and text[place - 1] != " ":
-            made.append(MARK if joins(left, text[place : place + 7], quoted) else "")
-        made.append(character)
+            characters.append(MARK if joins(left, text[place : place + 7], quoted) else "")
+        characters.append(character)
         quoted ^= character == '"'
         left = character
-    return "".join(made)
+    return "".join(characters)
 
 
 def _parted(text: str, joins: Joins) -> str:
     """Undoes ``_joined``."""
-    made, quoted, left, marked = [], False, "", False
+    characters, quoted, left, marked = [], False, "", False
     for place, character in enumerate(text):
         if character == MARK:
             marked = True
             continue
         if left not in ("", " ") and character != " " and not marked and joins(left, text[place : place + 7], quoted):
-            made.append(" ")
-        made.append(character)
+            characters.append(" ")
+        characters.append(character)
         quoted ^= character == '"'
         left, marked = character, False
-    return "".join(made)
+    return "".join(characters)

@@ -1,6 +1,6 @@
-"""Likelihoods that can be compared: summed over all tokens, normalised three ways, with the protocol beside them.
+"""Comparable likelihoods: summed over all tokens and normalised three ways.
 
-Letters: N tokens of the text, W windows, B windows a batch, T context length.
+Letters: N tokens of the text, W windows, B windows per batch, T context length.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from pipeline.evaluation.evaluation_step import make_evaluation_step
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """Summed negative log-likelihood in nats, and what it is divided by: units of the text that was scored, or None."""
+    """Summed negative log-likelihood in nats, and its divisors: units of the scored text, or None."""
 
     nats: float
     tokens: int
@@ -27,7 +27,7 @@ class Likelihood:
     characters: int | None = None
 
     def figures(self) -> dict[str, float]:
-        """Returns nats per token, perplexities, bits per byte and a character; scaled before exponentiating."""
+        """Returns nats per token, perplexities, and bits per byte and per character; divides before exponentiating."""
         per_token, bits = self.nats / self.tokens, self.nats / math.log(2)
         figures = {"nats_per_token": per_token, "token_perplexity": _exp(per_token), "tokens": self.tokens}
         if self.words is not None:
@@ -44,24 +44,24 @@ def _exp(nats: float) -> float:
 
 
 def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Iterator[dict[str, np.ndarray]]:
-    """Cuts a token stream into windows in which every token but the first is scored exactly once.
+    """Splits a token stream into windows that score every token but the first exactly once.
 
     Window w reads tokens w·stride … w·stride + T. The first scores all its labels, the others their last ``stride``,
     so that all but the first ``T`` labels have at least T - stride tokens before them. The last window is moved back
-    to end with the text, as lm_eval's rolling windows do: it scores what is left with all the context there is. Only a
-    text shorter than a window is padded.
+    to end with the text, as lm_eval's rolling windows do: it scores the remaining labels with full context. Only a text
+    shorter than a window is padded.
 
     Args:
-      tokens: ids [N], N ≥ 2.
-      context: T.
-      stride: between the starts of windows, 1 … T; T means windows that do not overlap.
-      batch: B, over all replicas; the last batch is filled up with windows of weight 0, so that shapes stay static.
+        tokens: ids [N], N ≥ 2.
+        context: T.
+        stride: tokens between the starts of windows, 1 … T; T means that windows do not overlap.
+        batch: B, over all replicas; the last batch is filled up with windows of weight 0, so that shapes stay static.
 
     Yields:
-      ``tokens`` int32 [B, T+1] and ``weights`` float32 [B, T], 1 where the label tokens[:, 1:] is scored.
+        ``tokens`` int32 [B, T+1] and ``weights`` float32 [B, T], 1 where the label tokens[:, 1:] is scored.
 
     Raises:
-      UserError: a stride outside 1 … T, or fewer than two tokens.
+        UserError: a stride outside 1 … T, or fewer than two tokens.
     """
     if not 1 <= stride <= context:
         raise UserError(f"--stride={stride}: expected 1 to {context}, the model's context")
@@ -73,7 +73,7 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
         numbers_B1 = (first + np.arange(batch))[:, None]
         starts_B1 = np.clip(numbers_B1 * stride, 0, max(0, labels - context))
         places = starts_B1 + np.arange(context + 1)[None]
-        rank_BT = starts_B1 + np.arange(context)[None]  # which label of the stream each one is
+        rank_BT = starts_B1 + np.arange(context)[None]  # the index of each label in the stream
         scored_before_B1 = np.where(numbers_B1 == 0, 0, (numbers_B1 - 1) * stride + context)
         weights = (rank_BT >= scored_before_B1) & (rank_BT < labels) & (numbers_B1 < count)
         yield {
@@ -86,27 +86,27 @@ def scorer(model: Any, strategy: tf.distribute.Strategy | None = None):
     """Returns a function batch -> (summed nats, tokens scored) over all replicas, compiled by XLA.
 
     Args:
-      model: created in the strategy's scope.
-      strategy: None is the current one; its replicas divide the batch's rows.
+        model: created in the strategy's scope.
+        strategy: its replicas divide the batch's rows; None is the current strategy.
     """
     strategy = strategy or tf.distribute.get_strategy()
     evaluation_step = make_evaluation_step(model, **strategy_options(strategy))
     step = on_replicas(lambda tokens, weights: evaluation_step({"tokens": tokens, "weights": weights}), strategy)
 
     def score(batch: dict[str, Any]) -> tuple[float, float]:
-        nats, tokens = step(batch["tokens"], batch["weights"])  # added up over the replicas: each has the whole sums
+        nats, tokens = step(batch["tokens"], batch["weights"])  # each replica has the sums over all replicas
         return float(nats[0]), float(tokens[0])
 
     return score
 
 
 def on_replicas(step: Callable, strategy: tf.distribute.Strategy) -> Callable[..., list[list[tf.Tensor]]]:
-    """Returns a function that gives each replica its share of the rows of some arrays.
+    """Returns a function that runs ``step`` on each replica's share of the rows of its arrays.
 
-    What it returns is, for each output of ``step``, the list of the replicas' values, in the order of the rows.
+    It returns, for each output of ``step``, the list of the replicas' values, in the order of the rows.
     """
     replicas = strategy.num_replicas_in_sync
-    # A compiled function is wrapped once more: given as it is, a strategy compiles all replicas' calls as one.
+    # ``step`` is wrapped: given a compiled function itself, a strategy compiles all replicas' calls as one.
     run = tf.function(lambda *shares: strategy.run(lambda *share: step(*share), args=shares))
 
     def share(rows: Any) -> Any:

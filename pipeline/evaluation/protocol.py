@@ -1,6 +1,6 @@
-"""A figure's protocol: what it was measured on and how; figures of differing protocols cannot be compared.
+"""A figure's protocol: the data and the method of its measurement; figures of different protocols cannot be compared.
 
-Light: standard library only.
+Imports only the standard library.
 """
 
 import hashlib
@@ -8,9 +8,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-# Where the same file lay, which of the run's weights were scored, and why a figure is not there make no other protocol.
-NO_PROTOCOL = ("text", "data", "step", "left_out")
-# Figures that divide by the whole text, and what they divide by.
+# Not part of the protocol: where the file was, which of the run's weights were scored, and why a figure is left out.
+IGNORED_KEYS = ("text", "data", "step", "left_out")
+# Figures that are divided by the size of the whole text, and these sizes.
 BY_TEXT = ("bits_per_byte", "word_perplexity", "utf8_bytes", "words")
 SHORT = "holds what the others leave, with fewer tokens before them"
 FULL = "ends with the text and holds as many tokens as the others, as in lm_eval"
@@ -21,22 +21,22 @@ LEFT_OUT = (
 
 
 def differing(dictionaries: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the keys whose values are not the same everywhere, sorted."""
-    keys = sorted({key for known in dictionaries for key in known})
-    return [key for key in keys if any(known.get(key) != dictionaries[0].get(key) for known in dictionaries)]
+    """Returns the keys whose values differ, sorted."""
+    keys = sorted({key for dictionary in dictionaries for key in dictionary})
+    return [key for key in keys if any(each.get(key) != dictionaries[0].get(key) for each in dictionaries)]
 
 
-def of_lines(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the figures, named with ``prefix``, that hold for line-packed data: older runs wrote all of them."""
+def for_line_packing(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the figures, named with ``prefix``, that are valid for line-packed data; older runs wrote all of them."""
     return {name: value for name, value in figures.items() if name not in {prefix + left for left in BY_TEXT}}
 
 
 def comparable(protocol: dict[str, Any]) -> dict[str, Any]:
-    """Returns the part of a protocol in which figures must agree to be compared; older ones do not say ``SHORT``."""
-    return {key: value for key, value in protocol.items() if key not in NO_PROTOCOL and value != SHORT}
+    """Returns the part of a protocol that comparable figures share; older protocols lack ``SHORT``."""
+    return {key: value for key, value in protocol.items() if key not in IGNORED_KEYS and value != SHORT}
 
 
 def file_name(protocol: dict[str, Any]) -> str:
-    """Returns the file of a run directory that keeps figures: one a protocol and step, which a repetition replaces."""
-    said = json.dumps(comparable(protocol) | {"step": protocol.get("step")}, sort_keys=True)
-    return f"evaluation-{hashlib.sha256(said.encode()).hexdigest()[:12]}.json"
+    """Returns the name of the figures' file in the run directory: one per protocol and step."""
+    identity = json.dumps(comparable(protocol) | {"step": protocol.get("step")}, sort_keys=True)
+    return f"evaluation-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"

@@ -20,7 +20,7 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
     """Scores a whole part in windows that do not overlap; returns the likelihood and its protocol.
 
     Raises:
-      UserError: no such data set or part, one of another tokenizer, or one whose shards are not all there.
+        UserError: no such data set or part, one of another tokenizer, or one with missing shards.
     """
     data = manifest.load(directory)
     data.check(
@@ -55,13 +55,15 @@ def score_text(
     """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are.
 
     Args:
-      text: what the model reads.
-      published: whose words, bytes and characters the likelihood is divided by; None for the same text.
-      context: tokens of a window, at most the model's context.
-      stride: tokens between the starts of windows.
+        run: the trained model.
+        text: the text that the model reads.
+        published: the text whose words, bytes and characters divide the likelihood; None for the same text.
+        context: tokens of a window, at most the model's context.
+        stride: tokens between the starts of windows.
+        batch: windows per replica.
 
     Raises:
-      UserError: a context that the model does not have, a stride above it, or a text shorter than a window.
+        UserError: a context that the model does not have, a stride above it, or a text shorter than a window.
     """
     if not 1 <= context <= run.model.config.context:
         raise UserError(f"--context={context}: expected 1 to {run.model.config.context}, the model's context")

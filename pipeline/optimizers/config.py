@@ -1,4 +1,4 @@
-"""What a gin file may say about the optimizer: one frozen dataclass each for Adafactor, AdamW and SGD.
+"""Optimizer settings that gin can bind: one frozen dataclass each for Adafactor, AdamW and SGD.
 
 Imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective learning rates at once.
 Defaults and their documentation live here only; the mathematics is in adafactor.py, adamw.py and sgd.py.

@@ -254,7 +254,7 @@ class Session:
         """Returns the run's closing figures."""
         record, validation = trainer.record, trainer.validation()
         if validation and not self.manifest.record.scores_all_text:
-            validation = protocol.of_lines(validation) | {"left_out": protocol.LEFT_OUT}
+            validation = protocol.for_line_packing(validation) | {"left_out": protocol.LEFT_OUT}
         return {
             "parameters": self.model_config.parameters(),
             "steps": record["step"],

@@ -101,7 +101,7 @@ def test_prompts_of_a_file_are_continued_like_one_alone(run, run_module, tmp_pat
 def test_bad_prompts_are_refused(run, refused, tmp_path):
     path, _ = run
     (tmp_path / "empty").write_text("\n")
-    assert "a prompt a line" in refused(
+    assert "one prompt per line" in refused(
         "pipeline.generate", f"--run_dir={path}", f"--prompts_file={tmp_path / 'empty'}"
     )
     assert "no such file" in refused("pipeline.generate", f"--run_dir={path}", f"--prompts_file={tmp_path / 'none'}")

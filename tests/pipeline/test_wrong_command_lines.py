@@ -91,7 +91,11 @@ SAID_FIRST = [  # of other commands, before anything is read or imported that ta
     ("pipeline.train", ["--gin_file=algpt2.gin", "--tpu="], "--tpu=: is empty; expected a slice"),
     ("pipeline.shard", ["--gin_file=datasets/cpython.gin", "--output={}/file/x"], "file is not a directory"),
     ("pipeline.export", ["--run_dir={}", "--output={}/file/x"], "file is not a directory"),
-    ("pipeline.export", ["--run_dir={}", "--output={}/[x", "--format=saved_model"], "loads no SavedModel from it"),
+    (
+        "pipeline.export",
+        ["--run_dir={}", "--output={}/[x", "--format=saved_model"],
+        "TensorFlow cannot load a SavedModel from it",
+    ),
     ("tools.verify", ["--data=caf\udce9"], "'caf\\udce9' is not UTF-8 text"),
     ("pipeline.generate", ["--run_dir={}", "--prompt=caf\udce9"], r"--prompt='caf\udce9': is not UTF-8"),
     ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--top_p=7"], "--top_p=7: 7.0 is not a number in the range"),

@@ -104,8 +104,8 @@ def read(directory: str) -> Run:
     flat = {f"{name}.{key}": value for name, section in identity.items() for key, value in section.items()}
     summary = _json(directory, "summary.json") or {}
     if flat.get("shard.packing") == "lines":
-        records = [protocol.of_lines(record, "validation.") for record in records]
-        summary["validation"] = protocol.of_lines(summary.get("validation") or {})
+        records = [protocol.for_line_packing(record, "validation.") for record in records]
+        summary["validation"] = protocol.for_line_packing(summary.get("validation") or {})
     return Run(
         name=directory,
         identity=flat,
@@ -126,7 +126,7 @@ def _evaluations(directory: str) -> list[dict[str, Any]]:
         if not isinstance(evaluation, dict) or not {"figures", "protocol"} <= evaluation.keys():
             continue
         if evaluation["protocol"].get("packing") == "lines":
-            evaluation["figures"] = protocol.of_lines(evaluation["figures"])
+            evaluation["figures"] = protocol.for_line_packing(evaluation["figures"])
         key = json.dumps(protocol.comparable(evaluation["protocol"]), sort_keys=True)
         if key not in newest or evaluation["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
             newest[key] = evaluation

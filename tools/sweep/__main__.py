@@ -18,7 +18,7 @@ from absl import flags
 
 from pipeline import cli, storage
 from pipeline.config import gin_reader
-from pipeline.config.run_config import check_visible, place, say_overridden
+from pipeline.config.run_config import check_visible, note_overridden_slice, place
 from pipeline.data.format import manifest
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
@@ -59,7 +59,7 @@ def main(*overrides: str) -> int:
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
     gin_reader.load(base.gin_files, base.gin_params)
-    say_overridden(FLAGS.tpu)
+    note_overridden_slice(FLAGS.tpu)
     devices = slices.plan(place(FLAGS.tpu))
     check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)
     compiled_for = devices.slice if FLAGS.preflight else None

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.config import gin_reader
-from pipeline.config.run_config import Configured, check_manifest, configured, with_data
+from pipeline.config.run_config import RunConfig, check_manifest, load_run_config, with_data
 from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig
 from pipeline.data.format.manifest import Manifest
 from pipeline.errors import UserError, nearest
@@ -101,7 +101,7 @@ class _Resolved:
     files: list[str]
     params: list[str]
     overrides: Overrides
-    run: Configured
+    run: RunConfig
 
     def with_seed_of(self, asked: Overrides) -> "_Resolved | None":
         """Returns the cell of ``asked`` if only its seed differs, which needs no further check; otherwise None."""
@@ -120,7 +120,7 @@ def _resolve(base: Base, asked: Overrides) -> _Resolved:
     unused = _unused(files, base.gin_params, overrides)
     overrides = {name: value for name, value in overrides.items() if name.partition(".")[0] not in unused}
     params = [param for param in base.gin_params if _name(param).partition(".")[0] not in unused]
-    run = configured(files, [*params, *_parameters(overrides)], base.tpu)
+    run = load_run_config(files, [*params, *_parameters(overrides)], base.tpu)
     if base.manifest:
         check_manifest(base.manifest, run)
         run = with_data(run, base.manifest)
@@ -190,7 +190,7 @@ def _parameters(overrides: Overrides) -> list[str]:
     return [f"{name}={value!r}" for name, value in overrides.items() if name != MODEL or str(value) in models]
 
 
-def _described(run: Configured, without: Collection[str]) -> dict[str, dict[str, Any]]:
+def _described(run: RunConfig, without: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns every setting of a run by part, without those of some names."""
     parts = {"train": run.settings, "model": run.model, "optimizer": run.optimizer}
     return {

@@ -118,10 +118,10 @@ def test_a_surface_that_a_command_does_not_read_is_refused(gin_file, surface, us
     chosen = gin_file("train.model = 'gpt2'\ntrain.optimizer = 'adafactor'\n") if used is TRAINS else gin_file("")
     gin_reader.load([chosen, *([gin_file(line, "more.gin")] if source == "file" else [])], [line] * (source != "file"))
     if gin_reader.SURFACES[surface] in used:
-        gin_reader.refuse_idle(*used)
+        gin_reader.reject_unused_overrides(*used)
         return
     with pytest.raises(UserError, match=rf"{surface}.{setting} has no effect here: {surface} is not used, but "):
-        gin_reader.refuse_idle(*used)
+        gin_reader.reject_unused_overrides(*used)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_what_files_set_for_another_choice_than_the_last_stays(gin_file, files, 
     settings = gin_reader.get(TrainConfig) if "gpt2.gin" in files else None
     model = gin_reader.SURFACES[gin_reader.MODELS[settings.model]] if settings else GPT2Config
     optimizer = gin_reader.SURFACES[gin_reader.OPTIMIZERS[settings.optimizer]] if settings else SGDConfig
-    gin_reader.refuse_idle(TrainConfig, model, optimizer)
+    gin_reader.reject_unused_overrides(TrainConfig, model, optimizer)
 
 
 NUMBERS = [

@@ -72,7 +72,7 @@ def test_weights_come_in_with_positions_shortened(exported, run):
     ("parameter", "model", "text"),
     [
         ("GPT2.layers=3", "gpt2", r"--gin_param=GPT2.layers=3: layers = 3, but the model in .* has 2; leave it out"),
-        ("GPT2.context=64", "gpt2", "context = 64; .* 48 positions at most"),
+        ("GPT2.context=64", "gpt2", "context = 64; .* only 48 positions"),
         ("GPT2.vocabulary_size=301", "gpt2", "vocabulary_size = 301, but .* has 300"),
         ("ALGPT2.layers=2", "algpt2", "train.model = 'algpt2', but .* of kind 'gpt2'"),
     ],

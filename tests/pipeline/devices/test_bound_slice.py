@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config import gin_reader
-from pipeline.config.run_config import configured, place, say_overridden
+from pipeline.config.run_config import load_run_config, note_overridden_slice, place
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
 from pipeline.preflight import compile_step, tpu_compiler
@@ -30,10 +30,10 @@ def included(tmp_path):
 def test_a_slice_that_gin_binds_is_that_of_the_run(included, tpu, capsys):
     bound = [f"slice.{name}={value!r}" for name, value in vars(slices.find("v3-128")).items()]
     for files, params in ((V3_128, []), (included, []), (["algpt2.gin"], bound)):
-        run = configured(files, params, tpu)
+        run = load_run_config(files, params, tpu)
         assert (run.devices.replicas, run.devices.hosts, run.plan.accumulation) == (128, 16, 1)
         assert run.devices.slice == slices.find("v3-128")
-        say_overridden(tpu)
+        note_overridden_slice(tpu)
     assert capsys.readouterr().err == ""
 
 
@@ -44,33 +44,33 @@ def test_the_dry_run_says_so(run_module):
 
 @pytest.mark.parametrize(("tpu", "replicas"), [("v3-8", 8), ("virtual-2", 2), ("pod-128", 128)])
 def test_the_flag_overrides_it_and_says_so_in_one_line(tpu, replicas, capsys):
-    assert configured(V3_128, [], tpu).devices.replicas == replicas
-    say_overridden(tpu)
+    assert load_run_config(V3_128, [], tpu).devices.replicas == replicas
+    note_overridden_slice(tpu)
     assert capsys.readouterr().err == f"note: --tpu={tpu} overrides slice.name = 'v3-128' (gin/slices/v3-128.gin:2)\n"
 
 
 def test_an_address_that_the_flag_overrides_is_said(capsys):
-    configured(["algpt2.gin"], ["slice.address=my-tpu"], "v3-8")
-    say_overridden("v3-8")
+    load_run_config(["algpt2.gin"], ["slice.address=my-tpu"], "v3-8")
+    note_overridden_slice("v3-8")
     assert "--tpu=v3-8 overrides slice.address = 'my-tpu' (--gin_param=" in capsys.readouterr().err
 
 
 def test_a_mode_that_weights_and_biases_does_not_know_is_refused_before_anything_begins(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match=r"WANDB_MODE=ofline: expected one of online, .*did you mean 'offline'"):
-        configured(["algpt2.gin"], [], None)
-    configured(["algpt2.gin"], ["train.wandb=off"], None)
+        load_run_config(["algpt2.gin"], [], None)
+    load_run_config(["algpt2.gin"], ["train.wandb=off"], None)
 
 
 def test_part_of_a_slice_is_none():
     with pytest.raises(
         UserError, match=r"no value for slice.name, slice.generation, .* or with --gin_param=slice.name"
     ):
-        configured(["algpt2.gin"], ["slice.cores=8"], None)
+        load_run_config(["algpt2.gin"], ["slice.cores=8"], None)
 
 
 def test_training_goes_to_its_address(listening):
-    run = configured(V3_128, [f"slice.address='grpc://{listening}'"], None)
+    run = load_run_config(V3_128, [f"slice.address='grpc://{listening}'"], None)
     found = tpu_target.resolve(run.tpu, together=True)
     assert (found.address, found.slice.cores) == (f"grpc://{listening}", 128)
 
@@ -80,13 +80,13 @@ def test_training_without_an_address_names_the_setting(monkeypatch):
     for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS"):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=r"slice.name='v3-128': no TPU .* as --tpu=v3-128@ADDRESS"):
-        tpu_target.resolve(configured(V3_128, [], None).tpu)
+        tpu_target.resolve(load_run_config(V3_128, [], None).tpu)
 
 
 def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
     """By pipeline.train and by a sweep, whether gin or --tpu names the slice."""
     for files, tpu in ((V3_128, None), (V3_128, "v3-8@my-tpu"), (["algpt2.gin"], "v3-8")):
-        run, asked = configured(files, [], tpu), []
+        run, asked = load_run_config(files, [], tpu), []
 
         def start(command, asked=asked, **options):
             asked.append(command)

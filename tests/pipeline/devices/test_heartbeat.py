@@ -24,15 +24,15 @@ def hosts():
     server.stop(None)
 
 
-def test_only_a_live_server_speaks(hosts):
-    assert [heartbeat.speaks(host, 1.0) for host in hosts] == [True, False, False]
-    assert heartbeat.speaks(f"grpc://{hosts[0]}") and not heartbeat.speaks("no address")
+def test_only_a_live_server_responds(hosts):
+    assert [heartbeat.responds(host, 1.0) for host in hosts] == [True, False, False]
+    assert heartbeat.responds(f"grpc://{hosts[0]}") and not heartbeat.responds("no address")
 
 
 def test_a_call_that_does_not_return_names_the_silent_hosts(hosts, monkeypatch):
-    monkeypatch.setattr(heartbeat, "speaks", lambda host, ask=heartbeat.speaks: ask(host, 1.0))
+    monkeypatch.setattr(heartbeat, "responds", lambda host, ask=heartbeat.responds: ask(host, 1.0))
     notes: queue.Queue[str] = queue.Queue()
-    watch = heartbeat.Heartbeat(hosts, notes.put, least_seconds=0.5)
+    watch = heartbeat.Heartbeat(hosts, notes.put, min_seconds=0.5)
     with watch.watching("a loop of steps"):
         first, second = notes.get(timeout=60), notes.get(timeout=60)
     assert first.startswith("a loop of steps has not returned for 0 s (it is the first one): no answer from host 1 (")
@@ -43,12 +43,12 @@ def test_a_call_that_does_not_return_names_the_silent_hosts(hosts, monkeypatch):
 @pytest.fixture
 def silence(monkeypatch):
     """Hosts need not be asked in truth to see when they are: none answers, at once."""
-    monkeypatch.setattr(heartbeat, "speaks", lambda host: False)
+    monkeypatch.setattr(heartbeat, "responds", lambda host: False)
 
 
 def test_short_calls_and_the_time_between_calls_are_let_be(silence):
     notes: queue.Queue[str] = queue.Queue()
-    watch = heartbeat.Heartbeat(["a:1"], notes.put, least_seconds=0.5)
+    watch = heartbeat.Heartbeat(["a:1"], notes.put, min_seconds=0.5)
     for _ in range(3):
         with watch.watching("a loop of steps"):
             time.sleep(0.05)
@@ -58,12 +58,12 @@ def test_short_calls_and_the_time_between_calls_are_let_be(silence):
 
 def test_a_call_is_asked_about_when_it_takes_five_times_as_long_as_its_likes(silence):
     notes: queue.Queue[str] = queue.Queue()
-    watch = heartbeat.Heartbeat(["a:1"], notes.put, least_seconds=0.2, compiling_seconds=60)
+    watch = heartbeat.Heartbeat(["a:1"], notes.put, min_seconds=0.2, compiling_seconds=60)
     with watch.watching("the first step", compiles=True):
-        time.sleep(0.6)  # longer than least_seconds: it compiles
+        time.sleep(0.6)  # longer than min_seconds: it compiles
     with watch.watching("a loop of steps"):
         assert "a loop of steps has not returned for 0 s (it is the first one)" in notes.get(timeout=60)
-        time.sleep(0.3)  # in all at least 0.5 s, so that the patience with the next is 2.5 s
+        time.sleep(0.3)  # in all at least 0.5 s, so that the timeout of the next is 2.5 s
     while not notes.empty():
         notes.get()
     with watch.watching("a loop of steps"):

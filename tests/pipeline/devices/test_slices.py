@@ -10,7 +10,7 @@ from pipeline.devices import slices
 from pipeline.errors import UserError
 
 
-@pytest.mark.parametrize("name", slices.known())
+@pytest.mark.parametrize("name", slices.names())
 def test_every_file_describes_a_slice(name):
     found = slices.find(name)
     assert found.name == name
@@ -58,7 +58,7 @@ for name, options, wanted in json.loads(sys.argv[1]):
     assert found == wanted, (name, found, wanted)
 print("all agree")
 """
-    asked_of_libtpu(code, slices.known(), cores=lambda piece: piece.cores, hosts=lambda piece: piece.hosts)
+    asked_of_libtpu(code, slices.names(), cores=lambda piece: piece.cores, hosts=lambda piece: piece.hosts)
 
 
 def test_the_clock_is_the_compilers():
@@ -119,7 +119,7 @@ def test_the_slices_that_grants_give_are_there():
     names = ["v2-8", "v3-8", "v3-32", "v3-128", "pod-128", "v3-512", "v4-8", "v4-16", "v4-32", "v4-64", "v4-128"]
     names += [f"{kind}-{chips}" for kind in ("v5e", "v5litepod") for chips in (4, 8, 16, 64, 256)]
     assert all(slices.is_known(name) for name in names)
-    assert {"v5p", "v6e"} < {slices.find(name).generation for name in slices.known()}
+    assert {"v5p", "v6e"} < {slices.find(name).generation for name in slices.names()}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_plan_cannot_know(tpu, message, metadata_says):
 def test_a_machine_that_no_file_describes(metadata_says):
     metadata_says({"accelerator-type": "v5litepod-1"})
     assert slices.local() is None
-    with pytest.raises(UserError, match="this machine is a 'v5litepod-1', of which gin/slices has no file; name the"):
+    with pytest.raises(UserError, match="this machine is a 'v5litepod-1', for which gin/slices has no file; name the"):
         slices.plan("local")
 
 
@@ -163,10 +163,10 @@ def test_nobody_is_asked_to_name_a_slice_twice():
         ("slice.name = ", "bad.gin"),
         ("\ufeffinclude 'slices/v3-8.gin'\nslice.cores = 4", "2x2 chips of v3 have 8 cores, not 4"),  # behind a mark
         ("slice.cores = [1", "bad.gin:1: .*expected name.parameter = value"),
-        ("include 'slices/none.gin'", "includes 'slices/none.gin', which is no slice"),
+        ("include 'slices/none.gin'", "includes 'slices/none.gin', which is not a slice"),
         (
             "include 'slices/v3-8.gin'\nslice.generation = 'v33'",
-            r"slice.generation='v33' is none of .*did you mean 'v3'",
+            r"slice.generation='v33' is not one of .*did you mean 'v3'",
         ),
         ("include 'slices/v3-8.gin'\nslice.cores = 4", "2x2 chips of v3 have 8 cores, not 4"),
         ("include 'slices/v3-8.gin'\nslice.hosts = 3", "hosts=3 does not divide cores=8"),

@@ -34,9 +34,11 @@ def test_workers_in_the_order_of_their_indices_after_the_chief(say):
 
 def test_what_one_process_does_is_refused(say):
     say({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}})
-    with pytest.raises(UserError, match="this is work for one process, and TF_CONFIG names 2 workers; unset TF_CONFIG"):
+    with pytest.raises(
+        UserError, match="this command runs in one process, and TF_CONFIG names 2 workers; unset TF_CONFIG"
+    ):
         tpu_target.resolve(None)
-    with pytest.raises(UserError, match="--tpu=virtual-2 are devices of one process"):
+    with pytest.raises(UserError, match="--tpu=virtual-2 means devices of one process"):
         tpu_target.resolve("virtual-2", together=True)
 
 
@@ -49,9 +51,9 @@ def test_what_one_process_does_is_refused(say):
         ({"cluster": {"worker": ["a", "b"]}}, "cannot be understood"),
         ({"cluster": {"worker": ["a:1", "b:1"], "ps": ["c:1"]}}, "names the job 'ps'; expected workers only"),
         ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "evaluator", "index": 0}}, "the job 'evaluator'"),
-        ({"cluster": {"worker": ["a:1", "b:1"]}}, "task is None None, which is none of its 2 workers"),
-        ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}, "worker 2, which is none"),
-        ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": "0"}}, "worker 0, which is none"),
+        ({"cluster": {"worker": ["a:1", "b:1"]}}, "task None None is not one of its 2 workers"),
+        ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}, "worker 2 is not one of"),
+        ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": "0"}}, "worker 0 is not one of"),
     ],
 )
 def test_what_cannot_be_understood_is_refused(say, said, message):

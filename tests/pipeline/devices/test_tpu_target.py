@@ -93,7 +93,7 @@ def test_nothing_listens(closed):
 
 @pytest.mark.parametrize("address", ["grpc://", "grpc://:8470", "grpc://host:port"])
 def test_no_address_at_all(address):
-    with pytest.raises(UserError, match="is no address; expected grpc://HOST:PORT"):
+    with pytest.raises(UserError, match="is not an address; expected grpc://HOST:PORT"):
         tpu_target.resolve(address)
 
 
@@ -105,7 +105,7 @@ def test_local_without_a_tpu():
 def test_a_name_that_cannot_be_looked_up(monkeypatch, closed):
     monkeypatch.setenv("GCE_METADATA_HOST", closed)
     with pytest.raises(
-        UserError, match=r"'pod-12' is no slice \(did you mean 'pod-128'\?\).*no metadata server answers"
+        UserError, match=r"'pod-12' is not a slice \(did you mean 'pod-128'\?\).*no metadata server answers"
     ):
         tpu_target.resolve("pod-12")
 

@@ -165,7 +165,7 @@ def test_choices_equal_the_reference(run):
         ("hellaswag", '{"ctx": "a", "endings": "b", "label": 0}', "'endings' is 'b'"),
         ("hellaswag", '{"ctx": "a", "endings": ["b", "c"], "label": 2}', "answer 2; expected .* 0 to 1"),
         ("multiple_choice", '{"prompt": "a", "choices": ["b"], "answer": 0}', "at least two texts"),
-        ("multiple_choice", "[1]", "no JSON object"),
+        ("multiple_choice", "[1]", "not a JSON object"),
     ],
 )
 def test_files_without_the_needed_fields_are_refused(benchmark, line, expected):

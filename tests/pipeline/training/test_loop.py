@@ -199,7 +199,7 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     }
     for name, kinds in expected.items():
         assert {watched for called, watched in run.calls if called == name} == kinds, name
-    # What compiles must not be what the loops' patience is taken from.
+    # What compiles must not be what the loops' timeout is taken from.
     compiling = {"the first step", "an evaluation", "what follows an evaluation"}
     assert {kind for kind, compiles in run.watch.kinds if compiles} == compiling
     assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
