@@ -26,7 +26,7 @@ from pipeline.errors import UnavailableError, UserError
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OK, WARNING, FAULT = "ok", "warning", "fault"
-PATIENCE_SECONDS = 5
+TIMEOUT_SECONDS = 5
 LEAST_DISK, LEAST_MEMORY = 20e9, 4e9  # bytes: checkpoints of GPT-2 small and its shards; tracing and compiling it
 CPU_FEATURES = {"avx": FAULT, "avx2": WARNING, "fma": WARNING}  # TensorFlow's wheels abort without AVX
 CONTINENTS = {"us": "us-", "eu": "europe-", "asia": "asia-"}  # Cloud Storage's multi-regions, and their zones
@@ -167,7 +167,7 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
     from pipeline.storage import gcs_client
 
     gcs_client.TIMEOUTS = dataclasses.replace(
-        gcs_client.TIMEOUTS, give_up=PATIENCE_SECONDS, connect=3, silence=PATIENCE_SECONDS, credentials=PATIENCE_SECONDS
+        gcs_client.TIMEOUTS, give_up=TIMEOUT_SECONDS, connect=3, silence=TIMEOUT_SECONDS, credentials=TIMEOUT_SECONDS
     )
     try:
         storage.check_writable(path)

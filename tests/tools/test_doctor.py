@@ -114,7 +114,7 @@ def test_regions(location, zone, expected, message):
 
 def test_a_bucket_that_is_there_and_one_that_is_not(gcs, monkeypatch):
     monkeypatch.setattr(metadata, "instance", lambda path: "")
-    monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 2)
     assert levels(doctor.bucket("gs://corpus/runs", "us-central1-a"))[0] in (doctor.OK, doctor.WARNING)
     (finding,) = doctor.bucket("gs://absent/runs", None)
     assert finding.level == doctor.FAULT and "there is no bucket gs://absent" in finding.text
