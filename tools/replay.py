@@ -45,14 +45,14 @@ def replay(data: str, incident: dict[str, Any], *, seed: int, context: int) -> I
 
     manifest = manifests.load(data)
     part = manifest.part("train")
-    order, parts = record_order.Order(part, seed), manifest.record.context // context
+    order, sequences = record_order.RecordOrder(part, seed), manifest.record.context // context
     for index in incident["records"]:
         _, shard, row = order.position(index)
         with tf.io.gfile.GFile(storage.join(data, part.shards[shard].file), "rb") as file:
             file.seek(row * manifest.record.bytes)
             raw = file.read(manifest.record.bytes)
         faults = [kind for kind, _ in records.faults(raw, manifest.record.context, manifest.tokenizer.vocabulary_size)]
-        begin = order.part_of_record(index, parts) * context
+        begin = order.sequence_of_record(index, sequences) * context
         ids = records.decode(raw, manifest.record.context)[0, begin : begin + context + 1]
         yield Replayed(index, part.shards[shard].file, row, ", ".join(faults), ids.tolist())
 

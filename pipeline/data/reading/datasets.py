@@ -2,9 +2,9 @@
 
 Letters: B rows of one replica's batch, T context length, C the records' context, K rows of a block, R bytes per record.
 
-Training reads the endless order (order.py says which record comes when, endless.py reads them); evaluation reads a part
-once, as the corpus has it. Both work on gs:// as on a disk, and nowhere call Python while reading, so that a remote TPU
-host can run them.
+Training reads the endless order (record_order.py says which record comes when, record_stream.py reads them); evaluation
+reads a part once, as the corpus has it. Both work on gs:// as on a disk, and nowhere call Python while reading, so that
+a remote TPU host can run them.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import tensorflow as tf
 from pipeline import storage
 from pipeline.data.format.manifest import Manifest, Part
 from pipeline.data.reading import record_order, tfrecord_ops
-from pipeline.data.reading.record_stream import EndlessOrder
+from pipeline.data.reading.record_stream import RecordStream
 
 EVALUATION_BLOCK = 64  # records read at once
 
@@ -53,15 +53,15 @@ def train_dataset(
         Its iterator raises DataLossError at a damaged record, FailedPreconditionError at a file that is too short.
 
     Raises:
-        UserError: what ``order.check_split`` refuses.
+        UserError: what ``record_order.check_split`` refuses.
     """
     host, hosts = _host(input_context)
     record_order.check_split(manifest, part, hosts=hosts, replicas=replicas, global_batch=global_batch, context=context)
-    endless = EndlessOrder(directory, manifest, part, seed=seed, context=context, host=host, hosts=hosts)
+    stream = RecordStream(directory, manifest, part, seed=seed, context=context, host=host, hosts=hosts)
     first = start_step * (global_batch // hosts)  # of this host's rows, which are numbered from 0
     share = global_batch // replicas
     weighted = manifest.record.packing == "lines"
-    sequences = endless.sequences(first).rebatch(share, drop_remainder=True)
+    sequences = stream.sequences(first).rebatch(share, drop_remainder=True)
 
     @tf.autograph.experimental.do_not_convert
     def batch(n, ids):
@@ -103,24 +103,25 @@ def evaluation_dataset(
     record_order.check_batch(global_batch, replicas, hosts)
     record_order.check_context(manifest.record.context, context)
     described = manifest.part(part)
-    parts = manifest.record.context // context
+    per_record = manifest.record.context // context  # sequences
     tail = _tail_sequences(described.tail, context)
-    in_records = described.records * parts
+    in_records = described.records * per_record
     total = in_records + len(tail["tokens"])
     share = -(-total // global_batch) * global_batch // hosts  # sequences of this host, padding included
     start = host * share
 
-    first_record = min(start, in_records) // parts
-    last_record = min(-(-(start + share) // parts), described.records)
+    first_record = min(start, in_records) // per_record
+    last_record = min(-(-(start + share) // per_record), described.records)
     blocks = _ordered_rows(directory, manifest, described, first_record, last_record)
-    sequences = blocks.map(_Cut(manifest, context), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+    split = _SplitRecords(manifest, context)
+    sequences = blocks.map(split, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
     padding = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in tail.items()}
     for after_records in (
         tf.data.Dataset.from_tensor_slices(tail),
         tf.data.Dataset.from_tensor_slices(padding).repeat(),
     ):
         sequences = sequences.concatenate(after_records)
-    another_hosts = min(start, total) - first_record * parts  # in this host's first record, or of the tail
+    another_hosts = min(start, total) - first_record * per_record  # in this host's first record, or of the tail
     sequences = sequences.skip(another_hosts).take(share)
 
     def numbered(n, sequence):
@@ -131,7 +132,7 @@ def evaluation_dataset(
     return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-class _Cut:
+class _SplitRecords:
     """Cuts each record of a block into its C/T sequences, with their weights."""
 
     def __init__(self, manifest: Manifest, context: int):
@@ -175,7 +176,7 @@ def _ordered_rows(directory: str, manifest: Manifest, part: Part, first: int, la
 def _tail_sequences(tail: tuple[int, ...], context: int) -> dict[str, np.ndarray]:
     """Cuts what fills no record into sequences of T labels, the last one filled up with weight 0.
 
-    The first id of the tail is the last one of the last record, so it is no label here.
+    The first id of the tail is the last one of the last record, so it is not a label here.
     """
     labels = max(0, len(tail) - 1)
     count = -(-labels // context)

@@ -1,7 +1,7 @@
 """The endless order of a part's records: which record is the i-th, as plain arithmetic. No files are opened here.
 
 Batch n of global batch B is records nB … nB+B-1. For N records in S shards, N' is the largest multiple of S not above
-N, and P = N'/S is what each slot gives a pass:
+N, and P = N'/S is what each slot gives per pass:
 
     epoch e = i // N',   slot = i mod S,   shard = perm(seed, e)[slot],
     row   = (k + rotation(seed, e, shard)) mod (records of the shard)   with   k = (i mod N') // S.
@@ -9,12 +9,12 @@ N, and P = N'/S is what each slot gives a pass:
 Shards differ by one record at most, so a pass leaves out one record of each longer shard, another one each time.
 A host h of H (H divides S) reads the slots ≡ h (mod H); hence any number of hosts makes the same global batches.
 
-For a context c that divides the records' context C there are r = C/c parts in a record, and record i gives the part
+For a context c that divides the records' context C, a record holds r = C/c sequences, and record i gives its sequence
 (e + row) mod r: r passes visit every token once.
 
 ``perm`` and ``rotation`` come from ``mix``, a counter-based hash (the finaliser of SplitMix64: Steele, Lea, Flood 2014,
 "Fast splittable pseudorandom number generators") of (seed, purpose, epoch, shard), so that they depend on no library's
-random generator. This module is the slow reference: inputs.py computes the same inside the tf.data graph.
+random generator. This module is the slow reference: record_stream.py computes the same inside the tf.data graph.
 """
 
 from typing import NamedTuple
@@ -56,7 +56,7 @@ def rotation(seed: int, epoch: int, shard: int, records: int) -> int:
     return mix(seed, ROTATION, epoch, shard) % records
 
 
-class Order:
+class RecordOrder:
     """The endless order of one part.
 
     Args:
@@ -68,30 +68,30 @@ class Order:
         self.shard_records = [shard.records for shard in part.shards]
         self.seed = seed & WORD
         self.slots = len(part.shards)
-        self.rows_a_pass = min(self.shard_records)  # P
-        self.records_a_pass = self.slots * self.rows_a_pass  # N'
+        self.rows_per_pass = min(self.shard_records)  # P
+        self.records_per_pass = self.slots * self.rows_per_pass  # N'
 
     def position(self, i: int) -> Position:
         """Returns the place of record ``i`` ≥ 0."""
-        epoch, within = divmod(i, self.records_a_pass)
+        epoch, within = divmod(i, self.records_per_pass)
         k, slot = divmod(within, self.slots)
         shard = permutation(self.seed, epoch, self.slots)[slot]
         records = self.shard_records[shard]
         return Position(epoch, shard, (k + rotation(self.seed, epoch, shard, records)) % records)
 
-    def part_of_record(self, i: int, parts: int) -> int:
-        """Returns which of a record's ``parts`` sequences record ``i`` gives."""
+    def sequence_of_record(self, i: int, sequences: int) -> int:
+        """Returns which of a record's ``sequences`` record ``i`` gives."""
         epoch, _, row = self.position(i)
-        return (epoch + row) % parts
+        return (epoch + row) % sequences
 
 
-def refuse_unreadable(part: Part, name: str) -> None:
+def check_shards(part: Part, name: str) -> None:
     """Refuses a part that has no endless order: a shard without records, or shards that are not balanced."""
     records = [shard.records for shard in part.shards]
     if not records or min(records) == 0:
         raise UserError(
-            f"part {name!r} has {sum(records)} records in {len(records)} shards; training needs one a shard at least: "
-            f"make {max(1, sum(records))} shards or fewer"
+            f"part {name!r} has {sum(records)} records in {len(records)} shards; training needs one per shard at "
+            f"least: make {max(1, sum(records))} shards or fewer"
         )
     if max(records) - min(records) > 1:
         raise UserError(
@@ -100,12 +100,12 @@ def refuse_unreadable(part: Part, name: str) -> None:
 
 
 def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, global_batch: int, context: int) -> None:
-    """Refuses what cannot be spread over the machine. Light, so that it runs before anything is connected to.
+    """Refuses what cannot be spread over the machine. Imports no TensorFlow, so that it runs before connecting.
 
     Args:
         manifest: the data set.
         part: name of the part to train on.
-        hosts: processes that read, one a TPU host.
+        hosts: processes that read, one per TPU host.
         replicas: replicas over all hosts.
         global_batch: sequences per step over all replicas.
         context: tokens per sequence.
@@ -127,13 +127,13 @@ def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, glo
             f"{hosts} hosts do not divide the {shards} shards of part {part!r}; expected {nearest} shards, "
             f"or a number of hosts among {fitting}"
         )
-    refuse_unreadable(manifest.part(part), part)
+    check_shards(manifest.part(part), part)
     check_batch(global_batch, replicas, hosts)
     check_context(manifest.record.context, context)
 
 
 def check_batch(global_batch: int, replicas: int, hosts: int) -> None:
-    """Refuses replicas that are not equally many a host, and a batch that the replicas do not divide."""
+    """Refuses replicas that are not equally many on each host, and a batch that the replicas do not divide."""
     if replicas % hosts:
         raise UserError(f"{replicas} replicas are not equally many on each of {hosts} hosts")
     if global_batch < 1 or global_batch % replicas:

@@ -1,11 +1,11 @@
-"""The endless order of training records as a tf.data graph: order.py's arithmetic on tensors, and the files behind it.
+"""The endless order of training records as a tf.data graph: record_order.py's arithmetic on tensors, and the files.
 
 Letters: K rows of a block, Q slots that this host reads, P bytes of a record's Example, T context length.
 
-How it is fast: each slot is an endless stream of its shards' rows, read K at a time from wherever they begin (rows.py).
-One block of each of the Q slots makes a matrix [Q, K, P]; transposed to [K, Q], its rows are in the endless order. So
-TensorFlow handles K records where it would handle one, and the rest is slicing. All of it is ops in one graph, so it
-runs as well on a remote TPU host.
+How it is fast: each slot is an endless stream of its shards' rows, which tfrecord_ops.py reads K at a time. One block
+of each of the Q slots makes a matrix [Q, K, P]; transposed to [K, Q], its rows are in the endless order. So TensorFlow
+handles K records where it would handle one, and the rest is slicing. All of it is ops in one graph, so it runs as well
+on a remote TPU host.
 """
 
 import tensorflow as tf
@@ -20,20 +20,20 @@ SHORTEST, LONGEST = 64, 512  # rows of one slot: fewer at once cost more to hand
 LOCAL_READERS, REMOTE_READERS = 2, 16
 
 
-class EndlessOrder:
-    """This host's slots of the endless order, as a tf.data graph. The same arithmetic as order.Order, on tensors."""
+class RecordStream:
+    """This host's slots of the endless order, as a tf.data graph. The arithmetic of record_order, on tensors."""
 
     def __init__(
         self, directory: str, manifest: Manifest, name: str, *, seed: int, context: int, host: int, hosts: int
     ):
         self._part, self._directory = manifest.part(name), directory
-        self._order = record_order.Order(self._part, seed)
+        self._order = record_order.RecordOrder(self._part, seed)
         self._record_context, self._context = manifest.record.context, context
-        self._parts = self._record_context // context
+        self._sequences_per_record = self._record_context // context
         self._host, self._hosts = host, hosts
         self._remote = storage.is_remote(directory)
         self._slots = self._order.slots // hosts  # Q
-        self._block = min(max(SHORTEST, min(BLOCK_ROWS // self._slots, LONGEST)), self._order.rows_a_pass)  # K
+        self._block = min(max(SHORTEST, min(BLOCK_ROWS // self._slots, LONGEST)), self._order.rows_per_pass)  # K
         self._files = tf.constant([storage.join(directory, shard.file) for shard in self._part.shards])
         self._shard_records = tf.constant(self._order.shard_records, tf.int64)
 
@@ -52,18 +52,18 @@ class EndlessOrder:
 
         return blocks.map(self._in_order, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    def _in_order(self, rows_QKP: tf.Tensor, parts_QK: tf.Tensor | None = None) -> tf.Tensor:
+    def _in_order(self, rows_QKP: tf.Tensor, sequences_QK: tf.Tensor | None = None) -> tf.Tensor:
         """Cuts the sequences out of a block and puts them in the endless order: uint16 [K·Q, T+1]."""
         ids = tfrecord_ops.ids(rows_QKP, self._record_context)
-        if parts_QK is not None:
-            columns = parts_QK[:, :, None] * self._context + tf.range(self._context + 1)
+        if sequences_QK is not None:
+            columns = sequences_QK[:, :, None] * self._context + tf.range(self._context + 1)
             ids = tf.gather(ids, columns, batch_dims=2)
         return tf.reshape(tf.transpose(ids, [1, 0, 2]), [self._block * self._slots, self._context + 1])
 
     def _slot_rows(self, slot: tf.Tensor, row: tf.Tensor) -> tf.data.Dataset:
-        """One slot's endless stream from its ``row``-th row on: blocks (uint8 [K, P], and with parts int32 [K])."""
-        rows_a_pass = self._order.rows_a_pass
-        first_epoch, entered = row // rows_a_pass, row % rows_a_pass
+        """One slot's endless stream from its ``row``-th row on: blocks (uint8 [K, P], and sequences int32 [K])."""
+        rows_per_pass = self._order.rows_per_pass
+        first_epoch, entered = row // rows_per_pass, row % rows_per_pass
         global_slot = slot * self._hosts + self._host
 
         def one_pass(epoch):
@@ -71,10 +71,10 @@ class EndlessOrder:
             count = self._shard_records[shard]
             start = tf.where(epoch == first_epoch, entered, 0)
             here = (self._rotation(epoch, shard, count) + start) % count
-            wanted = rows_a_pass - start
-            before_end = tf.minimum(count - here, wanted)
+            left = rows_per_pass - start
+            before_end = tf.minimum(count - here, left)
             starts = tf.stack([here, tf.zeros([], tf.int64)])
-            return self._stretches(epoch, shard, starts, tf.stack([before_end, wanted - before_end]))
+            return self._stretches(epoch, shard, starts, tf.stack([before_end, left - before_end]))
 
         epochs = tf.data.Dataset.counter(start=first_epoch, dtype=tf.int64)
         return epochs.flat_map(one_pass).rebatch(self._block, drop_remainder=True)
@@ -86,14 +86,14 @@ class EndlessOrder:
 
         def read(first, length):
             chunks = tfrecord_ops.read(file, self._record_context, first, length, self._block, remote=self._remote)
-            if self._parts == 1:
+            if self._sequences_per_record == 1:
                 return chunks.map(lambda rows_KP: (rows_KP,))
 
-            def with_parts(n, rows_KP):
+            def with_sequences(n, rows_KP):
                 row = first + n * self._block + tf.range(tf.shape(rows_KP, tf.int64)[0])
-                return rows_KP, tf.cast((epoch + row) % self._parts, tf.int32)
+                return rows_KP, tf.cast((epoch + row) % self._sequences_per_record, tf.int32)
 
-            return chunks.enumerate().map(with_parts)
+            return chunks.enumerate().map(with_sequences)
 
         return pieces.flat_map(read)
 
@@ -106,7 +106,7 @@ class EndlessOrder:
 
 
 def _mix(seed: int, purpose: int, epoch: tf.Tensor, shard: tf.Tensor) -> tf.Tensor:
-    """order.mix on int64 tensors."""
+    """record_order.mix on int64 tensors."""
     state = tf.zeros([], tf.uint64)
     for value in (tf.constant(seed, tf.uint64), tf.constant(purpose, tf.uint64), epoch, shard):
         state = tf.bitwise.bitwise_xor(state, tf.cast(value, tf.uint64)) + tf.constant(record_order.GOLDEN, tf.uint64)

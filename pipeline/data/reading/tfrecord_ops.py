@@ -1,6 +1,6 @@
 """Records as TensorFlow ops: reading them from a file as rows of bytes, and the ids in them.
 
-Letters: K rows, P bytes of a record's Example, T ids a record.
+Letters: K rows, P bytes of a record's Example, T ids per record.
 
 A record is an element of TFRecordDatasetV2, which begins at a byte offset without reading what is before it, on a disk
 and on gs://, and compares the checksums of every record. (FixedLengthRecordDataset reads its ``header_bytes`` to skip
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pipeline.data.format import records
 
-LOCAL_BUFFER, REMOTE_BUFFER = 1 << 17, 1 << 22  # read ahead in each open shard; requests to gs:// are dear
+LOCAL_BUFFER, REMOTE_BUFFER = 1 << 17, 1 << 22  # read ahead in each open shard; requests to gs:// are expensive
 
 
 def read(file: tf.Tensor, context: int, first: tf.Tensor, count: tf.Tensor, at_once: int, *, remote: bool):

@@ -1,4 +1,4 @@
-"""Reading keeps its promises: order.py's order on any number of hosts, O(1) starts, no token lost in evaluation."""
+"""Reading keeps its promises: the endless order on any number of hosts, O(1) starts, no token lost in evaluation."""
 
 import os
 from types import SimpleNamespace
@@ -71,10 +71,10 @@ def train(data, *, steps, start=0, batch, context=CONTEXT, replicas=1, seed=7, a
 
 def expected(data, first, count, context=CONTEXT, seed=7):
     """Records first … first+count-1 by the slow reference."""
-    reading, parts, out = record_order.Order(data.part, seed), CONTEXT // context, []
+    order, sequences, out = record_order.RecordOrder(data.part, seed), CONTEXT // context, []
     for i in range(first, first + count):
-        _, shard, row = reading.position(i)
-        begin = reading.part_of_record(i, parts) * context
+        _, shard, row = order.position(i)
+        begin = order.sequence_of_record(i, sequences) * context
         out.append(data.shards[shard][row][begin : begin + context + 1])
     return np.stack(out)
 
@@ -102,16 +102,16 @@ def test_a_start_at_any_step_gives_the_batches_of_the_unbroken_run(tmp_path, con
 
 
 def test_a_start_far_into_training_reads_only_what_it_needs(tmp_path):
-    """Whatever stands before the wanted rows may be garbage: it is not looked at."""
+    """Rows before the ones to read may be garbage: they are not looked at."""
     data = write_data(tmp_path, shards=2, count=20_000)
     start, batch = 2_500, 4  # in the middle of the first pass
-    reading = record_order.Order(data.part, 7)
-    wanted = {reading.position(i)[1:] for i in range(start * batch, start * batch + 4096)}  # with what is read ahead
+    order = record_order.RecordOrder(data.part, 7)
+    needed = {order.position(i)[1:] for i in range(start * batch, start * batch + 4096)}  # with what is read ahead
     size = records.record_bytes(CONTEXT)
     for s, shard in enumerate(data.part.shards):
         with open(os.path.join(data.path, shard.file), "r+b") as file:
             for row in range(shard.records):
-                if (s, row) not in wanted:
+                if (s, row) not in needed:
                     file.seek(row * size)
                     file.write(bytes(size))
     (got,) = train(data, steps=1, start=start, batch=batch)

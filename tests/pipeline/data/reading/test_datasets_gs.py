@@ -72,7 +72,7 @@ def test_training_reads_the_same_batches_as_from_a_disk(data, on_gcs, steps, sta
 
 
 def test_a_start_requests_its_rows_and_not_those_before(data, gcs, on_gcs):
-    batch, start, places = 8, 5, record_order.Order(data.part, 3)
+    batch, start, places = 8, 5, record_order.RecordOrder(data.part, 3)
     size = records.record_bytes(data.manifest.record.context)
     on_gcs(batches, "gs://corpus/data", data.manifest, 1, start)
     asked = {}  # file -> first bytes of its requests

@@ -35,15 +35,15 @@ def test_the_order_never_changes_between_versions():
     assert record_order.mix(0) == 0xE220A8397B1DCDAF >> 1  # SplitMix64's first output from state 0
     assert record_order.permutation(17, 3, 8) == [1, 7, 3, 0, 6, 5, 2, 4]
     assert [record_order.rotation(17, 3, shard, 1000) for shard in range(4)] == [632, 798, 106, 60]
-    assert record_order.Order(part_of(6, 6, 5, 5), seed=1).position(12_345) == (617, 1, 3)
+    assert record_order.RecordOrder(part_of(6, 6, 5, 5), seed=1).position(12_345) == (617, 1, 3)
 
 
 @pytest.mark.parametrize("records", [(5, 5, 5), (6, 5, 5), (6, 6, 5), (1, 1), (7,)])
 def test_a_pass_visits_no_record_twice_and_every_shard_equally(records):
-    reading = record_order.Order(part_of(*records), seed=3)
+    order = record_order.RecordOrder(part_of(*records), seed=3)
     for epoch in range(4):
-        first = epoch * reading.records_a_pass
-        places = [reading.position(i) for i in range(first, first + reading.records_a_pass)]
+        first = epoch * order.records_per_pass
+        places = [order.position(i) for i in range(first, first + order.records_per_pass)]
         assert {place.epoch for place in places} == {epoch}
         assert len(set(places)) == len(places) == min(records) * len(records)
         for slot in range(len(records)):
@@ -51,9 +51,9 @@ def test_a_pass_visits_no_record_twice_and_every_shard_equally(records):
 
 
 def test_passes_differ_in_permutation_and_rotation_and_leave_out_other_records():
-    reading = record_order.Order(part_of(*[9] * 4, *[8] * 4), seed=0)
+    order = record_order.RecordOrder(part_of(*[9] * 4, *[8] * 4), seed=0)
     passes = [
-        [reading.position(e * reading.records_a_pass + i)[1:] for i in range(reading.records_a_pass)] for e in range(12)
+        [order.position(e * order.records_per_pass + i)[1:] for i in range(order.records_per_pass)] for e in range(12)
     ]
     assert len({tuple(p) for p in passes}) == 12
     left_out = [{(s, r) for s in range(4) for r in range(9)} - set(p) for p in passes]
@@ -62,8 +62,8 @@ def test_passes_differ_in_permutation_and_rotation_and_leave_out_other_records()
 
 
 def test_all_parts_of_every_record_come_in_as_many_passes_as_there_are_parts():
-    reading = record_order.Order(part_of(5, 5), seed=9)
-    seen = [(reading.position(i)[1:], reading.part_of_record(i, 4)) for i in range(4 * reading.records_a_pass)]
+    order = record_order.RecordOrder(part_of(5, 5), seed=9)
+    seen = [(order.position(i)[1:], order.sequence_of_record(i, 4)) for i in range(4 * order.records_per_pass)]
     assert len(set(seen)) == 4 * 10
 
 
