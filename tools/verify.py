@@ -76,11 +76,11 @@ DETAILS = {
 
 def check_totals(manifest: Manifest) -> Iterator[Fault]:
     """Yields faults where a part's totals contradict each other; loading checks the manifest's own consistency."""
-    from pipeline.data.sharding.packing import Cut
+    from pipeline.data.sharding.packing import Packing
 
-    cut = Cut(context=manifest.record.context, packing=manifest.record.packing)
+    packing = Packing(context=manifest.record.context, kind=manifest.record.packing)
     for name, part in manifest.parts.items():
-        tokens = part.records * cut.stride + len(part.tail)
+        tokens = part.records * packing.stride + len(part.tail)
         if tokens != part.tokens:
             yield Fault("totals", name, -1, 0, f"records and tail hold {tokens} tokens, but {part.tokens} are stated")
         sizes = [shard.records for shard in part.shards]

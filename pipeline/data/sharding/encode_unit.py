@@ -1,4 +1,4 @@
-"""The first of the sharder's two kinds of unit: the documents of a unit to one run file, tokenized and sorted.
+"""Stage (a): tokenizes and sorts the documents of a unit into one run file.
 
 Memory is bounded by BATCH_CHARACTERS of text and SEGMENT_TOKENS of tokens, however long a document is.
 """
@@ -170,7 +170,7 @@ class UnitEncoder:
         return rows.reshape(-1), np.cumsum([len(lines) * width for lines in lines_of])
 
     def _flush(self) -> None:
-        """Writes the buffer as one sorted segment a part."""
+        """Writes the buffer as one sorted segment per part."""
         if not self._buffer:
             return
         parts, names, contents, tokens = (

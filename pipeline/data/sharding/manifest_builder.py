@@ -1,4 +1,4 @@
-"""Puts a finished data set's manifest together, and spells it in a few lines."""
+"""Builds the manifest of a finished data set, and its summary in a few lines."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,17 @@ from pipeline.data.format import records
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.format.tokenizer import Tokenizer
-from pipeline.data.sharding.packing import Cut
+from pipeline.data.sharding.packing import Packing
 from pipeline.data.sharding.sorted_runs import Counts
 from pipeline.progress import counted, duration
 
 
 def settings(config: ShardConfig, tokenizer: Tokenizer) -> dict[str, object]:
-    """Every choice that the bytes depend on; the tokenizer by its fingerprint, wherever its file stands."""
+    """Every choice that the bytes depend on; the tokenizer by its fingerprint, wherever its file is."""
     return dataclasses.asdict(config) | {"tokenizer": tokenizer.fingerprint}
 
 
-def assemble(
+def build_manifest(
     config: ShardConfig,
     tokenizer: Tokenizer,
     listing: str,
@@ -28,7 +28,7 @@ def assemble(
     shards: Mapping[str, Sequence[manifests.Shard]],
 ) -> Manifest:
     """Returns the manifest of a data set whose shards are committed."""
-    cut = Cut(context=config.context, packing=config.packing)
+    packing = Packing(context=config.context, kind=config.packing)
     total = Counts()
     for count in counts.values():
         total.add(count)
@@ -51,17 +51,17 @@ def assemble(
             context=config.context, bytes=records.record_bytes(config.context), packing=config.packing
         ),
         settings=settings(config, tokenizer),
-        parts={name: _part(config, cut, tails[name], counts[name], shards[name]) for name in tails},
+        parts={name: _part(config, packing, tails[name], counts[name], shards[name]) for name in tails},
     )
 
 
 def _part(
-    config: ShardConfig, cut: Cut, tail: Sequence[int], counts: Counts, shards: Sequence[manifests.Shard]
+    config: ShardConfig, packing: Packing, tail: Sequence[int], counts: Counts, shards: Sequence[manifests.Shard]
 ) -> manifests.Part:
     return manifests.Part(
         documents=counts.documents,
         tokens=counts.tokens,
-        records=cut.records(counts.tokens),
+        records=packing.records(counts.tokens),
         tail=tuple(tail),
         utf8_bytes=counts.utf8_bytes,
         words=counts.words,
@@ -74,7 +74,7 @@ def _part(
 
 
 def summary(manifest: Manifest, seconds: float | None = None) -> str:
-    """Returns what was made, a line a part, as the command line prints it."""
+    """Returns the totals, one line per part, as the command line prints them."""
     text = []
     for name, part in manifest.parts.items():
         dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in part.dropped.items())

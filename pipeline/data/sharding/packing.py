@@ -1,4 +1,4 @@
-"""The second kind of unit: one shard, a contiguous block of a part's records, cut from its stream into a file."""
+"""Stage (c): packs a part's token stream into records, and a contiguous block of them into each shard."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from pipeline.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How a stream is cut. Record k is tokens [k·stride, k·stride + context + 1).
+class Packing:
+    """How a stream is cut into records. Record k is tokens [k·stride, k·stride + context + 1).
 
     Contiguous packing overlaps by one token (stride = context); lines do not (stride = context + 1).
     """
 
     context: int
-    packing: str
+    kind: str
 
     @property
     def stride(self) -> int:
         """Tokens from one record's first to the next one's."""
-        return self.context + (self.packing == "lines")
+        return self.context + (self.kind == "lines")
 
     def records(self, tokens: int) -> int:
         """Whole records in a stream of this many tokens."""
@@ -65,7 +65,7 @@ class Block:
         return shard_name(self.part, self.shard, self.shards)
 
 
-def plan_blocks(config: ShardConfig, cut: Cut, tokens: Mapping[str, int]) -> list[Block]:
+def plan_blocks(config: ShardConfig, packing: Packing, tokens: Mapping[str, int]) -> list[Block]:
     """Divides every part's records among its shards.
 
     Args:
@@ -76,7 +76,7 @@ def plan_blocks(config: ShardConfig, cut: Cut, tokens: Mapping[str, int]) -> lis
     """
     work = []
     for part, length in tokens.items():
-        count = cut.records(length)
+        count = packing.records(length)
         shards = config.shards if part == "train" else min(config.evaluation_shards, count)
         if part == "train" and not count:
             raise UserError(f"the train part's {length} tokens do not fill one record of {config.context + 1}")
@@ -91,27 +91,27 @@ def plan_blocks(config: ShardConfig, cut: Cut, tokens: Mapping[str, int]) -> lis
     return work
 
 
-def rows(stream: Stream, cut: Cut, first: int, count: int) -> Iterator[np.ndarray]:
+def rows(stream: Stream, packing: Packing, first: int, count: int) -> Iterator[np.ndarray]:
     """Yields the ids of ``count`` records from record ``first`` on, uint16 [some, context + 1]."""
-    width, stride = cut.context + 1, cut.stride
+    width, stride = packing.context + 1, packing.stride
     start = first * stride
     rest = np.empty(0, np.uint16)
     for chunk in stream.read(start, start + (count - 1) * stride + width):
         tokens = np.concatenate([rest, chunk])
-        whole = cut.records(len(tokens))
+        whole = packing.records(len(tokens))
         if whole:
             yield np.lib.stride_tricks.sliding_window_view(tokens, width)[::stride][:whole]
         rest = tokens[whole * stride :]
 
 
-def write_shard(file: BinaryIO, stream: Stream, cut: Cut, first: int, count: int) -> int:
+def write_shard(file: BinaryIO, stream: Stream, packing: Packing, first: int, count: int) -> int:
     """Writes a block of records and returns the crc32c of the bytes.
 
     Raises:
         RuntimeError: the stream gave another number of records, which would be a defect of this code.
     """
     crc = written = 0
-    for tokens_RT in rows(stream, cut, first, count):
+    for tokens_RT in rows(stream, packing, first, count):
         data = records.encode(tokens_RT)
         data.flags.writeable = False  # google_crc32c takes nothing else without a copy
         file.write(data.data)

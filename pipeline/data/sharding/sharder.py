@@ -1,8 +1,8 @@
 """From a source to a committed data set: every unit at most once, every shard whole, the manifest last.
 
-Three stages (job.py): (a) each unit of the source becomes a run file; (b) the run files' tables give every document its
-place in the stream; (c) each shard is cut from the stream. Workers do (a) and (c) by units; the journal knows which are
-finished. The bytes of the shards are a function of corpus, tokenizer and settings alone.
+Three stages (stages.py): (a) each unit of the source becomes a run file; (b) the run files' tables give every document
+its place in the stream; (c) each shard is cut from the stream. Workers do (a) and (c) by units; the journal knows which
+are finished. The bytes of the shards are a function of corpus, tokenizer and settings alone.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ from pipeline.errors import UnavailableError, UserError
 from pipeline.progress import Progress
 from pipeline.storage.disk import check_space
 
-WORK_BYTES = 1.0  # of temporary disk a byte of text: two a token and the index, at 2.3 bytes of source code a token
-UNITS_OF_A_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
+WORK_BYTES = 1.0  # of temporary disk per byte of text: two per token and the index, at 2.3 bytes of code per token
+UNITS_PER_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
 
 
 class Sharder:
-    """One data set on its way. ``run`` does everything."""
+    """Makes one data set. ``run`` does everything."""
 
     def __init__(self, config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None):
-        """Looks at everything and writes nothing.
+        """Checks everything and writes nothing.
 
         Raises:
             UserError: the tokenizer, the source or the output is not what it should be.
@@ -56,28 +56,32 @@ class Sharder:
         self._work_dir = _work_folder(self._output, work_dir)
 
     def finished(self) -> Manifest | None:
-        """Returns the manifest of a data set that this very command has finished before.
+        """Returns the manifest of a data set that the same command has finished before.
 
         Raises:
-            UserError: the output holds another data set, or files that are none of ours.
+            UserError: the output holds another data set, or files that this pipeline did not write.
         """
         try:
-            found = manifests.load(self._output)
+            manifest = manifests.load(self._output)
         except UserError:
             if storage.size(storage.join(self._output, manifests.FILE_NAME)) is not None:
                 raise
-            self._refuse_strangers()
+            self._check_output_is_ours()
             return None
-        here = {**found.settings, "listing": found.corpus.listing, "format_version": found.format_version}
-        if unlike := difference(here, self._plan):
-            raise UserError(f"{self._output} already holds a data set of {found.corpus.name}, with {unlike}")
-        found.check_files(self._output)
+        existing = {
+            **manifest.settings,
+            "listing": manifest.corpus.listing,
+            "format_version": manifest.format_version,
+        }
+        if mismatch := difference(existing, self._plan):
+            raise UserError(f"{self._output} already holds a data set of {manifest.corpus.name}, with {mismatch}")
+        manifest.check_files(self._output)
         if os.path.isdir(self._work_dir):  # killed after the manifest was committed
             Journal(self._work_dir, self._plan).remove()
-        return found
+        return manifest
 
-    def _refuse_strangers(self) -> None:
-        """Refuses a local output with files that are no unfinished work of this pipeline."""
+    def _check_output_is_ours(self) -> None:
+        """Refuses a local output with files that are not unfinished work of this pipeline."""
         if storage.is_remote(self._output) or os.path.isdir(self._work_dir) or not os.path.exists(self._output):
             return
         if not os.path.isdir(self._output):
@@ -121,7 +125,7 @@ class Sharder:
         done = sum(extra["size"] for _, _, extra in journal.units())
         progress = Progress("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
-        with Pool(self._encode_unit_in(journal), self._workers, UNITS_OF_A_WORKER) as pool:
+        with Pool(self._encode_unit_in(journal), self._workers, UNITS_PER_WORKER) as pool:
             for unit, _ in pool.run(todo):
                 progress.add(unit.size)
         progress.finish()
@@ -186,7 +190,7 @@ def _work_folder(output: str, work_dir: str | None) -> str:
 
 
 def shard(config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None) -> Manifest:
-    """Makes a data set, or finds it made, and says so on stdout.
+    """Makes a data set, or finds it finished, and prints which.
 
     Raises:
         UserError: see Sharder.

@@ -1,11 +1,11 @@
 """Run files: the tokens of one unit, sorted. They are the journal too: a unit is finished when its file has its name.
 
 A run file holds segments, each the documents of one part in the stream's order, as far as one buffer reached: the runs
-of an external merge sort. A segment is its tokens (uint16), an index entry a document (DOCUMENT, in the same order) and
-a table that says where each of the 256 buckets, the ranges of the keys' top byte, begins. A JSON footer describes the
-segments and counts what was read. Merging needs no more than the index entries of one bucket in memory.
+of an external merge sort. A segment is its tokens (uint16), an index entry per document (DOCUMENT, in the same order)
+and a table that says where each of the 256 buckets, the ranges of the keys' top byte, begins. A JSON footer describes
+the segments and counts what was read. Merging needs no more than the index entries of one bucket in memory.
 
-A run file ends with the crc32c of all that stands before it. It is not synced: whoever finds one after a crash reads it
+A run file ends with the crc32c of all bytes before it. It is not synced: whoever finds one after a crash reads it
 once (``is_whole``), which costs far less than to wait for the disk after every unit.
 """
 
@@ -30,7 +30,7 @@ TABLE_BYTES = 2 * (BUCKETS + 1) * 8
 
 
 class Segment(NamedTuple):
-    """Where the parts of a segment stand in its file, in bytes; ``tokens`` and ``documents`` count."""
+    """Where the sections of a segment begin in its file, in bytes; ``tokens`` and ``documents`` count."""
 
     path: str
     part: str
@@ -47,7 +47,7 @@ class Segment(NamedTuple):
 
 @dataclass(kw_only=True)
 class Counts:
-    """What was read of one part. ``fingerprint`` adds up two hashes of every document, so that no order matters."""
+    """The counts of one part. ``fingerprint`` adds up two hashes of every document, so that no order matters."""
 
     documents: int = 0
     tokens: int = 0
@@ -137,17 +137,17 @@ def is_whole(path: str) -> bool:
 
 
 def read_footer(path: str) -> tuple[list[Segment], dict[str, Counts], dict[str, Any]]:
-    """Returns the segments, the counts by part and what else ``finish`` was given.
+    """Returns the segments, the counts by part and the ``extra`` that ``finish`` was given.
 
     Raises:
-        ValueError: the file is no complete run file.
+        ValueError: the file is not a complete run file.
     """
     with storage.open_read(path) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 20))
         trailer = file.read(20)
         if trailer[8:16] != MAGIC:
-            raise ValueError(f"{path} is no complete run file")
+            raise ValueError(f"{path} is not a complete run file")
         file.seek(end - 20 - int.from_bytes(trailer[:8], "little"))
         footer = json.loads(file.read()[:-20])
     segments = [Segment(path=path, **segment) for segment in footer.pop("segments")]
@@ -178,9 +178,9 @@ def read_index(segment: Segment, bucket: int | None) -> tuple[np.ndarray, int]:
 
 def read_tokens(segment: Segment, start: int, stop: int) -> np.ndarray:
     """Returns tokens [start, stop) of a segment, uint16."""
-    file, wanted = _opened(segment.path).fileno(), 2 * (stop - start)
-    data = os.pread(file, wanted, segment.tokens_at + 2 * start)
-    if len(data) < wanted:
+    file, size = _opened(segment.path).fileno(), 2 * (stop - start)
+    data = os.pread(file, size, segment.tokens_at + 2 * start)
+    if len(data) < size:
         raise OSError(f"{segment.path} ended before token {stop} of a segment of {segment.tokens}")
     return np.frombuffer(data, "<u2")
 
@@ -192,5 +192,5 @@ def _opened(path: str) -> BinaryIO:
 
 
 def close_all() -> None:
-    """Closes the run files that reads have left open: another file may stand under the name the next time."""
+    """Closes the run files that reads have left open: the next time, the name may be that of another file."""
     _opened.cache_clear()

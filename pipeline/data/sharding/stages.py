@@ -1,8 +1,8 @@
-"""A data set's units as functions of their inputs alone, for whichever engine runs them: our workers, or Beam's.
+"""The stages of sharding as functions of their inputs alone, for either engine: our workers, or Beam's.
 
-(a) ``encode`` makes a run file of a unit of the source; (b) ``merge`` gives every document of all run files its place,
-and every shard its block; (c) ``write_shard`` commits a shard; ``commit`` comes last. Each may run twice, or at the
-same time on two machines, with the same result.
+(a) ``encode`` turns a unit of the source into a run file; (b) ``merge`` gives every document of all run files its
+place, and every shard its block; (c) ``write_shard`` commits a shard; ``commit`` comes last. Each may run twice, or at
+the same time on two machines, with the same result.
 """
 
 import os
@@ -19,14 +19,14 @@ from pipeline.data.format.settings import ShardConfig
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.data.format.tokenizer_file import notes as tokenizer_notes
 from pipeline.data.sharding.encode_unit import UnitEncoder
-from pipeline.data.sharding.manifest_builder import assemble
-from pipeline.data.sharding.packing import Block, Cut, plan_blocks, write_shard
+from pipeline.data.sharding.manifest_builder import build_manifest
+from pipeline.data.sharding.packing import Block, Packing, plan_blocks, write_shard
 from pipeline.data.sharding.sorted_runs import Counts, Segment
 from pipeline.data.sharding.token_stream import Stream, shared_texts
 from pipeline.errors import UserError
 from pipeline.texts import printable
 
-Footer = tuple[Sequence[Segment], Mapping[str, Counts], Mapping[str, Any]]  # what runs.read_footer returns
+Footer = tuple[Sequence[Segment], Mapping[str, Counts], Mapping[str, Any]]  # what sorted_runs.read_footer returns
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Job:
     output: str
 
     @property
-    def cut(self) -> Cut:
+    def packing(self) -> Packing:
         """How the stream is cut into records."""
-        return Cut(context=self.config.context, packing=self.config.packing)
+        return Packing(context=self.config.context, kind=self.config.packing)
 
     def encode(self, unit: Unit, file: BinaryIO) -> dict[str, Counts]:
         """Stage (a): writes the unit's run file; returns its counts by part."""
@@ -99,8 +99,8 @@ class Job:
             + firsts
             + shared_texts(streams)
         )
-        blocks = plan_blocks(self.config, self.cut, {part: stream.tokens for part, stream in streams.items()})
-        tails = {part: tuple(self.cut.tail(stream)) for part, stream in streams.items()}
+        blocks = plan_blocks(self.config, self.packing, {part: stream.tokens for part, stream in streams.items()})
+        tails = {part: tuple(self.packing.tail(stream)) for part, stream in streams.items()}
         return Merged(segments, counts, tails, notes, blocks)
 
     def _check(self, counts: Mapping[str, Counts], faults: Mapping[str, str]) -> None:
@@ -124,7 +124,7 @@ class Job:
     def write_shard(self, folder: str, stream: Stream, block: Block) -> manifests.Shard:
         """Stage (c): cuts a shard into a temporary file in ``folder``, checks it and commits it to the output."""
         with storage.partial_file(folder) as file:
-            crc = write_shard(file, stream, self.cut, block.first, block.count)
+            crc = write_shard(file, stream, self.packing, block.first, block.count)
             file.flush()
             os.fsync(file.fileno())
             size = os.path.getsize(file.name)
@@ -136,7 +136,7 @@ class Job:
     def commit(self, merged: Merged, shards: Mapping[str, manifests.Shard]) -> Manifest:
         """Writes the tokenizer, and the manifest last. ``shards``: every block's, by the name of its file."""
         by_part = {part: [shards[block.file] for block in merged.blocks if block.part == part] for part in merged.tails}
-        manifest = assemble(
+        manifest = build_manifest(
             self.config, self.tokenizer, self.corpus.listing, merged.notes, merged.tails, merged.counts, by_part
         )
         storage.publish_bytes(self.tokenizer.data, storage.join(self.output, manifests.TOKENIZER_FILE))

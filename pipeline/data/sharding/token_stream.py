@@ -1,4 +1,4 @@
-"""The token stream of a part, merged from run files: any range of it in memory that its length does not change."""
+"""The token stream of a part, merged from run files: any range of it, in memory that does not grow with its length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -84,7 +84,7 @@ class Stream:
                 document += start == ends[document]
 
     def _read_documents(self, owners: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Returns whole documents, one after the other. Each segment's stand side by side in it: one read a segment."""
+        """Returns whole documents, one after the other. A segment's are adjacent in it: one read per segment."""
         pieces: dict[int, tuple[np.ndarray, int]] = {}
         by_owner = np.argsort(owners, kind="stable")
         changes = np.flatnonzero(np.diff(owners[by_owner])) + 1

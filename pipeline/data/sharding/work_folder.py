@@ -1,7 +1,7 @@
-"""The journal: a folder that holds each finished unit as one committed file, so that a killed run goes on from there.
+"""The journal: a folder that holds each finished unit as one committed file, so that a killed run continues from there.
 
-``plan.json`` says which data set the folder belongs to; a run file (unit-00012.run) or a note (train-00003.json) stands
-under its name only when it is whole. A POSIX record lock keeps a second run out; the kernel drops it with the process.
+``plan.json`` says which data set the folder belongs to; a run file (unit-00012.run) or a note (train-00003.json) has
+its name only when it is whole. A POSIX record lock keeps a second run out; the kernel drops it with the process.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from pipeline.data.sharding import sorted_runs
 from pipeline.errors import UserError
 
 
-def difference(here: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def difference(existing: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """Names the first setting that differs, with both values, or returns an empty string."""
-    for key in [*wanted, *(key for key in here if key not in wanted)]:
-        if here.get(key) != wanted.get(key):
-            return f"{key} {here.get(key)!r}, but this command says {wanted.get(key)!r}"
+    for key in [*requested, *(key for key in existing if key not in requested)]:
+        if existing.get(key) != requested.get(key):
+            return f"{key} {existing.get(key)!r}, but this command says {requested.get(key)!r}"
     return ""
 
 
@@ -35,7 +35,7 @@ class Journal:
             UserError: it belongs to other settings, or another process is working in it.
         """
         self.folder = folder
-        self._made = [path for path in (os.path.dirname(folder), folder) if not os.path.isdir(path)]
+        self._created = [path for path in (os.path.dirname(folder), folder) if not os.path.isdir(path)]
         os.makedirs(folder, exist_ok=True)
         self._lock = open(os.path.join(folder, "lock"), "a", encoding="utf-8")  # noqa: SIM115  (held until close)
         try:
@@ -49,15 +49,15 @@ class Journal:
                 os.unlink(self.path(name))
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
-        wanted = json.loads(json.dumps(plan))
+        requested = json.loads(json.dumps(plan))
         if not os.path.exists(self.path("plan.json")):
-            storage.publish_bytes(json.dumps(wanted, indent=1).encode(), self.path("plan.json"))
+            storage.publish_bytes(json.dumps(requested, indent=1).encode(), self.path("plan.json"))
             return
         with open(self.path("plan.json"), encoding="utf-8") as file:
-            here = json.load(file)
-        if unlike := difference(here, wanted):
+            existing = json.load(file)
+        if mismatch := difference(existing, requested):
             raise UserError(
-                f"{self.folder} holds the unfinished work of another data set, with {unlike}: finish it with its own "
+                f"{self.folder} holds the unfinished work of another data set, with {mismatch}: finish it with its own "
                 "command, or delete the folder"
             )
 
@@ -66,7 +66,7 @@ class Journal:
         return os.path.join(self.folder, name)
 
     def unit_path(self, index: int) -> str:
-        """Where the run file of a unit stands once it is whole."""
+        """The path of a unit's run file once it is whole."""
         return self.path(f"unit-{index:07d}.run")
 
     def has_unit(self, index: int) -> bool:
@@ -98,14 +98,14 @@ class Journal:
             return None
 
     def close(self) -> None:
-        """Lets go of the folder and keeps it."""
+        """Releases the lock and keeps the folder."""
         sorted_runs.close_all()
         self._lock.close()
 
     def remove(self) -> None:
-        """Deletes the folder, and the output folder too if this journal made it and it is empty."""
+        """Deletes the folder, and the output folder too if this journal created it and it is empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
-        for path in self._made:
+        for path in self._created:
             with contextlib.suppress(OSError):
                 os.rmdir(path)

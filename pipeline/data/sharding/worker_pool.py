@@ -19,12 +19,12 @@ from pipeline.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-MOST_WORKERS = 8  # a processor of this process; more wait for each other, and thousands stop the machine
+MOST_WORKERS = 8  # per processor of this process; more wait for each other, and thousands stall the machine
 _FORK = multiprocessing.get_context("fork")  # workers inherit what the parent has loaded; it runs no threads
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker ended without a word, most often killed for want of memory."""
+    """A worker ended without a message, most often killed for lack of memory."""
 
 
 def bounded(workers: int) -> int:
@@ -35,7 +35,7 @@ def bounded(workers: int) -> int:
 class Pool(Generic[Task, Result]):
     """Runs ``make()`` once in every worker; the function it returns then does the tasks.
 
-    A context manager: on leaving it, however that comes about, all workers are gone.
+    A context manager: when it is left, in whatever way, all workers are gone.
     """
 
     def __init__(self, make: Callable[[], Callable[[Task], Result]], workers: int, lifetime: int | None = None):
@@ -43,7 +43,7 @@ class Pool(Generic[Task, Result]):
 
         Args:
             make: called once in every worker.
-            workers: at most; no more than MOST_WORKERS a processor, however many are asked for.
+            workers: at most; no more than MOST_WORKERS per processor, however many are asked for.
             lifetime: the tasks after which a worker is replaced by a new one; None: never.
         """
         self._make, self._lifetime = make, lifetime
@@ -123,7 +123,7 @@ class Pool(Generic[Task, Result]):
         code = process.exitcode
         how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
         raise WorkerDiedError(
-            f"a worker ended {how}" + (": is there memory enough?" if code == -signal.SIGKILL else "")
+            f"a worker ended {how}" + (": is there enough memory?" if code == -signal.SIGKILL else "")
         ) from None
 
 
@@ -151,7 +151,7 @@ def _work(
             task = pipe.recv()
         except (EOFError, OSError):
             return
-        if task is None:  # this worker's life is over
+        if task is None:  # no more tasks for this worker
             return
         try:
             do = do or make()

@@ -1,4 +1,4 @@
-"""Run files of gs:// on this machine's disk, as far as a step reads them: sparse files with the same places.
+"""Local copies of run files on gs://, as far as a step reads them: sparse files with the same offsets.
 
 Everything that reads run files then works on them as it does on local ones. A shard needs the buckets under its block:
 of each run file a table, a range of the index and a range of the tokens.
@@ -29,12 +29,12 @@ def merge(job: Job, footers: Sequence[Footer], folder: str) -> Merged:
     for part in sorted({segment.part for segment in far}):
         mine = [segment for segment in far if segment.part == part]
         stream = job.stream([_local(segment, folder) for segment in mine])
-        _copy_tokens(job, mine, folder, job.cut.records(stream.tokens) * job.cut.stride, stream.tokens)
+        _copy_tokens(job, mine, folder, job.packing.records(stream.tokens) * job.packing.stride, stream.tokens)
     merged = job.merge(close)
     places = {os.path.basename(segment.path): segment.path for segment in far}
     segments: Mapping[str, Sequence[Segment]] = {
-        part: [segment._replace(path=places[os.path.basename(segment.path)]) for segment in found]
-        for part, found in merged.segments.items()
+        part: [segment._replace(path=places[os.path.basename(segment.path)]) for segment in part_segments]
+        for part, part_segments in merged.segments.items()
     }
     return dataclasses.replace(merged, segments=segments)
 
@@ -45,15 +45,15 @@ def stream_of(job: Job, merged: Merged, block: Block, folder: str) -> Stream:
     if not any(storage.is_remote(segment.path) for segment in segments):
         return job.stream(segments)
     _copy(segments, folder, _table)
-    start = block.first * job.cut.stride
-    return _copy_tokens(job, segments, folder, start, start + block.count * job.cut.stride + 1)
+    start = block.first * job.packing.stride
+    return _copy_tokens(job, segments, folder, start, start + block.count * job.packing.stride + 1)
 
 
 def _copy_tokens(job: Job, segments: Sequence[Segment], folder: str, start: int, stop: int) -> Stream:
     """Copies the buckets under tokens [start, stop) of the stream, whose tables are here."""
     here = [_local(segment, folder) for segment in segments]
     stream = job.stream(here)
-    wanted = stream.buckets(start, stop)
+    buckets = stream.buckets(start, stop)
     by_hash = job.config.order == "hash"
     numbers = {segment: number for number, segment in enumerate(segments)}
 
@@ -61,9 +61,9 @@ def _copy_tokens(job: Job, segments: Sequence[Segment], folder: str, start: int,
         documents = tokens = (0, 0)
         if by_hash:
             first_documents, first_tokens = sorted_runs.read_table(_local(segment, folder))
-            documents = (int(first_documents[wanted.start]), int(first_documents[wanted.stop]))
-            tokens = (int(first_tokens[wanted.start]), int(first_tokens[wanted.stop]))
-        elif numbers[segment] in wanted:
+            documents = (int(first_documents[buckets.start]), int(first_documents[buckets.stop]))
+            tokens = (int(first_tokens[buckets.start]), int(first_tokens[buckets.stop]))
+        elif numbers[segment] in buckets:
             documents, tokens = (0, segment.documents), (0, segment.tokens)
         entry, before = sorted_runs.DOCUMENT.itemsize, min(documents[0], 1)
         return [
@@ -92,11 +92,11 @@ def _copy(segments: Sequence[Segment], folder: str, ranges: Ranges) -> list[Segm
 
     def copy(segment: Segment) -> Segment:
         here = _local(segment, folder)
-        wanted = [(start, stop) for start, stop in ranges(segment) if stop > start]
-        if wanted:
+        nonempty = [(start, stop) for start, stop in ranges(segment) if stop > start]
+        if nonempty:
             descriptor = os.open(here.path, os.O_WRONLY | os.O_CREAT, 0o666)
             with storage.open_read(segment.path) as source, os.fdopen(descriptor, "wb", buffering=0) as target:
-                for start, stop in wanted:
+                for start, stop in nonempty:
                     source.seek(start)
                     os.pwrite(target.fileno(), source.read(stop - start), start)
         return here

@@ -1,4 +1,4 @@
-"""Beam's pipeline options: which runner, what it must be told, and the package that its workers install.
+"""Beam's pipeline options: the runner, what it requires, and the package that its workers install.
 
 Sources: Beam's PipelineOptions, and "Managing Python Pipeline Dependencies" of its documentation.
 """
@@ -32,12 +32,12 @@ def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
     Raises:
         UserError: an option is unknown to Beam, malformed, or missing for this runner.
     """
-    known = PipelineOptions([]).get_all_options()
+    defaults = PipelineOptions([]).get_all_options()
     for option in given:
         name, equals, _ = option.partition("=")
-        if name not in known:
-            raise UserError(f"--beam_option={option}: Beam has no option {name!r}{nearest(name, known)}")
-        if not equals and not isinstance(known[name], bool):
+        if name not in defaults:
+            raise UserError(f"--beam_option={option}: Beam has no option {name!r}{nearest(name, defaults)}")
+        if not equals and not isinstance(defaults[name], bool):
             raise UserError(f"--beam_option={option}: expected {name}=VALUE")
     names = {option.partition("=")[0] for option in given}
     for name in REQUIRED.get(runner, ()):
@@ -88,9 +88,9 @@ def staged(runner: str, options: PipelineOptions) -> Iterator[str]:
 
 def build_package(setup: str, folder: str) -> str:
     """Builds the source package as Beam's stager does for a job; returns its name in ``folder``."""
-    with tempfile.TemporaryDirectory() as made:
-        found = Stager._build_setup_package(setup, made)
-        name = os.path.basename(found)
-        data = pathlib.Path(found).read_bytes()
+    with tempfile.TemporaryDirectory() as temporary:
+        package = Stager._build_setup_package(setup, temporary)
+        name = os.path.basename(package)
+        data = pathlib.Path(package).read_bytes()
     storage.publish_bytes(data, storage.join(folder, name))
     return name

@@ -1,10 +1,10 @@
-"""One data set on Apache Beam: the units of job.py as a pipeline, with the bytes and the manifest of the local engine.
+"""One data set on Apache Beam: the stages of sharding as a pipeline, with the bytes and manifest of the local engine.
 
     start ─┬─ list units ── reshuffle ── encode ──┐                                        (units.py)
            ├─ merge <─────────────────────────────┴─ blocks ── reshuffle ── write shards ──┐
            └─ commit <─────────────────────────────────────────────────────────────────────┘
 
-Run files lie in the journal's folder of a local output, so that either engine goes on with the other's unfinished work,
+Run files lie in the journal's folder of a local output, so that either engine continues the other's unfinished work,
 or on gs://, where every machine can reach them. Every step may run twice, or at the same time on two machines.
 """
 
@@ -140,21 +140,21 @@ class BeamSharder(Sharder):
         with options.staged(self._runner, self.options) as package:
             graph = self.build(folder).to_runner_api()
             storage.publish_bytes(graph.SerializeToString(deterministic=True), storage.join(folder, "job.pb"))
-            made = options.build_package(package, folder)
+            package_name = options.build_package(package, folder)
         steps = len(graph.components.transforms)
-        return f"wrote {folder}: job.pb ({steps} transforms), {made}; nothing was started"
+        return f"wrote {folder}: job.pb ({steps} transforms), {package_name}; nothing was started"
 
 
 def _refusal(error: Exception) -> UserError | None:
-    """What a step refused, out of what Beam makes of it: text, in which the error's name and message stand."""
-    found = USER_ERROR.search(f"{type(error).__name__}: {error}")
-    if not found:
+    """Recovers what a step refused from Beam's error, whose text holds the name and the message of ours."""
+    match = USER_ERROR.search(f"{type(error).__name__}: {error}")
+    if not match:
         return None
-    return (UnavailableError if found[1] == "UnavailableError" else UserError)(found[2])
+    return (UnavailableError if match[1] == "UnavailableError" else UserError)(match[2])
 
 
 def shard_on_beam(sharder: BeamSharder) -> Manifest:
-    """Makes a data set on Beam, or finds it made, and says so on stdout."""
+    """Makes a data set on Beam, or finds it finished, and prints which."""
     began = time.monotonic()
     manifest = sharder.finished()
     if manifest:

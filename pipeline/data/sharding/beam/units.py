@@ -1,7 +1,7 @@
 """The steps of a sharding pipeline. Each gives the same when Beam runs it again, or twice at once.
 
-A unit's result is a file under the unit's name. Attempts differ only in the seconds that they note down, so whichever
-attempt's file stands there first is kept, and every later step reads that one.
+A unit's result is a file under the unit's name. Attempts differ only in the seconds that they note down, so the
+file of the first attempt is kept, and every later step reads that one.
 """
 
 import functools
@@ -24,14 +24,14 @@ from pipeline.data.sharding.stages import Footer, Job, Merged
 from pipeline.errors import UserError
 
 CORPUS = "corpus"  # the output of List that is the corpus, as it is when all of it has been listed
-UNITS_OF_AN_ENGINE = 8  # then a new one: its cache of words grows with the text that it has seen
+UNITS_PER_ENGINE = 8  # then a new one: its cache of words grows with the text that it has seen
 _one_at_a_time = threading.Lock()  # the engine and the open run files serve one thread; runners have processes too
 _encoded = 0
 
 
 @functools.lru_cache(maxsize=1)
 def load(path: str) -> Job:
-    """The job that ``path`` holds, once a process."""
+    """Loads the job at ``path``, once per process."""
     return pickle.loads(storage.read_bytes(path))
 
 
@@ -74,7 +74,7 @@ class Encode(Step):
             file.flush()
             os.fsync(file.fileno())
             _encoded += 1
-            if _encoded % UNITS_OF_AN_ENGINE == 0:
+            if _encoded % UNITS_PER_ENGINE == 0:
                 load.cache_clear()
             try:
                 storage.publish(file.name, path, storage.file_crc32c(file.name))
@@ -84,7 +84,7 @@ class Encode(Step):
 
 
 class Merge(Step):
-    """None, with all footers and the corpus → where everything stands."""
+    """None, with all footers and the corpus → where everything is."""
 
     def process(self, _: None, footers: Sequence[tuple[int, Footer]], corpus: Corpus) -> Iterator[Merged]:
         job = Job(self.job.config, self.job.tokenizer, corpus, self.job.output)

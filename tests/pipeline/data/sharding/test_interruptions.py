@@ -17,24 +17,24 @@ KILLS = 20
 DRIVER = """
 import sys, time
 from pipeline.data.sharding import encode_unit as encode
-from pipeline.data.sharding import packing as cut
+from pipeline.data.sharding import packing
 from pipeline.data.corpora import base
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.sharding.sharder import shard
 base.UNIT_BYTES, encode.BATCH_CHARACTERS, encode.SEGMENT_TOKENS = 20_000, 5_000, 3_000
 source, output, tokenizer, workers = sys.argv[1:]
-for module, name in ((encode.UnitEncoder, "run"), (cut.Cut, "tail")):
+for module, name in ((encode.UnitEncoder, "run"), (packing.Packing, "tail")):
     def slow(*arguments, do=getattr(module, name)):
         time.sleep(0.02)
         return do(*arguments)
     setattr(module, name, slow)
-from pipeline.data.sharding import stages as job
-whole = job.write_shard
+from pipeline.data.sharding import stages
+whole = stages.write_shard
 def slow_shard(file, *arguments):
     crc = whole(file, *arguments)
     time.sleep(0.03)
     return crc
-job.write_shard = slow_shard
+stages.write_shard = slow_shard
 config = ShardConfig(corpus="text", name="t", tokenizer=tokenizer, shards=12, context=32, validation_fraction=0.1)
 print("begun", flush=True)
 shard(config, source, output, int(workers))
@@ -132,7 +132,7 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_the_next_run_finishes(
     os.kill(children(process.pid)[0], signal.SIGKILL)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "a worker ended by signal SIGKILL: is there memory enough?" in complaint.splitlines()[-1]
+    assert "a worker ended by signal SIGKILL: is there enough memory?" in complaint.splitlines()[-1]
     again = start(source, str(tmp_path / "out"), small_tokenizer, 2)
     assert again.wait(timeout=60) == 0, again.stderr.read()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.data.format.hashing import count_words, fingerprint, salted
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.sharding import token_stream as streams
-from pipeline.data.sharding.packing import Cut, blocks, plan_blocks, rows
+from pipeline.data.sharding.packing import Packing, blocks, plan_blocks, rows
 from pipeline.data.sharding.sorted_runs import Counts, RunWriter, read_footer
 from pipeline.data.sharding.token_stream import Stream
 from pipeline.errors import UserError
@@ -80,26 +80,28 @@ class Plain:
     length=st.integers(0, 200),
     context=st.integers(1, 20),
     step=st.integers(1, 50),
-    packing=st.booleans(),
+    by_line=st.booleans(),
     shards=st.integers(1, 6),
 )
-def test_every_token_is_in_one_record_or_the_tail(length, context, step, packing, shards):
-    cut = Cut(context=context, packing="lines" if packing else "contiguous")
-    if packing:
+def test_every_token_is_in_one_record_or_the_tail(length, context, step, by_line, shards):
+    packing = Packing(context=context, kind="lines" if by_line else "contiguous")
+    if by_line:
         length -= length % (context + 1)
     tokens = np.arange(length, dtype=np.uint16)
-    stream, count = Plain(tokens, step), cut.records(length)
+    stream, count = Plain(tokens, step), packing.records(length)
     found = []
     for first, size in blocks(count, shards):
         if size:
-            found += np.concatenate(list(rows(stream, cut, first, size))).tolist()
-    expected = [tokens[k : k + context + 1].tolist() for k in range(0, length, cut.stride) if k + context + 1 <= length]
+            found += np.concatenate(list(rows(stream, packing, first, size))).tolist()
+    expected = [
+        tokens[k : k + context + 1].tolist() for k in range(0, length, packing.stride) if k + context + 1 <= length
+    ]
     assert found == expected and len(expected) == count
-    tail = cut.tail(stream)
-    assert tail == tokens[count * cut.stride :].tolist()
-    assert packing or (0 < len(tail) <= context) == (length > 0)
+    tail = packing.tail(stream)
+    assert tail == tokens[count * packing.stride :].tolist()
+    assert by_line or (0 < len(tail) <= context) == (length > 0)
     labels = [label for row in found for label in row[1:]] + tail[1:]
-    assert packing or labels == tokens[1:].tolist(), "every token but the first is predicted exactly once"
+    assert by_line or labels == tokens[1:].tolist(), "every token but the first is predicted exactly once"
 
 
 def test_blocks_differ_by_one_at_most():
@@ -108,7 +110,7 @@ def test_blocks_differ_by_one_at_most():
 
 def test_evaluation_parts_take_fewer_shards_where_they_have_fewer_records():
     config = ShardConfig(corpus="text", name="t", shards=2, evaluation_shards=4, context=10)
-    work = plan_blocks(config, Cut(context=10, packing="contiguous"), {"train": 41, "validation": 21, "test": 5})
+    work = plan_blocks(config, Packing(context=10, kind="contiguous"), {"train": 41, "validation": 21, "test": 5})
     assert [(block.file, block.first, block.count) for block in work] == [
         ("train-00000-of-00002.tfrecord", 0, 2),
         ("train-00001-of-00002.tfrecord", 2, 2),
@@ -116,7 +118,7 @@ def test_evaluation_parts_take_fewer_shards_where_they_have_fewer_records():
         ("validation-00001-of-00002.tfrecord", 1, 1),
     ]
     with pytest.raises(UserError, match="the split left no document for the train part"):
-        plan_blocks(config, Cut(context=10, packing="contiguous"), {"validation": 21})
+        plan_blocks(config, Packing(context=10, kind="contiguous"), {"validation": 21})
 
 
 @hypothesis.given(text=st.text("ab \n\té", max_size=60), cut=st.integers(0, 60))

@@ -121,7 +121,7 @@ try:
 except RuntimeError as error:
     print(error)
 """)
-    assert done.stdout == "a worker ended by signal SIGKILL: is there memory enough?\n", done.stderr
+    assert done.stdout == "a worker ended by signal SIGKILL: is there enough memory?\n", done.stderr
 
 
 def test_leaving_early_leaves_no_worker():
