@@ -18,7 +18,14 @@ from pipeline import storage
 from pipeline.errors import UserError, nearest
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
-PACKAGED = ("pipeline/__init__.py", "pipeline/errors.py", "pipeline/data")  # what units import
+PACKAGED = (  # what units import
+    "pipeline/__init__.py",
+    "pipeline/errors.py",
+    "pipeline/progress.py",
+    "pipeline/texts.py",
+    "pipeline/storage",
+    "pipeline/data",
+)
 SETUP = """from setuptools import find_packages, setup
 
 setup(name="gpt2-tpu-pipeline-units", version="1", packages=find_packages(), install_requires={requirements!r})

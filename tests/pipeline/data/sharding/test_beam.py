@@ -1,10 +1,12 @@
 """Beam's runners give the bytes and the manifest of the local engine, also when every bundle runs twice."""
 
+import ast
 import io
 import lzma
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -158,6 +160,21 @@ def test_wrong_options_are_one_line(tmp_path, openwebtext, arguments, message):
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_package_of_the_workers_holds_all_that_units_import(tmp_path):
+    folder = ROOT / "pipeline" / "data"
+    options = ast.parse((folder / "sharding" / "beam" / "options.py").read_text(encoding="utf-8"))  # it imports Beam
+    (packaged,) = [node for node in options.body if ast.unparse(node).startswith("PACKAGED = ")]
+    for name in ast.literal_eval(packaged.value):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, tmp_path / name)
+    modules = ["pipeline.data.sharding.beam.near", "pipeline.storage.gcs_reader"]
+    modules += [f"pipeline.data.corpora.{path.stem}" for path in (folder / "corpora").glob("[a-z]*.py")]
+    command = [sys.executable, "-c", f"import {', '.join(modules)}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_runner_and_a_missing_beam_are_one_line(tmp_path, openwebtext, refused):
