@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import paths, streams
+from pipeline import paths, streams, usage
 from pipeline.errors import UserError, WorkerLostError, WorkFailedError, disk_fault
 
 FLAGS = flags.FLAGS
@@ -76,6 +76,9 @@ def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
 
 def _exit_code(main: Callable[..., int | None], most_arguments: int) -> int:
     """Calls ``main`` and returns the exit code; an error of the user or the machine is printed as one line."""
+    if any(argument in usage.HELP for argument in sys.argv[1:]):
+        print(usage.text(FLAGS))
+        return 0
     try:
         rest = _parsed(sys.argv)
         if len(rest) > most_arguments:
@@ -85,6 +88,8 @@ def _exit_code(main: Callable[..., int | None], most_arguments: int) -> int:
         message = " ".join(str(error).split())
         if isinstance(error, flags.Error):
             message = message.removeprefix("FATAL Flags parsing error: ")
+        if not sys.argv[1:]:
+            message += f" ({usage.command()} --help says what there is)"
         print(f"error: {message}", file=sys.stderr)
         return 2
     except PermissionError as error:  # that no command handles itself

@@ -1,6 +1,6 @@
 """The whole pipeline in a few minutes: corpus, tokenizer, shards, a trained ALGPT2, and its loss beside two baselines.
 
-    make quickstart
+    make quickstart            # python -m tools.quickstart
 
 The baselines, on the same text: a model that knows only how often each token occurs, and bz2. A killed run resumes when
 the command is repeated; a finished one says that it is done.

@@ -1,4 +1,7 @@
-"""Trains one cell of the study: ``pipeline.train`` with the frozen Adafactor as one more optimizer."""
+"""Trains one cell of the study: ``pipeline.train`` with the frozen Adafactor as one more optimizer.
+
+python -m tools.study.train --gin_file=study.gin --gin_param=… --data=… --run_dir=…
+"""
 
 from pipeline import cli, train
 from pipeline.config import gin_reader
