@@ -71,7 +71,7 @@ def worked(tmp_path, redirection):
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "said"),
+    ("redirection", "code", "printed"),
     [
         ("| head -1 > /dev/null", 1, "stdout: Broken pipe; the work continues without it\nends\n"),
         ("> /dev/full", 1, "stdout: No space left on device; the work continues without it\nends\n"),
@@ -83,8 +83,8 @@ def worked(tmp_path, redirection):
         ("<&- >&- 2>&-", 0, ""),
     ],
 )
-def test_what_cannot_be_printed_costs_no_work_and_is_one_line(tmp_path, redirection, code, said):
-    assert worked(tmp_path, redirection) == (code, said)
+def test_what_cannot_be_printed_costs_no_work_and_is_one_line(tmp_path, redirection, code, printed):
+    assert worked(tmp_path, redirection) == (code, printed)
 
 
 def test_a_shared_pipe_that_is_full_for_a_while_loses_nothing(tmp_path):
@@ -98,10 +98,10 @@ def test_a_shared_pipe_that_is_full_for_a_while_loses_nothing(tmp_path):
         open(reader, "rb") as pipe,
     ):
         os.close(writer)
-        said = pipe.read(1)
+        printed = pipe.read(1)
         time.sleep(0.3)  # for what fits into the pipe, a third of it all
-        said += pipe.read()
-    assert process.returncode == 0 and len(said) == len("begins\n") + 100 * len(("é" * 1000 + "\n").encode())
+        printed += pipe.read()
+    assert process.returncode == 0 and len(printed) == len("begins\n") + 100 * len(("é" * 1000 + "\n").encode())
 
 
 def test_a_character_that_the_encoding_lacks_is_escaped_and_json_stays_json(tmp_path):

@@ -140,8 +140,10 @@ def test_a_text_is_scored_once_at_any_stride(trained, run_dir, run_module, tmp_p
     assert results[0]["tokens"] == results[1]["tokens"]
     assert results[0]["words"] == 8 * 8 and results[0]["utf8_bytes"] == len(text)
     assert results[0]["nats_per_token"] != results[1]["nats_per_token"]
-    kept = [json.loads(path.read_text()) for path in run_dir.glob("evaluation-*.json")]
-    assert [found["figures"] for found in kept if found["protocol"].get("stride") == 32] == results[1:]
+    evaluations = [json.loads(path.read_text()) for path in run_dir.glob("evaluation-*.json")]
+    assert [
+        evaluation["figures"] for evaluation in evaluations if evaluation["protocol"].get("stride") == 32
+    ] == results[1:]
     done = run_module("tools.report", f"--run_dir={run_dir}", f"--output={tmp_path}/report.html")
     assert done.returncode == 0, done.stderr
     assert "These figures cannot be compared: stride differ." in (tmp_path / "report.html").read_text()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-# Gin files by name ({} is their folder), what stands on the command line, and what the refusal must contain.
+# Gin files by name ({} is their folder), the command line, and what the refusal must contain.
 CASES = [
     ({}, ["--gin_file=algpt.gin"], "algpt2.gin"),
     ({}, ["--gin_file=models/gpt2-smal.gin"], "models/gpt2-small.gin"),
@@ -134,5 +134,5 @@ def test_slots_are_not_sharded_over_several_processes(refused, monkeypatch):
     cluster = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     chosen = [f"--gin_param={name}" for name in ("train.optimizer=adamw", "AdamW.learning_rate=1e-3")]
-    said = refused("pipeline.train", "--gin_file=gpt2.gin", *chosen, "--gin_param=AdamW.slots=sharded")
-    assert "AdamW.slots='sharded' is for one process" in said and "expected 'replicated'" in said
+    message = refused("pipeline.train", "--gin_file=gpt2.gin", *chosen, "--gin_param=AdamW.slots=sharded")
+    assert "AdamW.slots='sharded' is for one process" in message and "expected 'replicated'" in message

@@ -88,7 +88,7 @@ def evaluation_dataset(
 ) -> tf.data.Dataset:
     """The whole part once, in the order of the corpus, the tail that fills no record included.
 
-    Args: as of ``train_dataset``.
+    Args: as for ``train_dataset``.
 
     Returns:
         A dataset of ``tokens`` int32 [B, T+1], ``index`` int64 [B] and ``weights`` float32 [B, T], B = global_batch /

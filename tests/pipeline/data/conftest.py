@@ -26,15 +26,15 @@ def run_sharder(limits, config, *arguments):
     from pipeline.data.format.settings import ShardConfig
     from pipeline.data.sharding.sharder import shard
 
-    kept = {}
+    originals = {}
     for path, value in limits.items():
         module, name = path.rsplit(".", 1)
-        kept[path] = getattr(importlib.import_module(module), name)
+        originals[path] = getattr(importlib.import_module(module), name)
         setattr(importlib.import_module(module), name, value)
     try:
         return shard(ShardConfig(**config), *arguments)
     finally:
-        for path, value in kept.items():
+        for path, value in originals.items():
             module, name = path.rsplit(".", 1)
             setattr(importlib.import_module(module), name, value)
 

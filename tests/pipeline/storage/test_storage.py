@@ -46,7 +46,7 @@ def publish(tmp_path):
 
 
 @pytest.fixture
-def patience(monkeypatch):
+def timeouts(monkeypatch):
     def change(**seconds):
         monkeypatch.setattr(gcs_client, "TIMEOUTS", dataclasses.replace(gcs_client.TIMEOUTS, **seconds))
 
@@ -294,8 +294,8 @@ UPLOAD_FAULTS = [
 
 
 @pytest.mark.parametrize(("kind", "value"), UPLOAD_FAULTS)
-def test_a_fault_in_one_request_is_survived(gcs, publish, patience, kind, value):
-    patience(silence=1)
+def test_a_fault_in_one_request_is_survived(gcs, publish, timeouts, kind, value):
+    timeouts(silence=1)
     fault = gcs.inject(kind, verb=POST, path="multipart", times=2, value=value)
     publish(SMALL)
     assert fault.hits >= 1
@@ -307,8 +307,8 @@ def test_a_fault_in_one_request_is_survived(gcs, publish, patience, kind, value)
     [(kind, value, 1) for kind, value in UPLOAD_FAULTS]
     + [(kind, 0, chunk) for kind in ("cut_upload", "cut_reply", "no_reply") for chunk in (0, 2)],
 )
-def test_a_resumable_upload_goes_on_after_a_fault_and_does_not_begin_again(gcs, publish, patience, kind, value, chunk):
-    patience(silence=1)
+def test_a_resumable_upload_goes_on_after_a_fault_and_does_not_begin_again(gcs, publish, timeouts, kind, value, chunk):
+    timeouts(silence=1)
     start = (8 << 20) * chunk
     fault = gcs.inject(kind, verb=PUT, path="resumable", value=value, content_range=f"bytes {start}-")
     publish(LARGE)
@@ -374,8 +374,8 @@ def test_of_two_writers_the_first_wins(gcs, publish, monkeypatch, theirs, error)
     ("kind", "value"),
     [("status", 503), ("status", 429), ("status", 408), ("cut_reply", 0), ("no_reply", 0), ("slow", 1.5)],
 )
-def test_a_fault_while_reading_is_survived(gcs, publish, patience, kind, value):
-    patience(silence=1)
+def test_a_fault_while_reading_is_survived(gcs, publish, timeouts, kind, value):
+    timeouts(silence=1)
     publish(LARGE)
     fault = gcs.inject(kind, verb="GET", path="alt=media", times=2, value=value)
     assert storage.read_bytes(SHARD) == LARGE
@@ -525,8 +525,8 @@ def test_what_cannot_be_a_bucket_is_refused_without_asking(gcs, path):
 
 @pytest.mark.parametrize(("kind", "value"), [("status", 503), ("no_reply", 0)])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_service_that_stays_down_is_given_up_in_time(gcs, patience, operation, kind, value):
-    patience(give_up=0.3)
+def test_a_service_that_stays_down_is_given_up_in_time(gcs, timeouts, operation, kind, value):
+    timeouts(give_up=0.3)
     fault = gcs.inject(kind, path="/o", times=10**6, value=value)
     start = time.monotonic()
     with pytest.raises(UnavailableError, match=r"given up after 0\.3 s of retries") as error:
@@ -535,16 +535,16 @@ def test_a_service_that_stays_down_is_given_up_in_time(gcs, patience, operation,
     assert "gs://corpus/data/a" in sentence(error)
 
 
-def test_an_upload_that_is_cut_for_ever_is_given_up(gcs, publish, patience):
-    patience(give_up=0.3)
+def test_an_upload_that_is_cut_for_ever_is_given_up(gcs, publish, timeouts):
+    timeouts(give_up=0.3)
     gcs.inject("cut_upload", verb=PUT, times=10**6)
     with pytest.raises(UnavailableError, match="given up"):
         publish(LARGE)
     assert gcs.objects() == {}
 
 
-def test_no_connection_is_told(gcs, patience, monkeypatch):
-    patience(give_up=0.3)
+def test_no_connection_is_told(gcs, timeouts, monkeypatch):
+    timeouts(give_up=0.3)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     with pytest.raises(UnavailableError, match="given up after"):
         storage.size(SHARD)
@@ -576,8 +576,8 @@ def test_a_key_file_that_is_missing_is_named(real_credentials):
         storage.list_files("gs://corpus/a")
 
 
-def test_the_search_for_credentials_is_bounded(real_credentials, patience):
-    patience(credentials=0.2)
+def test_the_search_for_credentials_is_bounded(real_credentials, timeouts):
+    timeouts(credentials=0.2)
     real_credentials.setattr(google.auth, "default", lambda **_: threading.Event().wait(60))
     start = time.monotonic()
     with pytest.raises(UserError, match=r"looking for them took over 0\.2 s"):

@@ -92,8 +92,8 @@ EXPECTED: dict[str, list[str]] = {}
 def test_members_are_those_of_the_library(format):
     name = "a/" + "long" * (20 if format == tarfile.USTAR_FORMAT else 60) + ".txt"
     files = {name: b"x" * 700, "é.txt": b"", "folder": None, "link": "a.txt", "b.txt": b"y" * 512}
-    found = [(member.name, member.stream.read()) for member in members(io.BytesIO(tar(files, format)), "t")]
-    assert found == [(name, b"x" * 700), ("é.txt", b""), ("b.txt", b"y" * 512)]
+    members_read = [(member.name, member.stream.read()) for member in members(io.BytesIO(tar(files, format)), "t")]
+    assert members_read == [(name, b"x" * 700), ("é.txt", b""), ("b.txt", b"y" * 512)]
 
 
 def header_of(read, header):
@@ -133,12 +133,12 @@ def test_names_that_would_leave_the_directory_are_counted_and_write_nothing(tmp_
     (tmp_path / "in").mkdir()
     bad = {"/etc/evil.txt": b"1", "../up.txt": b"2", "a/../../up.txt": b"3", "..\\up.txt": b"4"}
     (tmp_path / "in" / "x_data.xz").write_bytes(lzma.compress(tar(bad | {"fine.txt": b"5", "a..b.txt": b"6"})))
-    found = read(tmp_path / "in")
-    assert [item for item in found if not isinstance(item, Dropped)] == [
+    documents = read(tmp_path / "in")
+    assert [item for item in documents if not isinstance(item, Dropped)] == [
         ("x_data.xz/fine.txt", "5"),
         ("x_data.xz/a..b.txt", "6"),
     ]
-    assert [item.reason for item in found if isinstance(item, Dropped)] == ["unsafe member name"] * 4
+    assert [item.reason for item in documents if isinstance(item, Dropped)] == ["unsafe member name"] * 4
     assert sorted(os.listdir(tmp_path)) == ["in"] and not os.path.exists("/etc/evil.txt")
     assert is_unsafe("..") and is_unsafe("\\\\host\\share") and not is_unsafe("a/b.txt")
 
@@ -238,8 +238,8 @@ def test_what_macos_packs_beside_the_archives_is_passed_over_and_counted(tmp_pat
     (tmp_path / "._o.tar").write_bytes(fork)
     corpus = corpus_of(tmp_path)
     [unit] = corpus.units()
-    forked, found, hidden = corpus.documents(unit)
-    assert (forked.reason, found.text, hidden.reason) == ("resource fork", "page one", "hidden")
+    forked, document, hidden = corpus.documents(unit)
+    assert (forked.reason, document.text, hidden.reason) == ("resource fork", "page one", "hidden")
     assert corpus.notes == (
         "passed over, by kind with the first of each: 1 resource fork (._o.tar)",
         "passed over, by kind with the first of each: 1 hidden (o/.DS_Store), 1 resource fork (o/._a_data.xz)",

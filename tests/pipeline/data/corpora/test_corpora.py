@@ -133,8 +133,8 @@ def test_files_are_documents_named_by_their_place_in_the_source(tmp_path):
     (tmp_path / "f.md").write_text("not asked for")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "g.txt").write_text("not asked for")
-    found = read({"corpus": "text"}, str(tmp_path))
-    assert found == [
+    documents = read({"corpus": "text"}, str(tmp_path))
+    assert documents == [
         Document("a.txt", "one"),
         Document("b/2.txt", "two"),
         Dropped("c.txt", "empty"),
@@ -154,13 +154,13 @@ def test_lines_do_not_depend_on_how_a_file_is_cut(tmp_path, monkeypatch, unit, p
     (tmp_path / "a.txt").write_text(content, newline="")
     for module, name, value in ((text, "UNIT_BYTES", unit), (text, "PIECE_BYTES", piece), (base, "PIECE_BYTES", piece)):
         monkeypatch.setattr(module, name, value)
-    found = [
+    documents = [
         (item.id, item.reason if isinstance(item, Dropped) else joined(item))
         for item in stream({"corpus": "text", "documents": "line"}, str(tmp_path))
     ]
     places = [0, 4, 5, 10, 19, 65]
     texts = ["one", "empty", "two", "three é", "long " * 9, "last"]
-    assert found == [(f"a.txt@{place}", line) for place, line in zip(places, texts, strict=True)]
+    assert documents == [(f"a.txt@{place}", line) for place, line in zip(places, texts, strict=True)]
 
 
 def stream(config, source):

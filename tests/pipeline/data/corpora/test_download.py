@@ -36,10 +36,10 @@ def server(tmp_path, monkeypatch):
     threading.Thread(target=service.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{service.server_port}/"
     sha256 = hashlib.sha256(data.getvalue()).hexdigest()
-    known = download.Published(
+    corpus = download.Published(
         "wikitext-2-raw-v1.zip", sha256, (address + "gone.zip", address + "wikitext-2-raw-v1.zip")
     )
-    monkeypatch.setitem(download.PUBLISHED, "wikitext-2", known)
+    monkeypatch.setitem(download.PUBLISHED, "wikitext-2", corpus)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     yield asked
@@ -59,8 +59,8 @@ def test_download_by_name_happens_once_and_falls_back(server):
 
 
 def test_other_bytes_are_not_kept(server, monkeypatch, tmp_path):
-    known = download.PUBLISHED["wikitext-2"]
-    monkeypatch.setitem(download.PUBLISHED, "wikitext-2", known._replace(sha256="0" * 64))
+    corpus = download.PUBLISHED["wikitext-2"]
+    monkeypatch.setitem(download.PUBLISHED, "wikitext-2", corpus._replace(sha256="0" * 64))
     with pytest.raises(UserError, match="cannot be downloaded .*has sha256 .* instead of 0000.*--source"):
         open_corpus(config("wikitext-2"), None)
     assert not list((tmp_path / "cache").rglob("*.*"))

@@ -54,10 +54,10 @@ def test_what_nobody_meant_as_text_is_passed_over_and_counted(put):
         put(name)
     for name in ("._a.txt", "b/__MACOSX/a.txt", ".DS_Store", ".a.txt", "a.txt~", "#a.txt#", "~$a.txt", "b/c.txt.part"):
         put(name)
-    found = find(put.root, (".txt",), "test")
-    assert [file.name for file in found.files] == sorted(["a.txt", "A.TXT", "b/c.txt.gz", "x.part/d.txt", "#tag.txt"])
-    said = "passed over, by kind with the first of each: 2 hidden (.DS_Store), 2 resource fork (._a.txt), 4 temporary"
-    assert found.notes == (f"{said} (#a.txt#)",)
+    listed = find(put.root, (".txt",), "test")
+    assert [file.name for file in listed.files] == sorted(["a.txt", "A.TXT", "b/c.txt.gz", "x.part/d.txt", "#tag.txt"])
+    note = "passed over, by kind with the first of each: 2 hidden (.DS_Store), 2 resource fork (._a.txt), 4 temporary"
+    assert listed.notes == (f"{note} (#a.txt#)",)
     assert names(f"{put.root}/*.part") == ["b/c.txt.part"], "it is asked for"
     assert find(f"{put.root}/b/*.gz", (".txt",), "test").notes == ()
 
@@ -71,10 +71,10 @@ def test_linked_folders_are_followed_and_each_is_read_once(tmp_path):
     (tmp_path / "outside" / "back").symlink_to("../in")
     (tmp_path / "in" / "linked.txt").symlink_to("real/a.txt")
     os.mkfifo(tmp_path / "in" / "pipe.txt")
-    found = find(str(tmp_path / "in"), (".txt",), "test")
-    assert [file.name for file in found.files] == ["2/c.txt", "linked.txt", "real/a.txt", "real/deep/b.txt"]
+    listed = find(str(tmp_path / "in"), (".txt",), "test")
+    assert [file.name for file in listed.files] == ["2/c.txt", "linked.txt", "real/a.txt", "real/deep/b.txt"]
     again, first = listing.READ_ALREADY, "passed over, by kind with the first of each: 1 dead link (4.txt)"
-    assert found.notes == (f"{first}, 4 {again} (1/), 1 neither file nor folder (pipe.txt)",)
+    assert listed.notes == (f"{first}, 4 {again} (1/), 1 neither file nor folder (pipe.txt)",)
 
 
 def test_a_directory_that_may_not_be_read_is_named(tmp_path, monkeypatch):

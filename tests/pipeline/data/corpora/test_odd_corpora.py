@@ -83,15 +83,15 @@ def test_every_folder_is_checked(odd):
 @pytest.mark.parametrize("name", GIVES)
 def test_texts_are_right(odd, tmp_path, shard, small_tokenizer, name):
     settings, texts, dropped, notes = GIVES[name]
-    made = shard(odd / name, tmp_path / "out", 1, {}, order="source", **settings)
-    parts = made.parts.values()
+    manifest = shard(odd / name, tmp_path / "out", 1, {}, order="source", **settings)
+    parts = manifest.parts.values()
     oracle = tokenizer.load(small_tokenizer)
     assert sum(part.documents for part in parts) == len(texts)
     assert sum(part.utf8_bytes for part in parts) == sum(len(text.encode()) for text in texts)
     assert sum(part.tokens for part in parts) == sum(len(oracle.encode(text)) + 1 for text in texts)
     assert {reason: count for part in parts for reason, count in part.dropped.items()} == dropped
-    said = [note for note in made.corpus.notes if "are in the train part too" not in note]
-    assert len(said) == len(notes) and all(note in line for note, line in zip(notes, said, strict=True))
+    given = [note for note in manifest.corpus.notes if "are in the train part too" not in note]
+    assert len(given) == len(notes) and all(note in line for note, line in zip(notes, given, strict=True))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -54,9 +54,9 @@ def same(left, right):
 
 @pytest.fixture
 def data(gcs, tmp_path):
-    made = write_data(tmp_path, shards=SHARDS, count=RECORDS)
+    written = write_data(tmp_path, shards=SHARDS, count=RECORDS)
     published(tmp_path)
-    return made
+    return written
 
 
 def test_tensorflow_reads_the_shards_as_standard_tfrecords(data, gcs, on_gcs):

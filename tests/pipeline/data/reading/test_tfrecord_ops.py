@@ -134,10 +134,10 @@ def test_parquet_row_groups(tmp_path, rows, kind):
     (tmp_path / "b").mkdir()
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows)
     pq.write_table(table, tmp_path / "b" / "c.parquet", row_group_size=rows, compression="zstd")
-    found = list(read("parquet", tmp_path))
-    assert [value for _, value in found] == EXPECTED * 2
-    assert [identity for identity, _ in found[:2]] == ["a.parquet#0", "a.parquet#1"]
-    assert len({identity for identity, _ in found}) == len(found)
+    documents = list(read("parquet", tmp_path))
+    assert [value for _, value in documents] == EXPECTED * 2
+    assert [identity for identity, _ in documents[:2]] == ["a.parquet#0", "a.parquet#1"]
+    assert len({identity for identity, _ in documents}) == len(documents)
 
 
 def test_an_empty_row_group_loses_nothing(tmp_path):

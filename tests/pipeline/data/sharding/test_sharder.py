@@ -42,11 +42,11 @@ def source(tmp_path_factory):
 
 
 def documents_of(folder):
-    found = []
+    documents = []
     for path in sorted(folder.rglob("*.txt"), key=lambda path: path.relative_to(folder).as_posix()):
         if path.name not in ("blank.txt", "nul.txt", "latin.txt"):
-            found.append((path.relative_to(folder).as_posix(), path.read_text()))
-    return found
+            documents.append((path.relative_to(folder).as_posix(), path.read_text()))
+    return documents
 
 
 def key_of(identity, seed):
@@ -208,8 +208,8 @@ def test_work_left_beside_a_finished_data_set_is_cleared_away(tmp_path, source, 
     plan = json.loads((tmp_path / "out" / "manifest.json").read_text())
     listing = plan["corpus"]["listing"]
     (tmp_path / "out" / ".unfinished").mkdir()
-    wanted = plan["settings"] | {"listing": listing, "format_version": 1}
-    (tmp_path / "out" / ".unfinished" / "plan.json").write_text(json.dumps(wanted))
+    expected = plan["settings"] | {"listing": listing, "format_version": 1}
+    (tmp_path / "out" / ".unfinished" / "plan.json").write_text(json.dumps(expected))
     shard(source, tmp_path / "out")
     assert not (tmp_path / "out" / ".unfinished").exists()
 
@@ -226,10 +226,11 @@ def test_an_output_and_a_work_folder_may_have_any_name(tmp_path, shard, small_to
     (tmp_path / "a.txt").write_text("the cat and the dog\n" * 200)
     tokenizer = tmp_path / (name + ".json")
     shutil.copy(small_tokenizer, tokenizer)
-    made = shard(tmp_path / "a.txt", tmp_path / name / "out", work_dir=str(tmp_path / name), tokenizer=str(tokenizer))
-    assert shard(tmp_path / "a.txt", tmp_path / name / "out", tokenizer=str(tokenizer)) == made
-    assert not list(verify.check_totals(made))
-    assert [*verify.check_shard(str(tmp_path / name / "out"), made, made.parts["train"].shards[0])] == []
+    source, output = tmp_path / "a.txt", tmp_path / name / "out"
+    manifest = shard(source, output, work_dir=str(tmp_path / name), tokenizer=str(tokenizer))
+    assert shard(source, output, tokenizer=str(tokenizer)) == manifest
+    assert not list(verify.check_totals(manifest))
+    assert [*verify.check_shard(str(tmp_path / name / "out"), manifest, manifest.parts["train"].shards[0])] == []
     assert [path.name for path in (tmp_path / name).iterdir()] == ["out"]
     assert len(digests(tmp_path / name / "out")) == 5, "shards, the manifest and the tokenizer"
 
@@ -340,7 +341,7 @@ def full_disk(source, output, tokenizer, stage):
         "tokenizing": (encode_unit.RunWriter, "finish", full),
         "writing": (stages, "write_shard", full),
     }[stage]
-    kept = getattr(owner, name)
+    original = getattr(owner, name)
     setattr(owner, name, fake)
     try:
         config = ShardConfig(
@@ -348,7 +349,7 @@ def full_disk(source, output, tokenizer, stage):
         )
         sharder.shard(config, source, output, 2)
     finally:
-        setattr(owner, name, kept)
+        setattr(owner, name, original)
 
 
 @pytest.mark.parametrize(

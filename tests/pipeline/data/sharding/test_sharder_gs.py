@@ -35,7 +35,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def expected(source, shard, tmp_path):
-    """What the same command makes on a local disk."""
+    """The files of the same command on a local disk."""
     shard(source, tmp_path / "local", validation_fraction=0.2)
     return {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()}
 
@@ -54,10 +54,10 @@ def test_local_text_to_gs(gcs, shard_on_gcs, source, expected, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_output_may_have_any_name(gcs, shard_on_gcs, tmp_path, name):
     (tmp_path / "a.txt").write_text("the cat and the dog\n" * 100)
-    made = shard_on_gcs(tmp_path / "a.txt", f"gs://corpus/{name}/out", validation_fraction=0.0)
-    shards = {f"{name}/out/{shard.file}" for shard in made.parts["train"].shards}
+    manifest = shard_on_gcs(tmp_path / "a.txt", f"gs://corpus/{name}/out", validation_fraction=0.0)
+    shards = {f"{name}/out/{shard.file}" for shard in manifest.parts["train"].shards}
     assert {*gcs.objects()} == shards | {f"{name}/out/{file}" for file in ("manifest.json", "tokenizer.json")}
-    assert manifests.load(f"gs://corpus/{name}/out") == made
+    assert manifests.load(f"gs://corpus/{name}/out") == manifest
 
 
 def test_gs_text_to_gs_and_again(gcs, shard_on_gcs, expected):

@@ -89,18 +89,18 @@ def test_every_token_is_in_one_record_or_the_tail(length, context, step, by_line
         length -= length % (context + 1)
     tokens = np.arange(length, dtype=np.uint16)
     stream, count = Plain(tokens, step), packing.records(length)
-    found = []
+    packed = []
     for first, size in blocks(count, shards):
         if size:
-            found += np.concatenate(list(rows(stream, packing, first, size))).tolist()
+            packed += np.concatenate(list(rows(stream, packing, first, size))).tolist()
     expected = [
         tokens[k : k + context + 1].tolist() for k in range(0, length, packing.stride) if k + context + 1 <= length
     ]
-    assert found == expected and len(expected) == count
+    assert packed == expected and len(expected) == count
     tail = packing.tail(stream)
     assert tail == tokens[count * packing.stride :].tolist()
     assert by_line or (0 < len(tail) <= context) == (length > 0)
-    labels = [label for row in found for label in row[1:]] + tail[1:]
+    labels = [label for row in packed for label in row[1:]] + tail[1:]
     assert by_line or labels == tokens[1:].tolist(), "every token but the first is predicted exactly once"
 
 

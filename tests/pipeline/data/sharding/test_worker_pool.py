@@ -60,11 +60,11 @@ print("fine")
 def test_each_worker_is_made_once():
     done = run("""
 def make():
-    made = [0]
+    calls = [0]
     def do(n):
-        made[0] += 1
+        calls[0] += 1
         time.sleep(0.01)
-        return os.getpid(), made[0]
+        return os.getpid(), calls[0]
     return do
 with Pool(make, 2) as pool:
     results = [result for _, result in pool.run(range(20))]
