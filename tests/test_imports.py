@@ -11,7 +11,7 @@ from tests.helpers.places import ROOT
 # From the bottom up, a line a storey; a room may use those below it and its neighbours on the same line.
 STOREYS = """
 models
-pipeline.errors pipeline.paths pipeline.progress pipeline.signals pipeline.streams
+pipeline.errors pipeline.paths pipeline.progress pipeline.signals pipeline.streams pipeline.usage
 pipeline.texts pipeline.values
 pipeline.statements pipeline.storage pipeline.optimizers
 pipeline.data.format
