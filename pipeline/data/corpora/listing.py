@@ -45,7 +45,7 @@ class PassedOver:
         return (f"passed over, by kind with the first of each: {', '.join(kinds)}",) if kinds else ()
 
 
-class Found(NamedTuple):
+class Listing(NamedTuple):
     """The files of a source, sorted by name, and notes on what was passed over."""
 
     files: list[File]
@@ -68,7 +68,7 @@ def _is_temporary(name: str) -> bool:
     return name.endswith(TEMPORARY) or name.startswith("~$") or (name[:1] == name[-1:] == "#")
 
 
-def find(source: str | None, endings: Sequence[str], corpus: str) -> Found:
+def find(source: str | None, endings: Sequence[str], corpus: str) -> Listing:
     """Lists the files of a source.
 
     Args:
@@ -92,7 +92,7 @@ def find(source: str | None, endings: Sequence[str], corpus: str) -> Found:
         raise UserError(f"--source={source} holds no file named *{', *'.join(endings)} for corpus {corpus!r}{also}")
     if not sum(file.size for file in files):
         raise UserError(f"--source={source} is empty: {len(files)} files of 0 bytes")
-    return Found(files, notes)
+    return Listing(files, notes)
 
 
 def _find(source: str, endings: Sequence[str]) -> tuple[list[File], PassedOver]:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from pipeline import storage, texts
 from pipeline.data.corpora.base import PARTS, Corpus, Document, Dropped, Input, Unit, part_of_name
 from pipeline.data.corpora.download import published
-from pipeline.data.corpora.listing import File, Found, PassedOver, find, kind_passed_over
+from pipeline.data.corpora.listing import File, Listing, PassedOver, find, kind_passed_over
 from pipeline.data.corpora.sources import open_text, reading
 from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
@@ -102,7 +102,7 @@ class WikiText(Corpus):
             raise UserError(f"{item.path}: {error}; expected a zip file without a password") from error
 
 
-def _in_zip(source: str, corpus: str) -> Found:
+def _in_zip(source: str, corpus: str) -> Listing:
     """Lists the members of a zip file as if they were files."""
     files, passed_over = [], PassedOver()
     for file in find(source, (".zip",), corpus).files:
@@ -112,7 +112,7 @@ def _in_zip(source: str, corpus: str) -> Found:
                     passed_over.add(kind, entry.filename)
                 else:
                     files.append(File(file.path, entry.filename, entry.file_size))
-    return Found(files, passed_over.notes())
+    return Listing(files, passed_over.notes())
 
 
 def _archive(path: str) -> zipfile.ZipFile:
