@@ -206,6 +206,7 @@ def written(tmp_path_factory):
     return directory
 
 
+@pytest.mark.cases
 @pytest.mark.parametrize("name", [*REFUSED, *COME_IN])
 def test_directories_of_transformers_give_its_logits_or_a_sentence(written, name):
     if name in REFUSED:

@@ -11,6 +11,7 @@ from pipeline.data.format import tokenizer
 from pipeline.errors import UserError
 from tests.helpers.places import SHARED
 
+pytestmark = pytest.mark.cases
 MAKER = SHARED / "cases" / "make_corpora.py"
 DOCS = [(f"document {i}: the cat sat on a mat and ran to the box of toys. " * 5).strip() for i in range(8)]
 TWICE = DOCS + [text.replace("document", "second") for text in DOCS]

@@ -73,6 +73,7 @@ def written(base, tmp_path_factory):
     return {path.stem: path for path in folder.glob("*.json")}
 
 
+@pytest.mark.cases
 def test_each_file_that_the_scripts_write_has_a_verdict(written):
     assert set(written) == set(VERDICTS)
 
@@ -84,6 +85,7 @@ def opened(path):
     return tokenizer
 
 
+@pytest.mark.cases
 @pytest.mark.parametrize("name", VERDICTS)
 def test_a_file_gives_the_librarys_ids_or_one_sentence(written, name, capfd):
     if VERDICTS[name]:
@@ -105,6 +107,7 @@ def test_a_file_gives_the_librarys_ids_or_one_sentence(written, name, capfd):
     assert bool(tokenizer_file.notes(name, tokenizer.settings)) == (name in ("prefix", "nfc", "lower"))
 
 
+@pytest.mark.cases
 def test_what_is_refused_leaves_nothing_behind(written, tmp_path):
     (tmp_path / "a.txt").write_text("some text " * 100)
     config = ShardConfig(corpus="text", name="t", shards=1, context=16, tokenizer=str(written["hole"]))
@@ -212,6 +215,7 @@ def test_no_byte_is_counted_for_a_text_that_is_empty(base):
         fidelity.check_bytes(base, ["", "a b", "", "ü!", ""], ids, offsets, "12345")
 
 
+@pytest.mark.cases
 @pytest.mark.parametrize("name", ["none", "llama3", "prefix"])
 def test_an_export_says_all_that_transformers_asks(written, name):
     """Without it the class is GPT-2's own, whose pre-tokenizer takes the place of the file's."""
@@ -226,6 +230,7 @@ def test_an_export_says_all_that_transformers_asks(written, name):
     }
 
 
+@pytest.mark.cases
 @pytest.mark.parametrize(
     ("name", "token"),
     [(name, "<|endoftext|>") for name in KINDS] + [("none", token) for token in tokenizer_file.END_OF_TEXT_NAMES[1:]],
