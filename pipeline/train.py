@@ -17,7 +17,7 @@ from pipeline.config.run_config import (
     note_overridden_slice,
     with_data,
 )
-from pipeline.config.train_config import remark
+from pipeline.config.train_config import schedule_note
 from pipeline.devices import tpu_target
 from pipeline.errors import UserError
 from pipeline.preflight.require_fit import require_fit
@@ -29,7 +29,7 @@ def main() -> int:
     files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
     note_overridden_slice(FLAGS.tpu)
-    if said := remark(run.settings):
+    if said := schedule_note(run.settings):
         print(f"note: {said}", file=sys.stderr)
     settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
     if FLAGS.dry_run:

@@ -40,19 +40,19 @@ def arithmetic(
     variables = weight_specs(sized)
     shapes = {name: variable.shape for name, variable in variables.items()}
     rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes, plan.replicas) / 2**20:,.1f} MiB per replica"
-    steps = {name: optimizer.effective_step(variable.rms) for name, variable in variables.items()}
-    return "\n".join(f"{name:<19} {value}" for name, value in rows.items()) + "\n" + effective_steps(steps)
+    rates = {name: optimizer.effective_rate(variable.rms) for name, variable in variables.items()}
+    return "\n".join(f"{name:<19} {value}" for name, value in rows.items()) + "\n" + effective_rates(rates)
 
 
-def effective_steps(steps: Mapping[str, float]) -> str:
+def effective_rates(rates: Mapping[str, float]) -> str:
     """Returns the effective learning rate of each variable at the schedule's highest point, as lines of text.
 
     Args:
-        steps: rates by variable; variables with the same rate share a line, and those of several blocks a name.
+        rates: by variable; variables with the same rate share a line, and those of several blocks a name.
     """
     lines: dict[str, dict[str, int]] = {}
-    for name, step in steps.items():
-        kinds, kind = lines.setdefault(f"{step:.2e}", {}), re.sub(r"^block_\d+/", "", name)
+    for name, rate in rates.items():
+        kinds, kind = lines.setdefault(f"{rate:.2e}", {}), re.sub(r"^block_\d+/", "", name)
         kinds[kind] = kinds.get(kind, 0) + 1
     if len(lines) == 1:
         return f"effective learning rate {next(iter(lines))} for every variable"

@@ -143,13 +143,13 @@ def schedule_of(settings: TrainConfig) -> Schedule:
     )
 
 
-def remark(settings: TrainConfig) -> str | None:
-    """Returns what is to be said of a schedule that does what few would expect, or None."""
+def schedule_note(settings: TrainConfig) -> str | None:
+    """Returns a note on a schedule with a surprising effect, or None."""
     if settings.schedule != "inverse_sqrt" or settings.warmup_steps > 1 or settings.warmup_fraction:
         return None
     step = 1000 if settings.steps < 1 else min(1000, settings.steps)
     factor = Schedule(kind="inverse_sqrt", steps=step)(step - 1)
     return (
         f"train.schedule = 'inverse_sqrt' without a warm-up falls from the first step on: the learning rate of step "
-        f"{step:,} is {factor:.2g} of the highest; train.warmup_steps=N has it rise until step N and fall from there"
+        f"{step:,} is {factor:.2g} of the highest; with train.warmup_steps=N it rises until step N and then falls"
     )

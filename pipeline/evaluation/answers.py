@@ -15,7 +15,7 @@ from pipeline.devices.replicas import strategy_options
 from pipeline.errors import UserError
 from pipeline.evaluation.benchmarks import Example
 from pipeline.evaluation.likelihood import on_replicas
-from pipeline.runs.trained_model import Trained
+from pipeline.runs.trained_model import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Row:
     answer: int
 
 
-def score(run: Trained, examples: Sequence[Example], *, batch: int) -> dict[str, float]:
+def score(run: TrainedModel, examples: Sequence[Example], *, batch: int) -> dict[str, float]:
     """Returns accuracies, and for examples of one choice (last words) their perplexity.
 
     ``accuracy`` of last words: the share whose every token is the likeliest. Of choices: the share in which the right
@@ -82,7 +82,7 @@ def _row(tokenizer: Any, prompt: str, answer: str, context: int) -> tuple[Row, b
     return Row(tokens, len(after)), len(tokens) < len(before) + len(after)
 
 
-def _score_rows(run: Trained, rows: Sequence[Row], batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _score_rows(run: TrainedModel, rows: Sequence[Row], batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns each row's summed nats, float64, and whether every token of its answer is the likeliest."""
     longest = max(row.answer for row in rows)
     nats, greedy = np.zeros(len(rows)), np.zeros(len(rows), bool)
@@ -103,7 +103,7 @@ def _score_rows(run: Trained, rows: Sequence[Row], batch: int) -> tuple[np.ndarr
     return nats, greedy
 
 
-def _answer_step(run: Trained) -> Callable[..., Any]:
+def _answer_step(run: TrainedModel) -> Callable[..., Any]:
     """Returns step(tokens [B, T+1], targets [B, K], weights [B, K]) -> (nats [B], all likeliest [B])."""
 
     def score_answers(tokens: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor):

@@ -13,10 +13,10 @@ from pipeline.data.reading import datasets
 from pipeline.errors import UserError
 from pipeline.evaluation import protocol as protocols
 from pipeline.evaluation.likelihood import Likelihood, scorer, windows
-from pipeline.runs.trained_model import Trained
+from pipeline.runs.trained_model import TrainedModel
 
 
-def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[Likelihood, dict[str, Any]]:
+def score_data(run: TrainedModel, directory: str, part: str, *, batch: int) -> tuple[Likelihood, dict[str, Any]]:
     """Scores a whole part in windows that do not overlap; returns the likelihood and its protocol.
 
     Raises:
@@ -50,7 +50,7 @@ def score_data(run: Trained, directory: str, part: str, *, batch: int) -> tuple[
 
 
 def score_text(
-    run: Trained, text: str, *, published: str | None = None, context: int, stride: int, batch: int
+    run: TrainedModel, text: str, *, published: str | None = None, context: int, stride: int, batch: int
 ) -> Likelihood:
     """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are.
 
@@ -81,7 +81,7 @@ def score_text(
     return Likelihood(nats, scored, words, len(published.encode()), len(published))
 
 
-def _sum(run: Trained, batches: Any) -> tuple[float, int]:
+def _sum(run: TrainedModel, batches: Any) -> tuple[float, int]:
     score, nats, tokens = scorer(run.model, run.strategy), 0.0, 0.0
     for batch in batches:
         batch_nats, batch_tokens = score(batch)

@@ -1,1 +1,1 @@
-"""The optimizers, their settings and the schedules of the learning rate."""
+"""The optimizers, their settings and the learning-rate schedules."""

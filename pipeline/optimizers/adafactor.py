@@ -5,14 +5,14 @@ algorithms 4 and 5. For GPT-2 xl the slots take 4 MB where AdamW's take 12.5 GB.
 
 At update t = 1, 2, ... with gradient G of a weight X:
 
-    beta2   = 1 - t ** -0.8                         (so beta2 = 0 at the first update, and it grows with every update)
+    beta2   = 1 - t ** -0.8                         (0 at the first update, and growing with every update)
     row     = beta2 · row    + (1 - beta2) · mean over the largest axis of (G² + epsilon1)
     column  = beta2 · column + (1 - beta2) · mean over the second largest axis of (G² + epsilon1)
     U       = G / sqrt(row · column / mean(row))
     U       = U / max(1, RMS(U) / clip_threshold)
     X       = X - learning_rate · max(epsilon2, RMS(X)) · U
 
-beta1, where there is one, averages the scaled update, learning rate and parameter scale included, as in optax and T5X.
+beta1, if set, averages the scaled update, learning rate and parameter scale included, as in optax and T5X.
 """
 
 import keras
@@ -33,7 +33,7 @@ class Adafactor(Optimizer):
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
         config = self.config
-        # Computed from the counter in every update: computed once, it would stay at beta2 = 0 for ever.
+        # Computed from the counter in every update: computed once, it would stay at 0.
         beta2 = 1.0 - tf.pow(self.updates_done() + 1.0, -config.decay_exponent)
         axes = largest_axes(tuple(variable.shape), config.min_dim_size_to_factor)
         if axes is None:
@@ -75,7 +75,7 @@ class Adafactor(Optimizer):
         )
         slots["row"].assign(row)
         slots["column"].assign(column)
-        # Two roots and not one of the product, since row · column, each of the size of G², would underflow.
+        # Two roots, not one of the product: row · column, each of the size of G², would underflow.
         second_in_row = second - 1 if second > largest else second
         row_average = tf.reduce_sum(row, axis=second_in_row, keepdims=True) / _real_length(variable, second)
         return tf.expand_dims(tf.math.rsqrt(row / row_average), largest) * tf.expand_dims(tf.math.rsqrt(column), second)
@@ -84,8 +84,8 @@ class Adafactor(Optimizer):
 def _real_length(variable: keras.Variable, axis: int) -> float:
     """Returns the axis's length without padding rows, which only the first axis can have.
 
-    Padded rows have zero gradients. Counted in, 47 rows of 50,304 would change the clipping and the parameter scale of
-    the table by 0.05 %; the factors agree either way, because the same share cancels in column / mean(row).
+    Padding rows have zero gradients. If counted, 47 rows of 50,304 would change the clipping and the parameter scale of
+    the table by 0.05 %; the factors would not change, because the same share cancels in column / mean(row).
     """
     length = variable.shape[axis]
     return length * real_size(variable) / variable.shape.num_elements() if axis == 0 else float(length)

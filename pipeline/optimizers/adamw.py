@@ -1,4 +1,4 @@
-"""AdamW: Adam with decoupled weight decay, which spares biases and layer norms.
+"""AdamW: Adam with decoupled weight decay, which does not apply to biases and layer norms.
 
 Kingma & Ba, 2015, https://arxiv.org/abs/1412.6980; Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101.
 """

@@ -1,8 +1,8 @@
-"""What Adafactor, AdamW and SGD share: float32 slots with stable names, and an update made of local assignments.
+"""The base of Adafactor, AdamW and SGD: float32 slots with stable names, and an update made of local assignments.
 
 Keras's own ``apply`` leaves the replica for a merge call, which neither XLA nor a loop of steps on a TPU allows.
-``update`` does not: every replica holds the same averaged gradients and assigns to its own copy of the variables. Slots
-and the step counter are therefore created with aggregation "none", and weights must be too (Keras's default).
+``update`` does not: every replica holds the same averaged gradients and assigns to its own copy of the variables.
+Therefore slots and the step counter are created with aggregation "none", as weights must be too (Keras's default).
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from pipeline.optimizers.sharded_slots import WholeSlot
 class Optimizer(keras.optimizers.Optimizer):
     """The base: a subclass names its config class and computes one variable's update in ``scaled_update``.
 
-    A variable may have ``logical_rows``: rows of the first axis that are real, the rest being padding whose weights and
-    gradients are zero (all rows when absent). Means are taken over the real rows, so that padding a vocabulary to a
-    multiple of 128 leaves the update of every real row as it was.
+    A variable may have ``logical_rows``, the number of real rows of its first axis; the rest are padding with zero
+    weights and gradients. Means are taken over the real rows, so that padding a vocabulary to a multiple of 128 does
+    not change the update of any real row.
 
     Args:
         config: The settings.
         schedule: The learning rate's factor as a function of the step.
 
     Attributes:
-        slot_owners: Replicas that every slot is split over, from ``build`` on; 1 where each holds the whole.
+        slot_owners: Replicas that every slot is split over, known after ``build``; 1 if each holds the whole slot.
     """
 
     config_class: ClassVar[type[OptimizerConfig]]
@@ -39,8 +39,8 @@ class Optimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=self._scheduled_rate, name=name)
         self.config = config
         self.schedule = schedule
-        # Keras counts in an int64 that aggregates over replicas: the first is emulated on TPUs, the second is a merge
-        # call. 2**31 steps are enough.
+        # Keras's counter is an int64, which TPUs emulate, and aggregates over replicas, which is a merge call. 2**31
+        # steps are enough.
         self._variables.clear()
         with keras.name_scope(name):
             self._iterations = keras.Variable(0, name="iteration", dtype="int32", trainable=False, aggregation="none")
@@ -48,12 +48,12 @@ class Optimizer(keras.optimizers.Optimizer):
         self.slot_owners = 1
 
     def _var_key(self, variable: Any) -> str:
-        """Keras variables go by path, so that one without a value (a preflight's) has its slots too."""
+        """Identifies Keras variables by path, so that one without a value (a preflight's) has slots too."""
         return variable.path if isinstance(variable, keras.Variable) else self._paths[super()._var_key(variable)]
 
     @property
     def _paths(self) -> dict[str, str]:
-        """Paths by the identity of the tf.Variable, which is what Keras's own ``apply`` passes on."""
+        """Paths by the identity of the tf.Variable, which Keras's own ``apply`` passes."""
         identity = super()._var_key
         return {identity(variable): variable.path for variable in self._trainable_variables}
 
@@ -63,22 +63,22 @@ class Optimizer(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self) -> Any:
-        """The rate of the coming update (float32 scalar)."""
+        """The rate of the next update (float32 scalar)."""
         return self._scheduled_rate()
 
     def rate_after(self, updates: int) -> float:
-        """Returns the learning rate of the update that comes after so many."""
+        """Returns the learning rate of the update that follows ``updates`` updates."""
         return float(self.config.learning_rate * self.schedule(float(updates)))
 
     def build(self, variables: Sequence[keras.Variable], replicas: int | None = None) -> None:
-        """Creates the slots, in the strategy's scope that is active.
+        """Creates the slots in the active strategy's scope.
 
         Args:
             variables: Every variable that ``update`` will be given; their paths must differ.
-            replicas: How many there are, to split slots over where the settings say so; None: the strategy's.
+            replicas: Number of replicas, over which slots are split if the settings say so; None: the strategy's.
 
         Raises:
-            ValueError: Two variables share a path, so that their slots could not be told apart in a checkpoint.
+            ValueError: Two variables share a path, so a checkpoint could not distinguish their slots.
         """
         if self.built:
             return
@@ -107,16 +107,16 @@ class Optimizer(keras.optimizers.Optimizer):
                 aggregation="none",
                 name=name,
             )
-        slot.whole = WholeSlot(slot, shape)  # what a checkpoint takes in its place
+        slot.whole = WholeSlot(slot, shape)  # checkpoints save this instead
         self._track_variable(slot)
         return slot
 
     def update(self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
-        """Makes one update in the replica that calls: every variable and slot, then the step counter.
+        """Makes one update in the calling replica: every variable and slot, then the step counter.
 
         Args:
-            gradients: One for each variable, of its shape, already summed over replicas, averaged and clipped.
-            variables: Those given to ``build``, in any order.
+            gradients: One per variable, of its shape, already summed over replicas, averaged and clipped.
+            variables: The variables given to ``build``, in any order.
         """
         learning_rate = self._scheduled_rate()
         for gradient, variable in zip(gradients, variables, strict=True):
@@ -130,11 +130,11 @@ class Optimizer(keras.optimizers.Optimizer):
         """Makes one update of the rows that a replica owns: their slots, then the step counter, but not the weights.
 
         Args:
-            gradients, weights: One block of rows for each variable, float32, otherwise as ``update`` takes them.
-            variables: Those given to ``build``, in any order.
+            gradients, weights: One block of rows per variable, float32, otherwise as ``update`` takes them.
+            variables: The variables given to ``build``, in any order.
 
         Returns:
-            The new weights of these rows, which all replicas have yet to exchange.
+            The new weights of these rows, which the replicas must still exchange.
         """
         learning_rate = self._scheduled_rate()
         rows = []
@@ -151,10 +151,10 @@ class Optimizer(keras.optimizers.Optimizer):
         """
         if self.slot_owners > 1:
             raise ValueError(f"slots are split over {self.slot_owners} replicas, which only the training step updates")
-        known = self._trainable_variables[self._get_variable_index(variable)]
+        keras_variable = self._trainable_variables[self._get_variable_index(variable)]
         gradient = tf.cast(gradient, tf.float32)
         weights = tf.cast(tf.convert_to_tensor(variable), tf.float32)
-        variable.assign(self._new_weights(gradient, weights, known, learning_rate))
+        variable.assign(self._new_weights(gradient, weights, keras_variable, learning_rate))
 
     def _new_weights(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
@@ -167,9 +167,9 @@ class Optimizer(keras.optimizers.Optimizer):
     def scaled_update(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
-        """Returns what is subtracted from the weights, weight decay apart, and assigns the variable's slots.
+        """Returns the change to subtract from the weights, without weight decay, and assigns the variable's slots.
 
-        Where slots are split, gradient, weights and slots are blocks of rows of the variable.
+        If slots are split, gradient, weights and slots are blocks of rows of the variable.
         """
         raise NotImplementedError
 
@@ -182,16 +182,16 @@ class Optimizer(keras.optimizers.Optimizer):
         return tf.cast(tf.convert_to_tensor(self._iterations), tf.float32)
 
     def slot_bytes(self) -> int:
-        """Returns the bytes that all slots take on one core, counted from the variables that exist."""
+        """Returns the bytes of all slots on one core, counted from the created variables."""
         return FLOAT32_BYTES * sum(slot.shape.num_elements() for s in self._slots.values() for slot in s.values())
 
-    def effective_steps(self, variables: Sequence[keras.Variable]) -> dict[str, float]:
-        """Returns, by path, the rate that multiplies a unit update of each variable at the schedule's highest point.
+    def effective_rates(self, variables: Sequence[keras.Variable]) -> dict[str, float]:
+        """Returns the effective learning rate of each variable at the schedule's highest point, by path.
 
-        Reads the weights: call it when the run starts, outside the compiled step.
+        Reads the weights, so call it when the run starts, outside the compiled step.
         """
         return {
-            variable.path: self.config.effective_step(
+            variable.path: self.config.effective_rate(
                 float(tf.math.sqrt(mean_square(tf.convert_to_tensor(variable), variable)))
             )
             for variable in variables
@@ -208,7 +208,7 @@ class Optimizer(keras.optimizers.Optimizer):
 
 
 def real_size(variable: keras.Variable) -> int:
-    """Returns the number of elements of a variable that are no padding."""
+    """Returns the number of elements of a variable without padding."""
     rows = getattr(variable, "logical_rows", None)
     size = variable.shape.num_elements()
     return size if rows is None else size // variable.shape[0] * rows
@@ -218,7 +218,7 @@ def mean_square(x: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
     """Returns the mean of x² over the variable's real elements, a float32 scalar.
 
     Args:
-        x: float32, of the variable's shape, zero where the variable is padding.
-        variable: Says how many rows are real.
+        x: float32, of the variable's shape, zero in the padding.
+        variable: Gives the number of real rows.
     """
     return tf.reduce_sum(tf.square(x)) / real_size(variable)

@@ -1,4 +1,4 @@
-"""From an optimizer's settings to the optimizer.
+"""Builds an optimizer from its settings.
 
 Imports neither TensorFlow nor Keras before ``build`` is called.
 """

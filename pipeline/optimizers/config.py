@@ -4,8 +4,7 @@ Imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and
 Defaults and their documentation live here only; the mathematics is in adafactor.py, adamw.py and sgd.py.
 
 Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrinks by learning_rate(step) × weight_decay
-× itself, beside the update and not through it. It spares biases and layer norms, by which we mean every variable of
-fewer than two axes.
+× itself, separately from the update. It does not apply to biases and layer norms: variables of fewer than two axes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ FLOAT32_BYTES = 4
 def largest_axes(shape: Sequence[int], minimum: int) -> tuple[int, int] | None:
     """Returns the two largest axes (second largest, largest; of equals the later is larger), or None.
 
-    None where the second largest is below ``minimum``: such a variable keeps an unfactored second moment. This is the
+    None if the second largest is below ``minimum``: the variable then keeps an unfactored second moment. This is the
     rule of optax and T5X; Shazeer & Stern's own code took the last two axes.
     """
     if len(shape) < 2:
@@ -35,7 +34,7 @@ def decays(shape: Sequence[int]) -> bool:
 
 
 def block_shape(shape: Sequence[int], replicas: int) -> tuple[int, ...]:
-    """Returns the shape of the rows that each of so many replicas owns of an array of this shape, padded alike."""
+    """Returns the shape of the block of rows that each replica owns of an array of this shape; all blocks are equal."""
     return (-(-shape[0] // replicas), *shape[1:])
 
 
@@ -46,7 +45,7 @@ def _require(name: str, value: float | None, condition: bool, expected: str) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """What every optimizer has.
+    """Settings of every optimizer.
 
     Args:
         learning_rate: The rate at the schedule's highest point.
@@ -64,16 +63,16 @@ class OptimizerConfig:
         """Returns the shape of each float32 slot that a variable of this shape needs, by the slot's name."""
         raise NotImplementedError
 
-    def effective_step(self, weight_rms: float) -> float:
-        """Returns the rate that truly multiplies a unit update of a variable whose weights have this RMS."""
+    def effective_rate(self, weight_rms: float) -> float:
+        """Returns the rate that multiplies a unit update of a variable whose weights have this RMS."""
         return self.learning_rate
 
     def splits_slots(self, replicas: int) -> bool:
-        """Whether each of so many replicas holds its rows of every slot only."""
+        """Whether each of this many replicas holds only its own rows of every slot."""
         return False
 
     def slot_bytes(self, shapes: Mapping[str, Sequence[int]], replicas: int) -> int:
-        """Returns the bytes of all slots that one replica holds for variables of these shapes (by name)."""
+        """Returns the bytes of all slots of one replica, for variables of these shapes (by name)."""
         slots = [slot for shape in shapes.values() for slot in self.slot_shapes(shape).values()]
         if self.splits_slots(replicas):
             slots = [block_shape(slot, replicas) for slot in slots]
@@ -92,10 +91,10 @@ class AdafactorConfig(OptimizerConfig):
     """Adafactor (Shazeer & Stern, 2018, https://arxiv.org/abs/1804.04235).
 
     Args:
-        learning_rate: Relative to each variable's RMS when ``scale_by_parameter`` is on (the paper's rho, 1e-2 at its
-            highest), absolute when it is off. An absolute rate such as 2.5e-4 with the scaling on is about fifty times
-            less than it looks; the run prints the effective learning rate of every variable when it starts.
-        weight_decay: As above; also multiplied by the learning rate, and not by the variable's RMS.
+        learning_rate: Relative to each variable's RMS when ``scale_by_parameter`` is on (the paper's rho, at most
+            1e-2), absolute when it is off. With the scaling on, an absolute rate such as 2.5e-4 is about fifty times
+            smaller than it looks; the run prints the effective learning rate of every variable when it starts.
+        weight_decay: As above; multiplied by the learning rate but not by the variable's RMS.
         beta1: Decay of the running mean of the scaled update; None or 0 = no momentum, and no slot for it.
         decay_exponent: The second moment decays by 1 - t ** -decay_exponent at update t = 1, 2, ...
         clip_threshold: Updates whose RMS over the variable exceeds this are scaled down to it; None = no clipping.
@@ -128,7 +127,7 @@ class AdafactorConfig(OptimizerConfig):
         _require("epsilon2", self.epsilon2, self.epsilon2 > 0, "above 0")
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """``row`` lacks the largest axis and ``column`` the second largest; ``moment`` is the unfactored one."""
+        """Returns ``row`` (without the largest axis) and ``column`` (without the second largest), or ``moment``."""
         axes = largest_axes(shape, self.min_dim_size_to_factor)
         if axes is None:
             slots = {"moment": tuple(shape)}
@@ -139,7 +138,7 @@ class AdafactorConfig(OptimizerConfig):
             }
         return {**slots, "momentum": tuple(shape)} if self.beta1 else slots
 
-    def effective_step(self, weight_rms: float) -> float:
+    def effective_rate(self, weight_rms: float) -> float:
         return self.learning_rate * (max(self.epsilon2, weight_rms) if self.scale_by_parameter else 1.0)
 
 
@@ -155,8 +154,8 @@ class AdamWConfig(OptimizerConfig):
         epsilon: Added to the root of the second moment, after the bias correction.
         slots: ``'replicated'`` gives every replica both slots whole, 8 bytes per parameter. ``'sharded'`` splits them
             over the replicas, each of which updates its own rows of the weights (ZeRO stage 1, Rajbhandari et al.,
-            2020, https://arxiv.org/abs/1910.02054); the weights are then put together by a second all-reduce of their
-            size. Weights come out the same, checkpoints are the same, and a run may go on with either.
+            2020, https://arxiv.org/abs/1910.02054); a second all-reduce of the weights' size then combines them.
+            Weights and checkpoints are the same with both, and a run may continue with either.
     """
 
     beta1: float = 0.9

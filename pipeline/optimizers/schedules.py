@@ -1,7 +1,7 @@
 """Learning-rate schedules: linear warm-up, then linear decay, cosine, constant or inverse square root.
 
-Light: imports neither TensorFlow nor Keras. One formula serves Python numbers (the dry run, the log) and tensors
-(the update inside the compiled step); which of the two is decided by the ``xp`` module that is passed in.
+Imports neither TensorFlow nor Keras. One formula serves Python numbers (the dry run, the log) and tensors (the update
+inside the compiled step), depending on the ``xp`` module that is passed in.
 """
 
 import math
@@ -29,13 +29,13 @@ class Schedule:
     Args:
         kind: What follows the warm-up. "linear": a straight line to ``final_fraction``. "cosine": half a cosine wave
             to ``final_fraction`` (Loshchilov & Hutter, 2017). "constant": 1. "inverse_sqrt": sqrt(warmup / update)
-            (Vaswani et al., 2017), here 1 at its highest; ``steps`` and ``final_fraction`` do not bend it. The warm-up
-            is its time scale too, as T5X has it: without one, the factor is 0.03 at update 1,000.
-        steps: Optimizer updates in all.
+            (Vaswani et al., 2017), here at most 1; ``steps`` and ``final_fraction`` do not affect it. The warm-up is
+            also its time scale, as in T5X: without one, the factor is 0.03 at update 1,000.
+        steps: Total optimizer updates.
         warmup_steps: Updates of linear warm-up. Update number ``warmup_steps`` is the first with the factor 1; 0 means
             that the first update already has it.
-        final_fraction: The factor that "linear" and "cosine" reach at step ``steps``, that is, just after the last
-            update; so no update is spent at a rate of zero.
+        final_fraction: The factor that "linear" and "cosine" reach at step ``steps``, just after the last update, so
+            that no update has a rate of zero.
 
     Raises:
         UserError: A value is out of its range, or the kind is unknown.
@@ -49,7 +49,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(
-                f"schedule.kind={self.kind!r} is none of {', '.join(KINDS)}{nearest(str(self.kind), KINDS)}"
+                f"schedule.kind={self.kind!r} is not one of {', '.join(KINDS)}{nearest(str(self.kind), KINDS)}"
             )
         if self.steps < 1:
             raise UserError(f"schedule.steps={self.steps} must be at least 1")

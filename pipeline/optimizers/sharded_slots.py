@@ -1,9 +1,9 @@
 """Slots that are split over the replicas (ZeRO stage 1, Rajbhandari et al., 2020, https://arxiv.org/abs/1910.02054).
 
 Shapes: R replicas, N rows of a variable (its first axis), C = ceil(N / R) rows of a block. Replica r owns the rows
-r·C … r·C + C - 1 of the variable padded with zeros to R·C rows: it alone has their slots and makes their update. The
-new weights are put together by the all-reduce that the step has anyway, each block among zeros, since x + 0 is x. Rows
-stay rows: flattened, blocks would be even, and a TPU would have to lay every variable out anew.
+r·C … r·C + C - 1 of the variable padded with zeros to R·C rows: only it has their slots and updates them. A second
+all-reduce of the step combines the new weights, each block surrounded by zeros, since x + 0 is x. Rows are not
+flattened: blocks would be even, but a TPU would have to change the layout of every variable.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice 
 
 from pipeline.optimizers.config import block_shape
 
-TRANSFERS = 16  # at once between this host and the replicas', each of which takes a round trip on a pod
+TRANSFERS = 16  # concurrent, between this host and the replicas' hosts; on a pod each takes a round trip
 
 
 def update_own_rows(
@@ -27,18 +27,18 @@ def update_own_rows(
     replica: tf.Tensor,
     usable: tf.Tensor,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Makes the update of the rows that a replica owns, or none at all; must be compiled by XLA.
+    """Updates the rows that a replica owns, or skips the update; must be compiled by XLA.
 
     Args:
-      optimizer: an Optimizer whose slots are split; its slots and its counter are assigned, weights are not.
-      gradients: of the whole variables, the same on every replica.
-      variables: those that the optimizer is built on.
-      replica: int32, the number of this replica.
-      usable: bool, whether there is an update; the old weights stand where there is none.
+        optimizer: an Optimizer whose slots are split; its slots and its counter are assigned, weights are not.
+        gradients: of the whole variables, the same on every replica.
+        variables: the variables that the optimizer is built on.
+        replica: int32, the number of this replica.
+        usable: bool, whether to update; otherwise the old weights are kept.
 
     Returns:
-      1.0 where the update was skipped and else 0.0, and for each variable its new weights in the rows that this replica
-      owns with zeros in all others, to be added up over the replicas.
+        1.0 if the update was skipped and else 0.0, and for each variable its new weights in the rows that this replica
+        owns with zeros in all others, to be summed over the replicas.
     """
     replicas = optimizer.slot_owners
     own = [own_rows(gradient, replica, replicas) for gradient in gradients]
@@ -74,8 +74,8 @@ class WholeSlot:
     """A split slot as a checkpoint sees it: one array of the variable's shape, whatever the number of replicas.
 
     Args:
-      slot: made in the scope of the strategy, all of whose replicas this process can reach.
-      shape: [N, ...], of the whole.
+        slot: created in the scope of a strategy, all of whose replicas this process can reach.
+        shape: [N, ...], of the whole slot.
     """
 
     def __init__(self, slot: keras.Variable, shape: Sequence[int]):
@@ -86,7 +86,7 @@ class WholeSlot:
         return np.concatenate(_at_once(lambda copy: copy.numpy(), self._slot.value.values))[: self.shape[0]]
 
     def assign(self, whole: np.ndarray) -> None:
-        """Gives each replica its block of an array of the whole shape."""
+        """Assigns to each replica its block of an array of the whole shape."""
         copies, rows = self._slot.value.values, self._slot.shape[0]
         padded = np.zeros([len(copies) * rows, *whole.shape[1:]], whole.dtype)
         padded[: len(whole)] = whole

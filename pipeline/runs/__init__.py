@@ -1,1 +1,1 @@
-"""What a run leaves behind: its directory, checkpoints, figures and samples."""
+"""A run's results: its directory, checkpoints, figures and samples."""

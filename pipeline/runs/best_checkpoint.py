@@ -9,10 +9,10 @@ FOLDER = "best"
 
 
 class BestCheckpoint:
-    """Saves a model whenever it is better than all before it; the figures survive a restart.
+    """Saves a model whenever its loss is the lowest so far; the best loss survives a restart.
 
-    A resumed run repeats the steps after its newest checkpoint and offers the same weights again, so nothing that it
-    finds has to be taken back.
+    A resumed run repeats the steps after its newest checkpoint and offers the same weights again, so an existing best
+    checkpoint never has to be undone.
     """
 
     def __init__(self, directory: RunDirectory, model: Any):
@@ -21,7 +21,7 @@ class BestCheckpoint:
         self.record: dict[str, float] = directory.read_json("best.json") if directory.exists("best.json") else {}
 
     def offer(self, step: int, nats_per_token: float) -> bool:
-        """Keeps the model as it is at ``step`` if no lower loss is known; returns whether it did."""
+        """Saves the model of ``step`` if its loss is the lowest so far; returns whether it did."""
         if self.record and nats_per_token >= self.record["nats_per_token"]:
             return False
         self._checkpoints.save(step, {"nats_per_token": nats_per_token})

@@ -1,4 +1,4 @@
-"""What is committed: a checkpoint's folder with all its files, named with size and checksum in a file written last."""
+"""Committed checkpoints: a folder of files, whose sizes and checksums are in a file written last."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ READ_BYTES = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint: its step, what was saved with it, its folder, and the size and checksum of its files."""
+    """A committed checkpoint: its step, metadata and folder, and the size and checksum of its files."""
 
     step: int
     metadata: Mapping[str, Any]
@@ -32,11 +32,11 @@ class Checkpoint:
 
 
 class DamagedError(Exception):
-    """A checkpoint that was committed and is not what was committed."""
+    """A committed checkpoint whose files have changed since."""
 
 
 def steps(directory: str) -> list[int]:
-    """Returns the steps of all committed checkpoints, ascending; sound or not."""
+    """Returns the steps of all committed checkpoints, sound or not, ascending."""
     return [step for step, committed in _folders(directory) if committed]
 
 
@@ -44,18 +44,18 @@ def newest_sound(directory: str) -> tuple[Checkpoint, set[int]] | None:
     """Returns the newest sound checkpoint and the steps of damaged newer ones; None if nothing was ever committed.
 
     Raises:
-      UserError: something was committed and nothing is sound.
+        UserError: there are committed checkpoints, but none is sound.
     """
     damaged: set[int] = set()
     for step, committed in reversed(list(_folders(directory))):
         folder = f"{directory.rstrip('/')}/{folder_name(step)}"
         if not committed:
-            log.warning("checkpoint %s was not finished, passing it over", folder)
+            log.warning("checkpoint %s was not finished, skipping it", folder)
             continue
         try:
             return load(folder), damaged
         except DamagedError as damage:
-            log.warning("checkpoint %s is damaged (%s), passing it over", folder, damage)
+            log.warning("checkpoint %s is damaged (%s), skipping it", folder, damage)
             damaged.add(step)
     if damaged:
         raise UserError(
@@ -67,7 +67,7 @@ def newest_sound(directory: str) -> tuple[Checkpoint, set[int]] | None:
 
 @contextlib.contextmanager
 def _allowed(path: str) -> Iterator[None]:
-    """Turns a refusal of the disk or of Cloud Storage into one sentence."""
+    """Turns a permission error of the disk or of Cloud Storage into one sentence."""
     try:
         yield
     except tf.errors.PermissionDeniedError as error:
@@ -90,7 +90,7 @@ def folder_name(step: int) -> str:
 
 
 def load(folder: str) -> Checkpoint:
-    """Reads and checks a committed checkpoint, every byte of it; raises DamagedError."""
+    """Reads a committed checkpoint and checks every byte of it; raises DamagedError."""
     with _allowed(folder):
         return _load(folder)
 
@@ -103,11 +103,11 @@ def _load(folder: str) -> Checkpoint:
         raise DamagedError(f"{COMMIT} is not readable: {error}") from error
     for name, expected in checkpoint.files.items():
         try:
-            found = measure(f"{folder}/{name}")
+            actual = measure(f"{folder}/{name}")
         except tf.errors.NotFoundError as error:
             raise DamagedError(f"{name} is missing") from error
-        if found != expected:
-            raise DamagedError(f"{name} has {found}, committed was {expected}")
+        if actual != expected:
+            raise DamagedError(f"{name} has {actual}, committed was {expected}")
     return checkpoint
 
 
@@ -120,7 +120,7 @@ def is_sound(folder: str) -> bool:
 
 
 def measure(path: str) -> dict[str, Any]:
-    """Returns bytes and crc32c of a file as it can be read now."""
+    """Returns the current bytes and crc32c of a file."""
     size, crc = 0, 0
     with gfile.GFile(path, "rb") as file:
         while chunk := file.read(READ_BYTES):
@@ -129,7 +129,7 @@ def measure(path: str) -> dict[str, Any]:
 
 
 def commit(folder: str, text: str) -> None:
-    """Writes the commit by one atomic operation, after everything else in the folder has reached the disk."""
+    """Writes the commit atomically, after everything else in the folder has reached the disk."""
     if "://" in folder:
         with gfile.GFile(f"{folder}/{COMMIT}", "w") as file:
             file.write(text)

@@ -1,11 +1,11 @@
-"""Checkpoints that exist whole or not at all, written while the next steps run.
+"""Checkpoints that are either complete or absent, written while the next steps run.
 
     checkpoints/step-00001000/state.index, state.data-…    a TensorFlow checkpoint of every variable, by name
                               commit.json                  written last: step, metadata, bytes and crc32c of each file
 
-Without ``commit.json`` there is no checkpoint. Names say what a variable is (``weights/block_00/mlp_input_kernel``) and
-nothing of replicas or devices, so that any topology restores what any other one saved. All access goes through
-tf.io.gfile: paths are local or ``gs://``, where an object appears only when its upload is complete.
+Without ``commit.json`` there is no checkpoint. Variable names (``weights/block_00/mlp_input_kernel``) do not depend on
+replicas or devices, so that any topology restores the checkpoints of any other. All access goes through tf.io.gfile:
+paths are local or ``gs://``, where an object appears only when its upload is complete.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ PREFIX = "state"
 
 
 def state_of(model: Any, optimizer: Any | None = None) -> dict[str, tf.Variable]:
-    """Returns all that a run's state is made of, by names and in shapes that do not depend on the topology.
+    """Returns a run's whole state, with names and shapes that do not depend on the topology.
 
     Args:
-      model: a Keras model with distinct variable paths.
-      optimizer: built on the model's variables; None leaves its slots out.
+        model: a Keras model with distinct variable paths.
+        optimizer: built on the model's variables; None leaves its slots out.
     """
     state = {f"weights/{variable.path}": variable.value for variable in model.variables}
-    if optimizer is not None:  # of a slot that is split over the replicas, the whole
+    if optimizer is not None:  # a slot that is split over the replicas is saved whole
         state |= {
             f"optimizer/{variable.path}": getattr(variable, "whole", variable.value) for variable in optimizer.variables
         }
@@ -48,12 +48,12 @@ class Checkpoints:
     """Saves and restores a set of variables.
 
     Args:
-      directory: of all checkpoints of a run, local or ``gs://``; made when the first is written.
-      variables: name -> variable; mirrored ones of any number of replicas, plain ones, or the WholeSlot of split ones.
-      reference: JSON values that every commit carries: the seed, and what the data are.
-      keep_last: how many of the newest checkpoints stay.
-      keep_every: steps; checkpoints at its multiples stay for good. 0 keeps none for good.
-      writes: whether this process writes; of several workers, one does.
+        directory: of all checkpoints of a run, local or ``gs://``; created with the first checkpoint.
+        variables: name -> variable; mirrored ones of any number of replicas, plain ones, or WholeSlots of split ones.
+        reference: JSON values in every commit: the seed and the identity of the data.
+        keep_last: how many of the newest checkpoints are kept.
+        keep_every: steps; checkpoints at its multiples are kept for good. 0 keeps none for good.
+        writes: whether this process writes; only one of several workers does.
     """
 
     def __init__(
@@ -73,22 +73,22 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._damaged: set[int] = set()
-        self.seconds_blocked = 0.0  # of the last save: waiting for the one before, and copying off the devices
-        self.seconds_written = 0.0  # of the last save: what its thread took
+        self.seconds_blocked = 0.0  # of the last save: waiting for the previous save, and copying off the devices
+        self.seconds_written = 0.0  # of the last save: in its thread
 
     def steps(self) -> list[int]:
-        """Returns the steps that are committed, ascending."""
+        """Returns the steps of committed checkpoints, ascending."""
         return checkpoint_files.steps(self._directory)
 
     def save(self, step: int, metadata: Mapping[str, Any]) -> None:
-        """Copies the variables to this host, and writes them while the caller goes on.
+        """Copies the variables to this host, and writes them in a thread.
 
         Args:
-          step: optimizer steps done.
-          metadata: JSON values, kept in the commit beside the reference.
+            step: optimizer steps done.
+            metadata: JSON values, kept in the commit beside the reference.
 
         Raises:
-          Exception: whatever the writing of the checkpoint before this one raised.
+            Exception: whatever writing the previous checkpoint raised.
         """
         if not self._writes:
             return
@@ -101,7 +101,7 @@ class Checkpoints:
         self.seconds_blocked = time.perf_counter() - start
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is committed; raises what its writing raised."""
+        """Blocks until the last checkpoint is committed; raises whatever writing it raised."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -111,33 +111,33 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def named_on_disk_faults(self) -> Iterator[None]:
-        """Turns a full or broken disk, of whatever the run writes, into one line that names the newest checkpoint."""
+        """Turns disk faults of anything the run writes into one line that names the newest checkpoint."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
             fault = disk_fault(error)
             if fault is None:
                 raise
-            with contextlib.suppress(OSError, tf.errors.OpError):  # the same fault again, if it comes to one
+            with contextlib.suppress(OSError, tf.errors.OpError):  # perhaps the same fault again
                 self.wait()
             steps = self.steps()
             newest = f"the newest whole checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet"
-            raise WorkFailedError(f"{fault}; {newest}; with room, the same command goes on from there") from error
+            raise WorkFailedError(f"{fault}; {newest}; with room, the same command continues from there") from error
 
     def restore_newest(self) -> Checkpoint | None:
-        """Assigns the newest sound checkpoint to the variables; a damaged or half-written one is passed over.
+        """Assigns the newest sound checkpoint to the variables; damaged and half-written ones are skipped.
 
         Returns:
-          What was restored, or None where nothing has been committed.
+            The restored checkpoint, or None if nothing has been committed.
 
         Raises:
-          UserError: there are checkpoints but none is sound, or the newest sound one is of other variables.
+            UserError: there are checkpoints but none is sound, or the newest sound one is of other variables.
         """
         self.wait()
-        found = checkpoint_files.newest_sound(self._directory)
-        if found is None:
+        newest = checkpoint_files.newest_sound(self._directory)
+        if newest is None:
             return None
-        checkpoint, self._damaged = found
+        checkpoint, self._damaged = newest
         _assign(checkpoint, self._variables)
         return checkpoint
 
@@ -153,11 +153,11 @@ class Checkpoints:
         folder = f"{self._directory}/{checkpoint_files.folder_name(step)}"
         if gfile.exists(folder):
             if step not in self._damaged and checkpoint_files.is_sound(folder):
-                return  # the same step of the same run, saved before
-            gfile.rmtree(folder)  # left half-written by a kill
+                return  # already saved: the same step of the same run
+            gfile.rmtree(folder)  # half-written by a killed process
         try:
             self._write_new(folder, {"step": step, "metadata": metadata}, values)
-        except Exception:  # such as a full disk, which the next process needs room on
+        except Exception:  # such as a full disk, on which the next process needs room
             with contextlib.suppress(tf.errors.OpError, OSError):
                 gfile.rmtree(folder)
             raise
@@ -190,18 +190,18 @@ def restore_weights(directory: str, model: Any, step: int | None = None) -> Chec
     """Assigns the weights of a checkpoint to a model, and nothing else.
 
     Args:
-      directory: of the run's checkpoints.
-      model: built as the run's model was.
-      step: which checkpoint; None is the newest sound one.
+        directory: of the run's checkpoints.
+        model: built as the run's model was.
+        step: which checkpoint; None is the newest sound one.
 
     Raises:
-      UserError: there is no such checkpoint, it is damaged, or it is of another model.
+        UserError: there is no such checkpoint, it is damaged, or it is of another model.
     """
     if step is None:
-        found = checkpoint_files.newest_sound(directory)
-        if found is None:
+        newest = checkpoint_files.newest_sound(directory)
+        if newest is None:
             raise UserError(f"{directory} holds no checkpoint; expected the checkpoints of a run of pipeline.train")
-        checkpoint = found[0]
+        checkpoint = newest[0]
     else:
         steps = checkpoint_files.steps(directory)
         if step not in steps:
@@ -221,11 +221,11 @@ def _assign(checkpoint: Checkpoint, variables: Mapping[str, tf.Variable]) -> Non
         shapes = reader.get_variable_to_shape_map()
         wrong = []
         for name, variable in variables.items():
-            found = shapes.get(_key(name))
-            if found is None:
+            saved = shapes.get(_key(name))
+            if saved is None:
                 wrong.append(f"{name} is missing there")
-            elif list(found) != variable.shape.as_list():
-                wrong.append(f"{name} has shape {found} there and {variable.shape.as_list()} here")
+            elif list(saved) != variable.shape.as_list():
+                wrong.append(f"{name} has shape {saved} there and {variable.shape.as_list()} here")
         if wrong:
             more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise UserError(f"{checkpoint.folder} is of another model or optimizer: {'; '.join(wrong[:3])}{more}")
@@ -234,5 +234,5 @@ def _assign(checkpoint: Checkpoint, variables: Mapping[str, tf.Variable]) -> Non
 
 
 def _key(name: str) -> str:
-    """What tf.train.Checkpoint calls ``variables[name]``: it escapes dots and slashes."""
+    """Returns tf.train.Checkpoint's name of ``variables[name]``, with dots and slashes escaped."""
     return f"variables/{name.replace('.', '..').replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"

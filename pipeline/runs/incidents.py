@@ -1,6 +1,6 @@
-"""The flight recorder: which records, losses and gradient norms made an update that was skipped.
+"""The flight recorder: records, losses and gradient norms of skipped updates.
 
-One JSON line an incident in ``incidents.jsonl``; ``python -m tools.replay`` reads exactly those records again.
+``incidents.jsonl`` has one JSON line per incident; ``python -m tools.replay`` reads exactly those records again.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ class IncidentLog:
     """Appends to a run's ``incidents.jsonl``.
 
     Args:
-      directory: the run's.
-      resume_step: incidents after it are dropped: their steps run again.
+        directory: the run's.
+        resume_step: incidents after it are dropped: their steps run again.
     """
 
     def __init__(self, directory: RunDirectory, resume_step: int = 0):
         self._directory = directory
-        found = read(directory)
-        self._lines = [json.dumps(incident) for incident in found if incident["step"] <= resume_step]
-        if len(self._lines) < len(found):
+        incidents = read(directory)
+        self._lines = [json.dumps(incident) for incident in incidents if incident["step"] <= resume_step]
+        if len(self._lines) < len(incidents):
             self._write()
 
     def write(
@@ -39,15 +39,15 @@ class IncidentLog:
         threshold: float | None,
         gradient_norms: Mapping[str, float],
     ) -> dict[str, Any]:
-        """Writes down one skipped update and returns it.
+        """Writes one skipped update and returns it.
 
         Args:
-          step: optimizer steps done with this one; its batch is number ``step - 1``.
-          global_batch: records per batch.
-          loss: nats per token; nan and infinities are written as strings, since JSON has no such numbers.
-          grad_norm: of the mean gradient over all variables, before clipping.
-          threshold: the loss above which updates are skipped, if there is one.
-          gradient_norms: the same for each variable.
+            step: optimizer steps done, this one included; its batch is number ``step - 1``.
+            global_batch: records per batch.
+            loss: nats per token; nan and infinities are written as strings, since JSON has no such numbers.
+            grad_norm: of the mean gradient over all variables, before clipping.
+            threshold: the loss above which updates are skipped, if there is one.
+            gradient_norms: the same for each variable.
         """
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         incident = {
@@ -67,7 +67,7 @@ class IncidentLog:
 
 
 def read(directory: RunDirectory) -> list[dict[str, Any]]:
-    """Returns a run's incidents in the order of their steps; none is an empty list."""
+    """Returns a run's incidents in the order of their steps; an empty list if there are none."""
     if not directory.exists(FILE_NAME):
         return []
     incidents: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
-"""Where a run's figures go: the terminal, metrics.jsonl, TensorBoard, and Weights & Biases when it is wanted.
+"""Writes a run's figures: to the terminal, metrics.jsonl, TensorBoard, and Weights & Biases if it is on.
 
-A line of ``metrics.jsonl`` is a JSON object, one after each loop of ``train.steps_per_loop`` steps:
+``metrics.jsonl`` has one JSON object per line, written after each loop of ``train.steps_per_loop`` steps:
 
     step                     optimizer steps done
     tokens                   tokens trained on so far
@@ -8,22 +8,22 @@ A line of ``metrics.jsonl`` is a JSON object, one after each loop of ``train.ste
     learning_rate            of the last step's update
     grad_norm                global norm before clipping: mean over the loop's steps
     skipped                  updates skipped in this loop (incidents.jsonl says which)
-    tokens_per_s             over the loop; left out on the line of a process's first step, most of which is compiling
-    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out there too, and where no peak
-                             is known
-    seconds.PART             of the run so far, by what they were spent on: the parts of clock.py, whose sum is the
-                             wall clock since the run's first start
-    validation.NAME          where an evaluation was due: nats_per_token, perplexity, tokens (scored), and, but for
-                             line-packed data, of whose text not all is scored, bits_per_byte
+    tokens_per_s             over the loop; left out for a process's first step, most of which is compiling
+    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out there too, and if no peak is
+                             known
+    seconds.PART             of the run so far, by the parts of goodput.py, whose sum is the wall clock since the run's
+                             first start
+    validation.NAME          if an evaluation was due: nats_per_token, perplexity, tokens (scored), and bits_per_byte,
+                             except for line-packed data, whose text is not scored completely
 
-Steps ascend, each stands once: what a killed process wrote after its last checkpoint is replaced. ``loss`` and
+Steps ascend and appear once: lines that a killed process wrote after its last checkpoint are replaced. ``loss`` and
 ``grad_norm`` can be NaN or Infinity, as Python's json writes them. TensorBoard and Weights & Biases get the same
 figures under the same names (TensorBoard: ``seconds/PART`` and ``validation/NAME``).
 
-``summary.json`` is written last, and says that the run is done: parameters, steps, tokens_seen, train (nats_per_token,
+``summary.json`` is written last and marks the run as done: parameters, steps, tokens_seen, train (nats_per_token,
 tokens_per_second, share_of_matmul_peak: of the last process, without its compiling), validation (as above; {} without
-data), seconds (by part), goodput (the share of them that is ``step``), best (step, nats_per_token; with
-``train.keep_best``) and sample (with ``train.sample_prompt``).
+data), seconds (by part), goodput (the share of ``step``), best (step, nats_per_token; with ``train.keep_best``) and
+sample (with ``train.sample_prompt``).
 """
 
 import contextlib
@@ -42,22 +42,22 @@ from pipeline.runs.sinks import wandb
 
 
 class MetricsWriter:
-    """Writes each record once to every sink; a resumed run appends to what it finds.
+    """Writes each record once to every sink; a resumed run appends to the existing records.
 
     Args:
-      directory: the run's.
-      configuration: shown to Weights & Biases.
-      wandb_mode: ``'auto'`` (online when a key is known and the server answers), ``'offline'`` or ``'off'``.
-      resume_step: records after this step are dropped from ``metrics.jsonl``: their steps run again. Of those,
-        Weights & Biases keeps what it has, since it takes nothing back; they come to the same figures.
+        directory: the run's.
+        configuration: shown in Weights & Biases.
+        wandb_mode: ``'auto'`` (online if a key is known and the server answers), ``'offline'`` or ``'off'``.
+        resume_step: records after this step are dropped from ``metrics.jsonl``: their steps run again. Weights & Biases
+            keeps its records of them, since it cannot delete any; the repeated figures are the same.
     """
 
     def __init__(self, directory: RunDirectory, configuration: dict[str, Any], *, wandb_mode: str, resume_step: int):
         self._path = directory.join("metrics.jsonl")
         self._local = "://" not in self._path
         self._resume_step, self._last_step = resume_step, 0
-        self._records = self._kept(resume_step)
-        directory.write("metrics.jsonl", _lines(self._records))  # whole or not at all: it is the run's history
+        self._records = self._records_until(resume_step)
+        directory.write("metrics.jsonl", _lines(self._records))  # atomically: it is the run's history
         with on_this_machine():
             self._events = tf.summary.create_file_writer(directory.join("tensorboard"))
             self._start_events(resume_step + 1)
@@ -69,7 +69,7 @@ class MetricsWriter:
         self._records.append(json.dumps(record))
         if self._local:
             self._write("a", self._records[-1:])
-        else:  # objects cannot be appended to; a record a loop makes this cheap enough
+        else:  # objects cannot be appended to; one record per loop makes this cheap enough
             self._write("w", self._records)
         numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
         with on_this_machine(), self._events.as_default(step=record["step"]):
@@ -92,17 +92,17 @@ class MetricsWriter:
             self._wandb.summary.update(summary or {})
             self._wandb.finish()
 
-    def _kept(self, resume_step: int) -> list[str]:
+    def _records_until(self, resume_step: int) -> list[str]:
         if not tf.io.gfile.exists(self._path):
             return []
-        kept = []
+        records = []
         for line in tf.io.gfile.GFile(self._path).read().splitlines():
             with contextlib.suppress(ValueError):  # a kill may have cut the last line
                 step = json.loads(line)["step"]
                 self._last_step = max(self._last_step, step)
                 if step <= resume_step:
-                    kept.append(line)
-        return kept
+                    records.append(line)
+        return records
 
     def _log_to_wandb(self, values: dict[str, Any], step: int) -> None:
         repeated = self._resume_step < step <= self._last_step
@@ -110,9 +110,9 @@ class MetricsWriter:
             self._wandb.log(values, step=step)
 
     def _start_events(self, step: int) -> None:
-        """Lets TensorBoard forget what a killed process wrote of this step and later ones, which run again.
+        """Makes TensorBoard discard a killed process's events of this and later steps, which run again.
 
-        It takes the first such event of a directory for the beginning, and each later one for a restart.
+        It reads the first such event of a directory as the start, and each later one as a restart.
         """
         started = SessionLog(status=SessionLog.START)
         event = Event(wall_time=time.time(), step=step, session_log=started).SerializeToString()
@@ -130,7 +130,7 @@ def _lines(lines: list[str]) -> str:
 class Progress:
     """One line of progress: rewritten in place on a terminal, a plain line elsewhere.
 
-    The time left follows from the rate since the first line, so that compiling does not count.
+    The time left is computed from the rate since the first line, so that compiling does not count.
     """
 
     def __init__(self, total: int, stream: TextIO | None = None):
@@ -147,7 +147,7 @@ class Progress:
         if done > first_done:
             left = f"  {_clock((now - first_time) / (done - first_done) * (self._total - done))} left"
         head = f"step {done:,}/{self._total:,}  "
-        if self._tty:  # a line that wraps could not be rewritten; what it loses is the end of the text
+        if self._tty:  # a line that wraps could not be rewritten, so the end of the text is cut
             text = text[: max(0, shutil.get_terminal_size().columns - 1 - len(head) - len(left))]
         self._stream.write(f"\r\x1b[2K{head}{text}{left}" if self._tty else f"{head}{text}{left}\n")
         self._stream.flush()

@@ -1,9 +1,9 @@
-"""A run directory: what lies where, and the refusal to train over the results of another run.
+"""A run directory: its files, and the check that keeps a run from overwriting the results of another.
 
     config.gin  run.json  tokenizer.json  checkpoints/  metrics.jsonl  tensorboard/  summary.json  samples.txt
 
-``run.json`` is the machine's copy of the configuration: it builds the model again for evaluation and generation, and
-it is what a restarted command is compared with.
+``run.json`` is the machine-readable configuration: evaluation and generation build the model from it, and a restarted
+command is compared with it.
 """
 
 import contextlib
@@ -31,27 +31,27 @@ class RunDirectory:
         return os.path.join(self.path, name)
 
     def exists(self, name: str) -> bool:
-        """Whether a file of the run is there; UserError where this user may not know."""
+        """Whether a file of the run exists; UserError without permission to look."""
         return storage.size(self.join(name)) is not None
 
     def read_text(self, name: str) -> str:
-        """Returns a text file of the run; UserError when this is no run directory."""
+        """Returns a text file of the run; UserError if this is not a run directory."""
         try:
             return storage.read_bytes(self.join(name)).decode()
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.path}: no {name} there; expected the run directory of pipeline.train") from None
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.join(name)}: damaged, it is not UTF-8 text ({error})") from None
+            raise UserError(f"{self.join(name)}: damaged, not UTF-8 text ({error})") from None
 
     def read_json(self, name: str) -> Any:
-        """Returns a JSON document of the run; UserError when this is no run directory or it is damaged."""
+        """Returns a JSON document of the run; UserError if it is damaged or this is not a run directory."""
         try:
             return json.loads(self.read_text(name))
         except ValueError:
-            raise UserError(f"{self.join(name)}: damaged, it is no JSON") from None
+            raise UserError(f"{self.join(name)}: damaged, not JSON") from None
 
     def write(self, name: str, text: str) -> None:
-        """Replaces a small text file whole, so that a kill leaves the old one or the new one."""
+        """Replaces a small text file atomically: a kill leaves the old or the new one."""
         if "://" in self.path:  # an object appears only when its upload is complete
             with gfile.GFile(self.join(name), "w") as file:
                 file.write(text)
@@ -73,23 +73,23 @@ class RunDirectory:
     def write_json(self, name: str, document: Any) -> None:
         self.write(name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
-    def once(self, name: str, text: str) -> str:
-        """Returns a small text file, which is first written with ``text`` where it is missing."""
+    def read_or_create(self, name: str, text: str) -> str:
+        """Returns a small text file; creates it with ``text`` if it is missing."""
         if not self.exists(name):
             self.write(name, text)
         return self.read_text(name)
 
     def lock(self) -> None:
-        """Keeps other commands from training in a local directory until this process ends, however it ends.
+        """Locks a local directory against other training commands until this process ends, however it ends.
 
         Raises:
-          UserError: one is training in it, or it cannot be written to.
+            UserError: another command is training in it, or it cannot be written to.
         """
-        if "://" in self.path:  # Cloud Storage has no locks that a killed process lets go of
+        if "://" in self.path:  # Cloud Storage has no locks that are released when a process is killed
             return
         try:
             os.makedirs(self.path, exist_ok=True)
-            descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT, 0o666)  # never closed but by the kernel
+            descriptor = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT, 0o666)  # closed by the kernel only
         except OSError as error:
             raise UserError(f"--run_dir={self.path} cannot be written to ({error.strerror})") from None
         try:
@@ -101,41 +101,41 @@ class RunDirectory:
             ) from None
 
     def claim(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> bool:
-        """Writes ``run.json`` in a new directory, or compares it with the one that is there.
+        """Writes ``run.json`` in a new directory, or compares the run with the existing one.
 
         Args:
-          identity: sections (``train``, ``model``, …) of JSON values that say which run this is.
-          ignored: keys that may differ between two starts of one run.
+            identity: sections (``train``, ``model``, …) of JSON values that identify the run.
+            ignored: keys that may differ between two starts of one run.
 
         Returns:
-          True if the run has been started before.
+            True if the run has been started before.
 
         Raises:
-          UserError: the directory holds another run, and the message names the values that differ; or another process
-            is training in it.
+            UserError: the directory holds another run (the message names the values that differ), or another process is
+                training in it.
         """
         if self.exists("run.json"):
             self.check(identity, ignored)
             self.lock()
             return True
         if not storage.is_empty(self.path):
-            raise UserError(f"--run_dir={self.path} holds files that are no run; expected a new or empty directory")
+            raise UserError(f"--run_dir={self.path} holds files but not a run; expected a new or empty directory")
         self.lock()
         self.write_json("run.json", identity)
         return False
 
     def check(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> None:
-        """Compares a run with the one that is there, as ``claim`` does, and takes nothing.
+        """Compares a run with the existing one, as ``claim`` does, without locking the directory.
 
         Raises:
-          UserError: there is no run, or another one.
+            UserError: there is no run, or another one.
         """
-        identity, known = json.loads(json.dumps(identity)), self.read_json("run.json")
+        identity, existing = json.loads(json.dumps(identity)), self.read_json("run.json")
         differing = [
-            f"{section}.{key} is {_get(known, section, key)!r} there and {_get(identity, section, key)!r} here"
-            for section in sorted({*known, *identity})
-            for key in sorted({*known.get(section, {}), *identity.get(section, {})})
-            if key not in ignored and _get(known, section, key) != _get(identity, section, key)
+            f"{section}.{key} is {_get(existing, section, key)!r} there and {_get(identity, section, key)!r} here"
+            for section in sorted({*existing, *identity})
+            for key in sorted({*existing.get(section, {}), *identity.get(section, {})})
+            if key not in ignored and _get(existing, section, key) != _get(identity, section, key)
         ]
         if differing:
             raise UserError(

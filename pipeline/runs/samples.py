@@ -1,4 +1,4 @@
-"""What a run's model writes at its intervals: text under the number of the step, in ``samples.txt``."""
+"""Samples of text that a run's model generates during training, by step, in ``samples.txt``."""
 
 import contextlib
 import re
@@ -20,17 +20,17 @@ class Samples:
     """Appends samples to ``samples.txt``, TensorBoard and Weights & Biases.
 
     Args:
-      directory: the run's.
-      metrics: its sinks.
-      resume_step: samples after this step are dropped: their steps run again.
+        directory: the run's.
+        metrics: its sinks.
+        resume_step: samples after this step are dropped: their steps run again.
     """
 
     def __init__(self, directory: RunDirectory, metrics: MetricsWriter, resume_step: int):
         self._directory, self._metrics, self._text = directory, metrics, ""
         if directory.exists(FILE):
-            known = directory.read_text(FILE)
-            later = (head for head in HEAD.finditer(known) if int(head[1].replace(",", "")) > resume_step)
-            self._text = known[: next((head.start() for head in later), len(known))]
+            text = directory.read_text(FILE)
+            later = (head for head in HEAD.finditer(text) if int(head[1].replace(",", "")) > resume_step)
+            self._text = text[: next((head.start() for head in later), len(text))]
 
     def add(self, step: int, text: str) -> None:
         """Adds the sample of a step."""
@@ -39,15 +39,15 @@ class Samples:
         self._metrics.text("sample", text, step)
 
 
-class Writer:
-    """Continues a prompt with a model as it stands, at temperature 0.8 from its 40 likeliest tokens.
+class SampleWriter:
+    """Continues a prompt with a model's current weights, at temperature 0.8 from its 40 likeliest tokens.
 
     Args:
-      model: the run's.
-      tokenizer: its.
-      prompt: what is continued; of a long one, its beginning.
-      on_host: a copy of the model on this machine's CPU writes. So it is for TPUs, which run what ``strategy.run``
-        gives them, and a pod has better to do than a text of one row.
+        model: the run's.
+        tokenizer: the run's.
+        prompt: the text to continue; a long one is cut.
+        on_host: whether to generate with a copy of the model on this machine's CPU, as on TPUs: they run only what
+            ``strategy.run`` gives them, and one row of text would waste a pod.
     """
 
     def __init__(self, model: Any, tokenizer: Any, prompt: str, *, on_host: bool = False):
@@ -60,7 +60,7 @@ class Writer:
         with on_this_machine() if self._on_host else contextlib.nullcontext():
             model = self._model_here()
             ids = tokenizer.encode(self._prompt)[: model.config.context // 2]
-            (made,) = generate(
+            (continuation,) = generate(
                 model,
                 [ids],
                 max_new_tokens=min(SAMPLE_TOKENS, model.config.context - len(ids)),
@@ -68,7 +68,7 @@ class Writer:
                 sampling=Sampling(temperature=0.8, top_k=40),
                 compiled=tpu_target.compiles_for_cpu(),
             )
-        return self._prompt + tokenizer.decode(made)
+        return self._prompt + tokenizer.decode(continuation)
 
     def _model_here(self) -> Any:
         if not self._on_host:

@@ -1,4 +1,4 @@
-"""A run's model as its best checkpoint has it where one is kept, or else its newest, for all who only read it."""
+"""Loads a run's model with the weights of its best checkpoint if one is kept, or else its newest."""
 
 import dataclasses
 from typing import Any
@@ -16,8 +16,8 @@ MODEL_CONFIGS = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A model with its weights, its tokenizer, the step that the weights are of, and what it runs on."""
+class TrainedModel:
+    """A model with its weights, its tokenizer, the step of the weights, and its strategy."""
 
     model: Any
     tokenizer: Tokenizer
@@ -31,11 +31,13 @@ class Trained:
         return self.strategy.num_replicas_in_sync
 
 
-def load(run_dir: str, *, compute_dtype: str = "float32", strategy: tf.distribute.Strategy | None = None) -> Trained:
+def load(
+    run_dir: str, *, compute_dtype: str = "float32", strategy: tf.distribute.Strategy | None = None
+) -> TrainedModel:
     """Builds the model of a run directory on a strategy's devices and restores its weights.
 
     Raises:
-      UserError: no run there, or none of its checkpoints is whole.
+        UserError: no run there, or none of its checkpoints is sound.
     """
     directory = RunDirectory(run_dir)
     identity = directory.read_json("run.json")
@@ -43,7 +45,7 @@ def load(run_dir: str, *, compute_dtype: str = "float32", strategy: tf.distribut
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         model = models.build(MODEL_CONFIGS[settings.pop("kind")](**settings), compute_dtype=compute_dtype)
-    kept = best_checkpoint.FOLDER if directory.exists("best.json") else "checkpoints"
-    restored = restore_weights(directory.join(kept), model)
+    folder = best_checkpoint.FOLDER if directory.exists("best.json") else "checkpoints"
+    restored = restore_weights(directory.join(folder), model)
     tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())
-    return Trained(model, tokenizer, restored.step, identity, strategy)
+    return TrainedModel(model, tokenizer, restored.step, identity, strategy)

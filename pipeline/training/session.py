@@ -30,7 +30,7 @@ from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.incidents import IncidentLog
 from pipeline.runs.metrics import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory, as_json
-from pipeline.runs.samples import Samples, Writer
+from pipeline.runs.samples import Samples, SampleWriter
 from pipeline.training.goodput import Clock
 from pipeline.training.loop import Trainer
 from pipeline.training.preemption import restartable, signals_set
@@ -122,7 +122,7 @@ class Session:
         writer = None
         if settings.sample_prompt and workers.is_chief:
             on_tpu = self.connection.kind == "tpu"
-            writer = Writer(model, tokenizer, settings.sample_prompt, on_host=on_tpu)
+            writer = SampleWriter(model, tokenizer, settings.sample_prompt, on_host=on_tpu)
 
         def after_evaluation(step: int, figures: dict[str, float]) -> None:
             if best:
@@ -135,7 +135,7 @@ class Session:
         )
         if restored:
             trainer.record = restored.metadata["record"]
-        began = float(directory.once("began.txt", f"{cli.STARTED:.3f}\n"))
+        began = float(directory.read_or_create("began.txt", f"{cli.STARTED:.3f}\n"))
         trainer.clock = Clock(began, restored.metadata.get("seconds") if restored else None)
         signals = stack.enter_context(contextlib.ExitStack())
         signals.enter_context(signals_set(trainer.stop))
@@ -266,7 +266,7 @@ class Session:
 
 def optimizer_line(optimizer: Any, variables: list[Any]) -> str:
     """Returns a line on the slots' bytes and on what multiplies a unit update at the schedule's highest point."""
-    steps = optimizer.effective_steps(variables)
+    steps = optimizer.effective_rates(variables)
     least = min(steps, key=steps.__getitem__)
     highest = max(steps.values())
     down_to = f", down to {steps[least]:.1e} of {least}" if steps[least] < highest else ""

@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from models.sampling import Sampling
-from pipeline.runs.trained_model import Trained
+from pipeline.runs.trained_model import TrainedModel
 from pipeline.serving.signatures import TextModel
 from pipeline.serving.stream import Stepper
 from tools.serve import request_parser
@@ -51,7 +51,7 @@ class Server:
         waiting: requests that may wait while one runs.
     """
 
-    def __init__(self, run: Trained, *, hosts: Sequence[str], most_tokens: int, most_bytes: int, waiting: int):
+    def __init__(self, run: TrainedModel, *, hosts: Sequence[str], most_tokens: int, most_bytes: int, waiting: int):
         self._run, self._most_tokens, self._most_bytes = run, most_tokens, most_bytes
         self._text_model = TextModel(run.model, run.tokenizer)
         self._stepper = Stepper(run.model, self._text_model.widths)
@@ -181,7 +181,7 @@ async def _events(steps: AsyncGenerator[Any, None]) -> AsyncIterator[str]:
             yield f"data: {json.dumps(step)}\n\n"
 
 
-def _page(run: Trained) -> tuple[str, str]:
+def _page(run: TrainedModel) -> tuple[str, str]:
     """Returns the page and the Content-Security-Policy that lets only its own scripts and styles run in it."""
     text = (pathlib.Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     hashes = {

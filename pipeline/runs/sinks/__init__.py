@@ -1,1 +1,1 @@
-"""Where a run's figures go, a file each."""
+"""The sinks of a run's figures, one module each."""

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run with one id through all restarts, and never a run that waits for a network."""
+"""Weights & Biases: one run id through all restarts, and never a run that waits for the network."""
 
 import contextlib
 import netrc
@@ -11,15 +11,15 @@ from pipeline.errors import UserError, nearest
 if TYPE_CHECKING:
     from pipeline.runs.run_directory import RunDirectory
 
-ANSWER_SECONDS = 3.0  # to reach the server in, or the run is kept offline
-UPLOAD_SECONDS = 60.0  # at most, for what is left to upload when a run ends; `wandb sync` takes the rest
+ANSWER_SECONDS = 3.0  # to reach the server, or the run is offline
+UPLOAD_SECONDS = 60.0  # at most, to finish the upload when a run ends; `wandb sync` uploads the rest
 
 
-MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of wandb, as WANDB_MODE says them
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # wandb's values of WANDB_MODE
 
 
 def check_mode() -> None:
-    """Refuses a WANDB_MODE that wandb would refuse, when the run has begun."""
+    """Raises UserError for a WANDB_MODE that wandb would reject only after the run has started."""
     mode = os.environ.get("WANDB_MODE")
     if mode and mode not in MODES:
         raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}")
@@ -29,17 +29,17 @@ def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -
     """Starts or resumes a run of Weights & Biases.
 
     Args:
-      directory: the run's; its ``wandb_id.txt`` keeps the id, and ``wandb/`` what `wandb sync` can upload later.
-      configuration: shown as the run's config.
-      mode: ``'auto'``: as WANDB_MODE says, else online where a key is known and the server answers, else offline;
-        ``'offline'``; ``'off'``.
+        directory: the run's; ``wandb_id.txt`` holds the id, and ``wandb/`` the files that `wandb sync` can upload.
+        configuration: shown as the run's config.
+        mode: ``'auto'``: WANDB_MODE, else online if a key is known and the server answers, else offline; ``'offline'``;
+            ``'off'``.
 
     Returns:
-      wandb's run, or None when it is off.
+        wandb's run, or None when it is off.
     """
     if mode == "off":
         return None
-    import wandb  # late: a second of imports that a run without it need not pay
+    import wandb  # late: importing it takes a second, which a run without it saves
 
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() and _answers() else "offline")
@@ -48,7 +48,7 @@ def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -
         os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
-        id=os.environ.get("WANDB_RUN_ID") or directory.once("wandb_id.txt", os.urandom(6).hex()),
+        id=os.environ.get("WANDB_RUN_ID") or directory.read_or_create("wandb_id.txt", os.urandom(6).hex()),
         resume="allow" if mode == "online" else None,
         mode=mode,  # type: ignore[arg-type]  # text, of MODES
         dir=local,
@@ -73,7 +73,7 @@ def _has_key() -> bool:
 
 
 def _answers() -> bool:
-    """Whether the server answers soon; asked in a thread, since looking up a name has no bound of its own."""
+    """Whether the server answers in time; asked in a thread, since a DNS lookup has no timeout."""
     answered = threading.Event()
 
     def ask() -> None:

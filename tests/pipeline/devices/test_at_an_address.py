@@ -28,12 +28,12 @@ import models
 from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.metrics import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory
-from pipeline.runs.samples import Writer
+from pipeline.runs.samples import SampleWriter
 
 model = models.build(models.GPT2Config(layers=1, heads=2, width=16, context=32, vocabulary_size=300))
 print(f"model: {model.variables[0].value.device}")
 tokenizer = types.SimpleNamespace(encode=lambda text: [1, 2, 3], decode=str, end_of_text=299)
-writer = Writer(model, tokenizer, "once", on_host=True)
+writer = SampleWriter(model, tokenizer, "once", on_host=True)
 assert writer.write().startswith("once[")
 print(f"copy: {writer._copy.variables[0].value.device}")
 directory = RunDirectory("run")

@@ -18,7 +18,7 @@ from pipeline.evaluation.benchmarks import Example
 from pipeline.optimizers import config
 from pipeline.optimizers.build import build
 from pipeline.optimizers.schedules import Schedule
-from pipeline.runs.trained_model import Trained
+from pipeline.runs.trained_model import TrainedModel
 from pipeline.training.step import make_train_step
 
 SENTENCE = "the cat sat on the mat and the dog sat on the log .\n"
@@ -59,7 +59,7 @@ def run(request):
             rows = ids[starts + np.arange(33)]
             loss = step({"tokens": tf.constant(rows, tf.int32), "index": tf.range(4, dtype=tf.int64)})["loss"]
         assert loss < 2.0
-    return Trained(model, tokenizer, 0, {})
+    return TrainedModel(model, tokenizer, 0, {})
 
 
 @pytest.mark.parametrize(("context", "stride"), [(32, 32), (32, 16), (32, 1), (32, 31), (20, 7)])

@@ -161,17 +161,17 @@ def test_beta1_of_zero_needs_no_slot(beta1):
     assert "momentum" not in AdafactorConfig(learning_rate=1.0, beta1=beta1).slot_shapes((300, 300))
 
 
-def test_effective_steps_say_what_the_parameter_scale_does():
+def test_effective_rates_show_the_parameter_scale():
     """Mistake 2 of others: an absolute rate with the scaling on."""
     weights, _ = problem(1)
     weights["vector"] = np.zeros_like(weights["vector"])
     variables = [keras.Variable(value, name=name) for name, value in weights.items()]
-    scaled = build(AdafactorConfig(learning_rate=2.5e-4), Schedule(steps=1)).effective_steps(variables)
+    scaled = build(AdafactorConfig(learning_rate=2.5e-4), Schedule(steps=1)).effective_rates(variables)
     for name, value in weights.items():
         expected = 2.5e-4 * max(1e-3, float(np.sqrt(np.mean(value**2))))
         assert scaled[name] == pytest.approx(expected, rel=1e-5)
     absolute = build(AdafactorConfig(learning_rate=2.5e-4, scale_by_parameter=False), Schedule(steps=1))
-    assert set(absolute.effective_steps(variables).values()) == {2.5e-4}
+    assert set(absolute.effective_rates(variables).values()) == {2.5e-4}
 
 
 @pytest.mark.parametrize("clip", [1.0, 0.5])

@@ -70,6 +70,6 @@ def test_agrees_with_the_published_formulas_in_float64():
         np.testing.assert_allclose(result[name], x, rtol=0, atol=1e-5)
 
 
-def test_effective_step_is_the_rate():
+def test_effective_rate_is_the_rate():
     variable = keras.Variable(np.full((3, 3), 7.0), name="w")
-    assert build(AdamWConfig(learning_rate=3e-4), Schedule(steps=1)).effective_steps([variable]) == {"w": 3e-4}
+    assert build(AdamWConfig(learning_rate=3e-4), Schedule(steps=1)).effective_rates([variable]) == {"w": 3e-4}

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from pipeline.config.train_config import TrainConfig, remark
+from pipeline.config.train_config import TrainConfig, schedule_note
 from pipeline.errors import UserError
 from pipeline.optimizers.schedules import KINDS, Schedule
 
@@ -63,12 +63,14 @@ def test_inverse_square_root_without_a_warmup_is_said_to_fall_at_once():
     settings = TrainConfig(
         model="gpt2", optimizer="sgd", steps=90_000, global_batch=1, microbatch=1, schedule="inverse_sqrt"
     )
-    assert "the learning rate of step 1,000 is 0.032 of the highest; train.warmup_steps=N has it" in remark(settings)
+    assert "the learning rate of step 1,000 is 0.032 of the highest; with train.warmup_steps=N it" in schedule_note(
+        settings
+    )
     assert Schedule(kind="inverse_sqrt", steps=90_000)(999) == pytest.approx(0.0316, abs=1e-4)
-    assert "step 1,000 is" in remark(dataclasses.replace(settings, steps=-1))
-    assert "step 9 is 0.33" in remark(dataclasses.replace(settings, steps=9))
+    assert "step 1,000 is" in schedule_note(dataclasses.replace(settings, steps=-1))
+    assert "step 9 is 0.33" in schedule_note(dataclasses.replace(settings, steps=9))
     for quiet in ({"warmup_steps": 10_000}, {"warmup_fraction": 0.1}, {"schedule": "constant"}):
-        assert remark(dataclasses.replace(settings, **quiet)) is None
+        assert schedule_note(dataclasses.replace(settings, **quiet)) is None
 
 
 def test_constant_stays():

@@ -11,7 +11,7 @@ from pipeline.config.train_config import TrainConfig
 from pipeline.runs.best_checkpoint import FOLDER, BestCheckpoint
 from pipeline.runs.checkpoints import Checkpoints
 from pipeline.runs.run_directory import RunDirectory
-from pipeline.runs.samples import FILE, Samples, Writer
+from pipeline.runs.samples import FILE, Samples, SampleWriter
 
 
 def test_the_lowest_loss_is_kept_through_a_restart(tmp_path):
@@ -55,7 +55,7 @@ def test_a_copy_on_the_host_writes_what_the_model_would(virtual_devices):
     alone = models.build(config, seed=3)
     with tf.distribute.MirroredStrategy(virtual_devices[:2]).scope():
         mirrored = models.build(config, seed=3)
-    copying, itself = Writer(mirrored, tokenizer, "once", on_host=True), Writer(alone, tokenizer, "once")
+    copying, itself = SampleWriter(mirrored, tokenizer, "once", on_host=True), SampleWriter(alone, tokenizer, "once")
     first = copying.write()
     assert first == itself.write() and first.startswith("once[")
     for variable, other in zip(mirrored.variables, alone.variables, strict=True):
