@@ -1,4 +1,4 @@
-"""Train a language model from shards, or say what such a run would be.
+"""Train a language model from shards, or print what such a run would be.
 
 python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://… [--dry_run]
 """
@@ -29,8 +29,8 @@ def main() -> int:
     files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
     note_overridden_slice(FLAGS.tpu)
-    if said := schedule_note(run.settings):
-        print(f"note: {said}", file=sys.stderr)
+    if note := schedule_note(run.settings):
+        print(f"note: {note}", file=sys.stderr)
     settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
     if FLAGS.dry_run:
         print(gin_reader.provenance(settings, model, optimizer))
@@ -39,7 +39,7 @@ def main() -> int:
             require_fit(settings, model, optimizer, devices.slice)
         return 0
     if FLAGS.data and not storage.is_remote(FLAGS.data):
-        check_data(FLAGS.data, run)  # what can be known without a connection is said first
+        check_data(FLAGS.data, run)  # report errors that need no connection first
     tpu_target.resolve(run.tpu, together=True)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
@@ -75,7 +75,7 @@ def _train(run: RunConfig) -> int:
 
 
 def define_flags() -> None:
-    """Defines the command line, for whoever runs ``main``."""
+    """Defines the command line, for programs that run ``main``."""
     cli.define_gin_flags()
     cli.define_tpu_flag(
         "A slice (pod-128), one at an address or of a Cloud TPU's name (v3-8@grpc://10.0.0.2:8470, v3-8@my-tpu), "

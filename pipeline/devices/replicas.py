@@ -1,4 +1,4 @@
-"""What a step needs of the strategy that it runs under: an all-reduce, and who compiles it."""
+"""The parts of a step that depend on its strategy: the all-reduce, and what XLA compiles."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ Compiled = Callable[[Callable], Callable]
 
 
 def compiled_by_xla(function: Callable) -> Callable:
-    """Compiles ``function`` on its own; for strategies whose all-reduce XLA cannot hold (virtual devices, GPUs)."""
+    """Compiles ``function`` alone; for strategies whose all-reduce XLA cannot compile (virtual devices, GPUs)."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
@@ -32,5 +32,5 @@ def strategy_options(strategy: tf.distribute.Strategy) -> dict[str, Any]:
 
 
 def replica_of_strategy() -> tf.Tensor:
-    """Returns the number of the replica that calls, from 0, as tf.distribute counts them."""
+    """Returns the number of the calling replica, from 0, as in tf.distribute."""
     return tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)

@@ -1,1 +1,1 @@
-"""Whether a step fits a slice and what it costs there, by the TPU's own compiler."""
+"""Checks with the TPU's own compiler whether a step fits a slice, and what it costs there."""

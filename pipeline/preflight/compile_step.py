@@ -1,6 +1,6 @@
-"""Lowers and compiles the very steps of a run for a slice: whether they fit, and what they cost there.
+"""Lowers and compiles the exact steps of a run for a slice: whether they fit, and what they cost there.
 
-The lowering and the compiler each run in a process of their own, so that what they need of memory is gone with them.
+The lowering and the compiler each run in a separate process, whose end frees their memory.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ GPT2_VOCABULARY = 50_257
 
 
 def require_steps(settings: TrainConfig) -> None:
-    """Raises UserError where the number of steps follows from data, which no preflight reads."""
+    """Raises UserError if the number of steps depends on data, which a preflight does not read."""
     if settings.steps == ONE_EPOCH:
-        raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which are not read; expected train.steps=N")
+        raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which is not read; expected train.steps=N")
 
 
 def with_vocabulary(model: Any) -> Any:
-    """Returns the model's config with GPT-2's vocabulary where the data's manifest would decide."""
+    """Returns the model's config, with GPT-2's vocabulary if the data's manifest would decide it."""
     return model if model.vocabulary_size else dataclasses.replace(model, vocabulary_size=GPT2_VOCABULARY)
 
 
@@ -43,11 +43,13 @@ def report_fit(
     evaluation: bool = True,
     keep_text: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Compiles the training step and, where that fits, the evaluation step; prints and returns their figures.
+    """Compiles the training step and, if it fits, the evaluation step; prints and returns their figures.
 
     Args:
-        evaluation: whether the evaluation step is compiled too.
-        keep_text: where the training step's compiled program is kept, as HLO text.
+        settings, model, optimizer: the run's.
+        piece: the slice.
+        evaluation: whether to compile the evaluation step too.
+        keep_text: file for the training step's compiled program, as HLO text.
 
     Returns:
         The figures as JSON values: those of the training step, ``evaluation``, and ``fits`` for both.
@@ -56,15 +58,15 @@ def report_fit(
     print(report(training, title_of(model, optimizer, settings), piece))
     answer = training.as_json()
     if evaluation and training.fits:
-        scored = check_evaluation(settings, model, optimizer, piece, training)
-        answer["evaluation"], answer["fits"] = dataclasses.asdict(scored), scored.fits
-        verdict = "fits" if scored.fits else "does NOT fit"
-        print(f"evaluation        {verdict}: {gib(scored.peak_bytes)} GiB with the slots")
+        compiled = check_evaluation(settings, model, optimizer, piece, training)
+        answer["evaluation"], answer["fits"] = dataclasses.asdict(compiled), compiled.fits
+        verdict = "fits" if compiled.fits else "does NOT fit"
+        print(f"evaluation        {verdict}: {gib(compiled.peak_bytes)} GiB with the slots")
     return answer
 
 
 def title_of(model: Any, optimizer: Any, settings: TrainConfig) -> str:
-    """Returns one line that describes the run that is checked."""
+    """Returns one line that describes the run."""
     return (
         f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
         f"{model.parameters():,} parameters; {settings.optimizer}, {settings.compute_dtype}, remat {model.remat}"
@@ -86,7 +88,7 @@ def check(
 def check_evaluation(
     settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, training: Figures
 ) -> tpu_compiler.Compiled:
-    """Lowers and compiles the evaluation step; returns what the compiler says, with the slots on top.
+    """Lowers and compiles the evaluation step; returns the compiler's figures, with the slots added.
 
     The slots are not part of the program, but stay in HBM while it runs.
     """
@@ -98,7 +100,7 @@ def check_evaluation(
 
 
 def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: BatchPlan) -> tuple[bytes, dict]:
-    """Runs pipeline.preflight.lowering in its own process; returns the HLO and the bytes of weights and slots."""
+    """Runs pipeline.preflight.lowering in a process; returns the HLO and the bytes of weights and slots."""
     job = {
         "step": step,
         "train": dataclasses.asdict(settings),
@@ -117,13 +119,13 @@ def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: Ba
 
 
 def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Slice, sizes: list[int]) -> Figures:
-    """Bisects the microbatches that divide a core's share: what fits at one size fits at every smaller one.
+    """Bisects the microbatches that divide a core's share: if one fits, so do all smaller ones.
 
     Returns:
-        The figures of the largest that fits, or of the smallest where none does.
+        The figures of the largest that fits, or of the smallest if none does.
     """
     low, high, best = 0, len(sizes) - 1, None
-    middle = high  # the largest first: it fits most runs, and then nothing else needs to be compiled
+    middle = high  # the largest first: in most runs it fits, and nothing else needs to be compiled
     while low <= high:
         tried = check(dataclasses.replace(settings, microbatch=sizes[middle]), model, optimizer, piece)
         if tried.fits:

@@ -1,6 +1,6 @@
-"""From what the TPU compiler said of a program to what a person wants to know: fits, memory, time, tokens, hours.
+"""Turns the TPU compiler's figures of a program into a report: fits, memory, time, tokens, hours.
 
-Light: plain arithmetic on pipeline.preflight.tpu_compiler.Compiled.
+Plain arithmetic on pipeline.preflight.tpu_compiler.Compiled; imports neither TensorFlow nor Keras.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ class Figures:
 
     Args:
         fits: Whether the program fits the memory that the compiler allows.
-        peak_bytes_per_core, hbm_bytes_per_core: HBM at its fullest; HBM that the compiler allows.
-        memory: Bytes by purpose; they add up to the peak, with the program beside it.
+        peak_bytes_per_core, hbm_bytes_per_core: Peak HBM; HBM that the compiler allows.
+        memory: Bytes by purpose; all but "program" add up to the peak.
         model_flops: Analytic FLOPs of a step on one core (6·N·tokens plus whole-square attention).
-        hardware_flops: Matrix-multiply FLOPs that the compiled program makes.
-        dense_flops_ratio: Its FLOPs outside attention over 6·N·tokens: 1 when nothing is forgotten or done twice.
+        hardware_flops: Matrix-multiply FLOPs of the compiled program.
+        dense_flops_ratio: Its FLOPs outside attention over 6·N·tokens: 1 when nothing is missing or done twice.
         hbm_traffic_bytes: Between HBM and a core in a step, loops counted as often as they run.
-        all_reduce_bytes: What a core gives to all-reduces: one float32 gradient of every weight, and every weight anew
-            where the slots are split over the replicas.
+        all_reduce_bytes: A core's input to all-reduces: one float32 gradient of every weight, plus every new weight if
+            the slots are split over the replicas.
         compute_seconds, traffic_seconds: The two sides of the roofline.
-        cycles_seconds: The compiler's cycles of all instructions, one after another, at the generation's clock.
-        estimate_seconds: The compiler's own estimate, corrected for loops; where it cannot be true, ``cycles_seconds``.
+        cycles_seconds: The compiler's cycles of all instructions, added up, at the generation's clock.
+        estimate_seconds: The compiler's own estimate, corrected for loops; ``cycles_seconds`` if it is impossible.
         estimate_source: "compiler", or "cycles".
-        tokens_per_second, mfu: Of the whole slice; share of peak by model FLOPs.
+        tokens_per_second, mfu: Of the whole slice; MFU is the share of peak by model FLOPs.
         hours, tokens: Of the whole schedule.
     """
 
@@ -65,7 +65,7 @@ class Figures:
 def figures(
     compiled: Compiled, *, model: Any, sizes: dict[str, int], plan: BatchPlan, steps: int, piece: Slice
 ) -> Figures:
-    """Puts the compiler's answer beside what the model, the batch and the slice say.
+    """Combines the compiler's figures with those of the model, the batch and the slice.
 
     Args:
         compiled: The training step's program.
@@ -82,7 +82,7 @@ def figures(
     compute = compiled.flops / (piece.peak_tflops_per_core * 1e12)
     traffic = compiled.traffic_bytes / (piece.hbm_gbps_per_core * 1e9)
     cycles = compiled.cycles / (piece.figures.clock_ghz * 1e9)
-    seconds, source = believed(compiled.compiler_seconds, max(compute, traffic), cycles)
+    seconds, source = step_time(compiled.compiler_seconds, max(compute, traffic), cycles)
     rate = plan.tokens_per_step / seconds if compiled.fits and seconds else None
     peak_flops = piece.peak_tflops_per_core * 1e12 * piece.cores
     return Figures(
@@ -113,11 +113,10 @@ def figures(
     )
 
 
-def believed(compiler_seconds: float | None, roofline: float, cycles: float) -> tuple[float, str]:
-    """Returns the step's time and where it comes from.
+def step_time(compiler_seconds: float | None, roofline: float, cycles: float) -> tuple[float, str]:
+    """Returns the step's estimated time and the source of the estimate.
 
-    The compiler's estimate was seen to be negative, on v4 and v5e for whole models; below the roofline it is not
-    believed either.
+    The compiler's estimate can be negative (seen on v4 and v5e for whole models); one below the roofline is ignored.
     """
     if compiler_seconds is None or compiler_seconds < roofline:
         return max(cycles, roofline), "cycles"
@@ -125,7 +124,7 @@ def believed(compiler_seconds: float | None, roofline: float, cycles: float) -> 
 
 
 def memory_by_purpose(compiled: Compiled, sizes: dict[str, int], plan: BatchPlan) -> dict[str, int]:
-    """Splits the peak: weights and slots are known, gradients are as large as the weights, activations are the rest."""
+    """Splits the peak by purpose: accumulators are as large as the weights, activations and gradients are the rest."""
     batch = max(0, compiled.argument_bytes - sizes["weights"] - sizes["slots"])
     accumulators = sizes["weights"] if plan.accumulation > 1 else 0
     rest = compiled.peak_bytes - sizes["weights"] - sizes["slots"] - batch - accumulators
@@ -144,59 +143,59 @@ def gib(size: float) -> str:
     return f"{size / GIB:.2f}"
 
 
-def report(found: Figures, title: str, piece: Slice) -> str:
-    """Returns the text that the command line prints."""
+def report(result: Figures, title: str, piece: Slice) -> str:
+    """Returns the text that the commands print."""
     share = (
-        f"{gib(found.peak_bytes_per_core)} GiB of {gib(found.hbm_bytes_per_core)} GiB that the compiler allows a core"
+        f"{gib(result.peak_bytes_per_core)} GiB of {gib(result.hbm_bytes_per_core)} GiB that the compiler allows a core"
     )
     lines = [
         title,
         f"slice             {piece.name}: {piece.generation}, topology {piece.topology}, {piece.cores} cores, "
         f"{piece.hosts} hosts",
-        f"batch             {plan_text(found)}",
-        f"fits              {'yes' if found.fits else 'NO'}: {share}",
+        f"batch             {plan_text(result)}",
+        f"fits              {'yes' if result.fits else 'NO'}: {share}",
     ]
-    lines += [f"  {purpose:<26} {gib(size):>7} GiB" for purpose, size in found.memory.items() if size]
-    if not found.fits:
-        lines.append("  (of a program that does not fit the compiler names no buffers; --search finds one that does)")
+    lines += [f"  {purpose:<26} {gib(size):>7} GiB" for purpose, size in result.memory.items() if size]
+    if not result.fits:
+        lines.append("  (the compiler names no buffers of a program that does not fit; --search finds one that does)")
     else:
-        lines += ["largest buffers   as the program makes them (they do not all live at once)"]
-        lines += [f"  {gib(b.bytes):>7} GiB  {b.shape:<28} {b.op}" for b in found.compiled.largest[:8]]
-        lines += _time_lines(found, piece)
+        lines += ["largest buffers   as the program creates them (not all at the same time)"]
+        lines += [f"  {gib(b.bytes):>7} GiB  {b.shape:<28} {b.op}" for b in result.compiled.largest[:8]]
+        lines += _time_lines(result, piece)
     return "\n".join(lines)
 
 
-def plan_text(found: Figures) -> str:
-    """Says how the global batch is made up."""
-    parts = {"replicas": found.replicas, "accumulation": found.accumulation, "microbatch": found.microbatch}
-    total = found.replicas * found.accumulation * found.microbatch
+def plan_text(result: Figures) -> str:
+    """Returns the factors of the global batch as text."""
+    parts = {"replicas": result.replicas, "accumulation": result.accumulation, "microbatch": result.microbatch}
+    total = result.replicas * result.accumulation * result.microbatch
     return f"{total} sequences = {' × '.join(f'{count} {name}' for name, count in parts.items())}"
 
 
-def _time_lines(found: Figures, piece: Slice) -> list[str]:
-    assert found.estimate_seconds and found.tokens_per_second and found.mfu and found.hours and found.dense_flops_ratio
-    compiled = found.compiled
-    source = "its cycles: the compiler's own estimate cannot be true"
-    if found.estimate_source == "compiler":
+def _time_lines(result: Figures, piece: Slice) -> list[str]:
+    assert result.estimate_seconds and result.tokens_per_second and result.mfu and result.hours and result.dense_flops_ratio
+    compiled = result.compiled
+    source = "its cycles: the compiler's own estimate is impossible"
+    if result.estimate_source == "compiler":
         source = (
             f"the compiler's, from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with a loop's body counted once"
         )
     lines = [
-        f"FLOPs per core    model {found.model_flops:.3e}, hardware {found.hardware_flops:.3e}; "
-        f"outside attention {found.dense_flops_ratio:.3f} of 6·N·tokens (what is above 1 is computed twice)",
-        f"HBM traffic       {found.hbm_traffic_bytes / 1e9:.1f} GB per core and step "
+        f"FLOPs per core    model {result.model_flops:.3e}, hardware {result.hardware_flops:.3e}; "
+        f"outside attention {result.dense_flops_ratio:.3f} of 6·N·tokens (what is above 1 is computed twice)",
+        f"HBM traffic       {result.hbm_traffic_bytes / 1e9:.1f} GB per core and step "
         f"(the compiler says {compiled.compiler_traffic_bytes / 1e9:.1f}, counting a loop's body once)",
-        f"all-reduce        {found.all_reduce_bytes / 1e9:.3f} GB per core and step",
-        f"roofline          {max(found.compute_seconds, found.traffic_seconds) * 1e3:.1f} ms: arithmetic "
-        f"{found.compute_seconds * 1e3:.1f} ms at {piece.peak_tflops_per_core:g} TFLOP/s, memory "
-        f"{found.traffic_seconds * 1e3:.1f} ms at {piece.hbm_gbps_per_core:g} GB/s; assumes that both overlap fully "
+        f"all-reduce        {result.all_reduce_bytes / 1e9:.3f} GB per core and step",
+        f"roofline          {max(result.compute_seconds, result.traffic_seconds) * 1e3:.1f} ms: arithmetic "
+        f"{result.compute_seconds * 1e3:.1f} ms at {piece.peak_tflops_per_core:g} TFLOP/s, memory "
+        f"{result.traffic_seconds * 1e3:.1f} ms at {piece.hbm_gbps_per_core:g} GB/s; assumes that both overlap fully "
         "and that the all-reduce and the input cost nothing more",
-        f"cycles            {found.cycles_seconds * 1e3:.1f} ms: what the compiler expects of each instruction, one "
+        f"cycles            {result.cycles_seconds * 1e3:.1f} ms: what the compiler expects of each instruction, one "
         f"after another at {piece.figures.clock_ghz:.2f} GHz",
-        f"estimate          {found.estimate_seconds * 1e3:.1f} ms per step ({source})",
-        f"rate              {found.tokens_per_second:,.0f} tokens/s, {100 * found.mfu:.1f} % of the slice's peak, "
+        f"estimate          {result.estimate_seconds * 1e3:.1f} ms per step ({source})",
+        f"rate              {result.tokens_per_second:,.0f} tokens/s, {100 * result.mfu:.1f} % of the slice's peak, "
         "by the estimate",
-        f"schedule          {found.tokens:,} tokens in {found.hours:.1f} hours",
+        f"schedule          {result.tokens:,} tokens in {result.hours:.1f} hours",
     ]
     if compiled.unknown_loops:
         lines.append(f"doubt             {compiled.unknown_loops} loops of unknown length are counted once")

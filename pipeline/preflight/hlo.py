@@ -1,7 +1,7 @@
 """Reads a compiled program's text (optimised HLO): its computations, and how often each instruction runs.
 
-A loop's body runs as often as the compiler states ("known_trip_count") or as its condition says.
-Light: imports neither TensorFlow nor JAX. What instructions cost is in costs.py.
+A loop's body runs as often as the compiler states ("known_trip_count") or as its condition implies. Imports neither
+TensorFlow nor JAX. Costs of instructions are in hlo_costs.py.
 """
 
 import re
@@ -23,7 +23,7 @@ OUTSIDE_HBM = re.compile(r"S\([1-9]\d*\)")  # memory spaces other than 0 are on 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of an instruction's result: its elements, bytes, and whether it lives in HBM."""
+    """One array of an instruction's result: its dimensions, bytes, and whether it is in HBM."""
 
     dimensions: tuple[int, ...]
     bytes: int
@@ -32,7 +32,7 @@ class Array:
 
 @dataclass
 class Instruction:
-    """One instruction: the arrays of its result, what is between its parentheses, and the rest of its line."""
+    """One instruction: the arrays of its result, the text in its parentheses, and the rest of its line."""
 
     name: str
     opcode: str
@@ -49,7 +49,7 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """The TensorFlow op it comes from, with the name scopes around it."""
+        """The TensorFlow op that it comes from, with its name scopes."""
         match = OP_NAME.search(self.rest)
         return match[1] if match else self.name
 
@@ -139,9 +139,9 @@ def _array(match: re.Match) -> Array:
 
 
 def executed(program: Program, unroll: bool = True) -> Iterator[tuple[Computation, Instruction, float]]:
-    """Yields every instruction that the core runs (a fusion is one), with how often it runs.
+    """Yields every instruction that the core runs (a fusion is one), and how often it runs.
 
-    Of a conditional's branches the costliest counts, by instructions.
+    Of a conditional's branches, only the one with the most instructions counts.
     """
     pending = [(program.entry, 1.0)]
     while pending:
@@ -161,9 +161,9 @@ def executed(program: Program, unroll: bool = True) -> Iterator[tuple[Computatio
 
 
 def trip_count(program: Program, computation: Computation, loop: Instruction) -> int | None:
-    """Returns how often a loop's body runs, or None where that cannot be read off.
+    """Returns how often a loop's body runs, or None if unknown.
 
-    Either the compiler states it, or the loop counts from 0 by ones while "counter < limit", limit being a constant.
+    Either the compiler states it, or the loop counts up from 0 while "counter < limit" for a constant limit.
     """
     if match := TRIPS.search(loop.rest):
         return int(match[1])
@@ -189,17 +189,17 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
 
 
 def _argument_of(inner: Computation, name: str, arguments: list[Instruction]) -> Instruction:
-    """Returns the instruction outside a fusion that a name inside it stands for, or the one inside."""
+    """Returns a fusion's instruction by name, or for a parameter the argument that is passed to the fusion."""
     instruction = inner.instructions[name]
     return arguments[int(instruction.argument)] if instruction.opcode == "parameter" else instruction
 
 
 def _tuple_element(computation: Computation, name: str, index: int) -> Instruction | None:
-    """Returns what a tuple holds at an index, looking through copies."""
-    held = computation.instructions.get(name)
-    if held is None or held.opcode != "tuple":
+    """Returns a tuple's element at an index, looking through copies."""
+    values = computation.instructions.get(name)
+    if values is None or values.opcode != "tuple":
         return None
-    element: Instruction | None = computation.instructions[held.operands[index]]
+    element: Instruction | None = computation.instructions[values.operands[index]]
     while element is not None and element.opcode in ("copy", "bitcast"):
         element = computation.instructions.get(element.operands[0])
     return element

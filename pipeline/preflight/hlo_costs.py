@@ -1,7 +1,7 @@
-"""What the instructions of a compiled program cost: FLOPs, HBM traffic and the compiler's own estimate of cycles.
+"""Costs of a compiled program's instructions: FLOPs, HBM traffic and the compiler's own estimate of cycles.
 
-XLA's cost analysis counts the body of a loop once. Here every instruction counts as often as it runs. Counting loops
-once as well (``total(program, unroll=False)``) gives XLA's convention back, so that the two can be compared.
+XLA's cost analysis counts the body of a loop once. Here every instruction counts as often as it runs;
+``total(program, unroll=False)`` counts loops once, to compare with XLA.
 """
 
 import re
@@ -21,14 +21,14 @@ PREFETCHES = {"copy-start", "slice-start", "dynamic-slice-start"}
 
 @dataclass
 class Totals:
-    """What a program costs on one core.
+    """Costs of a program on one core.
 
     Args:
         matmul_flops: 2 × multiply-adds of matrix multiplications and convolutions.
         batched_flops: Those of batched multiplications alone, which in a transformer are attention's.
         hbm_bytes: Read from and written to HBM.
-        cycles: The compiler's own estimates added up.
-        unknown_loops: Loops whose trip count the compiler did not state; counted once.
+        cycles: Sum of the compiler's own estimates.
+        unknown_loops: Loops of unknown trip count, which are counted once.
     """
 
     matmul_flops: float = 0.0
@@ -56,7 +56,7 @@ def total(program: Program, unroll: bool = True) -> Totals:
 def _inside(
     program: Program, computation: Computation, instruction: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
-    """Yields the instruction, or for a fusion all that is fused into it."""
+    """Yields the instruction, or for a fusion all instructions in it."""
     if instruction.opcode not in ("fusion", "async-start") or not instruction.called:
         yield computation, instruction
         return
@@ -75,7 +75,7 @@ def _one_matmul(computation: Computation, instruction: Instruction) -> float:
 
 
 def _is_batched(instruction: Instruction) -> bool:
-    """Whether a multiplication has batch axes; the TPU compiler writes these as dilated windows."""
+    """Whether a multiplication has batch axes, which the TPU compiler writes as dilated windows."""
     return "lhs_batch_dims={" in instruction.rest or "lhs_dilate=" in instruction.rest
 
 
@@ -94,10 +94,10 @@ def _dot(computation: Computation, instruction: Instruction) -> float:
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> float:
-    """2 × outputs × input features of the kernel × window positions that meet data.
+    """Returns 2 × outputs × input features of the kernel × window positions that overlap data.
 
     The TPU compiler writes a matrix multiplication over batched rows as a convolution over the batch's axes, padded or
-    dilated so far that most positions of a window meet nothing.
+    dilated so much that most positions of a window overlap only padding.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
     assert labels, instruction.rest
@@ -108,20 +108,20 @@ def _convolution(computation: Computation, instruction: Instruction) -> float:
     flops = 2.0 * kernel[labels[2].index("i")]
     for label, length in zip(labels[3], result, strict=True):
         if label.isdigit():
-            flops *= _meetings(data[labels[1].index(label)], length, settings, int(label))
+            flops *= _overlaps(data[labels[1].index(label)], length, settings, int(label))
         else:
             flops *= length
     return flops
 
 
-def _meetings(length: int, outputs: int, window: dict[str, str], axis: int) -> int:
-    """Counts, along one axis of a convolution, the pairs of an output and a window position that meet an element.
+def _overlaps(length: int, outputs: int, window: dict[str, str], axis: int) -> int:
+    """Counts, along one axis of a convolution, the pairs of an output and a window position that overlap an element.
 
     Args:
         length: Elements of the data, before padding and dilation.
         outputs: Elements of the result.
-        window: What the compiler writes of the window, such as {"size": "4", "pad": "3_3"}; axes are parted by "x".
-        axis: Which of the window's axes.
+        window: The compiler's description of the window, such as {"size": "4", "pad": "3_3"}; "x" separates axes.
+        axis: Index of the window's axis.
     """
 
     def of(name: str, default: str) -> str:
@@ -139,7 +139,7 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
     if instruction.opcode in FREE or "AllocateBuffer" in instruction.rest:
         return 0.0
     operands = [computation.instructions[name] for name in instruction.operands if name in computation.instructions]
-    if instruction.opcode in PREFETCHES:  # the result names both places, of a slice the whole first
+    if instruction.opcode in PREFETCHES:  # the result lists source and target; a slice's source is the whole array
         first, second = instruction.arrays[:2]
         return float(second.bytes * (first.in_hbm + second.in_hbm))
     if instruction.opcode in SLICES:
@@ -152,7 +152,7 @@ def hbm_bytes(program: Program, computation: Computation, instruction: Instructi
 
 
 def _fusion_bytes(inner: Computation, fusion: Instruction, operands: list[Instruction]) -> float:
-    """A parameter that is only sliced costs its slices; a buffer that is updated in place costs the update."""
+    """Returns a fusion's bytes: a parameter that is only sliced costs its slices, an in-place update its update."""
     parameters: dict[int, Instruction] = {}
     users: dict[str, list[Instruction]] = {}
     for instruction in inner.instructions.values():
@@ -175,7 +175,7 @@ def _fusion_bytes(inner: Computation, fusion: Instruction, operands: list[Instru
 
 
 def _updates(use: Instruction, inner: Computation, parameter: Instruction) -> bool:
-    """Whether a use writes into the parameter's buffer, which it then need not read."""
+    """Whether a use writes into the parameter's buffer and so need not read it."""
     if use.opcode != "dynamic-update-slice":
         return False
     target = inner.instructions[use.operands[0]]
@@ -193,7 +193,7 @@ def _uses(parameter: Instruction, users: dict[str, list[Instruction]]) -> list[I
 
 
 def prefetches(program: Program) -> bool:
-    """Whether instructions run from memory on the core that others fill beforehand, as on v4 and later."""
+    """Whether the program prefetches data into memory on the core, as on v4 and later."""
     return any(instruction.opcode in PREFETCHES for _, instruction, _ in executed(program, unroll=False))
 
 
@@ -208,11 +208,11 @@ def costliest(
     return sorted(rows, reverse=True)[:count]
 
 
-ARGUMENT = "XLA_Args"  # what TensorFlow calls every argument of the program
+ARGUMENT = "XLA_Args"  # TensorFlow's name of every argument of the program
 
 
 def _origin(computation: Computation, instruction: Instruction) -> str:
-    """The TensorFlow op that an instruction comes from; of a copy or the like, which comes from none, its operand's."""
+    """Returns the TensorFlow op of an instruction; an instruction without one, such as a copy, has its operand's."""
     step: Instruction | None = instruction
     while step is not None and step.op_name == step.name and step.operands:
         step = computation.instructions.get(step.operands[0])
@@ -222,13 +222,13 @@ def _origin(computation: Computation, instruction: Instruction) -> str:
 
 
 def largest(program: Program, count: int = 12) -> list[tuple[int, str, str]]:
-    """Returns the largest arrays that instructions make in HBM, as (bytes, shape, op name), each op's shape once."""
-    found: dict[tuple[str, str], int] = {}
+    """Returns the largest arrays that instructions create in HBM as (bytes, shape, op name), each op's shape once."""
+    sizes: dict[tuple[str, str], int] = {}
     for computation, instruction, _ in executed(program, unroll=False):
         if instruction.opcode in ("parameter", "tuple", "get-tuple-element", "while", "bitcast", "conditional"):
             continue
         for match, array in zip(ARRAY.finditer(instruction.shape), instruction.arrays, strict=True):
             if array.in_hbm:
-                found[f"{match['type']}[{match['shape']}]", _origin(computation, instruction)] = array.bytes
-    rows = [(size, shape, op) for (shape, op), size in found.items()]
+                sizes[f"{match['type']}[{match['shape']}]", _origin(computation, instruction)] = array.bytes
+    rows = [(size, shape, op) for (shape, op), size in sizes.items()]
     return sorted(rows, reverse=True)[:count]

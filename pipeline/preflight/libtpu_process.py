@@ -1,8 +1,8 @@
-"""The process that holds the real TPU compiler: one lowered program in, its figures out as JSON.
+"""The process that runs the real TPU compiler: one lowered program in, its figures out as JSON.
 
     python -m pipeline.preflight.libtpu_process '{"module": "step.hlo", "topology": "v3:8x8", …}'
 
-Started by compiler.py only. JAX serves as the way to libtpu: its lowering is not used, the program is TensorFlow's.
+Started by tpu_compiler.py only. JAX only gives access to libtpu: its lowering is not used, the program is TensorFlow's.
 """
 
 import json
@@ -25,7 +25,7 @@ LISTED = 12
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Compiles and measures; returns what compiler.Compiled holds, or {"refused" | "failed": sentence}."""
+    """Compiles and measures; returns the fields of tpu_compiler.Compiled, or {"refused" | "failed": sentence}."""
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"chips_per_host_bounds": tuple(job["chips_per_host"])}
@@ -64,7 +64,7 @@ def _stablehlo(serialised: bytes) -> Any:
 
 
 def _drop_copies(block: Any) -> None:
-    """Removes mhlo.copy, which has no StableHLO form and which the TPU compiler places by itself anyway."""
+    """Removes mhlo.copy, which has no StableHLO form; the TPU compiler inserts copies itself."""
     for operation in list(block.operations):
         for region in operation.regions:
             for inner in region.blocks:
@@ -91,9 +91,9 @@ def measure(compiled: Any, text: str) -> dict[str, Any]:
     cost = cost[0] if isinstance(cost, list) else cost
     parsed = hlo.parse(text)
     once, all_trips = hlo_costs.total(parsed, unroll=False), hlo_costs.total(parsed)
-    if hlo_costs.prefetches(parsed):  # of which the compiler counts every slice as the whole that it is cut from
+    if hlo_costs.prefetches(parsed):  # the compiler counts each prefetched slice as the whole array
         traffic = all_trips.hbm_bytes
-    else:  # the compiler's figure, loops counted once, times what their further trips add by our own count
+    else:  # the compiler's figure, which counts loops once, scaled by our own count of their further trips
         traffic = cost["bytes accessed"] * all_trips.hbm_bytes / max(once.hbm_bytes, 1.0)
     optimal = cost.get("optimal_seconds", 0.0)
     seconds = optimal * all_trips.cycles / once.cycles if optimal > 0 and once.cycles else None

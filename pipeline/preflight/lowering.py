@@ -1,9 +1,9 @@
-"""Lowers the very step that a run would make to HLO, for any number of replicas, without holding its weights.
+"""Lowers the exact step of a run to HLO, for any number of replicas, without allocating its weights.
 
-    python -m pipeline.preflight.lowering JOB.json OUT.hlo    # started by tools.preflight, a process each
+    python -m pipeline.preflight.lowering JOB.json OUT.hlo    # started by compile_step.py, one process per step
 
-Variables get memory that is reserved and never touched, so that lowering GPT-2 xl with AdamW, 19 GB of state, takes no
-more room than its graph. XLA's all-reduce over all replicas stands where tf.distribute's would stand on the pod.
+Variables get memory that is reserved and never touched, so that lowering GPT-2 xl with AdamW, 19 GB of state, needs no
+more memory than its graph. XLA's all-reduce over all replicas replaces tf.distribute's on the pod.
 """
 
 import contextlib
@@ -50,14 +50,16 @@ def all_reduce_over(replicas: int):
 
 
 def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: Any) -> tuple[bytes, dict[str, int]]:
-    """Returns the serialised HLO of one optimizer step on one replica, and bytes: of its weights, of its slots, and of
-    what it gives to all-reduces.
+    """Lowers one optimizer step on one replica.
 
     Args:
         model_config: a config of models/config.py with its vocabulary size.
         optimizer_config: a config of pipeline/optimizers/config.py.
         settings: TrainConfig.
         plan: BatchPlan; its replicas take part in the all-reduce.
+
+    Returns:
+        The serialised HLO, and the bytes of the weights, of the slots and of the input to all-reduces.
     """
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -121,9 +123,9 @@ def _hlo(step: Any, batch: dict[str, Any]) -> bytes:
 
 
 def canonical(serialised: bytes) -> bytes:
-    """Returns the module in one spelling, so that equal programs have equal hashes.
+    """Returns the module in canonical form, so that equal programs have equal hashes.
 
-    TensorFlow's spelling has maps in any order (hints to its own optimiser) and the paths of the source files.
+    TensorFlow's output has maps in any order (hints to its own optimiser) and the paths of source files.
     """
     from tensorflow.compiler.xla.service import hlo_pb2
 
@@ -137,7 +139,7 @@ def canonical(serialised: bytes) -> bytes:
 
 
 def main(job_file: str, output: str) -> None:
-    """Reads what tools.preflight asks for, and writes OUTPUT (HLO) and OUTPUT.json (bytes of weights and slots)."""
+    """Reads the job, and writes OUTPUT (HLO) and OUTPUT.json (bytes of weights, slots and all-reduces)."""
     from models.config import ALGPT2Config, GPT2Config
     from pipeline.config.batch_plan import BatchPlan
     from pipeline.config.train_config import TrainConfig
@@ -145,8 +147,8 @@ def main(job_file: str, output: str) -> None:
 
     job = json.loads(pathlib.Path(job_file).read_text(encoding="utf-8"))
     cli.import_tensorflow()
-    known = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
-    model = known[job["model"]["kind"]](**job["model"]["settings"])
+    kinds = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
+    model = kinds[job["model"]["kind"]](**job["model"]["settings"])
     optimizer = getattr(config, job["optimizer"]["kind"])(**job["optimizer"]["settings"])
     settings, plan = TrainConfig(**job["train"]), BatchPlan(**job["plan"])
     if job["step"] == "train":

@@ -1,4 +1,4 @@
-"""``pipeline.train --preflight``: the step is compiled for the slice before anything is connected to."""
+"""``pipeline.train --preflight``: compiles the step for the slice before connecting to anything."""
 
 from typing import Any
 
@@ -12,12 +12,11 @@ def require_fit(settings: TrainConfig, model: Any, optimizer: Any, piece: Slice 
     """Compiles the steps of a run, prints what tools.preflight prints, and returns if they fit.
 
     Args:
-        settings, model, optimizer: the run's; GPT-2's vocabulary stands in where the model has none yet.
+        settings, model, optimizer: the run's; a model without a vocabulary size gets GPT-2's.
         piece: the slice of the run.
 
     Raises:
-        UserError: the run is not on a slice, whose compiler would be asked; its steps follow from data; or there is no
-            compiler here.
+        UserError: the run is not on a slice, its number of steps depends on data, or the compiler is not installed.
         WorkFailedError: it does not fit, or could not be compiled.
     """
     if piece is None:

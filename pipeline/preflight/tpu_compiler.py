@@ -1,7 +1,8 @@
-"""Compiles a lowered step for a TPU slice on a machine without a TPU, in a process of its own, and keeps the result.
+"""Compiles a lowered step for a TPU slice on a machine without a TPU, in a separate process, and caches the result.
 
-Light: the TPU compiler (libtpu) lives in ``libtpu_process``, so that neither it nor JAX shares a process with
-TensorFlow. Results are cached by the hash of the program, the slice's topology and the compiler's version.
+Imports neither TensorFlow nor JAX: the TPU compiler (libtpu) runs in ``libtpu_process``, so that neither it nor JAX
+shares a process with TensorFlow. The cache's key is the hash of the program, the slice's topology and the compiler's
+version.
 """
 
 import dataclasses
@@ -22,14 +23,14 @@ from pipeline.errors import UserError, WorkFailedError
 CACHE = pathlib.Path(
     os.environ.get("PREFLIGHT_CACHE", pathlib.Path(__file__).resolve().parents[2] / "build" / "preflight")
 )
-RESULT_VERSION = 5  # of the figures that are kept; another version is compiled again
+RESULT_VERSION = 5  # of the cached figures; results of other versions are compiled again
 MEGACORE = {"v4", "v5p"}  # a chip's two cores act as one device
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Buffer:
-    """One large array in HBM: its bytes, its shape as the compiler writes it, and the op that makes it."""
+    """One large array in HBM: its bytes, its shape as the compiler writes it, and the op that creates it."""
 
     bytes: int
     shape: str
@@ -38,19 +39,19 @@ class Buffer:
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What the TPU compiler says of one program on one core.
+    """The TPU compiler's figures of one program on one core.
 
     Args:
         fits: Whether it compiled within the memory that the compiler allows.
-        peak_bytes: HBM at its fullest, arguments included; what it would need where it does not fit.
-        hbm_limit_bytes: What the compiler allows; 0 where it did not say.
+        peak_bytes: Peak HBM, arguments included; the HBM that it would need if it does not fit.
+        hbm_limit_bytes: HBM that the compiler allows; 0 if it did not say.
         argument_bytes: Weights, slots and the batch.
         program_bytes: Instructions.
         flops: Matrix-multiply FLOPs, loops counted as often as they run.
         attention_flops: Those of batched multiplications, which are attention's; part of ``flops``.
         traffic_bytes: Between HBM and the core, loops counted likewise.
-        cycles: What the compiler expects of each instruction, added up, loops counted likewise.
-        compiler_seconds: The compiler's ``optimal_seconds``, corrected for loops; None where it is not to be believed.
+        cycles: Sum of the compiler's estimates of all instructions, loops counted likewise.
+        compiler_seconds: The compiler's ``optimal_seconds``, corrected for loops; None if it is not plausible.
         compiler_flops, compiler_traffic_bytes, compiler_optimal_seconds: As the compiler prints them.
         once_traffic_bytes: Our own count with loops counted once, to be compared with the compiler's.
         unknown_loops: Loops of unknown trip count, which are counted once.
@@ -96,34 +97,34 @@ def require_compiler() -> str:
 
 
 def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.Path | None = None) -> Compiled:
-    """Compiles a serialised HLO module for the slice, or returns what was kept of the same program.
+    """Compiles a serialised HLO module for the slice, or returns the cached figures of the same program.
 
     Args:
-        hlo: The module, as TensorFlow lowers it.
-        piece: The slice; its topology decides how the all-reduce is laid out.
-        replicas: Copies that run, one a core.
-        keep_text: Also write the compiled program's text there; this compiles anew.
+        hlo: The module, as lowered by TensorFlow.
+        piece: The slice; its topology determines the layout of the all-reduce.
+        replicas: Running copies, one per core.
+        keep_text: Also write the compiled program's text to this file; compiles again even if cached.
 
     Raises:
         UserError: libtpu refuses the topology, or is not installed.
-        WorkFailedError: The compiler failed in a way of its own.
+        WorkFailedError: The compiler failed.
     """
     version = require_compiler()
     key = hashlib.sha256(hlo)
     key.update(f"|{topology_name(piece)}|{piece.hosts}|{replicas}|{version}|{RESULT_VERSION}".encode())
-    kept = CACHE / f"{key.hexdigest()[:32]}.json"
-    if kept.is_file() and keep_text is None:
-        return from_json(json.loads(kept.read_text(encoding="utf-8")))
+    cached = CACHE / f"{key.hexdigest()[:32]}.json"
+    if cached.is_file() and keep_text is None:
+        return from_json(json.loads(cached.read_text(encoding="utf-8")))
     result = _run(hlo, piece, replicas, keep_text)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(f".{os.getpid()}")
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    partial = cached.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(dataclasses.asdict(result)))
-    partial.replace(kept)
+    partial.replace(cached)
     return result
 
 
 def from_json(values: dict[str, Any]) -> Compiled:
-    """Returns the figures that were kept as JSON."""
+    """Returns figures from their JSON values."""
     values["largest"] = tuple(Buffer(**buffer) for buffer in values["largest"])
     values["costliest"] = tuple(tuple(row) for row in values["costliest"])
     return Compiled(**values)
@@ -148,24 +149,24 @@ def _run(hlo: bytes, piece: Slice, replicas: int, keep_text: pathlib.Path | None
         done = subprocess.run(command, cwd=root, env=_environment(piece), capture_output=True, text=True, check=False)
         if not answer.is_file():
             raise WorkFailedError(f"the TPU compiler died ({done.returncode}): {' '.join(done.stderr.split())[-2000:]}")
-        said = json.loads(answer.read_text(encoding="utf-8"))
-    if "refused" in said:
-        raise UserError(f"libtpu refuses the topology {topology_name(piece)}: {said['refused']}")
-    if "failed" in said:
-        raise WorkFailedError(f"the TPU compiler failed: {said['failed']}")
-    return from_json(said)
+        result = json.loads(answer.read_text(encoding="utf-8"))
+    if "refused" in result:
+        raise UserError(f"libtpu refuses the topology {topology_name(piece)}: {result['refused']}")
+    if "failed" in result:
+        raise WorkFailedError(f"the TPU compiler failed: {result['failed']}")
+    return from_json(result)
 
 
 def _chips_per_host(piece: Slice) -> list[int]:
-    """Returns chips along each edge of one host, which libtpu must be told where a host has eight."""
+    """Returns chips along each edge of one host, which libtpu must be told for hosts of eight chips."""
     chips = piece.chips // piece.hosts
     return [2, 4, 1] if chips == 8 else [min(2, int(edge)) for edge in piece.topology.split("x")[:2]] + [1]
 
 
 def _environment(piece: Slice) -> dict[str, str]:
-    """Keeps libtpu from asking the metadata server who this machine is; it would ask for minutes.
+    """Returns an environment in which libtpu does not ask the metadata server, which would take minutes.
 
-    Several preflights may run at once: libtpu's lock guards chips, of which there are none here.
+    It also allows several preflights at once: libtpu's lock protects chips, and there are none here.
     """
     return {
         **os.environ,

@@ -1,1 +1,1 @@
-"""What a SavedModel needs to take and give text: tokenizer and generation as TensorFlow graphs."""
+"""Tokenizer and generation as TensorFlow graphs, so that a SavedModel takes and returns text."""

@@ -1,11 +1,11 @@
 """Byte-pair encoding by merges of the lowest rank, and its inverse, as TensorFlow ops on ids: no strings are joined.
 
-All pieces of all texts stand side by side in one array of ids. A round finds each piece's pair of the lowest rank and
+All pieces of all texts are concatenated in one array of ids. A round finds each piece's pair of the lowest rank and
 merges its occurrences, so a batch takes as many rounds as its longest piece takes merges, whatever the number of texts.
-keras-hub's BytePairTokenizer would be less to keep, but joins the line feeds before an apostrophe and misses U+2028.
+keras-hub's BytePairTokenizer would be less code, but joins the line feeds before an apostrophe and misses U+2028.
 
 Source: Sennrich et al. 2016, Neural Machine Translation of Rare Words with Subword Units; Radford et al. 2019 (bytes).
-Letters: N texts, W pieces, M bytes, A ids still to be merged.
+Letters: N texts, W pieces, M bytes, A ids that may still be merged.
 """
 
 import json
@@ -32,7 +32,7 @@ class BytePairs(tf.Module):
         tokenizer: a byte-level BPE with GPT-2's pattern.
 
     Raises:
-        UserError: another kind of tokenizer, which these ops would not follow exactly.
+        UserError: another kind of tokenizer, which these ops would not reproduce exactly.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -41,33 +41,33 @@ class BytePairs(tf.Module):
         vocabulary, merges = model["vocab"], [_pair(merge) for merge in model["merges"]]
         alphabet = byte_characters()
         _check(tokenizer, model, alphabet)
-        made = [vocabulary[left + right] for left, right in merges]
+        merged_ids = [vocabulary[left + right] for left, right in merges]
         pairs = [vocabulary[left] * STRIDE + vocabulary[right] for left, right in merges]
         self.ordered = _ordered(merges)
         self.ids_of_bytes = tf.constant([vocabulary[character] for character in alphabet], tf.int32)
-        self.made = tf.constant([*made, 0], tf.int32)  # one more, for pairs that are never merged
+        self.merged_ids = tf.constant([*merged_ids, 0], tf.int32)  # the last is for pairs that are never merged
         rank_of_pair = tf.lookup.KeyValueTensorInitializer(tf.constant(pairs, tf.int64), tf.range(len(pairs)))
         self.ranks = tf.lookup.StaticHashTable(rank_of_pair, NONE)
         self.texts = tf.constant(_bytes_of_ids(tokenizer, vocabulary, alphabet))
 
     def encode(self, texts_N: tf.Tensor) -> tf.RaggedTensor:
-        """Returns ids int32 [N, (tokens)]; bytes that are no UTF-8 are read as U+FFFD, as Python's "replace" does."""
+        """Returns ids int32 [N, (tokens)]; invalid UTF-8 is read as U+FFFD, as by Python's "replace"."""
         valid_N = tensorflow_text.coerce_to_structurally_valid_utf8(texts_N)
         lengths = pieces.split(valid_N)
         ids = self._encode_pieces(tf.strings.reduce_join(valid_N), lengths.flat_values)
         return lengths.with_values(ids).merge_dims(1, 2)
 
     def decode(self, ids: tf.Tensor) -> tf.Tensor:
-        """Returns the text of int32 ids [T], a scalar; bytes that are no UTF-8 become U+FFFD."""
+        """Returns the text of int32 ids [T], a scalar; invalid UTF-8 becomes U+FFFD."""
         return tensorflow_text.coerce_to_structurally_valid_utf8(tf.strings.reduce_join(tf.gather(self.texts, ids)))
 
     def _encode_pieces(self, text: tf.Tensor, lengths_W: tf.Tensor) -> tf.RaggedTensor:
-        """Returns the ids of each piece of a text that is cut into pieces of so many bytes, int32 [W, (tokens)]."""
+        """Returns the ids of each piece of a text, split into pieces of ``lengths_W`` bytes, int32 [W, (tokens)]."""
         count = tf.size(lengths_W, tf.int64)
         bytes_M = tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int32)
         owner_M = tf.repeat(tf.range(count), lengths_W)
         ids_M = tf.gather(self.ids_of_bytes, bytes_M)
-        # result_M has at every byte the id of the token that begins there, or −1.
+        # result_M has, at every byte, the id of the token that starts there, or −1.
         start = (tf.constant(True), ids_M, ids_M, owner_M, tf.range(tf.size(ids_M)))
         _, result_M, *_ = tf.while_loop(
             lambda more, *_: more,
@@ -75,24 +75,24 @@ class BytePairs(tf.Module):
             start,
             shape_invariants=(tf.TensorShape([]), *[tf.TensorShape([None])] * 4),
         )
-        kept_M = result_M >= 0
+        starts_M = result_M >= 0
         return tf.RaggedTensor.from_value_rowids(
-            tf.boolean_mask(result_M, kept_M), tf.boolean_mask(owner_M, kept_M), nrows=count
+            tf.boolean_mask(result_M, starts_M), tf.boolean_mask(owner_M, starts_M), nrows=count
         )
 
     def _merge_once(self, result_M, ids_A, owner_A, place_A):
-        """Merges in every piece its pair of the lowest rank; a piece that has none leaves the arrays of length A.
+        """Merges every piece's pair of the lowest rank; a piece without one is removed from the arrays of length A.
 
         Returns:
             Whether any pair was merged, then the arguments after it.
         """
         owner, left, right = owner_A[:-1], tf.cast(ids_A[:-1], tf.int64), tf.cast(ids_A[1:], tf.int64)
         rank = tf.where(owner == owner_A[1:], self.ranks.lookup(left * STRIDE + right), NONE)
-        # segment_min leaves what no pair belongs to at 0 or out: only a piece of one id, which no pair asks for.
+        # segment_min gives 0 or nothing for a piece without a pair, that is of one id; no pair reads that entry.
         lowest = tf.math.segment_min(rank, owner)
         hit = (rank < NONE) & (rank == tf.gather(lowest, owner))
         taken = self._without_overlap(hit, owner)
-        merged = tf.gather(self.made, tf.minimum(rank, tf.size(self.made) - 1))
+        merged = tf.gather(self.merged_ids, tf.minimum(rank, tf.size(self.merged_ids) - 1))
         result_M = _put(result_M, tf.boolean_mask(place_A[:-1], taken), tf.boolean_mask(merged, taken))
         gone = tf.boolean_mask(place_A[1:], taken)
         result_M = _put(result_M, gone, -tf.ones_like(gone))
@@ -103,11 +103,11 @@ class BytePairs(tf.Module):
         return tf.reduce_any(taken), result_M, *(tf.boolean_mask(y, stays) for y in (ids_A, owner_A, place_A))
 
     def _without_overlap(self, hit, owner):
-        """Keeps of the hits of a piece those that are merged in one go, from the left."""
+        """Keeps those hits of a piece that can be merged in one round, from the left."""
         place = tf.range(tf.size(hit))
         if not self.ordered:  # a merge may make a pair of a lower rank: one at a time
             return hit & (place == tf.gather(tf.math.segment_min(tf.where(hit, place, NONE), owner), owner))
-        # Hits side by side are of one id repeated: every second one.
+        # Adjacent hits are of one repeated id: take every second one.
         begins = hit & ~tf.concat([[False], hit[:-1]], 0)[: tf.size(hit)]
         run = tf.cumsum(tf.cast(begins, tf.int32))
         return hit & ((place - tf.gather(tf.math.segment_min(place, run), run)) % 2 == 0)
@@ -118,13 +118,13 @@ def _put(values, places, updates):
 
 
 def _pair(merge: Any) -> tuple[str, str]:
-    """Reads a merge in either of the two forms that tokenizer.json knows: one string, or a list of two."""
+    """Reads a merge in either form of tokenizer.json: one string, or a list of two."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def _ordered(merges: Sequence[tuple[str, str]]) -> bool:
-    """Whether what a merge makes only ever stands in later merges, as training leaves them."""
+    """Whether the result of each merge appears only in later merges, as after training."""
     last_made = {left + right: rank for rank, (left, right) in enumerate(merges)}
     return all(max(last_made.get(part, -1) for part in pair) < rank for rank, pair in enumerate(merges))
 
@@ -136,17 +136,17 @@ def _check(tokenizer: Tokenizer, model: dict[str, Any], alphabet: Sequence[str])
         faults.append("a normalizer, another pattern or added tokens")
     if faults:
         raise UserError(
-            f"tokenizer {tokenizer.name} has {', '.join(faults)}: a SavedModel cannot follow it exactly; expected a "
+            f"tokenizer {tokenizer.name} has {', '.join(faults)}: a SavedModel cannot reproduce it exactly; expected a "
             "byte-level BPE with GPT-2's pattern, such as pipeline.tokenizer trains"
         )
 
 
 def _bytes_of_ids(tokenizer: Tokenizer, vocabulary: dict[str, int], alphabet: Sequence[str]) -> list[bytes]:
-    """Returns what each id stands for; an id that the vocabulary skips stands for nothing."""
+    """Returns the bytes of each id; none for an id that the vocabulary skips."""
     byte_of = {character: byte for byte, character in enumerate(alphabet)}
     added = {token["content"]: token["id"] for token in json.loads(tokenizer.data).get("added_tokens", [])}
     texts = [b""] * tokenizer.vocabulary_size
     for content, token in (vocabulary | added).items():
-        known = all(character in byte_of for character in content)
-        texts[token] = bytes(byte_of[character] for character in content) if known else content.encode()
+        is_byte_level = all(character in byte_of for character in content)
+        texts[token] = bytes(byte_of[character] for character in content) if is_byte_level else content.encode()
     return texts

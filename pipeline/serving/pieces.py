@@ -1,8 +1,8 @@
-"""GPT-2's pattern, which cuts a text into the pieces that are encoded on their own, as TensorFlow ops.
+"""GPT-2's pattern, which splits a text into separately encoded pieces, as TensorFlow ops.
 
-TensorFlow's regular expressions differ from the tokenizer's twice. They cannot look ahead, so ``\\s+(?!\\S)`` becomes
-single white space here, which is joined afterwards: a run keeps its last character to itself before other text, unless
-that is a blank and the text took it. And they know an older Unicode, in which some letters are none, so the classes are
+TensorFlow's regular expressions differ from the tokenizer's in two ways. They cannot look ahead, so ``\\s+(?!\\S)``
+becomes single white space here, which is joined afterwards: before other text, the last character of a run stays
+separate, unless it is a blank that the text took. And their Unicode is older and lacks some letters, so the classes are
 spelled out as the ranges that the tokenizer's own engine finds.
 
 Source: Radford et al. 2019, the pattern of its encoder.py.
@@ -30,34 +30,33 @@ def ranges(kind: str) -> str:
 
 @functools.cache
 def pattern() -> str:
-    """Returns GPT-2's pattern without its look ahead, for RE2."""
+    """Returns GPT-2's pattern without its lookahead, for RE2."""
     letter, number, space = map(ranges, (LETTER, NUMBER, SPACE))
     return f"'s|'t|'re|'ve|'m|'ll|'d| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+|[{space}]"
 
 
 def split(texts_N: tf.Tensor) -> tf.RaggedTensor:
-    """Returns the bytes of each piece of each text, int32 [N, (pieces)].
+    """Returns the length in bytes of each piece of each text, int32 [N, (pieces)].
 
     Args:
         texts_N: valid UTF-8.
     """
-    shown = tf.strings.regex_replace(
-        texts_N, r"\x00", "\x01"
-    )  # regex_split ends a text at NUL; to the pattern both are one
-    found = tensorflow_text.regex_split(shown, pattern(), pattern())
-    pieces, owner = found.flat_values, found.value_rowids()
+    # regex_split ends a text at NUL; the pattern treats \x01 the same.
+    without_nul = tf.strings.regex_replace(texts_N, r"\x00", "\x01")
+    splits = tensorflow_text.regex_split(without_nul, pattern(), pattern())
+    pieces, owner = splits.flat_values, splits.value_rowids()
     blank = tf.strings.regex_full_match(pieces, f"[{ranges(SPACE)}]")
     follows = tf.concat([owner[1:], [-1]], 0) == owner  # there is a next piece of the same text
     starts_blank = tf.strings.substr(pieces, 0, 1) == b" "
-    # Before other text that took no blank, the last of a run stands alone.
+    # Before other text that took no blank, the last of a run stays separate.
     kept_apart = _next(follows) & ~_next(_next(blank)) & ~_next(_next(starts_blank))
     joined = blank & _next(blank) & follows & ~kept_apart
     head = tf.concat([[True], ~joined[:-1]], 0)[: tf.size(pieces)]
     group = tf.cumsum(tf.cast(head, tf.int64)) - 1
     lengths = tf.math.segment_sum(tf.strings.length(pieces), group)
-    return tf.RaggedTensor.from_value_rowids(lengths, tf.boolean_mask(owner, head), nrows=found.nrows())
+    return tf.RaggedTensor.from_value_rowids(lengths, tf.boolean_mask(owner, head), nrows=splits.nrows())
 
 
 def _next(values: tf.Tensor) -> tf.Tensor:
-    """Returns for each place what stands at the one after it, and False for the last."""
+    """Shifts the values left by one, with False as the last."""
     return tf.concat([values[1:], [False]], 0)[: tf.size(values)]

@@ -1,12 +1,12 @@
-"""The SavedModel of a trained run: signatures that take and give text, for programs without Python.
+"""The SavedModel of a trained run: signatures that take and return text, for programs without Python.
 
 generate(prompts string [N], max_tokens, temperature, top_k, top_p, seed) → continuations string [N], tokens int32 [N]
 score(texts string [N]) → tokens int32 [N], negative_log_likelihood float32 [N] in nats, perplexity float32 [N]
 serving_default(tokens int32 [1, context]) → output_0 float32 [1, context, vocabulary], the logits of a whole window
 
-Texts of one request are worked on one after another, each as ``pipeline.generate`` works on it alone, so memory does
-not grow with their number. Nothing is compiled by XLA, which TensorFlow Serving lacks unless it is asked for; the
-prompt's pass has a graph for each of a few widths.
+The texts of a request are processed one by one, each as by ``pipeline.generate`` alone, so memory does not grow with
+their number. Nothing is compiled by XLA, which TensorFlow Serving does not enable by default; the prompt's pass has a
+graph for each of a few widths.
 
 Letters: B batch (1), P width, E width of the token table, V vocabulary.
 """
@@ -23,8 +23,8 @@ from models.sampling import choose_by
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.serving.byte_pairs import BytePairs
 
-MOST_TEXTS = 64  # of a request
-BYTES_A_TOKEN = 32  # of context, that a text may have; English has 4 to 5, and one long word takes seconds to tokenize
+MAX_TEXTS = 64  # per request
+MAX_BYTES_PER_TOKEN = 32  # of context; English has 4 to 5, and one very long word takes seconds to tokenize
 STRINGS = tf.TensorSpec([None], tf.string)
 
 
@@ -90,7 +90,7 @@ class TextModel(tf.Module):
 
             keys, values, logits_BV = self._at_width(prompt, prefill)
             width = tf.shape(keys)[4] - new_tokens
-            made, counts = decoding.decode_loop(
+            tokens, counts = decoding.decode_loop(
                 self._model,
                 pick,
                 tf.constant(0),
@@ -104,14 +104,14 @@ class TextModel(tf.Module):
                 table_VE=table_VE,
                 write=decoding.write_plain,
             )
-            return self.byte_pairs.decode(made[0, : counts[0]]), counts[0]
+            return self.byte_pairs.decode(tokens[0, : counts[0]]), counts[0]
 
         texts, counts = _one_by_one(ids, continue_one, (tf.string, tf.int32))
         return {"continuations": texts, "tokens": counts}
 
     @tf.function(autograph=False, input_signature=[STRINGS])
     def score(self, texts) -> dict[str, tf.Tensor]:
-        """Scores each text's tokens, the first after an end of text; a text of none has a perplexity of 1."""
+        """Scores each text's tokens, the first after an end of text; an empty text has a perplexity of 1."""
         ids = self._tokens(texts, "text", [], least=0, most=self._model.config.context)
 
         def score_one(labels):
@@ -133,7 +133,7 @@ class TextModel(tf.Module):
         return {"tokens": tokens, "negative_log_likelihood": nats, "perplexity": perplexity}
 
     def _features(self, tokens_BP: tf.Tensor) -> tf.Tensor:
-        """As the model's ``features``, without what only gradients need."""
+        """Returns the model's ``features`` without the residuals for gradients."""
         model = self._model
 
         def body(layer, weights, x):
@@ -143,7 +143,7 @@ class TextModel(tf.Module):
         return model.finish(x)
 
     def _at_width(self, tokens: tf.Tensor, program: Callable) -> Any:
-        """Returns ``program`` of the tokens, filled up to the first of the widths that holds them, int32 [1, P]."""
+        """Returns ``program`` of the tokens, padded to the smallest width that holds them, int32 [1, P]."""
 
         def branch(width):
             return lambda: program(tf.reshape(tf.pad(tokens, [[0, width - tf.size(tokens)]]), [1, width]))
@@ -152,10 +152,10 @@ class TextModel(tf.Module):
         return tf.switch_case(index, [branch(width) for width in self.widths])
 
     def _tokens(self, texts, name: str, checks: Sequence[tf.Operation], *, least: int, most: int) -> tf.RaggedTensor:
-        """Tokenizes, and refuses texts that are too many, too long or too short."""
-        largest = BYTES_A_TOKEN * self._model.config.context
+        """Tokenizes the texts; fails if they are too many, too long or too short."""
+        largest = MAX_BYTES_PER_TOKEN * self._model.config.context
         count, lengths = tf.size(texts), tf.strings.length(texts)
-        few = _expect(count <= MOST_TEXTS, f"{{}} {name}s in a request; expected at most {MOST_TEXTS}", count)
+        few = _expect(count <= MAX_TEXTS, f"{{}} {name}s in a request; expected at most {MAX_TEXTS}", count)
         sizes = _expect_each(lengths <= largest, name, lengths, f"bytes; expected at most {largest}")
         with tf.control_dependencies([*checks, few, sizes]):
             ids = self.byte_pairs.encode(tf.identity(texts))
@@ -175,7 +175,7 @@ class TextModel(tf.Module):
 
 
 def _widths(context: int) -> list[int]:
-    """Returns the widths that a prompt is filled up to: doubling, and the whole context."""
+    """Returns the widths that prompts are padded to: doubling, and the whole context."""
     widths = [decoding.PROMPT_STEP]
     while widths[-1] < context:
         widths.append(2 * widths[-1])
@@ -183,7 +183,7 @@ def _widths(context: int) -> list[int]:
 
 
 def _one_by_one(ids: tf.RaggedTensor, function: Callable, dtypes: tuple[tf.DType, ...]) -> Any:
-    """Returns ``function`` of each row's tokens, stacked; one row at a time, for the sake of memory."""
+    """Returns ``function`` of each row's tokens, stacked; one row at a time, to save memory."""
     specs = tuple(tf.TensorSpec([], dtype) for dtype in dtypes)
     return tf.map_fn(function, ids, fn_output_signature=specs, parallel_iterations=1)
 
@@ -193,7 +193,7 @@ def _expect(condition: tf.Tensor, sentence: str, value: tf.Tensor) -> tf.Operati
 
 
 def _expect_each(good_N: tf.Tensor, name: str, values_N: tf.Tensor, sentence: str) -> tf.Operation:
-    """Refuses the first text that is not good, by its number and value."""
+    """Fails with the number and value of the first text that is not good."""
     first = tf.argmin(tf.cast(tf.concat([good_N, [False]], 0), tf.int32), output_type=tf.int32)
     value = tf.concat([values_N, [0]], 0)[first]
     return tf.debugging.Assert(

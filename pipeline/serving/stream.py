@@ -1,4 +1,4 @@
-"""Generation token by token, for those who watch: each token with its probability and the likeliest others.
+"""Streams generation token by token: each token with its probability and the likeliest others.
 
 Letters: B batch (1), P width of the prompt, S columns of the cache, V vocabulary.
 """
@@ -23,12 +23,12 @@ class Step(NamedTuple):
 
 
 class Stepper:
-    """A model that can be asked for one token at a time; not to be shared between threads.
+    """Generates one token at a time with a model; not thread-safe.
 
     Args:
         model: from ``models.build``.
-        widths: to the first of which that holds it a prompt is filled up; the last is the context.
-        alternatives: how many of the likeliest tokens each step names.
+        widths: ascending widths; a prompt is padded to the first that holds it. The last is the context.
+        alternatives: how many of the likeliest tokens each step lists.
     """
 
     def __init__(self, model: Any, widths: Sequence[int], alternatives: int = 5):
@@ -36,7 +36,7 @@ class Stepper:
         self._table_VE = model.output_table()
         number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)
         logits = tf.TensorSpec([1, model.config.known_vocabulary])
-        # Not by XLA, which compiles anew for every size of the cache.
+        # Without XLA, which would compile again for every size of the cache.
         self._prefill = tf.function(self._prefill_graph, autograph=False)
         self._choose = tf.function(
             self._choose_graph,
@@ -50,12 +50,14 @@ class Stepper:
     def steps(
         self, prompt: Sequence[int], *, max_new_tokens: int, end_of_text: int, sampling: Sampling, seed: int
     ) -> Iterator[Step]:
-        """Yields up to ``max_new_tokens`` steps; one that ends the text is the last, and is not yielded.
+        """Yields up to ``max_new_tokens`` steps; stops at an end of text, which is not yielded.
 
         Args:
-            prompt: at least one token; it and the new ones fit the context.
-            sampling: how tokens are chosen; there is no repetition penalty here.
-            seed: the tokens are those that ``models.decoding.generate`` gives for it.
+            prompt: at least one token; with the new ones it fits the context.
+            max_new_tokens: the most steps to yield.
+            end_of_text: the token that ends the text.
+            sampling: how tokens are chosen; the repetition penalty is ignored.
+            seed: gives the same tokens as in ``models.decoding.generate``.
         """
         width = next(width for width in self._widths if width >= len(prompt))
         tokens = tf.constant([[*prompt, *[0] * (width - len(prompt))]], tf.int32)

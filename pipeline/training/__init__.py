@@ -1,1 +1,1 @@
-"""The optimizer step, the loop around it, and what a run leaves behind."""
+"""The optimizer step, the training loop and the session around it."""

@@ -1,7 +1,7 @@
-"""The loop: steps inside one compiled call, then whatever is due - a record, an evaluation, a checkpoint.
+"""The training loop: steps inside one compiled call, then whatever is due: a record, an evaluation, a checkpoint.
 
-It reads from top to bottom in ``Trainer.fit``. The state is the step number and the variables; the data follow from the
-step. So a killed run, started again by the same command, goes on from its newest checkpoint.
+``Trainer.fit`` reads from top to bottom. The state is the step number and the variables; the data follows from the
+step. So a killed run, started again by the same command, continues from its newest checkpoint.
 """
 
 import math
@@ -33,24 +33,24 @@ class Trainer:
     """Trains one model on one strategy.
 
     Args:
-      settings: steps, intervals and clipping.
-      plan: batch arithmetic for the strategy's replicas.
-      model, optimizer: created in the strategy's scope.
-      strategy: a tf.distribute strategy; one replica needs no other than the default one.
-      train_data: step -> distributed dataset whose first element is that step's batch.
-      validation_data: () -> distributed dataset over the whole validation part; None skips evaluation.
-      validation_bytes: UTF-8 bytes of the validation text, for bits per byte; None leaves them out, where not all
-        of the text is scored.
-      checkpoints: where the state is saved.
-      metrics: where figures are written.
-      after_evaluation: called with the step and the figures of each whole evaluation.
-      incident_log: where skipped updates are written down.
-      profiler: traces the steps that were asked for.
-      watching: around every call that waits for the devices, given its kind and whether the first of it compiles; says
-        what is wrong where it does not return.
-      workers: the processes that train together.
-      flops_per_token: model FLOPs, forward and backward.
-      peak_flops: what all devices together could do at best, in FLOP/s; None leaves the share of peak out.
+        settings: steps, intervals and clipping.
+        plan: batch arithmetic for the strategy's replicas.
+        model, optimizer: created in the strategy's scope.
+        strategy: a tf.distribute strategy; the default one is enough for one replica.
+        train_data: step -> distributed dataset whose first element is that step's batch.
+        validation_data: () -> distributed dataset over the whole validation part; None skips evaluation.
+        validation_bytes: UTF-8 bytes of the validation text, for bits per byte; None, if not all of the text is scored,
+            leaves bits per byte out.
+        checkpoints: where the state is saved.
+        metrics: where figures are written.
+        after_evaluation: called with the step and the figures of each whole evaluation.
+        incident_log: where skipped updates are written.
+        profiler: traces the requested steps.
+        watching: context manager for every call that waits for the devices, given its kind and whether the first such
+            call compiles; reports a call that does not return.
+        workers: the processes that train together.
+        flops_per_token: model FLOPs, forward and backward.
+        peak_flops: peak of all devices together, in FLOP/s; None leaves MFU out.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Trainer:
         self._workers = workers
         self._paths = [variable.path for variable in model.trainable_variables]
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
-        self.stop = threading.Event()  # set: the run ends after the loop of steps, or evaluation, under way
+        self.stop = threading.Event()  # set: the run ends after the current loop of steps or evaluation
         self._skipped_in_a_row = 0
         self.clock = Clock()
-        self.record: dict[str, Any] = {}  # newest figures, also kept with each checkpoint
-        self._timed_tokens, self._timed_seconds = 0, 0.0  # of this process, since compiling
+        self.record: dict[str, Any] = {}  # newest figures, also saved with each checkpoint
+        self._timed_tokens, self._timed_seconds = 0, 0.0  # of this process, after compiling
         step_options = strategy_options(strategy)
         self._train_step = make_train_step(
             model,
@@ -107,7 +107,9 @@ class Trainer:
         if step < settings.steps:
             with self.clock.spent_on("compile"), self._watching("the first step", compiles=True):
                 batches = iter(self._train_data(step))
-                history = self._run_steps(batches, tf.constant(1)).numpy()  # one true step, so that rates are fair
+                history = self._run_steps(
+                    batches, tf.constant(1)
+                ).numpy()  # one real step, so that later rates exclude compiling
             step += 1
             self._after_steps(step, history, progress)
             self._profiler.after(step)
@@ -127,30 +129,30 @@ class Trainer:
         with self.clock.spent_on("checkpoint"), self._watching("writing the last checkpoint"):
             self._checkpoints.wait()
         if step < settings.steps or self._must_stop():  # a signal may have cut the last evaluation short
-            progress.note(f"stopped by a signal; step {step:,} is saved, and the same command goes on from there")
+            progress.note(f"stopped by a signal; step {step:,} is saved, and the same command continues from there")
             return False
         return True
 
     def speed(self) -> dict[str, float | None]:
-        """Returns tokens per second over all steps since compiling, and the share of peak that they are."""
-        if not self._timed_tokens:  # all that was left to do was to finish
+        """Returns tokens per second over all steps after compiling, and MFU."""
+        if not self._timed_tokens:  # the run resumed after its last step
             return {"tokens_per_second": self.record["tokens_per_s"], "share_of_matmul_peak": self.record["mfu"]}
         rate = self._timed_tokens / self._timed_seconds
         share = rate * self._flops_per_token / self._peak_flops if self._peak_flops else None
         return {"tokens_per_second": rate, "share_of_matmul_peak": share}
 
     def validation(self) -> dict[str, float]:
-        """Returns the figures of the last step's evaluation, which is made now if it has not been; {} without data."""
-        known = {
+        """Returns the figures of the last step's evaluation, evaluating now if it was not due; {} without data."""
+        figures = {
             name.removeprefix("validation."): value for name, value in self.record.items() if "validation." in name
         }
-        if not known and self._validation_data:
-            known = self.evaluate()
-            self._note_evaluation(self.record["step"], known)
-        return known
+        if not figures and self._validation_data:
+            figures = self.evaluate()
+            self._note_evaluation(self.record["step"], figures)
+        return figures
 
     def evaluate(self) -> dict[str, float]:
-        """Scores the whole validation part: summed nats, tokens, and what follows; {} where a signal cuts it short."""
+        """Scores the whole validation part; returns its figures, or {} if a signal ended it early."""
         assert self._validation_data is not None
         nll = tokens = 0.0
         with self.clock.spent_on("evaluation"), self._watching("an evaluation", compiles=True):
@@ -169,11 +171,11 @@ class Trainer:
             return self._agreed_to_stop()
 
     def _agreed_to_stop(self) -> bool:
-        """Whether this process, or one that trains with it, has been told to stop."""
+        """Whether this process, or another worker, has been told to stop."""
         agreed = self._workers.any(self.stop.is_set())
         if agreed:
             self.stop.set()
-        return agreed  # not the flag: a signal while they are asked would stop this one alone
+        return agreed  # not the flag: a signal during the call would stop only this process
 
     def _note_evaluation(self, step: int, figures: dict[str, float]) -> None:
         with self.clock.spent_on("evaluation"), self._watching("what follows an evaluation", compiles=True):
@@ -181,8 +183,10 @@ class Trainer:
 
     @tf.function
     def _run_steps(self, batches, count):
-        """Runs ``count`` optimizer steps; returns float32 [count, columns]: METRICS, each variable's gradient norm,
-        and the seconds of input wait last.
+        """Runs ``count`` optimizer steps.
+
+        Returns:
+            float32 [count, columns]: METRICS, each variable's gradient norm, and the seconds of input wait.
         """
         rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS) + len(self._paths) + 1])
         for i in tf.range(count):
@@ -199,7 +203,7 @@ class Trainer:
         return [self._one(value) for value in self._strategy.run(self._evaluation_step, args=(batch,))]
 
     def _one(self, per_replica):
-        """The value of one replica, for what is equal on all of them."""
+        """Returns one replica's value of what is equal on all replicas."""
         return self._strategy.experimental_local_results(per_replica)[0]
 
     def _after_steps(self, step: int, history: Any, progress: Progress, tokens_per_s: float | None = None) -> None:
@@ -234,12 +238,12 @@ class Trainer:
             self._save(step)
 
     def _last_rate(self, history: Any) -> float:
-        """The learning rate of the last step; of a skipped one, which is no update, the one that it was tried with."""
+        """Returns the learning rate of the last step, or the rate that it would have had if it was skipped."""
         updated = not history[-1, METRICS.index("skipped")]
         return self._optimizer.rate_after(int(tf.convert_to_tensor(self._optimizer.iterations)) - updated)
 
     def _record_incidents(self, before: int, history: Any, progress: Progress) -> None:
-        """Writes skipped updates down; too many in a row end the run. ``before`` counts the steps before these."""
+        """Writes skipped updates; too many in a row end the run. ``before`` is the number of earlier steps."""
         for step, row in enumerate(history, start=before + 1):
             skipped = bool(row[METRICS.index("skipped")])
             self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
@@ -257,7 +261,7 @@ class Trainer:
             if self._skipped_in_a_row >= self._settings.max_skipped_steps:
                 raise WorkFailedError(
                     f"{self._skipped_in_a_row} updates in a row were skipped, to step {step:,} ({incident['reason']}); "
-                    "no weight has been changed by them. Lower the learning rate or lengthen the warm-up; "
+                    "they changed no weights. Lower the learning rate or lengthen the warm-up; "
                     "python -m tools.replay shows the records"
                 )
 

@@ -1,7 +1,7 @@
-"""A worker that goes away is no fault of the run: the process ends with a code on which a supervisor starts it again.
+"""Lost workers: the process ends with an exit code on which a supervisor restarts it.
 
-Cloud TPUs are taken away for maintenance and by preemption. The coordinator then sees its remote calls fail; nothing
-in the process can be trusted any more, so it does not save, and what is lost is what the last checkpoint lacks.
+Cloud TPUs are taken away by maintenance and preemption. The coordinator's remote calls then fail; nothing in the
+process can be trusted, so it does not save, and the steps since the last checkpoint are lost.
 """
 
 import re
@@ -15,7 +15,7 @@ import tensorflow as tf
 from pipeline import signals
 from pipeline.errors import WorkerLostError
 
-# What TensorFlow raises when a remote worker stops, restarts, or has lost the resources of the one before it.
+# Raised by TensorFlow when a remote worker stops, restarts, or has lost the resources of its predecessor.
 _ALWAYS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 _WITH_A_SIGN = (
     tf.errors.CancelledError,
@@ -32,7 +32,7 @@ _SIGNS = re.compile(
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Returns whether an error means that a machine went away, rather than that the program is wrong."""
+    """Whether an error means that a machine was lost, rather than that the program is wrong."""
     if isinstance(error, _ALWAYS):
         return True
     return isinstance(error, _WITH_A_SIGN) and bool(_SIGNS.search(str(error)))
@@ -40,20 +40,20 @@ def is_lost_worker(error: BaseException) -> bool:
 
 @contextmanager
 def restartable() -> Iterator[None]:
-    """Turns the errors of a lost worker into WorkerLostError; lets all others pass."""
+    """Turns the errors of a lost worker into WorkerLostError; other errors pass unchanged."""
     try:
         yield
     except tf.errors.OpError as error:
         if not is_lost_worker(error):
             raise
         lines = [line.strip() for line in str(error).splitlines()]
-        said = next((line for line in lines if line and line != "Graph execution error:"), "")
-        raise WorkerLostError(f"a worker went away ({type(error).__name__}: {said[:200]})") from error
+        message = next((line for line in lines if line and line != "Graph execution error:"), "")
+        raise WorkerLostError(f"a worker was lost ({type(error).__name__}: {message[:200]})") from error
 
 
 @contextmanager
 def signals_set(stop: threading.Event) -> Iterator[None]:
-    """A signal that asks the process to end sets ``stop``: the loop ends and saves. A SIGINT after it interrupts."""
+    """Makes a signal to terminate set ``stop``, so that the loop ends and saves; a later SIGINT interrupts."""
 
     def set_stop(number, frame):
         stop.set()

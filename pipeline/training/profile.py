@@ -1,19 +1,19 @@
 """A profile of chosen steps in ``tensorboard/``, which TensorBoard's Profile page shows.
 
-The page comes with `pip install tensorboard-plugin-profile`. A profile is of what this process sees: its host, and the
-CPU, GPU or TPU cores that are its own. Of a slice at a grpc:// address it has the host's part only; TensorBoard's
-"Capture profile" takes its cores.
+The page comes with `pip install tensorboard-plugin-profile`. A profile covers only this process's host and its own CPU,
+GPU or TPU cores. For a slice at a grpc:// address it covers only the host; TensorBoard's "Capture profile" covers the
+slice's cores.
 """
 
 import tensorflow as tf
 
 
 class Profiler:
-    """Traces the training steps i … j, each with what surrounds it on the host.
+    """Traces the training steps i … j, with the host's work around them.
 
     Args:
-      directory: TensorBoard's.
-      steps: (i, j), from 1; None profiles nothing. A run that goes on after step j profiles nothing more.
+        directory: TensorBoard's.
+        steps: (i, j), from 1; None profiles nothing. A run that continues after step j profiles nothing more.
     """
 
     def __init__(self, directory: str, steps: tuple[int, int] | None):
@@ -34,7 +34,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Writes what has been traced."""
+        """Ends and writes a running trace."""
         if self.on:
             tf.profiler.experimental.stop()
             self.on = False

@@ -1,4 +1,4 @@
-"""Brings data, training and devices together for one training run: the part of train.py that needs TensorFlow."""
+"""One training run on its data and devices: the part of train.py that needs TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -43,11 +43,11 @@ class Session:
     """One run: its configurations, its data and its devices.
 
     Attributes:
-      model_config: with the vocabulary's size, from the manifest where gin leaves it open.
-      plan: batch arithmetic for the connection's replicas.
+        model_config: with the vocabulary size, from the manifest if gin does not set it.
+        plan: batch arithmetic for the connection's replicas.
 
     Raises:
-      UserError: the plan is for another number of replicas than the connection has.
+        UserError: the plan is for a number of replicas other than the connection's.
     """
 
     settings: TrainConfig
@@ -60,10 +60,10 @@ class Session:
     directory: RunDirectory
 
     def __post_init__(self) -> None:
-        planned, found = self.plan.replicas, self.connection.replicas
-        if planned != found:
+        planned, actual = self.plan.replicas, self.connection.replicas
+        if planned != actual:
             raise UserError(
-                f"the batch was planned for {counted(planned, 'replica')}, and TensorFlow has {found} "
+                f"the batch was planned for {counted(planned, 'replica')}, and TensorFlow has {actual} "
                 f"({self.connection.kind}): fewer or more devices than --tpu or this machine's device files say"
             )
 
@@ -99,14 +99,14 @@ class Session:
             pretrained.check_tokenizer(settings.pretrained, tokenizer)
             pretrained.load_into(model, settings.pretrained)
         stack.enter_context(checkpoints.named_on_disk_faults())
-        # Now that nothing can be refused any more.
+        # All checks have passed; start writing.
         started_before = workers.is_chief and directory.claim(self.identity(), RESUMABLE_CHANGES)
         with self.heartbeat.watching("restoring the newest checkpoint"):
-            workers.meet()
+            workers.barrier()
             restored = checkpoints.restore_newest()
             start = restored.step if restored else 0
             workers.check_same_start(start, directory.path)
-        if not workers.is_chief:  # what it writes is not kept
+        if not workers.is_chief:  # its files are discarded
             directory.check(self.identity(), RESUMABLE_CHANGES)
             settings = dataclasses.replace(settings, wandb="off")
             directory = self.directory = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -142,7 +142,7 @@ class Session:
         finished = trainer.fit(start)
         summary = None
         if finished:
-            signals.close()  # what is left takes a while and loses nothing; a stopped run is all but at its end
+            signals.close()  # from here a signal ends the process: nothing can be lost, but the rest takes a while
             summary = self.summary(trainer)
             if best:
                 summary["best"] = best.record
@@ -152,16 +152,16 @@ class Session:
                 samples.add(settings.steps, summary["sample"])
             summary["seconds"] = {part: round(seconds, 3) for part, seconds in trainer.clock.seconds().items()}
             summary["goodput"] = round(trainer.clock.goodput(), 4)
-            directory.write_json("summary.json", summary)  # last: it says that the run is done
+            directory.write_json("summary.json", summary)  # last: it marks the run as done
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         metrics.close(summary)
         with self.heartbeat.watching("waiting for the other workers"):
-            workers.meet()
+            workers.barrier()
         return 0
 
     @functools.cached_property
     def workers(self) -> Workers:
-        """The processes of this run: one, but for several that TF_CONFIG names. A pod has one for all its hosts."""
+        """The processes of this run: one, or those that TF_CONFIG names. A pod has one process for all its hosts."""
         count = self.connection.hosts if self.connection.slice is None else 1
         return Workers(self.connection.strategy, count, self.connection.worker)
 
@@ -171,7 +171,7 @@ class Session:
         return Heartbeat(self.connection.addresses)
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """Returns what makes this run this run and no other."""
+        """Returns the configuration and data that identify this run."""
         return {
             "train": dataclasses.asdict(self.settings),
             "model": as_json(self.model_config),
@@ -194,7 +194,7 @@ class Session:
         *,
         after_evaluation: Callable[[int, dict[str, float]], None],
     ) -> Trainer:
-        """Returns the trainer, with the data of this run behind it."""
+        """Returns the trainer of this run, with its data."""
         settings, plan, strategy = self.settings, self.plan, self.connection.strategy
         shared: dict[str, Any] = {"context": plan.context, "replicas": plan.replicas}
 
@@ -223,7 +223,7 @@ class Session:
             )
 
         validation = self.manifest.parts.get("validation")
-        validates = validation is not None and validation.tokens > 1  # the first token is no label
+        validates = validation is not None and validation.tokens > 1  # the first token is not a label
         return Trainer(
             settings=settings,
             plan=plan,
@@ -245,13 +245,13 @@ class Session:
         )
 
     def peak_flops(self) -> float:
-        """Returns what all devices could do: a slice's stated peak, or a matrix multiply measured here."""
+        """Returns the peak of all devices in FLOP/s: a slice's stated peak, or a matrix multiply measured here."""
         if self.connection.slice:
             return self.connection.slice.cores * self.connection.slice.peak_tflops_per_core * 1e12
         return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else self.connection.hosts)
 
     def summary(self, trainer: Trainer) -> dict[str, Any]:
-        """Returns the run's closing figures."""
+        """Returns the run's final figures."""
         record, validation = trainer.record, trainer.validation()
         if validation and not self.manifest.record.scores_all_text:
             validation = protocol.for_line_packing(validation) | {"left_out": protocol.LEFT_OUT}
@@ -265,10 +265,10 @@ class Session:
 
 
 def optimizer_line(optimizer: Any, variables: list[Any]) -> str:
-    """Returns a line on the slots' bytes and on what multiplies a unit update at the schedule's highest point."""
-    steps = optimizer.effective_rates(variables)
-    least = min(steps, key=steps.__getitem__)
-    highest = max(steps.values())
-    down_to = f", down to {steps[least]:.1e} of {least}" if steps[least] < highest else ""
+    """Returns a line with the slots' bytes and the effective learning rates at the schedule's highest point."""
+    rates = optimizer.effective_rates(variables)
+    least = min(rates, key=rates.__getitem__)
+    highest = max(rates.values())
+    down_to = f", down to {rates[least]:.1e} of {least}" if rates[least] < highest else ""
     slots = f"optimizer slots {optimizer.slot_bytes() / 2**20:,.1f} MiB per replica"
     return f"{slots}; effective learning rate {highest:.1e}{down_to}"

@@ -2,10 +2,10 @@
 
 Shapes: B sequences of one replica's step, A microbatches of M sequences (B = A·M), T context length.
 
-Each replica adds up float32 gradients of the *summed* token loss over its microbatches; one all-reduce then adds the
-replicas' gradients, losses and token counts; only then is anything divided. So the result does not depend on how a
-global batch is spread over replicas and microbatches, but for float32 rounding. Where the optimizer's slots are split
-over the replicas (sharded_slots.py), each updates its own rows, and a second all-reduce puts the new weights together.
+Each replica accumulates float32 gradients of the *summed* token loss over its microbatches; one all-reduce then adds
+the replicas' gradients, losses and token counts; only then is anything divided. So the split of a global batch over
+replicas and microbatches changes the result only by float32 rounding. If the optimizer's slots are split over the
+replicas (sharded_slots.py), each updates its own rows, and a second all-reduce combines the new weights.
 """
 
 from collections.abc import Callable
@@ -36,21 +36,21 @@ def make_train_step(
     """Returns ``step(batch) -> metrics``, to be called in a replica context.
 
     Args:
-      model: from ``models.build``, created in the strategy's scope.
-      optimizer: built on ``model.trainable_variables``; its ``update`` assigns in place.
-      plan: batch arithmetic; ``batch`` holds ``tokens`` int32 [B, T+1] and ``index`` int64 [B] with B = A·M, and
-        ``weights`` float32 [B, T] where some labels do not count.
-      clip_norm: bound on the global norm of the mean gradient, or None.
-      skip_loss_above: nats per token; a higher loss leaves all weights untouched. None sets no bound.
-      seed: of dropout; a mask is a function of it and of the example's index.
-      all_reduce: adds a list of tensors over the replicas, and returns it.
-      replica_id: the number of the replica that calls, int32; asked where the optimizer's slots are split.
-      compiled: wraps the parts on either side of an all-reduce.
+        model: from ``models.build``, created in the strategy's scope.
+        optimizer: built on ``model.trainable_variables``; its ``update`` assigns in place.
+        plan: batch arithmetic; ``batch`` holds ``tokens`` int32 [B, T+1] and ``index`` int64 [B] with B = A·M, and
+            ``weights`` float32 [B, T] if some labels are not scored.
+        clip_norm: bound on the global norm of the mean gradient, or None.
+        skip_loss_above: nats per token; a higher loss leaves all weights unchanged. None sets no bound.
+        seed: of dropout; a mask is a function of it and of the example's index.
+        all_reduce: sums a list of tensors over the replicas.
+        replica_id: returns the number of the calling replica, int32; called if the optimizer's slots are split.
+        compiled: wraps the parts on either side of an all-reduce.
 
     Returns:
-      A function whose metrics are float32, equal on every replica: the scalars ``loss`` (nats per token), ``grad_norm``
-      (before clipping) and ``skipped`` (1.0 where the loss, or a gradient that is not finite, left all weights
-      untouched), and ``gradient_norms`` [number of trainable variables], before clipping too.
+        A function whose metrics are float32, equal on every replica: the scalars ``loss`` (nats per token),
+        ``grad_norm`` (before clipping) and ``skipped`` (1.0 if the loss or a gradient that is not finite left all
+        weights unchanged), and ``gradient_norms`` [number of trainable variables], also before clipping.
     """
     variables = model.trainable_variables
     split = optimizer.slot_owners > 1
@@ -86,7 +86,7 @@ def make_train_step(
         return sums
 
     def update(replica: tf.Tensor | None, nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor) -> tuple[Any, Tensors]:
-        """Returns the metrics, and where slots are split this replica's part of each variable's new weights."""
+        """Returns the metrics and, if slots are split, this replica's rows of each variable's new weights."""
         loss, gradients = nll / weight, [gradient / weight for gradient in sums]
         squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
         norm = tf.sqrt(tf.add_n(squares))

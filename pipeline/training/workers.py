@@ -1,4 +1,4 @@
-"""What the processes of one run agree on: when to stop, and where to start."""
+"""Agreement between the processes of one run: when to stop, and where to start."""
 
 import tensorflow as tf
 
@@ -9,9 +9,9 @@ class Workers:
     """The processes that train together; every method is called by all of them, in the same order.
 
     Args:
-      strategy: over all their devices.
-      count: of processes; with one, nothing is asked.
-      index: of this one; 0 is the chief, which alone writes.
+        strategy: over all their devices.
+        count: of processes; with one, nothing is communicated.
+        index: of this process; 0 is the chief, the only one that writes.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, count: int, index: int):
@@ -19,19 +19,19 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes what the run leaves behind."""
+        """Whether this process writes the run's results."""
         return self.index == 0
 
-    def any(self, said: bool) -> bool:
-        """Returns whether any of them says so."""
-        return said if self._count == 1 else float(self._sum(tf.constant([float(said)], tf.float64))[0]) > 0
+    def any(self, flag: bool) -> bool:
+        """Returns whether the flag is true in any process."""
+        return flag if self._count == 1 else float(self._sum(tf.constant([float(flag)], tf.float64))[0]) > 0
 
-    def meet(self) -> None:
-        """Returns when all have come here."""
+    def barrier(self) -> None:
+        """Blocks until all processes arrive."""
         self.any(False)
 
     def check_same_start(self, step: int, run_dir: str) -> None:
-        """Raises UserError, on all of them, if they have found different checkpoints."""
+        """Raises UserError, in all processes, if they found different checkpoints."""
         if self._count == 1:
             return
         devices, total, squares = self._sum(tf.constant([1.0, step, float(step) ** 2], tf.float64)).numpy()

@@ -61,7 +61,7 @@ class Program:
     Attributes:
       outer: of the replicated step.
       inner: of the loops, branches and functions within it.
-      groups: of each all-reduce in ``outer``, the replicas that meet.
+      groups: of each all-reduce in ``outer``, the replicas that take part.
       everything: op types of the whole graph, its input pipelines included.
       looped: whether the step is the body of a loop, or in one.
     """

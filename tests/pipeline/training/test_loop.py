@@ -274,25 +274,25 @@ def test_what_comes_before_and_after_the_loop_is_watched_too(runnable, monkeypat
     monkeypatch.setattr(sessions, "Heartbeat", lambda hosts: watch)
     for owner, name in (
         (sessions.Checkpoints, "restore_newest"),
-        (sessions.Workers, "meet"),
+        (sessions.Workers, "barrier"),
         (sessions.Workers, "check_same_start"),
-        (sessions.Writer, "write"),
+        (sessions.SampleWriter, "write"),
     ):
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
     assert runnable(steps=2, evaluate_every=0, sample_prompt="the").run() == 0
     assert watched == {
         "restore_newest": {"restoring the newest checkpoint"},
-        "meet": {"restoring the newest checkpoint", "waiting for the other workers"},
+        "barrier": {"restoring the newest checkpoint", "waiting for the other workers"},
         "check_same_start": {"restoring the newest checkpoint"},
         "write": {"the last sample"},
     }
 
 
 @pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "finished"])
-def test_a_late_signal_ends_a_finished_run_at_once_but_lets_a_stopped_one_meet_the_others(
+def test_a_late_signal_ends_a_finished_run_at_once_but_lets_a_stopped_one_wait_for_the_others(
     runnable, monkeypatch, stopped
 ):
-    """Supervisors signal all workers; one that dies of it takes the others' meeting with it."""
+    """Supervisors signal all workers; a worker that it ends would leave the others waiting."""
     ended = []
 
     def asked(_, said):
@@ -307,7 +307,9 @@ def test_a_late_signal_ends_a_finished_run_at_once_but_lets_a_stopped_one_meet_t
     before = signal.signal(signal.SIGTERM, lambda *_: ended.append("here the process would end"))
     try:
         session = runnable(steps=4, evaluate_every=0)
-        monkeypatch.setattr(sessions.Workers, "meet", lambda _: monkeypatch.setattr(sessions.Workers, "meet", met))
+        monkeypatch.setattr(
+            sessions.Workers, "barrier", lambda _: monkeypatch.setattr(sessions.Workers, "barrier", met)
+        )
         assert session.run() == 0
     finally:
         signal.signal(signal.SIGTERM, before)
