@@ -173,7 +173,13 @@ def plan_text(result: Figures) -> str:
 
 
 def _time_lines(result: Figures, piece: Slice) -> list[str]:
-    assert result.estimate_seconds and result.tokens_per_second and result.mfu and result.hours and result.dense_flops_ratio
+    assert (
+        result.estimate_seconds
+        and result.tokens_per_second
+        and result.mfu
+        and result.hours
+        and result.dense_flops_ratio
+    )
     compiled = result.compiled
     source = "its cycles: the compiler's own estimate is impossible"
     if result.estimate_source == "compiler":

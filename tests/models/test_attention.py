@@ -14,9 +14,9 @@ def plain(q, k, v):
     return tf.matmul(v, tf.nn.softmax(masked), transpose_b=True)
 
 
-@pytest.mark.parametrize(("length", "least"), [(48, 16), (50, 16), (16, 16), (9, 16)])
-def test_output_and_gradient_equal_the_plain_formula(length, least, monkeypatch):
-    monkeypatch.setattr(attention, "MIN_STRIP", least)
+@pytest.mark.parametrize(("length", "smallest"), [(48, 16), (50, 16), (16, 16), (9, 16)])
+def test_output_and_gradient_equal_the_plain_formula(length, smallest, monkeypatch):
+    monkeypatch.setattr(attention, "MIN_STRIP", smallest)
     generator = np.random.default_rng(0)
     q, k, v, do = (tf.constant(generator.normal(0, 2, (2, 3, 8, length))) for _ in range(4))
     with tf.GradientTape() as tape:
@@ -43,8 +43,8 @@ def test_large_scores_do_not_overflow():
 
 
 def test_what_the_mask_empties_is_not_computed():
-    def flops(least):
-        attention.MIN_STRIP, before = least, attention.MIN_STRIP
+    def flops(smallest):
+        attention.MIN_STRIP, before = smallest, attention.MIN_STRIP
         try:
             compiled = tf.function(lambda x: attention.causal_attention(x, x, x)[0], jit_compile=True)
             hlo = compiled.experimental_get_compiler_ir(tf.zeros((1, 2, 8, 128)))(stage="hlo")

@@ -58,7 +58,7 @@ def test_flops_count_a_shared_block_as_often_as_it_is_applied():
     assert narrow.flops_per_token() == by_hand + 6 * (2 * 16 * 64 + 300 * 16 - 300 * 64)
 
 
-def test_small_gpt2_needs_about_six_flops_a_parameter():
+def test_small_gpt2_needs_about_six_flops_per_parameter():
     config = sized(GPT2Config, "small")
     assert config.flops_per_token(0) == pytest.approx(6 * config.parameters(), rel=0.01)
 

@@ -31,7 +31,7 @@ def test_greedy_with_cache_equals_the_model_without(small_model, name):
     assert len({token for row in free for token in row}) > 3
     plain = generate(model, PROMPTS, max_new_tokens=12, end_of_text=NEVER_ENDS, sampling=GREEDY, compiled=False)
     assert plain == free
-    # Now a token that does occur ends its row, and the others go on.
+    # Now a token that does occur ends its row, and the others continue.
     end = free[0][4]
     stopped = generate(model, PROMPTS, max_new_tokens=12, end_of_text=end, sampling=GREEDY)
     assert stopped == [greedy_without_cache(model, prompt, 12, end) for prompt in PROMPTS]

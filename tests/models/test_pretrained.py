@@ -128,7 +128,7 @@ def test_openais_checkpoint_is_read(small_model, tools, tmp_path, folder):
     assert pretrained.check(str(tmp_path), c) == ""
     (tmp_path / "hparams.json").write_text(json.dumps(hparams | {"n_layer": 1}))
     said = pretrained.load_into(models.build(dataclasses.replace(c, layers=1)), str(tmp_path))
-    assert said.endswith("it: layer 1, where the configuration has 1")
+    assert said.endswith("not read: layer 1, where the configuration has 1")
     (tmp_path / "model.ckpt.index").unlink()
     with pytest.raises(ValueError, match=r"hparams.json without a TensorFlow checkpoint's \*.index"):
         pretrained.check(str(tmp_path), c)

@@ -185,7 +185,7 @@ def test_a_profiler_that_is_not_there_is_no_answer(monkeypatch, closed):
 
 
 def test_tensorflows_client_still_has_what_the_api_is_asked_with():
-    """Its failures are no answer, so that a method of another name would never be noticed."""
+    """Its failures count as no answer, so a renamed method would never be noticed."""
     from tensorflow.python.tpu.client import client
 
     class Node:  # of the API's Python client

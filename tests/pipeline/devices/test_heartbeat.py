@@ -1,4 +1,4 @@
-"""A call that does not return has the silent host named: one whose process hangs, and one that is gone."""
+"""A call that does not return names the hosts that do not respond: a hung process, and one that is gone."""
 
 import concurrent.futures
 import queue
@@ -42,7 +42,7 @@ def test_a_call_that_does_not_return_names_the_silent_hosts(hosts, monkeypatch):
 
 @pytest.fixture
 def silence(monkeypatch):
-    """Hosts need not be asked in truth to see when they are: none answers, at once."""
+    """Hosts are not really asked: none answers, at once."""
     monkeypatch.setattr(heartbeat, "responds", lambda host: False)
 
 
@@ -56,7 +56,7 @@ def test_short_calls_and_the_time_between_calls_are_let_be(silence):
     assert notes.empty()
 
 
-def test_a_call_is_asked_about_when_it_takes_five_times_as_long_as_its_likes(silence):
+def test_a_call_is_asked_about_when_it_takes_five_times_as_long_as_earlier_ones(silence):
     notes: queue.Queue[str] = queue.Queue()
     watch = heartbeat.Heartbeat(["a:1"], notes.put, min_seconds=0.2, compiling_seconds=60)
     with watch.watching("the first step", compiles=True):

@@ -84,7 +84,7 @@ class TestEveryOptimizer:
 
     @pytest.mark.parametrize("replicas", [1, 2])
     def test_mirrored_replicas_update_their_own_copies(self, config, replicas):
-        """No merge call: the very update that one device makes, on every replica, inside one compiled function."""
+        """No merge call: the same update as on one device, on every replica, inside one compiled function."""
         expected = state(*run(config, steps=3))
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
         with strategy.scope():

@@ -1,4 +1,4 @@
-"""AdamW whose slots are split over the replicas makes the very updates, and the very checkpoints, of whole slots."""
+"""AdamW with slots split over the replicas makes the same updates and checkpoints as with whole slots."""
 
 import dataclasses
 
@@ -148,7 +148,7 @@ def test_one_replica_has_whole_slots(virtual_devices):
 
 
 def test_an_update_that_takes_slots_for_whole_is_refused(virtual_devices):
-    """With one row a replica, shapes would even agree by broadcasting."""
+    """With one row per replica, shapes would even agree by broadcasting."""
     optimizer, variable = built(SPLIT, virtual_devices)
     with pytest.raises(ValueError, match="slots are split over 4 replicas"):
         optimizer.update([tf.zeros([7, 3])], [variable])

@@ -22,7 +22,7 @@ def test_the_lowest_loss_is_kept_through_a_restart(tmp_path):
     for step, kept in ((10, True), (20, True), (30, False)):
         value.assign(step)
         assert best.offer(step, losses[step]) is kept
-    best = BestCheckpoint(directory, model)  # killed after 30, goes on from 10
+    best = BestCheckpoint(directory, model)  # killed after 30, continues from 10
     assert best.record == {"step": 20, "nats_per_token": 2.0}
     assert not any(best.offer(step, losses[step]) for step in (20, 30, 40))
     value.assign(50)

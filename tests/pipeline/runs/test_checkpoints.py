@@ -1,4 +1,4 @@
-"""Checkpoints exist whole or not at all, come back on any topology, and say so when one is passed over."""
+"""Checkpoints are complete or absent, are restored on any topology, and skipping one gives a warning."""
 
 import errno
 import json
@@ -61,7 +61,7 @@ def test_folders_may_have_any_name(tmp_path, name):
 
 
 def test_who_may_not_read_checkpoints_is_told_so(tmp_path, as_nobody):
-    """A run without its checkpoints would begin again, and one without its newest go on from an older one."""
+    """A run without its checkpoints would begin again, and one without its newest would continue from an older one."""
     saved(tmp_path, [10, 20])
     for folder, mode in ((tmp_path / "step-00000020", 0o700), (tmp_path, 0o711), (tmp_path, 0o700)):
         folder.chmod(mode)
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_names_the_newest_checkpoint
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
     keeper.save(20, {})
     keeper.wait()
-    assert restored(tmp_path)[0].step == 20, "the same command goes on with room"
+    assert restored(tmp_path)[0].step == 20, "the same command continues with room"
 
 
 def test_a_disk_fault_while_another_checkpoint_is_written_waits_for_it(tmp_path):
@@ -143,7 +143,7 @@ def test_any_number_of_replicas_restores_what_any_other_saved(tmp_path, virtual_
             assert np.array_equal(copy.numpy(), state[name].numpy())
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped bit", "missing data", "commit is no JSON", "no commit"])
+@pytest.mark.parametrize("damage", ["cut", "flipped bit", "missing data", "commit is not JSON", "no commit"])
 def test_a_broken_newest_one_is_passed_over_with_a_warning(tmp_path, damage, caplog):
     saved(tmp_path, [1, 2, 3])
     folder = tmp_path / "step-00000003"
@@ -156,7 +156,7 @@ def test_a_broken_newest_one_is_passed_over_with_a_warning(tmp_path, damage, cap
         data.write_bytes(raw)
     elif damage == "missing data":
         data.unlink()
-    elif damage == "commit is no JSON":
+    elif damage == "commit is not JSON":
         (folder / "commit.json").write_text("{")
     else:
         (folder / "commit.json").unlink()
@@ -247,7 +247,7 @@ def test_a_process_that_does_not_write_leaves_no_trace(tmp_path):
 
 
 class Model:
-    """As much of a Keras model as weights-only restoring looks at."""
+    """The parts of a Keras model that weights-only restoring uses."""
 
     def __init__(self, seed):
         import keras

@@ -1,4 +1,4 @@
-"""What the host does in a run: one call a loop, one record and one line for it, and a watch on whatever may hang."""
+"""The host's work in a run: one call, one record and one line per loop, and a watch on whatever may hang."""
 
 import contextlib
 import dataclasses
@@ -66,12 +66,12 @@ def trainer_of(session, checkpoints=None, metrics=None, after_evaluation=None):
         model = models.build(session.model_config, compute_dtype=session.settings.compute_dtype)
         optimizer = build(session.optimizer_config, schedule_of(session.settings))
         optimizer.build(model.trainable_variables)
-    made = session.trainer(model, optimizer, checkpoints, metrics, None, after_evaluation=after_evaluation)
-    return made, model, optimizer
+    trainer = session.trainer(model, optimizer, checkpoints, metrics, None, after_evaluation=after_evaluation)
+    return trainer, model, optimizer
 
 
 class Watch:
-    """Stands in for the heartbeat."""
+    """Replaces the heartbeat."""
 
     def __init__(self, hosts):
         self.hosts, self.now, self.kinds = hosts, None, []
@@ -179,7 +179,7 @@ def test_the_first_line_of_a_process_has_no_speed_of_another_one(run):
 
 
 def test_a_skipped_step_has_the_rate_that_it_was_tried_with(run):
-    """It is no update: the next step is taken with the same rate."""
+    """It is not an update: the next step has the same rate."""
     done = int(run.trainer._optimizer.iterations)
     skipped = np.zeros([1, 20])
     skipped[:, METRICS.index("skipped")] = 1

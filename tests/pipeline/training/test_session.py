@@ -1,4 +1,4 @@
-"""What a session refuses before it builds a model."""
+"""A session refuses a plan for other devices before it builds a model."""
 
 import types
 
