@@ -1,4 +1,4 @@
-"""Two ways to stack blocks: GPT-2's, each with weights of its own, and ALGPT2's, one block in a loop.
+"""Two ways to stack blocks: GPT-2's, each with separate weights, and ALGPT2's, one block in a loop.
 
 Letters: B batch, T context, D width.
 """

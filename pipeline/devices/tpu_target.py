@@ -27,7 +27,7 @@ LAST_LIBTPU_FOR = {"2.20": (0, 0, 24)}
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to connect to.
+    """The devices to connect to.
 
     Args:
         kind: "here" (this machine's GPUs or CPU), "virtual" (virtual CPU devices) or "tpu".
