@@ -131,4 +131,5 @@ def _keep_highest(logits_BV, weights_BV, enough) -> tf.Tensor:
     low = tf.reduce_min(order, -1, keepdims=True)  # rounding may leave even the whole sum a little under top_p
     high = tf.reduce_max(order, -1, keepdims=True) + 1
     _, low, _ = tf.while_loop(lambda step, *_: step < 33, halve, (tf.constant(0), low, high))
+    low = tf.minimum(low, high - 1)  # the highest stays, even where float32 makes 0 of a tiny top_p
     return tf.where(order >= low, logits_BV, NEVER)

@@ -49,7 +49,11 @@ def main() -> None:
 
     run = trained_model.load(FLAGS.run_dir)
     os.makedirs(os.path.dirname(output), exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=os.path.dirname(output)) as parent:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".export-", dir=os.path.dirname(output))
+    except OSError as error:
+        raise UserError(f"--output={FLAGS.output}: cannot be written to ({error.strerror})") from None
+    with folder as parent:
         unfinished = os.path.join(parent, "unfinished")  # a subdirectory has the usual permissions
         os.mkdir(unfinished)
         note = ""

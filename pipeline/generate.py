@@ -70,7 +70,10 @@ def _batches() -> Iterator[list[str]]:
         if not _is_text(FLAGS.prompt):
             raise UserError(f"--prompt={FLAGS.prompt!a}: is not UTF-8 text")
         return iter([[FLAGS.prompt]])
-    prompts = [line for line in texts.lines(texts.read_file(FLAGS.prompts_file, "--prompts_file")[0]) if line]
+    prompts = texts.lines(texts.read_file(FLAGS.prompts_file, "--prompts_file")[0].rstrip("\r\n"))
+    if "" in prompts:
+        number = prompts.index("") + 1
+        raise UserError(f"--prompts_file={FLAGS.prompts_file}: line {number} is empty; expected a prompt on every line")
     if not prompts:
         raise UserError(f"--prompts_file={FLAGS.prompts_file}: is empty; expected one prompt per line")
     return iter([prompts])

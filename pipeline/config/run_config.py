@@ -35,8 +35,8 @@ def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: st
     model = pretrained.model_config(settings)
     optimizer = gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
     gin_reader.reject_unused_overrides(TrainConfig, type(model), type(optimizer), slices.Slice)
-    if settings.wandb == "auto":
-        wandb.check_mode()
+    if settings.wandb != "off":
+        wandb.check_environment()
     where = place(tpu)
     devices = slices.plan(where)
     if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):

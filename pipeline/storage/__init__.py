@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from pipeline.errors import UnavailableError, UserError
 
 PARTIAL = ".partial-"  # how names of files begin that are still being written, so that nobody takes them for data
+UNWRITABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)  # where no file can be made
 
 
 def _gcs() -> Any:
@@ -205,15 +206,25 @@ def partial_file(directory: str) -> Iterator[Any]:
 
     Raises:
         UnavailableError: the disk is full.
+        UserError: no file can be made there.
     """
     path = os.path.join(directory, PARTIAL + secrets.token_hex(8))
     with enough_space(directory):
         try:
-            with open(path, "x+b", buffering=1 << 20) as file:
+            with _created(path) as file:
                 yield file
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+
+
+def _created(path: str) -> BinaryIO:
+    try:
+        return open(path, "x+b", buffering=1 << 20)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise UserError(f"{os.path.dirname(path) or '.'} cannot be written to ({error.strerror})") from None
 
 
 def publish(local: str, path: str, crc32c: int) -> None:

@@ -107,6 +107,14 @@ def test_a_tiny_temperature_takes_the_likeliest(logits, temperature, limit):
     assert int(choose_by(row, tf.constant(temperature, tf.float32), given["top_k"], given["top_p"], seed)[0]) == 2
 
 
+@pytest.mark.parametrize("top_p", [1e-30, 1e-37, 1e-38, 1e-40, 1e-46, 1e-320])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_a_tiny_top_p_takes_the_likeliest(top_p, top_k):
+    row, seed = tf.constant([[0.0, 1.0, 5.0, 2.0]]), tf.constant([3, 4])
+    assert int(choose(row, row < -1e9, Sampling(top_k=top_k, top_p=top_p), seed)[0]) == 2
+    assert int(choose_by(row, tf.constant(1.0), top_k, tf.constant(top_p, tf.float32), seed)[0]) == 2
+
+
 def test_repetition_penalty_lowers_what_was_seen_on_either_side_of_zero():
     greedy = Sampling(temperature=0, repetition_penalty=2.0)
     assert draws([3.0, 2.0, 1.0], greedy, 1)[0] == 1

@@ -71,8 +71,11 @@ def test_lines():
 
 
 def test_prompts_are_lines(tmp_path, monkeypatch):
-    (tmp_path / "prompts").write_bytes(f"{ODD}\r\n\r\nthe cat \n".encode())
+    (tmp_path / "prompts").write_bytes(f"{ODD}\r\nthe cat \n\n".encode())
     assert prompts(tmp_path / "prompts", monkeypatch) == [[ODD, "the cat "]]
+    (tmp_path / "gap").write_bytes(f"{ODD}\r\n\r\nthe cat\n".encode())
+    with pytest.raises(UserError, match="line 2 is empty; expected a prompt on every line"):
+        prompts(tmp_path / "gap", monkeypatch)
     typed = io.TextIOWrapper(io.BytesIO(f"\ufeff{ODD}\r\nthe cat\n\nno more".encode()), encoding="ascii")
     monkeypatch.setattr(generate.sys, "stdin", typed)
     assert prompts(None, monkeypatch, interactive=True) == [[ODD], ["the cat"]]

@@ -126,7 +126,8 @@ def _rooted(source: str) -> tuple[str, str, Iterable[tuple[str, int | str]]]:
     head, pattern = source.rstrip("/") or "/", ""
     while (listed := _list(head)) is None:
         if not re.search(r"[*?\[]", head):
-            raise UserError(f"--source={source} does not exist")
+            what = "is neither a file nor a directory" if os.path.exists(head) else "does not exist"
+            raise UserError(f"--source={source} {what}")
         head, slash, last = head.rpartition("/")
         head, pattern = head.rstrip("/") or slash or ".", f"{last}/{pattern}" if pattern else last
     return head, pattern, listed

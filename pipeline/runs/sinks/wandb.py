@@ -3,6 +3,8 @@
 import contextlib
 import netrc
 import os
+import re
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,17 @@ UPLOAD_SECONDS = 60.0  # at most, to finish the upload when a run ends; `wandb s
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # wandb's values of WANDB_MODE
 
 
-def check_mode() -> None:
-    """Raises UserError for a WANDB_MODE that wandb would reject only after the run has started."""
+def check_environment() -> None:
+    """Raises UserError for a variable of wandb's that it would reject only after the run has started."""
     mode = os.environ.get("WANDB_MODE")
     if mode and mode not in MODES:
         raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}")
+    address = os.environ.get("WANDB_BASE_URL")
+    if address and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", address):
+        raise UserError(f"WANDB_BASE_URL={address}: expected an address such as https://api.wandb.ai")
+    run_id = os.environ.get("WANDB_RUN_ID")
+    if run_id and re.search(r"[:;,#?/'\s]", run_id):
+        raise UserError(f"WANDB_RUN_ID={run_id}: expected an id without spaces and without : ; , # ? / '")
 
 
 def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -> Any:
@@ -35,7 +43,7 @@ def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -
             ``'off'``.
 
     Returns:
-        wandb's run, or None when it is off.
+        wandb's run, or None when it is off or could not start, which a warning says.
     """
     if mode == "off":
         return None
@@ -46,11 +54,20 @@ def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -
     local = None if "://" in directory.path else directory.path
     if local:
         os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
+    try:
+        return _init(wandb, directory, configuration, mode, local)
+    except (wandb.Error, ValueError) as error:  # a key that is none, or a server that refuses: training matters more
+        reason = " ".join(str(error).split())[:200]
+        print(f"warning: Weights & Biases is off in this run: {type(error).__name__}: {reason}", file=sys.stderr)
+        return None
+
+
+def _init(wandb: Any, directory: "RunDirectory", configuration: dict[str, Any], mode: str, local: str | None) -> Any:
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
         id=os.environ.get("WANDB_RUN_ID") or directory.read_or_create("wandb_id.txt", os.urandom(6).hex()),
         resume="allow" if mode == "online" else None,
-        mode=mode,  # type: ignore[arg-type]  # text, of MODES
+        mode=mode,
         dir=local,
         config=configuration,
         settings=wandb.Settings(

@@ -55,10 +55,21 @@ def test_an_address_that_the_flag_overrides_is_said(capsys):
     assert "--tpu=v3-8 overrides slice.address = 'my-tpu' (--gin_param=" in capsys.readouterr().err
 
 
-def test_a_mode_that_weights_and_biases_does_not_know_is_refused_before_anything_begins(monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "ofline")
-    with pytest.raises(UserError, match=r"WANDB_MODE=ofline: expected one of online, .*did you mean 'offline'"):
-        load_run_config(["algpt2.gin"], [], None)
+@pytest.mark.parametrize("mode", ["auto", "offline"])
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("WANDB_MODE", "ofline", r"WANDB_MODE=ofline: expected one of online, .*did you mean 'offline'"),
+        ("WANDB_BASE_URL", "junk", "WANDB_BASE_URL=junk: expected an address such as https://"),
+        ("WANDB_RUN_ID", "a/b c", "WANDB_RUN_ID=a/b c: expected an id without spaces"),
+    ],
+)
+def test_what_weights_and_biases_would_reject_is_refused_before_anything_begins(
+    monkeypatch, mode, variable, value, message
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=message):
+        load_run_config(["algpt2.gin"], [f"train.wandb={mode}"], None)
     load_run_config(["algpt2.gin"], ["train.wandb=off"], None)
 
 

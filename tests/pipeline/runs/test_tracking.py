@@ -146,6 +146,14 @@ def test_a_key_without_a_network_costs_seconds_and_stays_offline(tmp_path, monke
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_a_key_that_is_not_one_costs_the_record_and_not_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    track(tmp_path, RECORDS[:1])
+    assert "warning: Weights & Biases is off in this run: AuthenticationError" in capsys.readouterr().err
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_the_clocks_parts_add_up_to_the_wall_clock_over_a_restart():
     began, start = time.time(), time.perf_counter()
     clock = Clock(began)

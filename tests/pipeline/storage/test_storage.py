@@ -135,6 +135,12 @@ def test_the_umask_says_who_may_read_what_is_written(tmp_path, publish, umask):
     assert modes == dict.fromkeys(["shard", "manifest.json", "summary.json", "unit.run"], 0o666 & ~umask)
 
 
+@pytest.mark.parametrize("folder", ["/proc", "/nowhere"])
+def test_a_folder_in_which_no_file_can_be_made_is_one_sentence(folder):
+    with pytest.raises(UserError, match=f"{folder} cannot be written to"), storage.partial_file(folder):
+        pass
+
+
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     """The output's, where that is the full one, and not that of unfinished work."""
     work, output = tmp_path / "work", tmp_path / "output"
