@@ -107,9 +107,8 @@ class Trainer:
         if step < settings.steps:
             with self.clock.spent_on("compile"), self._watching("the first step", compiles=True):
                 batches = iter(self._train_data(step))
-                history = self._run_steps(
-                    batches, tf.constant(1)
-                ).numpy()  # one real step, so that later rates exclude compiling
+                # One real step, so that later rates exclude compiling.
+                history = self._run_steps(batches, tf.constant(1)).numpy()
             step += 1
             self._after_steps(step, history, progress)
             self._profiler.after(step)
