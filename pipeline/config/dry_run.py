@@ -13,6 +13,7 @@ from pipeline.optimizers.config import OptimizerConfig
 from pipeline.progress import counted
 
 GPT2_VOCABULARY = 50_257
+WIDTH = 23  # of the names
 
 
 def arithmetic(
@@ -41,7 +42,7 @@ def arithmetic(
     shapes = {name: variable.shape for name, variable in variables.items()}
     rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes, plan.replicas) / 2**20:,.1f} MiB per replica"
     rates = {name: optimizer.effective_rate(variable.rms) for name, variable in variables.items()}
-    return "\n".join(f"{name:<19} {value}" for name, value in rows.items()) + "\n" + effective_rates(rates)
+    return "\n".join(f"{name:<{WIDTH}} {value}" for name, value in rows.items()) + "\n" + effective_rates(rates)
 
 
 def effective_rates(rates: Mapping[str, float]) -> str:
@@ -55,7 +56,7 @@ def effective_rates(rates: Mapping[str, float]) -> str:
         kinds, kind = lines.setdefault(f"{rate:.2e}", {}), re.sub(r"^block_\d+/", "", name)
         kinds[kind] = kinds.get(kind, 0) + 1
     if len(lines) == 1:
-        return f"effective learning rate {next(iter(lines))} for every variable"
+        return f"{'effective learning rate':<{WIDTH}} {next(iter(lines))} for every variable"
     text = "effective learning rate at the schedule's highest point"
     for shown, kinds in lines.items():
         names = ", ".join(kind if count == 1 else f"{kind} × {count}" for kind, count in kinds.items())

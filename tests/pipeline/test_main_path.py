@@ -161,12 +161,12 @@ def test_a_dry_run_knows_the_pods_arithmetic_without_data_or_tpu(run_module):
     done = run_module("pipeline.train", "--gin_file=algpt2.gin", "--tpu=pod-128", "--dry_run")
     assert done.returncode == 0 and done.stderr == ""
     for line in (
-        "replicas            128 on 16 hosts",
-        "global batch        512 sequences of 1,024 tokens",
+        "replicas                128 on 16 hosts",
+        "global batch            512 sequences of 1,024 tokens",
         "= 128 replicas × 1 accumulation × 4 microbatch",
-        "tokens per step       524,288",
-        "steps               90,000",
-        "tokens in all       47,185,920,000",
+        "tokens per step         524,288",
+        "steps                   90,000",
+        "tokens in all           47,185,920,000",
         "effective learning rate 6.00e-04 for every variable",
     ):
         assert line in done.stdout
@@ -175,7 +175,7 @@ def test_a_dry_run_knows_the_pods_arithmetic_without_data_or_tpu(run_module):
 def test_a_dry_run_says_what_an_absolute_rate_does_with_parameter_scaling(run_module):
     scaled = ("--gin_param=Adafactor.scale_by_parameter=True", "--gin_param=Adafactor.learning_rate=2.5e-4")
     done = run_module("pipeline.train", "--gin_file=gpt2.gin", "--tpu=v3-8", "--dry_run", *scaled)
-    assert "optimizer slots     1.2 MiB per replica" in done.stdout, done.stdout + done.stderr
+    assert "optimizer slots         1.2 MiB per replica" in done.stdout, done.stdout + done.stderr
     assert "5.00e-06          token_table, position_table, query_key_value_kernel × 12" in done.stdout
     assert "2.50e-04          final_norm_scale, attention_norm_scale × 12" in done.stdout
     assert "2.50e-07          final_norm_bias, attention_norm_bias × 12" in done.stdout
