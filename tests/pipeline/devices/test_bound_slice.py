@@ -39,7 +39,7 @@ def test_a_slice_that_gin_binds_is_that_of_the_run(included, tpu, capsys):
 
 def test_the_dry_run_says_so(run_module):
     done = run_module("pipeline.train", "--gin_file=algpt2.gin", "--gin_file=slices/v3-128.gin", "--dry_run")
-    assert "replicas            128 on 16 hosts\n" in done.stdout and done.stderr == ""
+    assert "replicas                128 on 16 hosts\n" in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize(("tpu", "replicas"), [("v3-8", 8), ("virtual-2", 2), ("pod-128", 128)])
