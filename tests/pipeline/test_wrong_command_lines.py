@@ -135,4 +135,4 @@ def test_slots_are_not_sharded_over_several_processes(refused, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     chosen = [f"--gin_param={name}" for name in ("train.optimizer=adamw", "AdamW.learning_rate=1e-3")]
     message = refused("pipeline.train", "--gin_file=gpt2.gin", *chosen, "--gin_param=AdamW.slots=sharded")
-    assert "AdamW.slots='sharded' is for one process" in message and "expected 'replicated'" in message
+    assert "AdamW.slots='sharded' needs one process" in message and "expected 'replicated'" in message

@@ -173,7 +173,7 @@ def test_numbers_that_cannot_be_are_refused(setting):
         ("train.max_skipped_steps=-1", "expected 0 or more"),
         ("train.steps=-2", "expected at least 1, or -1 for one pass"),
         ("train.final_fraction=5", "expected 0 to 1"),
-        ("train.warmup_fraction=0.5", "warmup_steps = 2000 and warmup_fraction = 0.5 are both given"),
+        ("train.warmup_fraction=0.5", "warmup_steps = 2000 and warmup_fraction = 0.5 contradict each other"),
         ("train.profile_steps=(2,'a')", "expected (a whole number, a whole number) or None"),
         ("GPT2.layers=1000000000", "expected at most 10,000"),
         ("GPT2.width=1000000000000000000", "expected at most 1,048,576"),

@@ -17,6 +17,7 @@ from models.config import ALGPT2Config, GPT2Config
 from pipeline.data.reading import datasets
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig
 from pipeline.training import session as sessions
 from tests.pipeline.data.reading.test_datasets import CONTEXT
@@ -285,9 +286,9 @@ def test_each_of_16_hosts_gets_its_part(described_strategy, tmp_path, monkeypatc
         return real(*arguments, **settings)
 
     real = datasets.train_dataset
-    monkeypatch.setattr(sessions.inputs, "train_dataset", train_dataset)
+    monkeypatch.setattr(sessions.datasets, "train_dataset", train_dataset)
     model = models.build(session.model_config)
-    optimizer = session.optimizer_config.build(sessions.schedule_of(session.settings))
+    optimizer = build(session.optimizer_config, sessions.schedule_of(session.settings))
     optimizer.build(model.trainable_variables)
     first, steps = 3, 3  # over the first end of the data
     with tf.Graph().as_default():
