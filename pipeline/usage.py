@@ -7,7 +7,7 @@ import textwrap
 from absl import flags
 
 HELP = ("--help", "-help", "-h", "--h", "--helpfull", "--helpshort")
-WIDTH = 100
+WIDTH = 80  # of a terminal
 
 
 def command() -> str:
