@@ -194,7 +194,7 @@ def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> 
 
 
 def block_gradient(dy_BTD, x_BTD, residuals: tuple[tf.Tensor, ...], weights: BlockWeights, config, seeds_B2, layer):
-    """Returns dx [B, T, D] and the float32 gradients of the twelve weights; recomputes what was not residuals."""
+    """Returns dx [B, T, D] and the float32 gradients of the twelve weights; recomputes residuals that were not kept."""
     if config.remat != "none":
         # Without the barrier XLA recognises the recomputation and keeps the first results instead.
         x_BTD, dy_BTD = barrier(x_BTD, dy_BTD)

@@ -247,9 +247,8 @@ def decode_step(model, token_B, column, shift_B, keys, values, table_VE, write=w
 
     def layer_body(layer, weights: BlockWeights, x, keys, values):
         normal, _ = layer_norm(x, weights.attention_norm_scale, weights.attention_norm_bias)
-        fused = dense(
-            normal, weights.query_key_value_kernel, weights.query_key_value_bias
-        )  # one row: splitting is cheap
+        # One row, so splitting the product is cheap.
+        fused = dense(normal, weights.query_key_value_kernel, weights.query_key_value_bias)
         shape = [-1, config.heads, config.head_width, 1]
         q, k, v = (tf.reshape(part, shape) for part in tf.split(fused, 3, -1))
         keys, values = write(keys, k, layer, column), write(values, v, layer, column)

@@ -65,9 +65,15 @@ def open_weights(directory: str) -> Weights:
 
 
 def _huggingface_naming(names: Mapping[str, Any]) -> Callable[[str], str]:
-    """Returns a function from our names to those of the files, which may be ours (the native format)."""
+    """Returns a function from our names to those of the files, which may be ours (the native format).
+
+    Raises:
+        ValueError: the token table is there under both of Hugging Face's names.
+    """
     if "token_table" in names:
         return str
+    if {"wte.weight", "transformer.wte.weight"} <= names.keys():
+        raise ValueError("wte.weight and transformer.wte.weight are both there: expected one model's weights")
     bare = "wte.weight" in names  # the first files on the hub, and GPT2Model's, leave the prefix out
     return lambda name: huggingface_name(name).removeprefix("transformer." if bare else "")
 

@@ -81,9 +81,8 @@ def text_of(benchmark: str, published: str, detokenizer: str | None = None) -> t
     """
     settings = TEXTS[benchmark]
     if settings.last_bytes:
-        published = published.encode()[-settings.last_bytes :].decode(
-            errors="ignore"
-        )  # perhaps from within a character
+        # The cut may be within a character.
+        published = published.encode()[-settings.last_bytes :].decode(errors="ignore")
     name = settings.detokenizer if detokenizer is None else detokenizer
     text = detokenize(name, published)
     return published, text, {"benchmark": benchmark, "detokenizer": name, "detokenizer_marks": text.count(MARK)}

@@ -86,6 +86,12 @@ def test_shards_masks_a_tied_head_and_bare_names_come_in(source, write, files, b
     assert_comes_in(directory, pretrained.tensors_of(source[2]))
 
 
+def test_weights_under_both_kinds_of_names_are_refused(source, write):
+    bare = {name.removeprefix("transformer."): value + 1 for name, value in source[1].items()}
+    with pytest.raises(ValueError, match="wte.weight and transformer.wte.weight are both there"):
+        check(write(source[1] | bare))
+
+
 def test_keys_that_change_nothing_are_passed_over(source, write):
     keys = dict.fromkeys(described.IGNORED - {"model_type", "n_inner"}, "anything")
     keys |= {"gradient_checkpointing": False, "max_length": 50, "do_sample": True, "_attn_implementation_autoset": True}
