@@ -1,129 +1,29 @@
 """The order of the rooms: imports, and programs started by a module's name, lead down only and never in a circle."""
 
-import ast
-import itertools
 import textwrap
 
 import pytest
 
+from pipeline.errors import WorkFailedError
 from tests.helpers.places import ROOT
-
-# From the bottom up, a line a storey; a room may use those below it and its neighbours on the same line.
-STOREYS = """
-models
-pipeline.errors pipeline.paths pipeline.progress pipeline.signals pipeline.streams pipeline.usage
-pipeline.texts pipeline.values
-pipeline.statements pipeline.storage pipeline.optimizers
-pipeline.data.format
-pipeline.data.corpora pipeline.data.reading pipeline.devices pipeline.serving
-pipeline.cli pipeline.data.sharding
-pipeline.runs
-pipeline.config pipeline.evaluation
-pipeline.training
-pipeline.preflight
-pipeline.shard pipeline.tokenizer pipeline.train pipeline.evaluate pipeline.generate pipeline.export
-tools
-"""
-
-
-def modules_of(root):
-    """Returns the path of each module below models/, pipeline/ and tools/, by name."""
-    modules = {}
-    for folder in ("models", "pipeline", "tools"):
-        for path in sorted((root / folder).rglob("*.py")):
-            name = ".".join(path.relative_to(root).with_suffix("").parts)
-            modules[name.removesuffix(".__init__")] = path
-    return modules
-
-
-def only_for_types(node):
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
-def used_by(text, known, *, started):
-    """Returns the modules that a module's text imports, in functions too, and those it starts as ``python -m NAME``."""
-    used, left = set(), [ast.parse(text)]
-    while left:
-        node = left.pop()
-        if only_for_types(node):
-            continue
-        left += ast.iter_child_nodes(node)
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            used |= {name if name in known else node.module for name in names}
-        elif isinstance(node, ast.Import):
-            used |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.List | ast.Tuple) and started:
-            words = [word.value if isinstance(word, ast.Constant) else None for word in node.elts]
-            used |= {str(name) for flag, name in itertools.pairwise(words) if flag == "-m"}
-    return {f"{name}.__main__" if f"{name}.__main__" in known else name for name in used} & set(known)
-
-
-def graph_of(root, *, started=True):
-    modules = modules_of(root)
-    return {
-        name: used_by(path.read_text(encoding="utf-8"), modules, started=started) - {name}
-        for name, path in modules.items()
-        if name not in ("pipeline", "pipeline.data")  # which hold rooms, and no code
-    }
-
-
-def circle_in(graph):
-    """Returns a circle of names, or None."""
-    done = set()
-
-    def visit(name, path):
-        if name in path:
-            return [*path[path.index(name) :], name]
-        if name not in done:
-            for used in sorted(graph.get(name, ())):
-                if circle := visit(used, [*path, name]):
-                    return circle
-            done.add(name)
-        return None
-
-    return next((circle for name in sorted(graph) if (circle := visit(name, []))), None)
-
-
-def storey_of(name):
-    """Returns the number of a module's storey; AssertionError for a module of no room."""
-    found = [
-        number
-        for number, line in enumerate(STOREYS.strip().splitlines())
-        for room in line.split()
-        if name == room or name.startswith(f"{room}.")
-    ]
-    assert found, f"{name} is in no room of tests/test_imports.py: expected one of them, or a new one there"
-    return max(found)
-
-
-def upward(graph):
-    """Returns the arrows that lead up, as text."""
-    return [f"{a} -> {b}" for a, used in graph.items() for b in sorted(used) if storey_of(b) > storey_of(a)]
+from tools import house
 
 
 @pytest.fixture(scope="module")
 def graph():
-    return graph_of(ROOT)
+    return house.graph_of(ROOT)
 
 
 def test_no_module_imports_itself_in_a_circle():
-    assert circle_in(graph_of(ROOT, started=False)) is None
+    assert house.circle_in(house.graph_of(ROOT, started=False)) is None
 
 
 def test_no_arrow_leads_up(graph):
-    assert upward(graph) == []
+    assert len(graph) > 150 and house.upward(graph) == []
 
 
 def test_no_rooms_need_each_other(graph):
-    def room(name):
-        parent = name.rpartition(".")[0]
-        return name if parent in ("", "pipeline", "tools") or (ROOT / name.replace(".", "/")).is_dir() else parent
-
-    rooms = {}
-    for name, used in graph.items():
-        rooms.setdefault(room(name), set()).update({room(other) for other in used} - {room(name)})
-    assert circle_in(rooms) is None
+    assert house.circle_in(house.between_rooms(graph)) is None
 
 
 def test_these_checks_can_fail(tmp_path):
@@ -137,6 +37,9 @@ def test_these_checks_can_fail(tmp_path):
                 from models import a
             """,
         "pipeline/train": 'command = [executable, "-m", "tools.sweep", *flags]',
+        "pipeline/runs/a": "import pipeline.texts",
+        "pipeline/texts": "from pipeline.runs import b",
+        "pipeline/runs/b": "",
         "tools/sweep/__main__": "",
         "tools/no_arrow": "",
     }
@@ -144,6 +47,14 @@ def test_these_checks_can_fail(tmp_path):
         path = tmp_path / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
-    graph = graph_of(tmp_path)
-    assert circle_in(graph) == ["models.a", "pipeline.errors", "models.a"]
-    assert upward(graph) == ["models.a -> pipeline.errors", "pipeline.train -> tools.sweep.__main__"]
+    graph = house.graph_of(tmp_path)
+    assert set(house.circle_in(graph)) == {"models.a", "pipeline.errors"}
+    assert sorted(house.upward(graph)) == [
+        "models.a -> pipeline.errors",
+        "pipeline.texts -> pipeline.runs.b",
+        "pipeline.train -> tools.sweep.__main__",
+    ]
+    rooms = {name: used for name, used in house.between_rooms(graph).items() if name.startswith("pipeline.")}
+    assert set(house.circle_in(rooms)) == {"pipeline.runs", "pipeline.texts"}
+    with pytest.raises(WorkFailedError, match="elsewhere is in no room of STOREYS"):
+        house.upward({"pipeline.elsewhere": {"models.a"}})
