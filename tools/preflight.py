@@ -15,12 +15,14 @@ from typing import Any
 
 from absl import flags
 
+from models.config import GPT2Config
 from pipeline import cli
 from pipeline.config import batch_plan, gin_reader, pretrained
 from pipeline.config.run_config import note_overridden_slice, place
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError
+from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import compile_step, tpu_compiler
 from pipeline.preflight.figures import Figures, gib
 
@@ -56,7 +58,7 @@ def main() -> int:
     return 0 if answer["fits"] else 1
 
 
-def search(settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice) -> int:
+def search(settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice) -> int:
     """Finds the largest microbatch that fits, with and without rematerialisation, and recommends the faster plan."""
     if settings.global_batch % piece.cores:
         batch_plan.plan(global_batch=settings.global_batch, replicas=piece.cores, microbatch=1, context=model.context)

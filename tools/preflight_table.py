@@ -15,12 +15,14 @@ from typing import Any
 
 from absl import flags
 
+from models.config import GPT2Config
 from models.weight_specs import weight_specs
 from pipeline import cli
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError, nearest
+from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import compile_step, tpu_compiler
 from pipeline.preflight.figures import Figures
 from pipeline.preflight.tpu_compiler import GIB
@@ -106,7 +108,7 @@ def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> st
     return "| " + " | ".join([model_name, slice_name, optimizer_name, remat, *columns]) + " |"
 
 
-def state_bytes(model: Any, optimizer: Any, replicas: int) -> int:
+def state_bytes(model: GPT2Config, optimizer: OptimizerConfig, replicas: int) -> int:
     """Returns the bytes of the weights and the slots that every core holds."""
     shapes = {name: variable.shape for name, variable in weight_specs(model).items()}
     return 4 * model.parameters() + optimizer.slot_bytes(shapes, replicas)

@@ -68,6 +68,7 @@ def _tokens(file: str, context: int) -> np.ndarray:
 def table(summary: dict) -> str:
     """Returns the closing table."""
     train, validation, baseline = summary["train"], summary["validation"], summary["baseline"]
+    mfu = train["mfu"] if "mfu" in train else train["share_of_matmul_peak"]  # as older runs called it
     better = 1 - validation["nats_per_token"] / baseline["unigram_nats_per_token"]
     rows = [
         ("parameters", f"{summary['parameters']:,}"),
@@ -79,7 +80,7 @@ def table(summary: dict) -> str:
         ("  unigram model", f"{baseline['unigram_bits_per_byte']:.3f} bits per byte"),
         ("  bz2", f"{baseline['bz2_bits_per_byte']:.3f} bits per byte"),
         ("speed", f"{train['tokens_per_second']:,.0f} tokens per second"),
-        ("share of peak", f"{train['share_of_matmul_peak']:.0%} of this machine's float32 matrix multiply"),
+        ("share of peak", f"{mfu:.0%} of this machine's float32 matrix multiply"),
     ]
     return "\n".join(f"  {name:<17} {value}" for name, value in rows)
 

@@ -14,7 +14,9 @@ import sys
 import venv
 from typing import Any
 
+from models.config import ALGPT2Config, GPT2Config
 from pipeline.devices.tpu_target import LAST_LIBTPU_FOR
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, OptimizerConfig, SGDConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "tpu-environment"
@@ -60,9 +62,6 @@ def inside() -> int:
     """Runs in the TPU environment: lowers every variant of the step, and prints one line for each."""
     import tensorflow as tf
 
-    from models.config import ALGPT2Config, GPT2Config
-    from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, SGDConfig
-
     assert LAST_LIBTPU_FOR, "this import shows that the wheels did not abort"
     print(f"tensorflow {tf.__version__} with the TPU's kernels")
     refused = lower(lambda x: tf.strings.length(tf.strings.as_string(x)), [tf.TensorSpec([4], tf.float32)])
@@ -94,7 +93,7 @@ def inside() -> int:
     return 1 if failures else 0
 
 
-def check_evaluation(model_config: Any) -> str | None:
+def check_evaluation(model_config: GPT2Config) -> str | None:
     """Lowers the evaluation step with weights as arguments; returns what the TPU refuses, or None."""
     import keras
     import tensorflow as tf
@@ -115,7 +114,7 @@ def check_evaluation(model_config: Any) -> str | None:
     return lower(pure, [*specs, *(tf.TensorSpec(variable.shape, variable.dtype) for variable in variables)])
 
 
-def check(model_config: Any, optimizer_config: Any, accumulation: int) -> str | None:
+def check(model_config: GPT2Config, optimizer_config: OptimizerConfig, accumulation: int) -> str | None:
     """Lowers one optimizer step with weights and slots as arguments; returns what the TPU refuses, or None."""
     import keras
     import tensorflow as tf

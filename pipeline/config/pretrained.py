@@ -7,9 +7,10 @@ Keras are imported only to load weights, so that a dry run is fast.
 import functools
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models.config import ALGPT2Config, GPT2Config
+from models.protocols import LanguageModel
 from pipeline import storage
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
@@ -106,7 +107,7 @@ def _warn_once(sentence: str) -> None:
         print(f"warning: train.pretrained: {sentence}", file=sys.stderr)
 
 
-def load_into(model: Any, directory: str) -> None:
+def load_into(model: LanguageModel, directory: str) -> None:
     """Assigns the weights in ``directory``, a run's newest checkpoint or a file, to ``model``.
 
     Raises:

@@ -3,8 +3,8 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
 
+from models.config import GPT2Config
 from pipeline import storage
 from pipeline.config import batch_plan, gin_reader, pretrained
 from pipeline.config.train_config import TrainConfig
@@ -12,6 +12,7 @@ from pipeline.data.format import manifest
 from pipeline.data.reading import record_order
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
+from pipeline.optimizers.config import OptimizerConfig
 from pipeline.progress import counted
 from pipeline.runs.sinks import wandb
 
@@ -21,8 +22,8 @@ class RunConfig:
     """A run as gin files and ``--tpu`` describe it, each part checked against the others."""
 
     settings: TrainConfig
-    model: Any
-    optimizer: Any
+    model: GPT2Config
+    optimizer: OptimizerConfig
     tpu: slices.Place
     devices: slices.DevicePlan
     plan: batch_plan.BatchPlan

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.devices.replicas import strategy_options
 from pipeline.errors import UserError
 from pipeline.evaluation.benchmarks import Example
@@ -73,7 +74,7 @@ def score(run: TrainedModel, examples: Sequence[Example], *, batch: int) -> dict
     }
 
 
-def _row(tokenizer: Any, prompt: str, answer: str, context: int) -> tuple[Row, bool]:
+def _row(tokenizer: Tokenizer, prompt: str, answer: str, context: int) -> tuple[Row, bool]:
     before = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     after = tokenizer.encode(answer)
     if len(after) > context:

@@ -3,17 +3,20 @@
 Shapes: B sequences of one replica, T context length.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from models.loss import token_nll
+from models.protocols import LanguageModel
 from pipeline.devices.replicas import AllReduce, Compiled, Tensors
 
 Batch = dict[str, tf.Tensor]
 
 
-def make_evaluation_step(model: Any, *, all_reduce: AllReduce, compiled: Compiled = lambda function: function):
+def make_evaluation_step(
+    model: LanguageModel, *, all_reduce: AllReduce, compiled: Compiled = lambda function: function
+) -> Callable[[Batch], Tensors]:
     """Returns ``step(batch) -> (summed nll, summed weight)``; ``batch`` also holds ``weights`` float32 [B, T]."""
 
     def score(tokens: tf.Tensor, weights: tf.Tensor) -> Tensors:
@@ -22,7 +25,7 @@ def make_evaluation_step(model: Any, *, all_reduce: AllReduce, compiled: Compile
             tf.reshape(features, [-1, features.shape[-1]]),
             model.table.value,
             tf.reshape(tokens[:, 1:], [-1]),
-            vocabulary_size=model.config.vocabulary_size,
+            vocabulary_size=model.config.known_vocabulary,
         )
         flat = tf.reshape(weights, [-1])
         return [tf.reduce_sum(nll * flat), tf.reduce_sum(flat)]

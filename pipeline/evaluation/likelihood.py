@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from models.protocols import LanguageModel
 from pipeline.devices.replicas import strategy_options
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluation_step import make_evaluation_step
@@ -82,7 +83,7 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
         }
 
 
-def scorer(model: Any, strategy: tf.distribute.Strategy | None = None):
+def scorer(model: LanguageModel, strategy: tf.distribute.Strategy | None = None):
     """Returns a function batch -> (summed nats, tokens scored) over all replicas, compiled by XLA.
 
     Args:

@@ -16,12 +16,13 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice has no public alias
 
 from pipeline.optimizers.config import block_shape
+from pipeline.optimizers.protocols import TrainOptimizer
 
 TRANSFERS = 16  # concurrent, between this host and the replicas' hosts; on a pod each takes a round trip
 
 
 def update_own_rows(
-    optimizer: Any,
+    optimizer: TrainOptimizer,
     gradients: Sequence[tf.Tensor],
     variables: Sequence[keras.Variable],
     replica: tf.Tensor,

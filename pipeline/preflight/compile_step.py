@@ -11,11 +11,13 @@ import sys
 import tempfile
 from typing import Any
 
+from models.config import GPT2Config
 from pipeline.config import batch_plan
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
+from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import tpu_compiler
 from pipeline.preflight.figures import Figures, figures, gib, report
 
@@ -29,15 +31,15 @@ def require_steps(settings: TrainConfig) -> None:
         raise UserError(f"train.steps = {ONE_EPOCH} is one pass over data, which is not read; expected train.steps=N")
 
 
-def with_vocabulary(model: Any) -> Any:
+def with_vocabulary(model: GPT2Config) -> GPT2Config:
     """Returns the model's config, with GPT-2's vocabulary if the data's manifest would decide it."""
     return model if model.vocabulary_size else dataclasses.replace(model, vocabulary_size=GPT2_VOCABULARY)
 
 
 def report_fit(
     settings: TrainConfig,
-    model: Any,
-    optimizer: Any,
+    model: GPT2Config,
+    optimizer: OptimizerConfig,
     piece: slices.Slice,
     *,
     evaluation: bool = True,
@@ -65,7 +67,7 @@ def report_fit(
     return answer
 
 
-def title_of(model: Any, optimizer: Any, settings: TrainConfig) -> str:
+def title_of(model: GPT2Config, optimizer: OptimizerConfig, settings: TrainConfig) -> str:
     """Returns one line that describes the run."""
     return (
         f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
@@ -74,7 +76,12 @@ def title_of(model: Any, optimizer: Any, settings: TrainConfig) -> str:
 
 
 def check(
-    settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, *, keep_text: pathlib.Path | None = None
+    settings: TrainConfig,
+    model: GPT2Config,
+    optimizer: OptimizerConfig,
+    piece: slices.Slice,
+    *,
+    keep_text: pathlib.Path | None = None,
 ) -> Figures:
     """Lowers and compiles the training step; returns its figures."""
     plan = batch_plan.plan(
@@ -86,7 +93,7 @@ def check(
 
 
 def check_evaluation(
-    settings: TrainConfig, model: Any, optimizer: Any, piece: slices.Slice, training: Figures
+    settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice, training: Figures
 ) -> tpu_compiler.Compiled:
     """Lowers and compiles the evaluation step; returns the compiler's figures, with the slots added.
 
@@ -99,7 +106,9 @@ def check_evaluation(
     return dataclasses.replace(compiled, peak_bytes=peak, fits=compiled.fits and peak <= training.hbm_bytes_per_core)
 
 
-def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: BatchPlan) -> tuple[bytes, dict]:
+def lower(
+    step: str, settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, plan: BatchPlan
+) -> tuple[bytes, dict]:
     """Runs pipeline.preflight.lowering in a process; returns the HLO and the bytes of weights and slots."""
     job = {
         "step": step,
@@ -118,7 +127,9 @@ def lower(step: str, settings: TrainConfig, model: Any, optimizer: Any, plan: Ba
         return output.read_bytes(), json.loads(pathlib.Path(f"{output}.json").read_text(encoding="utf-8"))
 
 
-def largest_that_fits(settings: TrainConfig, model, optimizer, piece: slices.Slice, sizes: list[int]) -> Figures:
+def largest_that_fits(
+    settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice, sizes: list[int]
+) -> Figures:
     """Bisects the microbatches that divide a core's share: if one fits, so do all smaller ones.
 
     Returns:

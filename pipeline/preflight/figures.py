@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from models.config import GPT2Config
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.devices.slices import Slice
 from pipeline.preflight.tpu_compiler import GIB, Compiled
@@ -63,7 +64,7 @@ class Figures:
 
 
 def figures(
-    compiled: Compiled, *, model: Any, sizes: dict[str, int], plan: BatchPlan, steps: int, piece: Slice
+    compiled: Compiled, *, model: GPT2Config, sizes: dict[str, int], plan: BatchPlan, steps: int, piece: Slice
 ) -> Figures:
     """Combines the compiler's figures with those of the model, the batch and the slice.
 

@@ -13,7 +13,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from models.config import ALGPT2Config, GPT2Config
 from pipeline import cli
+from pipeline.config.batch_plan import BatchPlan
+from pipeline.config.train_config import TrainConfig, schedule_of
+from pipeline.optimizers import config
+from pipeline.optimizers.config import OptimizerConfig
 
 
 @contextlib.contextmanager
@@ -49,7 +54,9 @@ def all_reduce_over(replicas: int):
     return all_reduce
 
 
-def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: Any) -> tuple[bytes, dict[str, int]]:
+def lower_train(
+    model_config: GPT2Config, optimizer_config: OptimizerConfig, settings: TrainConfig, plan: BatchPlan
+) -> tuple[bytes, dict[str, int]]:
     """Lowers one optimizer step on one replica.
 
     Args:
@@ -65,7 +72,6 @@ def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: A
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
     import models
-    from pipeline.config.train_config import schedule_of
     from pipeline.optimizers.build import build
     from pipeline.training.step import make_train_step
 
@@ -96,7 +102,7 @@ def lower_train(model_config: Any, optimizer_config: Any, settings: Any, plan: A
     }
 
 
-def lower_evaluation(model_config: Any, settings: Any, plan: Any) -> tuple[bytes, dict[str, int]]:
+def lower_evaluation(model_config: GPT2Config, settings: TrainConfig, plan: BatchPlan) -> tuple[bytes, dict[str, int]]:
     """Returns the serialised HLO of one evaluation step on one replica, and the bytes of its weights."""
     import tensorflow as tf
 
@@ -140,11 +146,6 @@ def canonical(serialised: bytes) -> bytes:
 
 def main(job_file: str, output: str) -> None:
     """Reads the job, and writes OUTPUT (HLO) and OUTPUT.json (bytes of weights, slots and all-reduces)."""
-    from models.config import ALGPT2Config, GPT2Config
-    from pipeline.config.batch_plan import BatchPlan
-    from pipeline.config.train_config import TrainConfig
-    from pipeline.optimizers import config
-
     job = json.loads(pathlib.Path(job_file).read_text(encoding="utf-8"))
     cli.import_tensorflow()
     kinds = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}

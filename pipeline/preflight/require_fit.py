@@ -1,14 +1,14 @@
 """``pipeline.train --preflight``: compiles the step for the slice before connecting to anything."""
 
-from typing import Any
-
+from models.config import GPT2Config
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, WorkFailedError
+from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import compile_step, tpu_compiler
 
 
-def require_fit(settings: TrainConfig, model: Any, optimizer: Any, piece: Slice | None) -> None:
+def require_fit(settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: Slice | None) -> None:
     """Compiles the steps of a run, prints what tools.preflight prints, and returns if they fit.
 
     Args:

@@ -1,7 +1,6 @@
 """The weights of the lowest validation loss, kept beside the run's checkpoints in ``best/``."""
 
-from typing import Any
-
+from models.protocols import LanguageModel
 from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.run_directory import RunDirectory
 
@@ -15,7 +14,7 @@ class BestCheckpoint:
     checkpoint never has to be undone.
     """
 
-    def __init__(self, directory: RunDirectory, model: Any):
+    def __init__(self, directory: RunDirectory, model: LanguageModel):
         self._directory = directory
         self._checkpoints = Checkpoints(directory.join(FOLDER), state_of(model), keep_last=1)
         self.record: dict[str, float] = directory.read_json("best.json") if directory.exists("best.json") else {}

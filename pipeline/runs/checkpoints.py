@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from models.protocols import LanguageModel
 from models.tf_checkpoints import plain_name
 from pipeline.devices.connect import on_this_machine
 from pipeline.errors import UserError, WorkFailedError, disk_fault
+from pipeline.optimizers.protocols import TrainOptimizer
 from pipeline.runs import checkpoint_files
 from pipeline.runs.checkpoint_files import Checkpoint
 
@@ -29,7 +31,7 @@ gfile = tf.io.gfile
 PREFIX = "state"
 
 
-def state_of(model: Any, optimizer: Any | None = None) -> dict[str, tf.Variable]:
+def state_of(model: LanguageModel, optimizer: TrainOptimizer | None = None) -> dict[str, tf.Variable]:
     """Returns a run's whole state, with names and shapes that do not depend on the topology.
 
     Args:
@@ -186,7 +188,7 @@ class Checkpoints:
                 gfile.rmtree(folder)
 
 
-def restore_weights(directory: str, model: Any, step: int | None = None) -> Checkpoint:
+def restore_weights(directory: str, model: LanguageModel, step: int | None = None) -> Checkpoint:
     """Assigns the weights of a checkpoint to a model, and nothing else.
 
     Args:

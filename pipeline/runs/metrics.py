@@ -21,7 +21,7 @@ Steps ascend and appear once: lines that a killed process wrote after its last c
 figures under the same names (TensorBoard: ``seconds/PART`` and ``validation/NAME``).
 
 ``summary.json`` is written last and marks the run as done: parameters, steps, tokens_seen, train (nats_per_token,
-tokens_per_second, share_of_matmul_peak: of the last process, without its compiling), validation (as above; {} without
+tokens_per_second, mfu: of the last process, without its compiling), validation (as above; {} without
 data), seconds (by part), goodput (the share of ``step``), best (step, nats_per_token; with ``train.keep_best``) and
 sample (with ``train.sample_prompt``).
 """

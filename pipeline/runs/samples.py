@@ -2,10 +2,11 @@
 
 import contextlib
 import re
-from typing import Any
 
 import models
 from models.decoding import Sampling, generate
+from models.protocols import LanguageModel
+from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.devices import tpu_target
 from pipeline.devices.connect import on_this_machine
 from pipeline.runs.metrics import MetricsWriter
@@ -50,9 +51,9 @@ class SampleWriter:
             ``strategy.run`` gives them, and one row of text would waste a pod.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, prompt: str, *, on_host: bool = False):
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str, *, on_host: bool = False):
         self._model, self._tokenizer, self._prompt, self._on_host = model, tokenizer, prompt, on_host
-        self._copy: Any = None
+        self._copy: LanguageModel | None = None
 
     def write(self) -> str:
         """Returns the prompt and its continuation."""
@@ -70,7 +71,7 @@ class SampleWriter:
             )
         return self._prompt + tokenizer.decode(continuation)
 
-    def _model_here(self) -> Any:
+    def _model_here(self) -> LanguageModel:
         if not self._on_host:
             return self._model
         if self._copy is None:

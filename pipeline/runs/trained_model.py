@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import models
 from models.config import ALGPT2Config, GPT2Config
+from models.protocols import LanguageModel
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.runs import best_checkpoint
 from pipeline.runs.checkpoints import restore_weights
@@ -19,7 +20,7 @@ MODEL_CONFIGS = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
 class TrainedModel:
     """A model with its weights, its tokenizer, the step of the weights, and its strategy."""
 
-    model: Any
+    model: LanguageModel
     tokenizer: Tokenizer
     step: int
     identity: dict[str, dict[str, Any]]

@@ -19,6 +19,7 @@ import tensorflow as tf
 from models import decoding
 from models.block import block
 from models.loss import token_nll
+from models.protocols import LanguageModel
 from models.sampling import choose_by
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.serving.byte_pairs import BytePairs
@@ -39,7 +40,7 @@ class TextModel(tf.Module):
         UserError: the tokenizer cannot be part of a graph.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer):
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer):
         super().__init__()
         self._model, self._end_of_text = model, tokenizer.end_of_text
         self.variables_of_the_model = [variable.value for variable in model.variables]

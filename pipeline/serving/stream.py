@@ -4,11 +4,12 @@ Letters: B batch (1), P width of the prompt, S columns of the cache, V vocabular
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from models import decoding
+from models.protocols import LanguageModel
 from models.sampling import Sampling, choose_by
 
 CACHE = tf.TensorSpec([None] * 5)
@@ -31,7 +32,7 @@ class Stepper:
         alternatives: how many of the likeliest tokens each step lists.
     """
 
-    def __init__(self, model: Any, widths: Sequence[int], alternatives: int = 5):
+    def __init__(self, model: LanguageModel, widths: Sequence[int], alternatives: int = 5):
         self._model, self._widths, self._alternatives = model, widths, alternatives
         self._table_VE = model.output_table()
         number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)

@@ -135,10 +135,10 @@ class Trainer:
     def speed(self) -> dict[str, float | None]:
         """Returns tokens per second over all steps after compiling, and MFU."""
         if not self._timed_tokens:  # the run resumed after its last step
-            return {"tokens_per_second": self.record["tokens_per_s"], "share_of_matmul_peak": self.record["mfu"]}
+            return {"tokens_per_second": self.record["tokens_per_s"], "mfu": self.record["mfu"]}
         rate = self._timed_tokens / self._timed_seconds
         share = rate * self._flops_per_token / self._peak_flops if self._peak_flops else None
-        return {"tokens_per_second": rate, "share_of_matmul_peak": share}
+        return {"tokens_per_second": rate, "mfu": share}
 
     def validation(self) -> dict[str, float]:
         """Returns the figures of the last step's evaluation, evaluating now if it was not due; {} without data."""

@@ -14,16 +14,18 @@ from typing import Any
 import tensorflow as tf
 
 from models.loss import summed_nll
+from models.protocols import LanguageModel
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.devices.replicas import AllReduce, Compiled, Tensors, replica_of_strategy
+from pipeline.optimizers.protocols import TrainOptimizer
 from pipeline.optimizers.sharded_slots import update_own_rows
 
 Batch = dict[str, tf.Tensor]
 
 
 def make_train_step(
-    model: Any,
-    optimizer: Any,
+    model: LanguageModel,
+    optimizer: TrainOptimizer,
     plan: BatchPlan,
     *,
     clip_norm: float | None,
@@ -124,7 +126,7 @@ def make_train_step(
     return step
 
 
-def model_nll(model: Any, microbatch: Batch, seed: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
+def model_nll(model: LanguageModel, microbatch: Batch, seed: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the summed negative log-likelihood (nats) and the summed weights of a microbatch, float32 scalars."""
     tokens, index = microbatch["tokens"], microbatch["index"]
     seeds = None
@@ -139,6 +141,6 @@ def model_nll(model: Any, microbatch: Batch, seed: int = 0) -> tuple[tf.Tensor, 
         model.table.value,
         labels,
         weights,
-        vocabulary_size=model.config.vocabulary_size,
+        vocabulary_size=model.config.known_vocabulary,
     )
     return nll, tf.reduce_sum(weights)

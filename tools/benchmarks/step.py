@@ -47,7 +47,7 @@ def run() -> dict[str, float]:
     speed = {name: flops() / value for name, value in seconds.items()}
     for name, value in [("matrix multiply", peak), *speed.items()]:
         print(f"  {name:<16} {value / 1e9:7.1f} GF/s {100 * value / peak:5.0f} % of the peak")
-    figures = {"share_of_matmul_peak": speed["ours"] / peak, "matmul_peak_gflops": peak / 1e9}
+    figures = {"mfu": speed["ours"] / peak, "matmul_peak_gflops": peak / 1e9}
     figures |= {f"{name}_gflops": value / 1e9 for name, value in speed.items()}
     return figures | {f"ratio_to_{name}": speed["ours"] / value for name, value in speed.items() if name != "ours"}
 

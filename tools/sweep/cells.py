@@ -192,7 +192,7 @@ def _parameters(overrides: Overrides) -> list[str]:
 
 def _described(run: RunConfig, without: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns every setting of a run by part, without those of some names."""
-    parts = {"train": run.settings, "model": run.model, "optimizer": run.optimizer}
+    parts: dict[str, Any] = {"train": run.settings, "model": run.model, "optimizer": run.optimizer}
     return {
         part: {"kind": type(values).__name__}
         | {name: value for name, value in asdict(values).items() if name not in without}
