@@ -24,8 +24,8 @@ from pipeline.devices import slices
 from pipeline.errors import UserError, nearest
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import compile_step, tpu_compiler
+from pipeline.preflight.compiled import GIB
 from pipeline.preflight.figures import Figures
-from pipeline.preflight.tpu_compiler import GIB
 
 FLAGS = flags.FLAGS
 MODELS = {

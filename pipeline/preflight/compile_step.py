@@ -4,25 +4,21 @@ The lowering and the compiler each run in a separate process, whose end frees th
 """
 
 import dataclasses
-import json
 import pathlib
-import subprocess
-import sys
-import tempfile
 from typing import Any
 
 from models.config import GPT2Config
 from pipeline.config import batch_plan
-from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.devices import slices
-from pipeline.errors import UserError, WorkFailedError
+from pipeline.errors import UserError
 from pipeline.optimizers.config import OptimizerConfig
-from pipeline.preflight import tpu_compiler
+from pipeline.preflight import lowering, own_process, tpu_compiler
+from pipeline.preflight.compiled import Compiled
 from pipeline.preflight.figures import Figures, figures, gib, report
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 GPT2_VOCABULARY = 50_257
+LOWERING = "the lowering of the step"
 
 
 def require_steps(settings: TrainConfig) -> None:
@@ -60,7 +56,7 @@ def report_fit(
     print(report(training, title_of(model, optimizer, settings), piece))
     answer = training.as_json()
     if evaluation and training.fits:
-        compiled = check_evaluation(settings, model, optimizer, piece, training)
+        compiled = check_evaluation(settings, model, piece, training)
         answer["evaluation"], answer["fits"] = dataclasses.asdict(compiled), compiled.fits
         verdict = "fits" if compiled.fits else "does NOT fit"
         print(f"evaluation        {verdict}: {gib(compiled.peak_bytes)} GiB with the slots")
@@ -87,44 +83,21 @@ def check(
     plan = batch_plan.plan(
         global_batch=settings.global_batch, replicas=piece.cores, microbatch=settings.microbatch, context=model.context
     )
-    hlo, sizes = lower("train", settings, model, optimizer, plan)
+    hlo, sizes = own_process.call(LOWERING, lowering.lower_train, model, optimizer, settings, plan)
     compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text)
     return figures(compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece)
 
 
-def check_evaluation(
-    settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice, training: Figures
-) -> tpu_compiler.Compiled:
+def check_evaluation(settings: TrainConfig, model: GPT2Config, piece: slices.Slice, training: Figures) -> Compiled:
     """Lowers and compiles the evaluation step; returns the compiler's figures, with the slots added.
 
     The slots are not part of the program, but stay in HBM while it runs.
     """
     plan = batch_plan.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
-    hlo, _ = lower("evaluation", settings, model, optimizer, plan)
+    hlo, _ = own_process.call(LOWERING, lowering.lower_evaluation, model, settings, plan)
     compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas)
     peak = compiled.peak_bytes + training.memory["slots"]
     return dataclasses.replace(compiled, peak_bytes=peak, fits=compiled.fits and peak <= training.hbm_bytes_per_core)
-
-
-def lower(
-    step: str, settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, plan: BatchPlan
-) -> tuple[bytes, dict]:
-    """Runs pipeline.preflight.lowering in a process; returns the HLO and the bytes of weights and slots."""
-    job = {
-        "step": step,
-        "train": dataclasses.asdict(settings),
-        "model": {"kind": type(model).__name__, "settings": dataclasses.asdict(model)},
-        "optimizer": {"kind": type(optimizer).__name__, "settings": dataclasses.asdict(optimizer)},
-        "plan": dataclasses.asdict(plan),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        job_file, output = pathlib.Path(folder, "job.json"), pathlib.Path(folder, "step.hlo")
-        job_file.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-m", "pipeline.preflight.lowering", str(job_file), str(output)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode or not output.is_file():
-            raise WorkFailedError(f"the step could not be lowered: {' '.join(done.stderr.split())[-2000:]}")
-        return output.read_bytes(), json.loads(pathlib.Path(f"{output}.json").read_text(encoding="utf-8"))
 
 
 def largest_that_fits(

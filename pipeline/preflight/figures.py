@@ -1,6 +1,6 @@
 """Turns the TPU compiler's figures of a program into a report: fits, memory, time, tokens, hours.
 
-Plain arithmetic on pipeline.preflight.tpu_compiler.Compiled; imports neither TensorFlow nor Keras.
+Plain arithmetic on pipeline.preflight.compiled.Compiled; imports neither TensorFlow nor Keras.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 from models.config import GPT2Config
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.devices.slices import Slice
-from pipeline.preflight.tpu_compiler import GIB, Compiled
+from pipeline.preflight.compiled import GIB, Compiled
 
 
 @dataclass(frozen=True, kw_only=True)

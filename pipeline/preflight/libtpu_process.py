@@ -1,21 +1,32 @@
-"""The process that runs the real TPU compiler: one lowered program in, its figures out as JSON.
+"""Compiles a lowered program with the real TPU compiler; runs in a process of its own, which tpu_compiler.py starts.
 
-    python -m pipeline.preflight.libtpu_process '{"module": "step.hlo", "topology": "v3:8x8", …}'
-
-Started by tpu_compiler.py only. JAX only gives access to libtpu: its lowering is not used, the program is TensorFlow's.
+JAX only gives access to libtpu: its lowering is not used, the program is TensorFlow's.
 """
 
-import json
+import dataclasses
+import os
 import pathlib
 import re
-import sys
 import time
 from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError, WorkFailedError
 from pipeline.preflight import hlo, hlo_costs
+from pipeline.preflight.compiled import Buffer, Compiled
 
+# With these, libtpu does not ask the metadata server, which would take minutes, and several preflights may run at once:
+# its lock protects chips, and there are none here.
+ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 # "the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.48G)", or, from another pass,
 # "Ran out of memory in memory space hbm. Used 18.25G of 15.48G hbm."
@@ -24,28 +35,52 @@ USED = re.compile(rf"(?:required for [\w ]*|memory space hbm\. Used ){SIZE} (?:e
 LISTED = 12
 
 
-def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Compiles and measures; returns the fields of tpu_compiler.Compiled, or {"refused" | "failed": sentence}."""
+def compile_program(
+    module: bytes,
+    *,
+    topology: str,
+    chips_per_host: tuple[int, ...],
+    megacore: bool,
+    replicas: int,
+    keep_text: pathlib.Path | None,
+) -> Compiled:
+    """Compiles and measures a serialised HLO module.
+
+    Args:
+        module: The module, as lowered by TensorFlow.
+        topology: As libtpu names it, such as "v3:8x8".
+        chips_per_host: Chips along each edge of a host.
+        megacore: Whether a chip's two cores act as one device.
+        replicas: Running copies, one per device.
+        keep_text: File for the compiled program's text, or None.
+
+    Raises:
+        UserError: libtpu refuses the topology.
+        WorkFailedError: The compiler failed.
+    """
+    os.environ.update(ENVIRONMENT, TPU_ACCELERATOR_TYPE="v3-8" if topology.startswith(("v2:", "v3:")) else "v4-8")
     from jax.experimental import topologies
 
-    options: dict[str, Any] = {"chips_per_host_bounds": tuple(job["chips_per_host"])}
-    if job["megacore"]:
+    options: dict[str, Any] = {"chips_per_host_bounds": chips_per_host}
+    if megacore:
         options["chip_config_name"] = "megacore"
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=job["topology"], **options)
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except Exception as error:  # jax raises whatever libtpu's status maps to
-        return {"refused": " ".join(str(error).split())[:300]}
-    if len(described.devices) < job["replicas"]:
-        return {"refused": f"it has {len(described.devices)} devices, not {job['replicas']}"}
+        raise UserError(f"libtpu refuses the topology {topology}: {' '.join(str(error).split())[:300]}") from None
+    if len(devices) < replicas:
+        raise UserError(f"libtpu refuses the topology {topology}: it has {len(devices)} devices, not {replicas}")
     start = time.monotonic()
     try:
-        compiled = _compile(_stablehlo(pathlib.Path(job["module"]).read_bytes()), described.devices, job["replicas"])
+        compiled = _compile(_stablehlo(module), devices, replicas)
     except Exception as error:
-        return _out_of_memory(str(error)) or {"failed": " ".join(str(error).split())[:1000]}
+        if misfit := _out_of_memory(str(error)):
+            return misfit
+        raise WorkFailedError(f"the TPU compiler failed: {' '.join(str(error).split())[:1000]}") from None
     text = compiled.hlo_modules()[0].to_string()
-    if job["keep_text"]:
-        pathlib.Path(job["keep_text"]).write_text(text, encoding="utf-8")
-    return {**measure(compiled, text), "compile_seconds": time.monotonic() - start}
+    if keep_text:
+        keep_text.write_text(text, encoding="utf-8")
+    return dataclasses.replace(measure(compiled, text), compile_seconds=time.monotonic() - start)
 
 
 def _stablehlo(serialised: bytes) -> Any:
@@ -84,7 +119,7 @@ def _compile(module: Any, devices: Any, replicas: int) -> Any:
     return compiler.backend_compile_and_load(devices[0].client, module, chosen, options, [])
 
 
-def measure(compiled: Any, text: str) -> dict[str, Any]:
+def measure(compiled: Any, text: str) -> Compiled:
     """Returns the figures of a program that fits."""
     memory = compiled.get_compiled_memory_stats()
     cost = compiled.cost_analysis()
@@ -96,43 +131,30 @@ def measure(compiled: Any, text: str) -> dict[str, Any]:
     else:  # the compiler's figure, which counts loops once, scaled by our own count of their further trips
         traffic = cost["bytes accessed"] * all_trips.hbm_bytes / max(once.hbm_bytes, 1.0)
     optimal = cost.get("optimal_seconds", 0.0)
-    seconds = optimal * all_trips.cycles / once.cycles if optimal > 0 and once.cycles else None
-    return {
-        "fits": True,
-        "peak_bytes": memory.peak_memory_in_bytes,
-        "hbm_limit_bytes": 0,
-        "argument_bytes": memory.argument_size_in_bytes,
-        "program_bytes": memory.generated_code_size_in_bytes,
-        "flops": all_trips.matmul_flops,
-        "attention_flops": all_trips.batched_flops,
-        "traffic_bytes": traffic,
-        "cycles": all_trips.cycles,
-        "compiler_seconds": seconds,
-        "compiler_flops": cost["flops"],
-        "compiler_traffic_bytes": cost["bytes accessed"],
-        "compiler_optimal_seconds": optimal,
-        "once_traffic_bytes": once.hbm_bytes,
-        "unknown_loops": all_trips.unknown_loops,
-        "largest": [{"bytes": size, "shape": shape, "op": op} for size, shape, op in hlo_costs.largest(parsed, LISTED)],
-        "costliest": hlo_costs.costliest(parsed, hlo_costs.hbm_bytes, LISTED),
-    }
+    return Compiled(
+        fits=True,
+        peak_bytes=memory.peak_memory_in_bytes,
+        argument_bytes=memory.argument_size_in_bytes,
+        program_bytes=memory.generated_code_size_in_bytes,
+        flops=all_trips.matmul_flops,
+        attention_flops=all_trips.batched_flops,
+        traffic_bytes=traffic,
+        cycles=all_trips.cycles,
+        compiler_seconds=optimal * all_trips.cycles / once.cycles if optimal > 0 and once.cycles else None,
+        compiler_flops=cost["flops"],
+        compiler_traffic_bytes=cost["bytes accessed"],
+        compiler_optimal_seconds=optimal,
+        once_traffic_bytes=once.hbm_bytes,
+        unknown_loops=all_trips.unknown_loops,
+        largest=tuple(Buffer(bytes=size, shape=shape, op=op) for size, shape, op in hlo_costs.largest(parsed, LISTED)),
+        costliest=tuple(hlo_costs.costliest(parsed, hlo_costs.hbm_bytes, LISTED)),
+    )
 
 
-def _out_of_memory(message: str) -> dict[str, Any] | None:
+def _out_of_memory(message: str) -> Compiled | None:
     """Returns the figures in the compiler's out-of-memory message, or None if it is another error."""
     match = USED.search(message)
     if not match:
         return None
-    used, limit = (float(match[i]) * UNITS[match[i + 1]] for i in (1, 3))
-    return {
-        "fits": False,
-        "peak_bytes": int(used),
-        "hbm_limit_bytes": int(limit),
-        "largest": [],
-        "costliest": [],
-    }
-
-
-if __name__ == "__main__":
-    described_job = json.loads(sys.argv[1])
-    pathlib.Path(described_job["answer"]).write_text(json.dumps(main(described_job)), encoding="utf-8")
+    used, limit = (int(float(match[i]) * UNITS[match[i + 1]]) for i in (1, 3))
+    return Compiled(fits=False, peak_bytes=used, hbm_limit_bytes=limit)

@@ -1,23 +1,18 @@
 """Lowers the exact step of a run to HLO, for any number of replicas, without allocating its weights.
 
-    python -m pipeline.preflight.lowering JOB.json OUT.hlo    # started by compile_step.py, one process per step
-
-Variables get memory that is reserved and never touched, so that lowering GPT-2 xl with AdamW, 19 GB of state, needs no
-more memory than its graph. XLA's all-reduce over all replicas replaces tf.distribute's on the pod.
+compile_step.py calls each function in a process of its own. Variables get memory that is reserved and never touched, so
+that lowering GPT-2 xl with AdamW, 19 GB of state, needs no more memory than its graph. XLA's all-reduce over all
+replicas replaces tf.distribute's on the pod.
 """
 
 import contextlib
-import json
-import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-from models.config import ALGPT2Config, GPT2Config
+from models.config import GPT2Config
 from pipeline import cli
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import TrainConfig, schedule_of
-from pipeline.optimizers import config
 from pipeline.optimizers.config import OptimizerConfig
 
 
@@ -68,6 +63,7 @@ def lower_train(
     Returns:
         The serialised HLO, and the bytes of the weights, of the slots and of the input to all-reduces.
     """
+    cli.import_tensorflow()
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
@@ -104,6 +100,7 @@ def lower_train(
 
 def lower_evaluation(model_config: GPT2Config, settings: TrainConfig, plan: BatchPlan) -> tuple[bytes, dict[str, int]]:
     """Returns the serialised HLO of one evaluation step on one replica, and the bytes of its weights."""
+    cli.import_tensorflow()
     import tensorflow as tf
 
     import models
@@ -142,23 +139,3 @@ def canonical(serialised: bytes) -> bytes:
             instruction.ClearField("frontend_attributes")
             instruction.metadata.CopyFrom(type(instruction.metadata)(op_name=instruction.metadata.op_name))
     return module.SerializeToString(deterministic=True)
-
-
-def main(job_file: str, output: str) -> None:
-    """Reads the job, and writes OUTPUT (HLO) and OUTPUT.json (bytes of weights, slots and all-reduces)."""
-    job = json.loads(pathlib.Path(job_file).read_text(encoding="utf-8"))
-    cli.import_tensorflow()
-    kinds = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
-    model = kinds[job["model"]["kind"]](**job["model"]["settings"])
-    optimizer = getattr(config, job["optimizer"]["kind"])(**job["optimizer"]["settings"])
-    settings, plan = TrainConfig(**job["train"]), BatchPlan(**job["plan"])
-    if job["step"] == "train":
-        hlo, sizes = lower_train(model, optimizer, settings, plan)
-    else:
-        hlo, sizes = lower_evaluation(model, settings, plan)
-    pathlib.Path(output).write_bytes(hlo)
-    pathlib.Path(output + ".json").write_text(json.dumps(sizes), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

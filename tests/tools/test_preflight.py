@@ -3,7 +3,6 @@
 Programs of two layers compile in seconds. The cache is the test's own, so that every run compiles anew once.
 """
 
-import dataclasses
 import json
 import re
 
@@ -14,9 +13,9 @@ from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.optimizers.config import AdafactorConfig
-from pipeline.preflight import compile_step, hlo, libtpu_process, tpu_compiler
+from pipeline.preflight import compile_step, hlo
 from pipeline.preflight import figures as preflight_figures
-from pipeline.preflight.tpu_compiler import GIB, Buffer, Compiled
+from pipeline.preflight.compiled import GIB, Compiled
 from tools import preflight as command
 
 pytest.importorskip("libtpu", reason="requirements-preflight.txt is not installed")
@@ -249,47 +248,6 @@ def test_search_says_what_nothing_fits(search, capsys):
     assert answer["microbatch"] == 1 and "does not fit at any microbatch: 16.00 GiB at 1" in capsys.readouterr().out
 
 
-def test_evaluation_stands_beside_the_slots(monkeypatch):
-    """GPT-2 xl's slots of AdamW are 11.6 GiB: an evaluation of 5 GiB has no room beside them."""
-    compiled = Compiled(fits=True, peak_bytes=5 * GIB)
-    monkeypatch.setattr(compile_step, "lower", lambda *arguments: (b"", {}))
-    monkeypatch.setattr(tpu_compiler, "compile_for", lambda *arguments: compiled)
-    plan = batch_plan.plan(global_batch=96, replicas=8, microbatch=4, context=256)
-    for slots, fits in ((10 * GIB, True), (11 * GIB, False)):
-        sizes = {"weights": 0, "slots": slots, "all_reduce": 0}
-        model = GPT2Config(**SMALL)
-        training = preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=1, piece=PIECE)
-        evaluation = compile_step.check_evaluation(SETTINGS, model, ADAFACTOR, PIECE, training)
-        assert evaluation.fits is fits and evaluation.peak_bytes == slots + 5 * GIB
-
-
-def test_the_step_is_lowered_with_every_setting_that_changes_it():
-    """Dropout's masks are constants of the seed; a bound on the loss is a comparison more."""
-    model = GPT2Config(**SMALL | {"layers": 1, "dropout": 0.1})
-    plan = batch_plan.plan(global_batch=8, replicas=8, microbatch=1, context=256)
-    lowered = {
-        compile_step.lower("train", dataclasses.replace(SETTINGS, **changes), model, ADAFACTOR, plan)[0]
-        for changes in ({}, {"seed": 1}, {"skip_loss_above": 9.0})
-    }
-    assert len(lowered) == 3
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
-        "temporaries (18.25G) exceeds available HBM (15.48G). HLO module: a_step.",
-        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.25G of 15.48G hbm. Exceeded hbm "
-        "capacity by 2.77G. HLO module: a_step. Memory usage report: …",
-    ],
-)
-def test_each_form_of_running_out_of_memory_is_understood(message):
-    answer = libtpu_process._out_of_memory(message)
-    assert answer and answer["fits"] is False
-    assert (answer["peak_bytes"], answer["hbm_limit_bytes"]) == (int(18.25 * GIB), int(15.48 * GIB))
-    assert libtpu_process._out_of_memory("INTERNAL: Mosaic failed") is None
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -307,40 +265,3 @@ def test_each_form_of_running_out_of_memory_is_understood(message):
 )
 def test_mistakes_are_one_sentence(refused, flags, message):
     assert message in refused("tools.preflight", *flags)
-
-
-def test_a_topology_that_libtpu_refuses(tmp_path, monkeypatch):
-    odd = slices.Slice(name="odd", generation="v3", topology="3x5", cores=30, hosts=15, hbm_gib_per_core=16)
-    monkeypatch.setattr(tpu_compiler, "CACHE", tmp_path)
-    with pytest.raises(tpu_compiler.UserError, match="libtpu refuses the topology v3:3x5"):
-        tpu_compiler.compile_for(b"", odd, 30)
-
-
-def test_a_missing_compiler_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(tpu_compiler, "installed", lambda package: None)
-    with pytest.raises(tpu_compiler.UserError, match=r"jax and libtpu: pip install -r requirements-preflight.txt"):
-        tpu_compiler.require_compiler()
-    monkeypatch.setattr(tpu_compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)  # on a TPU VM
-    with pytest.raises(tpu_compiler.UserError, match=r"an environment of its own, pip install -r requirements.txt -r"):
-        tpu_compiler.require_compiler()
-
-
-def test_an_estimate_that_cannot_be_true_is_not_printed():
-    assert preflight_figures.step_time(-0.02, roofline=0.07, cycles=0.1) == (0.1, "cycles")
-    assert preflight_figures.step_time(0.06, roofline=0.07, cycles=0.1) == (0.1, "cycles")
-    assert preflight_figures.step_time(None, roofline=0.07, cycles=0.05) == (0.07, "cycles")
-    assert preflight_figures.step_time(0.09, roofline=0.07, cycles=0.1) == (0.09, "compiler")
-
-
-def test_memory_by_purpose_adds_up_to_the_peak():
-    compiled = Compiled(
-        fits=True,
-        peak_bytes=1000,
-        argument_bytes=450,
-        program_bytes=7,
-        largest=(Buffer(bytes=1, shape="f32[]", op="a"),),
-    )
-    plan = batch_plan.BatchPlan(64, 8, 2, 4, 1024)
-    memory = preflight_figures.memory_by_purpose(compiled, {"weights": 300, "slots": 100}, plan)
-    assert sum(size for purpose, size in memory.items() if purpose != "program") == 1000
-    assert (memory["batch"], memory["accumulators"], memory["program"]) == (50, 300, 7)

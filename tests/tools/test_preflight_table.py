@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import batch_plan
 from pipeline.devices import slices
 from pipeline.preflight import figures as preflight_figures
-from pipeline.preflight.tpu_compiler import GIB, Compiled
+from pipeline.preflight.compiled import GIB, Compiled
 from tools import preflight_table
 
 

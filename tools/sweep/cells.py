@@ -47,14 +47,14 @@ class Cell:
             they are written and wherever the data are.
         overrides: the settings that the sweep gives it, without those of models and optimizers that it does not use.
         arguments: gin files and overrides, as flags of pipeline.train.
-        preflight: the same as flags of tools.preflight, with the settings that the data decide, which it does not read.
+        run: the checked run, with what the data decide.
         program: key of the settings that the compiler sees.
     """
 
     key: str
     overrides: Overrides
     arguments: tuple[str, ...]
-    preflight: tuple[str, ...]
+    run: RunConfig
     program: str
 
     @property
@@ -128,19 +128,14 @@ def _resolve(base: Base, asked: Overrides) -> _Resolved:
 
 
 def _cell(base: Base, resolved: _Resolved) -> Cell:
-    run, overrides = resolved.run, resolved.overrides
-    parameters = [*resolved.params, *_parameters(overrides)]
-    decided: list[str] = []
-    if base.manifest:
-        decided = [f"train.steps={run.settings.steps}"]
-        decided.append(f"{gin_reader.MODELS[run.settings.model]}.vocabulary_size={run.model.vocabulary_size}")
+    parameters = [*resolved.params, *_parameters(resolved.overrides)]
     arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
     return Cell(
-        key=_hash(_described(run, NOT_IN_KEY) | {"data": _identity(base.manifest)}),
-        overrides=overrides,
+        key=_hash(_described(resolved.run, NOT_IN_KEY) | {"data": _identity(base.manifest)}),
+        overrides=resolved.overrides,
         arguments=tuple(arguments),
-        preflight=(*arguments, *(f"--gin_param={value}" for value in decided)),
-        program=_hash(_described(run, NOT_IN_PROGRAM)),
+        run=resolved.run,
+        program=_hash(_described(resolved.run, NOT_IN_PROGRAM)),
     )
 
 

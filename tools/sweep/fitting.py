@@ -1,17 +1,11 @@
 """The preflight of a sweep: every program of its cells is compiled for the slice before the first cell runs."""
 
-import dataclasses
-import json
-import pathlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable
 
 from pipeline.devices.slices import Slice
-from pipeline.errors import UserError, WorkFailedError
-from pipeline.preflight import tpu_compiler
-from pipeline.preflight.tpu_compiler import GIB
+from pipeline.errors import UserError
+from pipeline.preflight import compile_step, tpu_compiler
+from pipeline.preflight.figures import gib
 from tools.sweep.cells import Cell
 from tools.sweep.ledger import MISFIT, Ledger
 
@@ -53,23 +47,8 @@ def record_misfits(cells: Iterable[Cell], ledger: Ledger, piece: Slice, ended: I
 
 
 def _preflight(cell: Cell, piece: Slice) -> tuple[bool, str]:
-    """Returns whether a cell fits, and the memory it needs and has."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = pathlib.Path(folder, "answer.json")
-        command = [sys.executable, "-m", "tools.preflight", *cell.preflight, *_as_flags(piece), f"--json={answer}"]
-        done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode == 2:  # the error is already printed
-            sys.stderr.write(done.stderr)
-            sys.exit(2)
-        if not answer.exists():
-            raise WorkFailedError(
-                f"the preflight for {piece.name} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
-            )
-        figures = json.loads(answer.read_text(encoding="utf-8"))
-    needs, has = (figures[name] / GIB for name in ("peak_bytes_per_core", "hbm_bytes_per_core"))
-    return figures["fits"], f"{needs:.2f} of {has:.2f} GiB per core"
-
-
-def _as_flags(piece: Slice) -> list[str]:
-    """Returns the command-line flags that make a slice, whatever gin files bind, the slice of another command."""
-    return [f"--gin_param=slice.{name}={value!r}" for name, value in dataclasses.asdict(piece).items()]
+    """Returns whether a cell fits, and the memory that its training step needs and has."""
+    settings, model = cell.run.settings, compile_step.with_vocabulary(cell.run.model)
+    training = compile_step.check(settings, model, cell.run.optimizer, piece)
+    fits = training.fits and compile_step.check_evaluation(settings, model, piece, training).fits
+    return fits, f"{gib(training.peak_bytes_per_core)} of {gib(training.hbm_bytes_per_core)} GiB per core"

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config import gin_reader
-from pipeline.config.run_config import load_run_config, note_overridden_slice, place
+from pipeline.config.run_config import load_run_config, note_overridden_slice
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
 from pipeline.preflight import compile_step, tpu_compiler
@@ -99,28 +99,18 @@ def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
     for files, tpu in ((V3_128, None), (V3_128, "v3-8@my-tpu"), (["algpt2.gin"], "v3-8")):
         run, asked = load_run_config(files, [], tpu), []
 
-        def start(command, asked=asked, **options):
-            asked.append(command)
+        def check(settings, model, optimizer, piece, asked=asked, **options):
+            asked.append((settings, optimizer, piece))
             raise StopIteration
 
-        def report_fit(settings, model, optimizer, piece, run=run):
-            assert piece == run.devices.slice
-            return {"fits": True}
-
         monkeypatch.setattr(tpu_compiler, "require_compiler", lambda: "")
-        monkeypatch.setattr(compile_step, "report_fit", report_fit)
-        require_fit(run.settings, run.model, run.optimizer, run.devices.slice)
-        monkeypatch.setattr(fitting.subprocess, "run", start)
+        monkeypatch.setattr(compile_step, "check", check)
+        with pytest.raises(StopIteration):
+            require_fit(run.settings, run.model, run.optimizer, run.devices.slice)
         (cell,) = cells.resolve(cells.Base(gin_files=tuple(files), gin_params=(), data="", tpu=tpu), [{}])
         with pytest.raises(StopIteration):
-            fitting._preflight(cell, run.devices.slice)
-        for command in asked:
-            values = {
-                kind: [flag.partition("=")[2] for flag in command if flag.startswith(f"--gin_{kind}=")]
-                for kind in ("file", "param")
-            }
-            gin_reader.load(values["file"], values["param"])
-            assert place(None) == run.devices.slice and not any(flag.startswith("--tpu") for flag in command)
+            fitting._preflight(cell, cell.run.devices.slice)
+        assert asked == [(run.settings, run.optimizer, run.devices.slice)] * 2
 
 
 def test_a_sweep_has_one_slice():

@@ -71,9 +71,8 @@ def test_one_pass_over_the_data_is_its_number_of_steps(on_data):
 
 def test_a_preflight_is_told_what_the_data_decide(on_data):
     (cell,) = cells.resolve(on_data("here", "train.steps=-1"), [{}])
-    gin_reader.load(["quickstart.gin"], [flag.removeprefix("--gin_param=") for flag in cell.preflight[1:]])
-    assert gin_reader.get(gin_reader.SURFACES["train"]).steps > 0
-    assert gin_reader.get(gin_reader.SURFACES["ALGPT2"]).vocabulary_size == on_data().manifest.tokenizer.vocabulary_size
+    assert cell.run.settings.steps > 0
+    assert cell.run.model.vocabulary_size == on_data().manifest.tokenizer.vocabulary_size
     assert not any("vocabulary" in argument for argument in cell.arguments)
 
 

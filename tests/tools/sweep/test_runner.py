@@ -14,7 +14,7 @@ from tools.sweep.cells import Base, Cell
 from tools.sweep.ledger import DONE, FAILED, Ledger
 
 BASE = Base(gin_files=(), gin_params=(), data="", tpu=None)
-CELL = Cell(key="cell", overrides={"train.seed": 1}, arguments=(), preflight=(), program="")
+CELL = Cell(key="cell", overrides={"train.seed": 1}, arguments=(), run=None, program="")
 
 
 SUMMARY = {"train": {"nats_per_token": 1.0}, "steps": 1, "tokens_seen": 1, "parameters": 1}

@@ -1,0 +1,56 @@
+"""Calls a function in a process of its own, whose end frees its memory and whose libraries nothing else shares.
+
+python -m pipeline.preflight.own_process CALL RESULT    # pickles; started by call() only
+"""
+
+import pathlib
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from pipeline.errors import UserError, WorkFailedError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+    """Returns a function's result.
+
+    Args:
+        what: what the process is, for the message if it dies.
+        function: a module's function, which imports what it needs itself.
+        *arguments, **named: picklable, as is the result.
+
+    Raises:
+        UserError, WorkFailedError: by the function; WorkFailedError also if the process died.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = pathlib.Path(folder, "call"), pathlib.Path(folder, "result")
+        files[0].write_bytes(pickle.dumps((function, arguments, named)))
+        command = [sys.executable, "-m", "pipeline.preflight.own_process", *map(str, files)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if not files[1].is_file():
+            raise WorkFailedError(f"{what} died ({done.returncode}): {' '.join(done.stderr.split())[-2000:]}")
+        result = pickle.loads(files[1].read_bytes())
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def main(call_file: str, result_file: str) -> None:
+    """Calls the function, and writes its result or its error of the user or the work."""
+    function, arguments, named = pickle.loads(pathlib.Path(call_file).read_bytes())
+    try:
+        result = function(*arguments, **named)
+    except (UserError, WorkFailedError) as error:
+        result = error
+    pathlib.Path(result_file).write_bytes(pickle.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
