@@ -1,11 +1,12 @@
 """Flags, exit codes and quiet libraries, shared by every command line."""
 
 import functools
+import inspect
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -61,35 +62,54 @@ def required_gin_files(expected: str) -> list[str]:
     return FLAGS.gin_file
 
 
-def run(main: Callable[..., int | None], most_arguments: int = 0) -> None:
-    """Parses the flags, calls ``main`` with the arguments that are not flags, and exits.
-
-    Exit codes: 0 done; 1 the work failed, or what it printed was lost; 2 the user's input is wrong; 75 (EX_TEMPFAIL) a
-    worker went away: start it again.
-    """
+def run(main: Callable[..., int | None], define_flags: Callable[[], None] | None = None) -> None:
+    """Runs a command with this process's arguments, and exits with its code, or with 1 if what it printed was lost."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the C++ log floods stderr with advice about CPU features
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(4 << 20))  # 64 MiB per open gs:// file otherwise
     streams.protect()
-    code = _exit_code(main, most_arguments)
+    code = call(main, define_flags, sys.argv[1:])
     sys.exit(code or int(streams.lost()))
 
 
-def _exit_code(main: Callable[..., int | None], most_arguments: int) -> int:
-    """Calls ``main`` and returns the exit code; an error of the user or the machine is printed as one line."""
-    if any(argument in usage.HELP for argument in sys.argv[1:]):
-        print(usage.text(FLAGS))
+def call(main: Callable[..., int | None], define_flags: Callable[[], None] | None, arguments: Sequence[str]) -> int:
+    """Runs a command in this process, with flags of its own, and returns its exit code.
+
+    Args:
+        main: does the work; is given the arguments that are not flags, as many as it has parameters.
+        define_flags: defines the command's flags, which are gone again afterwards.
+        arguments: as on a command line.
+
+    Returns:
+        0 done; 1 the work failed; 2 the user's input is wrong; 75 (EX_TEMPFAIL) a worker went away: start it again. The
+        reason is printed as one line.
+    """
+    of_libraries = set(FLAGS)
+    if define_flags:
+        define_flags()
+    own = [name for name in FLAGS if name not in of_libraries]
+    try:
+        return _exit_code(main, [FLAGS[name] for name in own], arguments)
+    finally:
+        FLAGS.remove_flag_values(own)
+
+
+def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments: Sequence[str]) -> int:
+    module = sys.modules[main.__module__]
+    if any(argument in usage.HELP for argument in arguments):
+        print(usage.text(module, own))
         return 0
     try:
-        rest = _parsed(sys.argv)
-        if len(rest) > most_arguments:
-            raise UserError(f"{rest[most_arguments]!r} is not a flag; flags are written --name=value")
+        rest = _parsed(own, arguments)
+        most = _positional(main)
+        if len(rest) > most:
+            raise UserError(f"{rest[most]!r} is not a flag; flags are written --name=value")
         return main(*rest) or 0
     except (UserError, flags.Error) as error:
         message = " ".join(str(error).split())
         if isinstance(error, flags.Error):
             message = message.removeprefix("FATAL Flags parsing error: ")
-        if not sys.argv[1:]:
-            message += f" ({usage.command()} --help says what there is)"
+        if not arguments:
+            message += f" ({usage.command(module)} --help says what there is)"
         print(f"error: {message}", file=sys.stderr)
         return 2
     except PermissionError as error:  # that no command handles itself
@@ -112,12 +132,18 @@ def _exit_code(main: Callable[..., int | None], most_arguments: int) -> int:
         return 1
 
 
-def _parsed(arguments: list[str]) -> list[str]:
+def _positional(main: Callable[..., int | None]) -> int:
+    """Returns how many arguments that are not flags a command takes."""
+    kinds = [parameter.kind for parameter in inspect.signature(main).parameters.values()]
+    return sys.maxsize if inspect.Parameter.VAR_POSITIONAL in kinds else len(kinds)
+
+
+def _parsed(own: list[flags.Flag], arguments: Sequence[str]) -> list[str]:
     """Parses the flags and returns the other arguments; refuses two values for a flag that takes one."""
-    for flag in {id(FLAGS[name]): FLAGS[name] for name in FLAGS}.values():
+    for flag in own:
         if not isinstance(flag, flags.MultiFlag):
             setattr(flag, "parse", functools.partial(_parse_once, flag, flag.parse))  # noqa: B010
-    return FLAGS(arguments)[1:]
+    return FLAGS([sys.argv[0], *arguments])[1:]
 
 
 def _parse_once(flag: flags.Flag, parse: Callable[[Any], None], argument: Any) -> None:

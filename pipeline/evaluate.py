@@ -104,7 +104,8 @@ def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, f
     }
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     names = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
     cli.define_path("run_dir", None, "The run whose newest checkpoint is scored.")
     cli.define_tpu_flag("Where it runs: a slice, a Cloud TPU's name or address, local, virtual-N; default here.")
@@ -115,4 +116,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("detokenizer", None, f"In place of the benchmark's: {', '.join(detokenizers.DETOKENIZERS)}.")
     flags.DEFINE_integer("stride", None, "Tokens between windows of --text; default the context (no overlap).")
     flags.DEFINE_integer("context", None, "Tokens of a window of --text; default the model's context.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

@@ -74,8 +74,12 @@ def main() -> None:
     print(f"wrote step {run.step:,} of {FLAGS.run_dir} to {FLAGS.output}. {note}".rstrip())
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("run_dir", None, "The run whose newest checkpoint is written.")
     flags.DEFINE_string("format", "huggingface", "huggingface, native or saved_model.")
     cli.define_path("output", None, "A new directory.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

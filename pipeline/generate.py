@@ -97,7 +97,8 @@ def _is_text(text: str) -> bool:
     return True
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
     flags.DEFINE_string("prompt", None, "Text to continue.")
     cli.define_path("prompts_file", None, "Texts to continue, one per line, in one batch.")
@@ -108,4 +109,7 @@ if __name__ == "__main__":
     flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that add up to this; 1 is no limit.", 0, 1)
     flags.DEFINE_float("repetition_penalty", 1.0, "Makes tokens already in the text less likely; 1 is none.")
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.", -values.INT32, values.INT32)
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

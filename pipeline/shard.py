@@ -18,14 +18,6 @@ from pipeline.errors import UserError, nearest
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
 FLAGS = flags.FLAGS
-cli.define_gin_flags()
-cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
-cli.define_path("output", None, "The directory of the data set, local or gs://.")
-flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes at most; no result depends on it.")
-cli.define_path("work_dir", None, "Folder for unfinished work; default: in the output, for gs:// under /tmp.")
-flags.DEFINE_string("runner", None, f"Shard on Apache Beam: {', '.join(RUNNERS)}.")
-flags.DEFINE_multi_string("beam_option", [], "An option of Beam's, such as project=NAME. Repeats.")
-cli.define_path("describe_job", None, "Write Beam's job graph and its workers' package here, and start nothing.")
 
 
 def main() -> None:
@@ -66,5 +58,17 @@ def _on_beam(settings: ShardConfig) -> None:
         on_beam.shard_on_beam(sharder)
 
 
+def define_flags() -> None:
+    """Defines the flags."""
+    cli.define_gin_flags()
+    cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
+    cli.define_path("output", None, "The directory of the data set, local or gs://.")
+    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes at most; no result depends on it.")
+    cli.define_path("work_dir", None, "Folder for unfinished work; default: in the output, for gs:// under /tmp.")
+    flags.DEFINE_string("runner", None, f"Shard on Apache Beam: {', '.join(RUNNERS)}.")
+    flags.DEFINE_multi_string("beam_option", [], "An option of Beam's, such as project=NAME. Repeats.")
+    cli.define_path("describe_job", None, "Write Beam's job graph and its workers' package here, and start nothing.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

@@ -16,13 +16,6 @@ from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
-cli.define_gin_flags()
-cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
-cli.define_path("output", None, "The tokenizer.json to write.")
-flags.DEFINE_integer("size", 8192, "Entries of the vocabulary, end-of-text included.")
-flags.DEFINE_integer(
-    "documents", 200_000, "Documents to train on at most, from the beginning of the corpus.", 1, values.INT64
-)
 
 
 def main() -> None:
@@ -50,5 +43,16 @@ def main() -> None:
     print(f"wrote {FLAGS.output}: {trained.vocabulary_size:,} entries, end of text is {trained.end_of_text}")
 
 
+def define_flags() -> None:
+    """Defines the flags."""
+    cli.define_gin_flags()
+    cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
+    cli.define_path("output", None, "The tokenizer.json to write.")
+    flags.DEFINE_integer("size", 8192, "Entries of the vocabulary, end-of-text included.")
+    flags.DEFINE_integer(
+        "documents", 200_000, "Documents to train on at most, from the beginning of the corpus.", 1, values.INT64
+    )
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

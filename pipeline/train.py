@@ -75,7 +75,7 @@ def _train(run: RunConfig) -> int:
 
 
 def define_flags() -> None:
-    """Defines the command line, for programs that run ``main``."""
+    """Defines the flags, here and for programs that run ``main``."""
     cli.define_gin_flags()
     cli.define_tpu_flag(
         "A slice (pod-128), one at an address or of a Cloud TPU's name (v3-8@grpc://10.0.0.2:8470, v3-8@my-tpu), "
@@ -88,5 +88,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    cli.run(main)
+    cli.run(main, define_flags)

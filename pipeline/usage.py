@@ -1,8 +1,8 @@
 """The text of ``--help``: what a command does, an example, and each flag with its default."""
 
-import os
 import sys
 import textwrap
+from types import ModuleType
 
 from absl import flags
 
@@ -10,31 +10,20 @@ HELP = ("--help", "-help", "-h", "--h", "--helpfull", "--helpshort")
 WIDTH = 80  # of a terminal
 
 
-def command() -> str:
-    """Returns how the running command was started, such as ``python -m pipeline.train``."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
+def command(module: ModuleType) -> str:
+    """Returns how a module's command is started, such as ``python -m pipeline.train``."""
+    spec = getattr(module, "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
 
 
-def text(known: flags.FlagValues) -> str:
-    """Returns the help of the running command: its module's docstring, then its own flags, not those of libraries."""
-    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:"]
-    for flag in _flags(known):
+def text(module: ModuleType, own: list[flags.Flag]) -> str:
+    """Returns the help of a module's command: the module's docstring, then the command's flags."""
+    lines = [(module.__doc__ or "").strip(), "", "Flags:"]
+    for flag in own:
         lines += ["", f"  --{_spelled(flag)}"]
         meaning = flag.help.partition(";\n")[0]  # absl adds that it repeats
         lines += textwrap.wrap(f"{meaning}{_default(flag)}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
-
-
-def _flags(known: flags.FlagValues) -> list[flags.Flag]:
-    """Returns the flags that the project's modules define, in the order in which they do."""
-    own = {os.path.abspath(sys.argv[0]), sys.argv[0], "__main__"}
-    return [
-        flag
-        for module, defined in known.flags_by_module_dict().items()
-        if module in own or module.startswith(("pipeline.", "tools."))
-        for flag in defined
-    ]
 
 
 def _spelled(flag: flags.Flag) -> str:

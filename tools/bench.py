@@ -60,8 +60,12 @@ def main() -> None:
         page.write(pathlib.Path(FLAGS.page), results, machine())
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     flags.DEFINE_list("only", None, "Some of: " + ", ".join(BENCHMARKS))
     cli.define_path("json", None, "Write the figures to this file too.")
     cli.define_path("page", None, "Write them into this Markdown page too; what it says of others stays.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

@@ -253,8 +253,12 @@ def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
     return [float(compiled(batch)["loss"]) for _ in range(steps)], time.monotonic() - began
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("path", "runs", "Where runs and unfinished work will be written.")
     cli.define_path("bucket", None, "A bucket, or a folder in one, that runs will use.")
     flags.DEFINE_string("zone", None, "The TPU's zone; asked of the metadata server on a Google Cloud machine.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

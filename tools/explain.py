@@ -81,6 +81,10 @@ def explain(surface: str, kind: type, setting: str) -> str:
     return head + "\n" + textwrap.fill(meaning, WIDTH, initial_indent="    ", subsequent_indent="    ")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_gin_flags()
-    cli.run(main, most_arguments=1)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

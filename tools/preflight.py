@@ -90,11 +90,15 @@ def write_json(answer: dict[str, Any]) -> None:
         pathlib.Path(FLAGS.json).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_gin_flags()
     cli.define_tpu_flag("The slice to compile for, such as pod-128 or v3-8.")
     cli.define_path("json", None, "Also write the figures here.")
     cli.define_path("program", None, "Also write the compiled program's text (HLO) here.")
     flags.DEFINE_bool("search", False, "Find the largest microbatch that fits, with and without rematerialisation.")
     flags.DEFINE_bool("evaluation", True, "Compile the evaluation step too.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

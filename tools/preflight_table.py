@@ -197,7 +197,8 @@ def short(line: str | None) -> str:
     return f"{microbatch} per core, {peak} GiB, {spent} ms" if fits == "yes" else f"does not fit: {peak} GiB"
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("output", "docs/preflight.md", "The Markdown file that holds the table.")
     cli.define_path("readme", None, "A page that gets an excerpt between its two marks, such as README.md.")
     flags.DEFINE_list("models", [], "Models, comma-separated; none means all.")
@@ -205,4 +206,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")
     flags.DEFINE_list("remat", [], "none, full.")
     flags.DEFINE_bool("missing", False, "Keep the complete rows that the output has.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

@@ -79,9 +79,13 @@ def main() -> int:
     return train.main()
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     train.define_flags()
     cli.define_path("rows_file", None, "Where the digests go.")
     flags.mark_flag_as_required("rows_file")
     flags.DEFINE_integer("kill_at", None, "The step at which the process kills itself.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

@@ -100,8 +100,12 @@ def _chosen(all_incidents: list[dict[str, Any]]) -> dict[str, Any]:
     raise UserError(f"--incident={FLAGS.incident}: no update was skipped at that step; the nearest is {nearest}")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("run_dir", None, "The run, local or gs://.")
     cli.define_path("data", None, "The data it was trained on, local or gs://.")
     flags.DEFINE_integer("incident", None, "Step of the incident; the newest one by default.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

@@ -216,11 +216,15 @@ def main() -> int:
     return 0 if report(outcomes) else 1
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_gin_flags()
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
     flags.DEFINE_integer("steps", 6, "Steps before the checkpoint from which the killed run resumes.")
     flags.DEFINE_integer("more", 6, "Steps after it.")
     flags.DEFINE_string("tpu", "virtual-2", "Topology of the unbroken run.")
     flags.DEFINE_string("other_tpu", "virtual-1", "Another number of replicas.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

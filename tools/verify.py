@@ -128,7 +128,11 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("data", None, "The directory of a data set, local or gs://.")
     flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes at most.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

@@ -57,12 +57,11 @@ def one_life(death, arguments):
     assert session.matmul_peak is matmul_peak
     death()
     sys.argv = ["train", *arguments]
-    cli.run(train.main)
+    cli.run(train.main, train.define_flags)
 
 
 def main():
     kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    train.define_flags()
     chance = random.Random(seed)
     deaths = []
     for number in range(kills):

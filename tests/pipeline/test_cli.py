@@ -54,7 +54,7 @@ def main(output):
             print("é" * 1000)
         file.write("done")
     print("ends", file=sys.stderr)
-cli.run(main, 1)
+cli.run(main)
 """
 
 

@@ -1,11 +1,14 @@
 """Commands explain themselves: ``--help``, a command without arguments, and one in an environment that is not ready."""
 
+import importlib
 import re
 import subprocess
 import sys
 
 import pytest
+from absl.flags import FLAGS
 
+from pipeline import cli
 from tests.helpers.places import ROOT
 
 FILES = [*ROOT.glob("pipeline/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("tools/*/*.py")]
@@ -38,6 +41,40 @@ def test_short_help_shows_defaults_and_what_repeats(run_module):
 
 def test_a_command_without_arguments_points_at_its_help(refused):
     assert "(python -m pipeline.train --help says what there is)" in refused("pipeline.train")
+
+
+def in_process(command, *arguments):
+    """Runs a command in this process, and returns its exit code."""
+    name = f"{command}.__main__" if (ROOT / command.replace(".", "/")).is_dir() else command
+    module = importlib.import_module(name)
+    return cli.call(module.main, getattr(module, "define_flags", None), arguments)
+
+
+def test_all_commands_fit_into_one_process(capsys):
+    before = set(FLAGS)
+    for command in COMMANDS:
+        assert in_process(command, "--help") == 0
+        assert f"-m {command}" in capsys.readouterr().out
+    assert set(FLAGS) == before
+
+
+def test_commands_in_one_process_have_flags_of_their_own(capsys, tmp_path):
+    """The same names in another command, and the same command again, begin with the defaults."""
+    (tmp_path / "manifest.json").write_text("{}")
+    for command, arguments, code, expected in (
+        ("pipeline.train", ["--gin_file=quickstart.gin", "--tpu=virtual-2", "--dry_run"], 0, "batch"),
+        ("pipeline.train", ["--tpu=virtual-2"], 2, "--gin_file is missing"),
+        ("tools.verify", [f"--data={tmp_path}"], 2, str(tmp_path)),
+        ("tools.verify", ["--workers=1"], 2, "--data is missing"),
+        ("tools.verify", ["--workers=1", "--workers=2"], 2, "--workers is given twice"),
+        ("tools.verify", ["--tpu=virtual-2"], 2, "Unknown command line flag 'tpu'"),
+        ("tools.explain", ["train.steps"], 0, "train.steps"),
+        ("tools.explain", ["train.steps", "again"], 2, "'again' is not a flag"),
+        ("tools.verify", [], 2, "(python -m tools.verify --help says what there is)"),
+    ):
+        assert in_process(command, *arguments) == code
+        printed = capsys.readouterr()
+        assert expected in (printed.err if code else printed.out)
 
 
 @pytest.mark.parametrize("command", ["pipeline.train", "tools.sweep"])

@@ -183,8 +183,12 @@ def main() -> None:
         print(f"wrote {path}")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_paths("run_dir", "A run directory, local or gs://. Repeats.")
     cli.define_path("output", None, "The page, FILE.html.")
     flags.DEFINE_bool("png", False, "Write each figure as FILE-NAME.png too, with matplotlib.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

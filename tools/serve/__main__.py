@@ -62,7 +62,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--host={host} --port={port}: cannot be listened on ({error}); expected a free port") from None
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
     flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; any other than 127.0.0.1 is reachable.")
     flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
@@ -70,4 +71,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("max_tokens", 1024, "New tokens of a request at most.", lower_bound=1)
     flags.DEFINE_integer("max_body", 1 << 16, "Bytes of a request's body at most.", lower_bound=1)
     flags.DEFINE_integer("waiting", 16, "Requests that may wait for the running one.", lower_bound=0)
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

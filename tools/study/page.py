@@ -198,7 +198,11 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
         pyplot.close(figure)
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_path("run_dir", "runs/study", "The study's run directory.")
     cli.define_path("output", "docs/study.md", "The page to write.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

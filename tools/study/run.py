@@ -174,9 +174,13 @@ def _score(folder: pathlib.Path, cell: Cell, data: str) -> None:
     storage.replace_bytes(printed.encode(), str(path))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_gin_param_flag()
     cli.define_path("wikitext", None, "WikiText's raw files: a path or a glob.")
     cli.define_path("run_dir", "runs/study", "Where the cells' runs are kept.")
     cli.define_path("page", "docs/study.md", "The page to write; empty for none.")
-    cli.run(main)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)

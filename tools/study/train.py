@@ -16,7 +16,11 @@ def register() -> None:
     CLASSES[FrozenAdafactorConfig] = frozen_adafactor
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Trains with the frozen optimizer as one of those that gin can choose."""
     register()
-    train.define_flags()
-    cli.run(train.main)
+    return train.main()
+
+
+if __name__ == "__main__":
+    cli.run(main, train.define_flags)

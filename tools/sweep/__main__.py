@@ -28,7 +28,6 @@ from tools.sweep.ledger import DONE, FAILED, MISFIT, Ledger
 from tools.sweep.runner import Runner
 
 FLAGS = flags.FLAGS
-MOST_OVERRIDES = 1000  # NAME=VALUE on the command line
 MOST_SHOWN, FIRST_SHOWN = 200, 10  # cells of a dry run
 MANY = 500  # cells, whose check takes seconds
 SIGNALLED = 128  # plus the signal's number: the exit code of a command that a signal ended, as in shells
@@ -164,7 +163,8 @@ def _finish(cells: list[Cell], ledger: Ledger) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     cli.define_gin_flags()
     flags.DEFINE_multi_string("grid", [], "NAME=[VALUE,VALUE]: every combination with the others. Repeats.")
     cli.define_path("list", None, 'A file of JSON lines {"NAME": VALUE}, one cell per line.')
@@ -183,4 +183,7 @@ if __name__ == "__main__":
     flags.DEFINE_bool("dry_run", False, "List the cells and stop.")
     flags.DEFINE_bool("table", False, "Print the table of what has been run, and stop.")
     cli.define_path("wandb_sweep", None, "Write a file for `wandb sweep`, whose agents then run the cells.")
-    cli.run(main, most_arguments=MOST_OVERRIDES)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)
