@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from pipeline import cli
+from pipeline import cli, storage
 from pipeline.data.format import manifest, records, tokenizer
 
 TOKENIZER = "data/tokenizers/cpython-8192.json"
@@ -97,9 +97,7 @@ def main() -> int:
     summary = json.loads(path.read_text(encoding="utf-8"))
     if "baseline" not in summary:
         summary["baseline"] = baselines()
-        temporary = path.with_suffix(".partial")
-        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        storage.replace_bytes((json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode(), str(path))
     print(f"\n{table(summary)}\n\nsample:\n{summary['sample']}\n\nrun directory: {RUN}")
     return 0
 

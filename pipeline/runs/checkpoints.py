@@ -4,8 +4,9 @@
                               commit.json                  written last: step, metadata, bytes and crc32c of each file
 
 Without ``commit.json`` there is no checkpoint. Variable names (``weights/block_00/mlp_input_kernel``) do not depend on
-replicas or devices, so that any topology restores the checkpoints of any other. All access goes through tf.io.gfile:
-paths are local or ``gs://``, where an object appears only when its upload is complete.
+replicas or devices, so that any topology restores the checkpoints of any other. Paths are local or ``gs://``, where
+an object appears only when its upload is complete. TensorFlow writes and reads the state, and so tf.io.gfile makes
+and deletes its folders; commits and the other files of a run directory go through pipeline.storage.
 """
 
 import contextlib

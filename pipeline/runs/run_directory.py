@@ -6,19 +6,14 @@
 command is compared with it.
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 from typing import Any
 
-import tensorflow as tf
-
 from pipeline import storage
 from pipeline.errors import UserError
-
-gfile = tf.io.gfile
 
 
 class RunDirectory:
@@ -52,23 +47,9 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Replaces a small text file atomically: a kill leaves the old or the new one."""
-        if "://" in self.path:  # an object appears only when its upload is complete
-            with gfile.GFile(self.join(name), "w") as file:
-                file.write(text)
-            return
-        gfile.makedirs(self.path)
-        temporary = self.join(f".{name}.{os.getpid()}")
-        try:
-            with open(temporary, "w", encoding="utf-8") as local:
-                local.write(text)
-                local.flush()
-                os.fsync(local.fileno())
-            os.replace(temporary, self.join(name))
-        except OSError as error:
-            error.filename = self.join(name)  # a full disk is met in write(), which does not know it
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        if not storage.is_remote(self.path):
+            os.makedirs(self.path, exist_ok=True)
+        storage.replace_bytes(text.encode(), self.join(name))
 
     def write_json(self, name: str, document: Any) -> None:
         self.write(name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -85,7 +66,7 @@ class RunDirectory:
         Raises:
             UserError: another command is training in it, or it cannot be written to.
         """
-        if "://" in self.path:  # Cloud Storage has no locks that are released when a process is killed
+        if storage.is_remote(self.path):  # Cloud Storage has no locks that are released when a process is killed
             return
         try:
             os.makedirs(self.path, exist_ok=True)

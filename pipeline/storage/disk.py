@@ -1,12 +1,55 @@
-"""Whether the local disks have room for what is about to be written."""
+"""Whether a place can be written to, and whether the local disks have room for what is about to be written."""
 
+import contextlib
+import errno
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from pipeline.errors import UnavailableError
-from pipeline.storage import nearest_existing
+from pipeline.errors import UnavailableError, UserError
+from pipeline.storage.read import gcs, is_remote
+
+
+def nearest_existing(path: str) -> str:
+    """Returns a local path if it exists, or else its nearest ancestor that does."""
+    existing = os.path.abspath(path)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    return existing
+
+
+def check_writable(directory: str) -> None:
+    """Refuses a directory or a bucket that cannot be written to, before any work is done; creates nothing.
+
+    Raises:
+        UserError: a bucket that does not exist or refuses; a local directory that could not be made or written to.
+    """
+    if is_remote(directory):
+        gcs().check_writable(directory)
+        return
+    existing = nearest_existing(directory)
+    if not os.path.isdir(existing):
+        raise UserError(f"{directory}: {existing} is not a directory; expected a new directory, or one that is there")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{directory}: {existing} cannot be written to; expected a directory of yours")
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    for name in os.path.relpath(os.path.abspath(directory), existing).split(os.sep):
+        if len(os.fsencode(name)) > longest:
+            raise UserError(f"{directory}: a name has {len(os.fsencode(name))} bytes; expected {longest} at most there")
+
+
+@contextlib.contextmanager
+def enough_space(directory: str) -> Iterator[None]:
+    """Turns a full disk into one sentence that names the directory; ``partial_file`` does it by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UnavailableError(
+            f"no space left in {directory}: free some and repeat the command; finished work is kept"
+        ) from error
 
 
 def check_space(needed: Mapping[str, int]) -> None:

@@ -28,7 +28,6 @@ from pipeline.data.sharding.work_folder import Journal, difference
 from pipeline.data.sharding.worker_pool import Pool, bounded
 from pipeline.errors import UnavailableError, UserError
 from pipeline.progress import Progress
-from pipeline.storage.disk import check_space
 
 WORK_BYTES = 1.0  # of temporary disk per byte of text: two per token and the index, at 2.3 bytes of code per token
 UNITS_PER_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
@@ -101,7 +100,7 @@ class Sharder:
         for directory in (self._output, self._work_dir):
             storage.check_writable(directory)
         each = int(WORK_BYTES * self._corpus.text_bytes)  # the shards are as large as the run files
-        check_space({path: each for path in (self._work_dir, self._output) if not storage.is_remote(path)})
+        storage.check_space({path: each for path in (self._work_dir, self._output) if not storage.is_remote(path)})
         journal = Journal(self._work_dir, self._plan)
         for path in glob.glob(os.path.join(glob.escape(self._output), storage.PARTIAL + "*")):  # a kill left it
             os.unlink(path)

@@ -125,8 +125,7 @@ class Job:
         """Stage (c): cuts a shard into a temporary file in ``folder``, checks it and commits it to the output."""
         with storage.partial_file(folder) as file:
             crc = write_shard(file, stream, self.packing, block.first, block.count)
-            file.flush()
-            os.fsync(file.fileno())
+            storage.sync(file)
             size = os.path.getsize(file.name)
             if size != block.count * records.record_bytes(self.config.context) or storage.file_crc32c(file.name) != crc:
                 raise OSError(f"{file.name} does not hold what was written to it: is the disk sound?")

@@ -87,10 +87,8 @@ def test_folders_may_have_any_name(gcs, on_gcs, name):
 
 def test_the_commit_is_the_last_object_of_a_checkpoint(gcs, on_gcs):
     on_gcs(save, [7])
-    begun = [
-        request.query["name"] for request in gcs.seen("POST", "^/upload/") if "step-00000007" in str(request.query)
-    ]
-    assert begun[-1].endswith("/commit.json")
+    kinds = [request.query["uploadType"] for request in gcs.seen("POST", "^/upload/")]
+    assert len(kinds) > 2 and kinds.index("multipart") == len(kinds) - 1, "of TensorFlow's client no upload is such"
     files = json.loads(gcs.objects()["run/checkpoints/step-00000007/commit.json"])["files"]
     sizes = {
         name.rpartition("/")[2]: len(data) for name, data in gcs.objects().items() if "step-00000007/state" in name
@@ -105,7 +103,7 @@ def test_the_commit_is_the_last_object_of_a_checkpoint(gcs, on_gcs):
         ("status", "PUT", "state", 503),
         ("cut_upload", "PUT", "state", 0),
         ("no_reply", "PUT", "state", 0),
-        ("cut_reply", "PUT", "commit", 0),
+        ("cut_reply", "POST", "multipart", 0),
         ("status", "GET", "^/corpus/", 503),
         ("cut_reply", "GET", "^/corpus/.*data", 0),
         ("status", "DELETE", "", 503),

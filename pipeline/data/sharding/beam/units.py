@@ -71,8 +71,7 @@ class Encode(Step):
         global _encoded
         with _one_at_a_time, _temporary(self._folder) as folder, storage.partial_file(folder) as file:
             self.job.encode(unit, file)
-            file.flush()
-            os.fsync(file.fileno())
+            storage.sync(file)
             _encoded += 1
             if _encoded % UNITS_PER_ENGINE == 0:
                 load.cache_clear()
