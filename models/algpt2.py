@@ -1,6 +1,6 @@
 """ALGPT2: GPT-2 with ALBERT's economies (Lan et al. 2020): one shared block, and narrow tables with linear layers.
 
-The loss of sentence order is ALBERT's own and has no place in a language model. Letters: B, T, D, E as in gpt2.py.
+The loss of sentence order is ALBERT's own and has no place in a language model. Shapes: B, T, D, E as in gpt2.py.
 """
 
 from collections.abc import Callable

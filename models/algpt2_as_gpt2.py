@@ -1,6 +1,6 @@
 """Expands an ALGPT2 into the plain GPT-2 that computes the same, so that any GPT-2 runtime runs it.
 
-Letters: V vocabulary, T context, E table width, D width, L layers.
+Shapes: V vocabulary, T context, E table width, D width, L layers.
 """
 
 import numpy as np

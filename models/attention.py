@@ -7,9 +7,10 @@ probabilities from the logarithm of each softmax's denominator, as FlashAttentio
 Time is the last axis everywhere: the fused projection then leaves the matrix unit in the layout in which scores and
 their gradients read it, without a transposed copy, and a head's 64 features do not leave half of the lanes empty.
 
-Letters: B batch, H heads, K head width, T context, Q queries of a strip, S keys of a strip.
+Shapes: B batch, H heads, K head width, T context, Q queries of a strip, S keys of a strip.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -42,7 +43,9 @@ def _scores(q_BHKQ: tf.Tensor, k_BHKS: tf.Tensor, first_query: int, first_key: i
     return tf.where(allowed, scores, MASKED)
 
 
-def _strip_mask(dropout: Dropout, shape_BHQS, first_query: int, first_key: int, length: int) -> tf.Tensor:
+def _strip_mask(
+    dropout: Dropout, shape_BHQS: Sequence[int], first_query: int, first_key: int, length: int
+) -> tf.Tensor:
     """Returns dropout's factors [B, H, Q, S]; an element's index does not depend on the strips."""
     _, heads, queries, keys = shape_BHQS
     head = tf.range(heads, dtype=tf.int32)[:, None, None]
@@ -57,7 +60,9 @@ def causal_attention(
     """Attends from every position to itself and those before it; softmax in float32.
 
     Args:
-        q_BHKT, k_BHKT, v_BHKT: queries, keys, values in the compute dtype.
+        q_BHKT: queries in the compute dtype.
+        k_BHKT: keys, likewise.
+        v_BHKT: values, likewise.
         dropout: of the probabilities, or None.
 
     Returns:

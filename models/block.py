@@ -3,10 +3,11 @@
 ``block`` returns its output and the residuals that its gradient needs, so ``remat`` chooses which residuals are kept,
 and a loop over layers can carry them in arrays; transformer.py stacks blocks.
 
-Letters: B batch, T context, D width, H heads, K head width.
+Shapes: B batch, T context, D width, H heads, K head width.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -28,6 +29,10 @@ from models.operations import (
     scoped,
 )
 
+Seeds: TypeAlias = (
+    tf.Tensor | None
+)  # int32 [B, 2], two words per example that decide all its dropout; None for no dropout
+Layer: TypeAlias = tf.Tensor | int
 DROPOUT_SITES = 3  # a block's dropouts: attention probabilities, attention branch, MLP branch
 
 
@@ -81,7 +86,7 @@ class MlpResiduals(NamedTuple):
     hidden: tf.Tensor
 
 
-def _attention_dropout(config: GPT2Config, seeds_B2, layer):
+def _attention_dropout(config: GPT2Config, seeds_B2: Seeds, layer: Layer) -> Dropout | None:
     if seeds_B2 is None or not config.dropout:
         return None
     return Dropout(seeds_B2, layer * DROPOUT_SITES, config.dropout)
@@ -99,7 +104,9 @@ def query_key_value(normal_BTD: tf.Tensor, weights: BlockWeights, heads: int) ->
     ]
 
 
-def query_key_value_gradient(parts_BHKT, normal_BTD, weights: BlockWeights):
+def query_key_value_gradient(
+    parts_BHKT: Sequence[tf.Tensor], normal_BTD: tf.Tensor, weights: BlockWeights
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the gradients of ``normal_BTD`` and, in float32, of the fused kernel and bias."""
     dtype, (_, length, width) = normal_BTD.dtype, normal_BTD.shape
     # One product of each kind: its input is concatenated from strips anyway.
@@ -123,7 +130,7 @@ def attention_output(output_BDT: tf.Tensor, weights: BlockWeights) -> tf.Tensor:
 
 @scoped("attention")
 def attention_half(
-    x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer
+    x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds, layer: Layer
 ) -> tuple[tf.Tensor, AttentionResiduals]:
     """Returns x + attention(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
@@ -136,7 +143,15 @@ def attention_half(
 
 
 @scoped("attention_gradient")
-def attention_half_gradient(dy_BTD, x_BTD, residuals: AttentionResiduals, weights, config, seeds_B2, layer):
+def attention_half_gradient(
+    dy_BTD: tf.Tensor,
+    x_BTD: tf.Tensor,
+    residuals: AttentionResiduals,
+    weights: BlockWeights,
+    config: GPT2Config,
+    seeds_B2: Seeds,
+    layer: Layer,
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
     d_output, *d_projection = _output_gradient(branch, residuals.output, weights, config)
@@ -150,7 +165,9 @@ def attention_half_gradient(dy_BTD, x_BTD, residuals: AttentionResiduals, weight
     return tf.cast(float32(dy_BTD) + dx, x_BTD.dtype), [*d_norm, *d_input, *d_projection]
 
 
-def _output_gradient(dy_BTD, output_BDT, weights: BlockWeights, config: GPT2Config):
+def _output_gradient(
+    dy_BTD: tf.Tensor, output_BDT: tf.Tensor, weights: BlockWeights, config: GPT2Config
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the gradients of the attention's output, [B, H, K, T], and of its projection's weights."""
     d_output = tf.einsum("bte,de->bdt", dy_BTD, tf.cast(weights.attention_output_kernel, dy_BTD.dtype))
     d_kernel = tf.einsum("bdt,bte->de", float32(output_BDT), float32(dy_BTD))
@@ -158,7 +175,9 @@ def _output_gradient(dy_BTD, output_BDT, weights: BlockWeights, config: GPT2Conf
 
 
 @scoped("mlp")
-def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, MlpResiduals]:
+def mlp_half(
+    x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds, layer: Layer
+) -> tuple[tf.Tensor, MlpResiduals]:
     """Returns x + mlp(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.mlp_norm_scale, weights.mlp_norm_bias)
     hidden = dense(normal, weights.mlp_input_kernel, weights.mlp_input_bias)
@@ -168,7 +187,9 @@ def mlp_half(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) 
 
 
 @scoped("mlp_gradient")
-def mlp_half_gradient(dy_BTD, residuals: MlpResiduals, weights: BlockWeights, config: GPT2Config, seeds_B2, layer):
+def mlp_half_gradient(
+    dy_BTD: tf.Tensor, residuals: MlpResiduals, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds, layer: Layer
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 2, config.dropout)
     d_gelu, *d_output = dense_gradient(branch, gelu(residuals.hidden), weights.mlp_output_kernel)
@@ -180,7 +201,9 @@ def mlp_half_gradient(dy_BTD, residuals: MlpResiduals, weights: BlockWeights, co
     return tf.cast(float32(dy_BTD) + dx, dy_BTD.dtype), [*d_norm, *d_input, *d_output]
 
 
-def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+def block(
+    x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds, layer: Layer
+) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
     """Applies one block.
 
     Returns:
@@ -193,7 +216,15 @@ def block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer) -> 
     return y, {"none": (*attention, *mlp), "attention": tuple(mlp), "full": ()}[config.remat]
 
 
-def block_gradient(dy_BTD, x_BTD, residuals: tuple[tf.Tensor, ...], weights: BlockWeights, config, seeds_B2, layer):
+def block_gradient(
+    dy_BTD: tf.Tensor,
+    x_BTD: tf.Tensor,
+    residuals: tuple[tf.Tensor, ...],
+    weights: BlockWeights,
+    config: GPT2Config,
+    seeds_B2: Seeds,
+    layer: Layer,
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns dx [B, T, D] and the float32 gradients of the twelve weights; recomputes residuals that were not kept."""
     if config.remat != "none":
         # Without the barrier XLA recognises the recomputation and keeps the first results instead.

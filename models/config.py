@@ -1,6 +1,6 @@
 """The settings of GPT-2 and ALGPT2, and their parameter and FLOP counts. Imports neither TensorFlow nor Keras.
 
-Letters: V vocabulary, E embedding width, D width, T context.
+Shapes: V vocabulary, E embedding width, D width, T context.
 """
 
 import difflib
@@ -149,10 +149,12 @@ class ALGPT2Config(GPT2Config):
 
     @property
     def table_width(self) -> int:
+        """E, or D without factorization."""
         return self.width if self.embedding is None else self.embedding
 
     @property
     def distinct_blocks(self) -> int:
+        """One, which all layers share."""
         return 1
 
     def _embedding_kernels(self) -> int:

@@ -1,16 +1,16 @@
 """GPT-2 as a Keras model (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019).
 
-Letters: B batch, T context, D width, E table width, V vocabulary.
+Shapes: B batch, T context, D width, E table width, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from models.block import DROPOUT_SITES, Block, BlockWeights
+from models.block import DROPOUT_SITES, Block, BlockWeights, Seeds
 from models.config import GPT2Config
 from models.operations import dropped, layer_norm, scoped
 from models.transformer import apply_block
@@ -32,7 +32,8 @@ class Normal:
     def __init__(self, seed: int, stream: int, deviation: float = STANDARD_DEVIATION, rows: int | None = None):
         self.seed, self.stream, self.deviation, self.rows = seed, stream, deviation, rows
 
-    def __call__(self, shape, dtype=None) -> tf.Tensor:
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+        """Returns float32 values of this shape."""
         rows = shape[0] if self.rows is None else self.rows
         drawn = tf.random.stateless_normal(
             (rows, *shape[1:]), (self.seed, self.stream), 0.0, self.deviation, alg="philox"
@@ -95,7 +96,7 @@ class GPT2(keras.Model):
         """Creates the layers between the tables and the blocks: none in GPT-2."""
 
     @scoped("embedding")
-    def embed(self, tokens_BT: tf.Tensor, positions: tf.Tensor, seeds_B2: tf.Tensor | None = None) -> tf.Tensor:
+    def embed(self, tokens_BT: tf.Tensor, positions: tf.Tensor, seeds_B2: Seeds = None) -> tf.Tensor:
         """Returns the input of the first block, [B, T, D] in the compute dtype.
 
         Args:
@@ -116,7 +117,7 @@ class GPT2(keras.Model):
         """Projects the blocks' normalised output to the table's width."""
         return x_BTD
 
-    def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:
+    def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: Seeds) -> tf.Tensor:
         """Applies all blocks."""
         for layer, block in enumerate(self.blocks):
             x_BTD = apply_block(x_BTD, block.tensors(), self.config, seeds_B2, layer)
@@ -134,7 +135,7 @@ class GPT2(keras.Model):
         scale, bias = tf.convert_to_tensor(self.norm_scale), tf.convert_to_tensor(self.norm_bias)
         return self.embedding_out(layer_norm(x_BTD, scale, bias)[0])
 
-    def features(self, tokens_BT: tf.Tensor, dropout_seeds_B2: tf.Tensor | None = None) -> tf.Tensor:
+    def features(self, tokens_BT: tf.Tensor, dropout_seeds_B2: Seeds = None) -> tf.Tensor:
         """Returns the features that multiply the token table, [B, T, E] in the compute dtype.
 
         Args:
@@ -181,7 +182,7 @@ class GPT2(keras.Model):
 
 
 def block_initializers(config: GPT2Config, seed: int, layer: int) -> BlockWeights:
-    """Normal kernels, the two that write to the residual stream scaled by 1/sqrt(2·layers); zero biases."""
+    """Returns normal kernels, the two that write to the residual stream scaled by 1/sqrt(2·layers); zero biases."""
     residual = STANDARD_DEVIATION / (2 * config.layers) ** 0.5
     streams = iter(range(16 * (layer + 1), 16 * (layer + 2)))
     return BlockWeights(

@@ -4,10 +4,11 @@ A compiled loop runs over chunks of tokens. For each it multiplies features with
 and computes the gradients of both while the chunk's logits are available. The backward pass only scales these by the
 incoming gradient. An unrolled loop with recomputation saves nothing: XLA keeps all chunks alive together.
 
-Letters: N tokens, C tokens of a chunk, E table width, V vocabulary (the table's rows, padding included).
+Shapes: N tokens, C tokens of a chunk, E table width, V vocabulary (the table's rows, padding included).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,7 +23,9 @@ SAMPLE_MARGIN = 32.0  # nats: splits float32's range of e^±88 between logits ab
 _NEVER = -1e30  # a logit of probability 0, but finite, so that 0 · logit is 0
 
 
-def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: int | None) -> list[tf.Tensor]:
+def _chunks(
+    x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N: tf.Tensor, weights_N: tf.Tensor, chunk: int | None
+) -> list[tf.Tensor]:
     """Splits into even chunks, padded with tokens of weight 0: [n, C, E], [n, C], [n, C]."""
     total = x_NE.shape[0]
     limit = chunk or max(1, CHUNK_BYTES[x_NE.dtype] // (table_VE.shape[0] * x_NE.dtype.size))
@@ -33,7 +36,7 @@ def _chunks(x_NE: tf.Tensor, table_VE: tf.Tensor, labels_N, weights_N, chunk: in
     return [x, *(tf.reshape(tf.pad(y, [[0, extra]]), [count, size]) for y in (labels_N, float32(weights_N)))]
 
 
-def _shift(x_CE, table_VE, logits_of: Callable[..., tf.Tensor], *, sampled: bool) -> tf.Tensor:
+def _shift(x_CE: tf.Tensor, table_VE: tf.Tensor, logits_of: Callable[..., tf.Tensor], *, sampled: bool) -> tf.Tensor:
     """Returns the value subtracted from a token's logits before they are exponentiated, [C, 1].
 
     Any shift gives the same softmax as long as nothing overflows or underflows. The highest logit is always safe, and
@@ -60,11 +63,13 @@ def _table(table_VE: tf.Tensor, vocabulary_size: int, dtype: tf.DType) -> tf.Ten
     return tf.concat([table_VE[:vocabulary_size], tf.repeat(table_VE[:1], extra, 0)], 0)
 
 
-def _softmax(x_CE: tf.Tensor, table_VE: tf.Tensor, labels_C: tf.Tensor, vocabulary_size: int, *, sampled: bool):
+def _softmax(
+    x_CE: tf.Tensor, table_VE: tf.Tensor, labels_C: tf.Tensor, vocabulary_size: int, *, sampled: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns nll [C], exponentials [C, V], zero for the padding, and their sums [C, 1], all float32."""
     is_bfloat16 = x_CE.dtype == tf.bfloat16
 
-    def logits_of(x_CE, rows):
+    def logits_of(x_CE: tf.Tensor, rows: int) -> tf.Tensor:
         logits = tf.matmul(float32(x_CE), float32(table_VE[:rows]), transpose_b=True)
         return tf.where(tf.range(rows)[None, :] < vocabulary_size, logits, _NEVER) if is_bfloat16 else logits
 
@@ -103,7 +108,7 @@ def token_nll(
     table = _table(table_VE, vocabulary_size, x_NE.dtype)
     parts = _chunks(x_NE, table, labels_N, tf.ones_like(labels_N, tf.float32), chunk)
 
-    def score(index, array):
+    def score(index: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         x, labels, _ = (tf.gather(part, index) for part in parts)
         return index + 1, array.write(index, _softmax(x, table, labels, vocabulary_size, sampled=False)[0])
 
@@ -135,13 +140,13 @@ def summed_nll(
 
     @tf.custom_gradient
     @scoped("loss")
-    def summed(x_NE, table_VE):
+    def summed(x_NE: tf.Tensor, table_VE: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         parts = _chunks(x_NE, table_VE, labels_N, weights_N, chunk)
         count, width = parts[1].shape
         table = _table(table_VE, vocabulary_size, x_NE.dtype)
         is_bfloat16 = x_NE.dtype == tf.bfloat16
 
-        def body(index, loss, array, d_table):
+        def body(index: tf.Tensor, loss: tf.Tensor, array: tf.TensorArray, d_table: tf.Tensor) -> tuple[Any, ...]:
             x, labels, weights = (tf.gather(part, index) for part in parts)
             nll, powers, total = _softmax(x, table, labels, vocabulary_size, sampled=is_bfloat16)
             # Softmax minus one-hot, times the denominator, by which ``share`` divides later.
@@ -163,7 +168,7 @@ def summed_nll(
             d_table = tf.tensor_scatter_nd_sub(d_table, labels_N[:, None], x_NE * float32(weights_N)[:, None])
 
         @scoped("loss")
-        def gradient(upstream):
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return tf.cast(float32(dx) * upstream, dx.dtype), d_table * upstream
 
         return loss, gradient

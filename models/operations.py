@@ -4,11 +4,12 @@ Written as pairs, not left to automatic differentiation, because the pair decide
 only inputs that are kept anyway, and two float32 scalars per token. Everything else is recomputed inside the fusion
 that needs it, which costs no memory traffic.
 
-Letters: B batch, T context, D width, F any features, N = B·T tokens.
+Shapes: B batch, T context, D width, F any features, N = B·T tokens.
 """
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaOptimizationBarrier has no public alias
@@ -31,7 +32,7 @@ def scoped(name: str) -> Callable[[Callable], Callable]:
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
-        def inside(*args, **kwargs):
+        def inside(*args: Any, **kwargs: Any) -> Any:
             with tf.name_scope(name):
                 return function(*args, **kwargs)
 

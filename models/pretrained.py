@@ -32,7 +32,7 @@ MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 
 
 def names_of(model: Any) -> dict[str, Any]:
-    """Returns the model's variables by plain names: ``token_table``, ``block_00/mlp_input_kernel``, …"""
+    """Returns the model's variables by plain names: ``token_table``, ``block_00/mlp_input_kernel`` and so on."""
     prefix = f"{model.name}/"
     return {variable.path.removeprefix(prefix): variable for variable in model.trainable_variables}
 
@@ -133,6 +133,7 @@ def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs
     """Assigns weights to ``model`` as ``load_into`` does.
 
     Args:
+        model: from ``models.build``.
         origin: where they come from, for messages.
         read: maps a tensor's name there to its float32 value, the token table without the vocabulary's padding.
         to_theirs: maps our name of a tensor to the name there.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class LanguageModel(Protocol):
     """A built model, as ``models.build`` returns it; ``models.gpt2.GPT2`` documents each member.
 
-    Letters: B batch, T context, D width, E width of the token table, V vocabulary.
+    Shapes: B batch, T context, D width, E width of the token table, V vocabulary.
     """
 
     config: GPT2Config

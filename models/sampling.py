@@ -1,6 +1,6 @@
 """Chooses the next token: the likeliest, or a draw under temperature, top-k, top-p and repetition penalty.
 
-Letters: B batch, V vocabulary.
+Shapes: B batch, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Sampling:
 DEFAULT = Sampling()
 
 
-def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
+def choose(logits_BV: tf.Tensor, seen_BV: tf.Tensor, sampling: Sampling, seed_2: tf.Tensor) -> tf.Tensor:
     """Returns one token per row, int32 [B].
 
     Args:
@@ -73,16 +73,20 @@ def choose(logits_BV, seen_BV, sampling: Sampling, seed_2) -> tf.Tensor:
     return _drawn(logits_BV, seed_2)
 
 
-def choose_by(logits_BV, temperature, top_k, top_p, seed_2) -> tf.Tensor:
+def choose_by(
+    logits_BV: tf.Tensor, temperature: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, seed_2: tf.Tensor
+) -> tf.Tensor:
     """Returns one token per row, int32 [B], like ``choose`` without a penalty, but with settings that are tensors.
 
     Args:
         logits_BV: as for ``choose``.
-        temperature, top_k, top_p: scalars, float32, int32 and float32, in the ranges of ``Sampling``.
+        temperature: a float32 scalar in the range of ``Sampling``, as the next two are.
+        top_k: an int32 scalar.
+        top_p: a float32 scalar.
         seed_2: as for ``choose``.
     """
 
-    def draw():
+    def draw() -> tf.Tensor:
         warm_BV = logits_BV / temperature
         ones, enough = tf.ones_like(warm_BV), tf.cast(tf.minimum(top_k, warm_BV.shape[1]), tf.float32)
         warm_BV = tf.cond(top_k > 0, lambda: _keep_highest(warm_BV, ones, enough), lambda: warm_BV)
@@ -93,7 +97,7 @@ def choose_by(logits_BV, temperature, top_k, top_p, seed_2) -> tf.Tensor:
     return tf.cond(temperature >= GREEDY_BELOW, draw, lambda: _likeliest(logits_BV))
 
 
-def _drawn(logits_BV, seed_2) -> tf.Tensor:
+def _drawn(logits_BV: tf.Tensor, seed_2: tf.Tensor) -> tf.Tensor:
     """Draws by the Gumbel trick: the argmax of logits plus Gumbel noise is a draw from their softmax.
 
     The uniform numbers are made from bits here, since XLA and TensorFlow's own kernels turn the same bits into
@@ -105,14 +109,14 @@ def _drawn(logits_BV, seed_2) -> tf.Tensor:
     return _likeliest(logits_BV - tf.math.log(-tf.math.log(uniform)))
 
 
-def _likeliest(logits_BV) -> tf.Tensor:
+def _likeliest(logits_BV: tf.Tensor) -> tf.Tensor:
     """Returns the first of the highest logits, int32 [B], in two passes, faster on a CPU than XLA's argmax."""
     vocabulary = logits_BV.shape[1]
     highest = logits_BV >= tf.reduce_max(logits_BV, -1, keepdims=True)
     return tf.reduce_min(tf.where(highest, tf.range(vocabulary), vocabulary - 1), -1)
 
 
-def _keep_highest(logits_BV, weights_BV, enough) -> tf.Tensor:
+def _keep_highest(logits_BV: tf.Tensor, weights_BV: tf.Tensor, enough: tf.Tensor | float) -> tf.Tensor:
     """Keeps the fewest highest logits whose weights add up to ``enough``; the others become −1e30.
 
     Bisects for the threshold over the 32 bits of an ordered integer instead of sorting the vocabulary: each pass is one
@@ -121,7 +125,9 @@ def _keep_highest(logits_BV, weights_BV, enough) -> tf.Tensor:
     bits = tf.bitcast(logits_BV, tf.int32)
     order = tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, 0x7FFFFFFF), bits)  # integers in the floats' order
 
-    def halve(step, low, high):  # order >= low is enough, order >= high is not
+    def halve(
+        step: tf.Tensor, low: tf.Tensor, high: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:  # order >= low is enough, order >= high is not
         # (low + high) / 2, rounded up, without overflow
         middle = tf.bitwise.right_shift(low, 1) + tf.bitwise.right_shift(high, 1)
         middle += tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(low, 1), tf.bitwise.bitwise_and(high, 1))

@@ -1,25 +1,28 @@
 """Two ways to stack blocks: GPT-2's, each with separate weights, and ALGPT2's, one block in a loop.
 
-Letters: B batch, T context, D width.
+Shapes: B batch, T context, D width.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from models.block import BlockWeights, block, block_gradient
+from models.block import BlockWeights, Layer, Seeds, block, block_gradient
 from models.config import GPT2Config
 from models.operations import scoped
 
 
-def apply_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, layer: int) -> tf.Tensor:
+def apply_block(x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds, layer: int) -> tf.Tensor:
     """Applies one block of GPT-2, with ``block_gradient`` as its gradient."""
 
     @tf.custom_gradient
     @scoped(f"block_{layer:02d}")
-    def apply(x_BTD, *weights):
+    def apply(x_BTD: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         y, residuals = block(x_BTD, BlockWeights(*weights), config, seeds_B2, layer)
 
         @scoped(f"block_{layer:02d}")
-        def gradient(dy_BTD):
+        def gradient(dy_BTD: tf.Tensor) -> list[tf.Tensor]:
             dx, d_weights = block_gradient(dy_BTD, x_BTD, residuals, BlockWeights(*weights), config, seeds_B2, layer)
             return [dx, *d_weights]
 
@@ -28,7 +31,7 @@ def apply_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2, laye
     return apply(x_BTD, *weights)
 
 
-def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2) -> tf.Tensor:
+def apply_shared_block(x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds) -> tf.Tensor:
     """Applies one block ``config.layers`` times; the compiled forward and backward loops contain one block each.
 
     The backward loop accumulates the layers' weight gradients in float32.
@@ -37,13 +40,13 @@ def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B
 
     @tf.custom_gradient
     @scoped("shared_block")
-    def apply(x_BTD, *weights):
+    def apply(x_BTD: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         weights = BlockWeights(*weights)
         y, stacks = _forward_loop(x_BTD, weights, config, seeds_B2)
 
         @scoped("shared_block")
-        def gradient(dy_BTD):
-            def backward(step, dy, *sums):
+        def gradient(dy_BTD: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            def backward(step: tf.Tensor, dy: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 layer = layers - 1 - step
                 x, *residuals = (tf.gather(stack, layer) for stack in stacks)
                 dx, d_weights = block_gradient(dy, x, tuple(residuals), weights, config, seeds_B2, layer)
@@ -57,7 +60,9 @@ def apply_shared_block(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B
     return apply(x_BTD, *weights)
 
 
-def _forward_loop(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2):
+def _forward_loop(
+    x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns the output and, stacked over layers, the blocks' inputs and residuals."""
     with tf.Graph().as_default():  # only the shapes and dtypes of the residuals
         described = [tf.zeros(tensor.shape, tensor.dtype) for tensor in (x_BTD, *weights)]
@@ -65,7 +70,7 @@ def _forward_loop(x_BTD, weights: BlockWeights, config: GPT2Config, seeds_B2):
         residuals = [x_BTD, *block(described[0], BlockWeights(*described[1:]), config, seeds, 0)[1]]
     arrays = [tf.TensorArray(tensor.dtype, size=config.layers, element_shape=tensor.shape) for tensor in residuals]
 
-    def forward(layer, x, *arrays):
+    def forward(layer: Layer, x: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
         y, residuals = block(x, weights, config, seeds_B2, layer)
         return layer + 1, y, *(array.write(layer, part) for array, part in zip(arrays, (x, *residuals), strict=True))
 

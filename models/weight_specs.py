@@ -1,6 +1,6 @@
 """The variables of a model without building it: names, shapes and initial RMS. Imports neither TensorFlow nor Keras.
 
-Letters: V vocabulary (padded), E table width, D width, T context.
+Shapes: V vocabulary (padded), E table width, D width, T context.
 """
 
 from typing import NamedTuple

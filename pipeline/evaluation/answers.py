@@ -1,6 +1,6 @@
 """Likelihoods of answers after their prompts: last words, and choices normalised by their length.
 
-Letters: B rows per batch, T tokens of the longest row, K tokens of the longest answer, E table width, V vocabulary.
+Shapes: B rows per batch, T tokens of the longest row, K tokens of the longest answer, E table width, V vocabulary.
 """
 
 import dataclasses

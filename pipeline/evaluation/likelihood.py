@@ -1,6 +1,6 @@
 """Comparable likelihoods: summed over all tokens and normalised three ways.
 
-Letters: N tokens of the text, W windows, B windows per batch, T context length.
+Shapes: N tokens of the text, W windows, B windows per batch, T context length.
 """
 
 import dataclasses

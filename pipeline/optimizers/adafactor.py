@@ -32,6 +32,7 @@ class Adafactor(Optimizer):
     def scaled_update(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
+        """Returns Adafactor's change and assigns the slots."""
         config = self.config
         # Computed from the counter in every update: computed once, it would stay at 0.
         beta2 = 1.0 - tf.pow(self.updates_done() + 1.0, -config.decay_exponent)

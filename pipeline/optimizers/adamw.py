@@ -20,6 +20,7 @@ class AdamW(Optimizer):
     def scaled_update(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
+        """Returns AdamW's change and assigns the slots."""
         config, slots = self.config, self.slots(variable)
         mean = config.beta1 * tf.convert_to_tensor(slots["mean"]) + (1.0 - config.beta1) * gradient
         moment = config.beta2 * tf.convert_to_tensor(slots["moment"]) + (1.0 - config.beta2) * tf.square(gradient)

@@ -130,7 +130,8 @@ class Optimizer(keras.optimizers.Optimizer):
         """Makes one update of the rows that a replica owns: their slots, then the step counter, but not the weights.
 
         Args:
-            gradients, weights: One block of rows per variable, float32, otherwise as ``update`` takes them.
+            gradients: One block of rows per variable, float32, otherwise as ``update`` takes them.
+            weights: One block of rows per variable, float32.
             variables: The variables given to ``build``, in any order.
 
         Returns:

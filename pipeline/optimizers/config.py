@@ -139,6 +139,7 @@ class AdafactorConfig(OptimizerConfig):
         return {**slots, "momentum": tuple(shape)} if self.beta1 else slots
 
     def effective_rate(self, weight_rms: float) -> float:
+        """Returns the learning rate times the parameter scale."""
         return self.learning_rate * (max(self.epsilon2, weight_rms) if self.scale_by_parameter else 1.0)
 
 
@@ -170,9 +171,11 @@ class AdamWConfig(OptimizerConfig):
         _require("epsilon", self.epsilon, self.epsilon > 0, "above 0")
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Returns ``mean`` and ``moment``, both of the variable's shape."""
         return {"mean": tuple(shape), "moment": tuple(shape)}
 
     def splits_slots(self, replicas: int) -> bool:
+        """Whether ``slots`` is ``'sharded'`` and there is more than one replica."""
         return self.slots == "sharded" and replicas > 1
 
 
@@ -195,4 +198,5 @@ class SGDConfig(OptimizerConfig):
         _require("momentum", self.momentum, 0 <= self.momentum < 1, "from 0 to below 1")
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Returns ``momentum``, or nothing without it."""
         return {"momentum": tuple(shape)} if self.momentum else {}

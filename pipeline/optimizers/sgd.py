@@ -17,6 +17,7 @@ class SGD(Optimizer):
     def scaled_update(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
+        """Returns SGD's change and assigns the slots."""
         if not self.config.momentum:
             return learning_rate * gradient
         slot = self.slots(variable)["momentum"]

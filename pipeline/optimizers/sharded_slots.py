@@ -45,7 +45,7 @@ def update_own_rows(
     own = [own_rows(gradient, replica, replicas) for gradient in gradients]
     old = [own_rows(tf.convert_to_tensor(variable), replica, replicas) for variable in variables]
 
-    def apply():
+    def apply() -> tuple[tf.Tensor, ...]:
         return tf.constant(0.0), *optimizer.update_rows(own, old, variables)
 
     skipped, *new = tf.cond(usable, apply, lambda: (tf.constant(1.0), *old))

@@ -5,7 +5,7 @@ merges its occurrences, so a batch takes as many rounds as its longest piece tak
 keras-hub's BytePairTokenizer would be less code, but joins the line feeds before an apostrophe and misses U+2028.
 
 Source: Sennrich et al. 2016, Neural Machine Translation of Rare Words with Subword Units; Radford et al. 2019 (bytes).
-Letters: N texts, W pieces, M bytes, A ids that may still be merged.
+Shapes: N texts, W pieces, M bytes, A ids that may still be merged.
 """
 
 import json

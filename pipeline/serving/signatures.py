@@ -8,7 +8,7 @@ The texts of a request are processed one by one, each as by ``pipeline.generate`
 their number. Nothing is compiled by XLA, which TensorFlow Serving does not enable by default; the prompt's pass has a
 graph for each of a few widths.
 
-Letters: B batch (1), P width, E width of the token table, V vocabulary.
+Shapes: B batch (1), P width, E width of the token table, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from models import decoding
+from models import decoding, key_value_cache
 from models.block import block
 from models.loss import token_nll
 from models.protocols import LanguageModel
@@ -85,8 +85,8 @@ class TextModel(tf.Module):
             new_tokens = tf.minimum(max_tokens, context - length)
 
             def prefill(tokens_BP):
-                return decoding.prefill(
-                    self._model, tokens_BP, length[None], new_tokens, table_VE, decoding.write_plain
+                return key_value_cache.prefill(
+                    self._model, tokens_BP, length[None], new_tokens, table_VE, key_value_cache.write_plain
                 )
 
             keys, values, logits_BV = self._at_width(prompt, prefill)
@@ -103,7 +103,7 @@ class TextModel(tf.Module):
                 new_tokens=new_tokens,
                 end_of_text=self._end_of_text,
                 table_VE=table_VE,
-                write=decoding.write_plain,
+                write=key_value_cache.write_plain,
             )
             return self.byte_pairs.decode(tokens[0, : counts[0]]), counts[0]
 

@@ -1,6 +1,6 @@
 """Streams generation token by token: each token with its probability and the likeliest others.
 
-Letters: B batch (1), P width of the prompt, S columns of the cache, V vocabulary.
+Shapes: B batch (1), P width of the prompt, S columns of the cache, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from models import decoding
+from models import key_value_cache
 from models.protocols import LanguageModel
 from models.sampling import Sampling, choose_by
 
@@ -76,8 +76,8 @@ class Stepper:
                 logits, keys, values = self._advance(token, width + step, shift, keys, values)
 
     def _prefill_graph(self, tokens_BP, lengths_B, new_tokens):
-        return decoding.prefill(
-            self._model, tokens_BP, lengths_B, new_tokens, self._table_VE, write=decoding.write_plain
+        return key_value_cache.prefill(
+            self._model, tokens_BP, lengths_B, new_tokens, self._table_VE, write=key_value_cache.write_plain
         )
 
     def _choose_graph(self, logits_BV, temperature, top_k, top_p, seed_2):
@@ -90,6 +90,6 @@ class Stepper:
         config = self._model.config
         shape = [config.layers, 1, config.heads, config.head_width, None]
         keys, values = tf.ensure_shape(keys, shape), tf.ensure_shape(values, shape)
-        return decoding.decode_step(
-            self._model, token_B, column, shift_B, keys, values, self._table_VE, write=decoding.write_plain
+        return key_value_cache.decode_step(
+            self._model, token_B, column, shift_B, keys, values, self._table_VE, write=key_value_cache.write_plain
         )

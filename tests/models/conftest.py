@@ -4,10 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import models
-from models.loss import summed_nll
 
 VOCABULARY = 300  # not a multiple of 128, so that there is padding
 SMALL = {
@@ -19,7 +17,9 @@ SMALL = {
 }
 
 
-def random_tokens(rows: int, length: int, seed: int = 0) -> tf.Tensor:
+def random_tokens(rows: int, length: int, seed: int = 0):
+    import tensorflow as tf  # late in this file: test_config.py needs none
+
     return tf.constant(np.random.default_rng(seed).integers(0, VOCABULARY, (rows, length)), tf.int32)
 
 
@@ -36,6 +36,10 @@ def shake(model, seed: int = 1) -> None:
 
 def loss_and_gradients(model, tokens, seeds=None, chunk=40):
     """Summed loss of tokens [B, T+1] and its gradients, as the training step computes them."""
+    import tensorflow as tf
+
+    from models.loss import summed_nll
+
     variables = model.trainable_variables
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         values = [variable.value for variable in variables]
@@ -54,6 +58,8 @@ def loss_and_gradients(model, tokens, seeds=None, chunk=40):
 
 
 def compiled(function):
+    import tensorflow as tf
+
     return tf.function(function, jit_compile=True)
 
 

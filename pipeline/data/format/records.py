@@ -2,7 +2,7 @@
 
 A record is one ``tf.train.Example`` with one bytes feature, ``tokens``: ``context + 1`` little-endian uint16 ids. Every
 length in it is fixed by the context, so all bytes but the ids and one checksum are the same in every record, and a file
-is a matrix: seeking is a multiplication and writing is numpy. Letters: R records, T = context + 1 tokens.
+is a matrix: seeking is a multiplication and writing is numpy. Shapes: R records, T = context + 1 tokens.
 
 Layout of a record (2,089 bytes for context 1,024)::
 

@@ -1,6 +1,6 @@
 """Batches for training and evaluation: what a replica gets at each step, on this host of so many.
 
-Letters: B rows of one replica's batch, T context length, C the records' context, K rows of a block, R bytes per record.
+Shapes: B rows of one replica's batch, T context length, C the records' context, K rows of a block, R bytes per record.
 
 Training reads the endless order (record_order.py says which record comes when, record_stream.py reads them); evaluation
 reads a part once, as the corpus has it. Both work on gs:// as on a disk, and nowhere call Python while reading, so that

@@ -1,6 +1,6 @@
 """The endless order of training records as a tf.data graph: record_order.py's arithmetic on tensors, and the files.
 
-Letters: K rows of a block, Q slots that this host reads, P bytes of a record's Example, T context length.
+Shapes: K rows of a block, Q slots that this host reads, P bytes of a record's Example, T context length.
 
 How it is fast: each slot is an endless stream of its shards' rows, which tfrecord_ops.py reads K at a time. One block
 of each of the Q slots makes a matrix [Q, K, P]; transposed to [K, Q], its rows are in the endless order. So TensorFlow

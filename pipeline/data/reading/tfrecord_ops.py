@@ -1,6 +1,6 @@
 """Records as TensorFlow ops: reading them from a file as rows of bytes, and the ids in them.
 
-Letters: K rows, P bytes of a record's Example, T ids per record.
+Shapes: K rows, P bytes of a record's Example, T ids per record.
 
 A record is an element of TFRecordDatasetV2, which begins at a byte offset without reading what is before it, on a disk
 and on gs://, and compares the checksums of every record. (FixedLengthRecordDataset reads its ``header_bytes`` to skip

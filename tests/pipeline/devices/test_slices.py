@@ -1,6 +1,7 @@
 """Slices: their files agree with the generations' figures and with libtpu; mistakes are answered in one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -30,7 +31,7 @@ def test_the_pod_of_the_study():
 def asked_of_libtpu(code, names, **figures):
     """Runs code in a process that may hold the compiler, over (topology, options, figures) of these slices."""
     pytest.importorskip("libtpu")
-    from pipeline.preflight import tpu_compiler
+    from pipeline.preflight import libtpu_process, tpu_compiler
 
     wanted = []
     for name in names:
@@ -40,7 +41,7 @@ def asked_of_libtpu(code, names, **figures):
             options["chip_config_name"] = "megacore"
         of_slice = {name: figure(piece) for name, figure in figures.items()}
         wanted.append((tpu_compiler.topology_name(piece), options, of_slice))
-    environment = tpu_compiler._environment(slices.find("v3-8"))
+    environment = {**os.environ, **libtpu_process.ENVIRONMENT, "TPU_ACCELERATOR_TYPE": "v3-8"}
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(wanted)], env=environment, capture_output=True, text=True, check=False
     )
