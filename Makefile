@@ -11,7 +11,7 @@ WORKERS   ?=
 SOURCE    ?=
 WIKITEXT  ?=
 
-.PHONY: help setup setup-dev setup-beam test-beam tokenizer shards quickstart test check lint types format bench preflight-table tpu-check study clean
+.PHONY: help setup setup-dev setup-beam test-beam tokenizer shards quickstart quick test check lint types format bench preflight-table tpu-check study clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -53,7 +53,10 @@ quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evalua
 	$(RUN) -m tools.quickstart
 
 test: $(VENV)/.dev  ## all tests, half an hour on two cores
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)
+
+quick: TESTS = --quick -q -rfE
+quick: lint types test  ## format, lint, types, and the tests that neither import TensorFlow nor start a process: a minute
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from tests.helpers import quick
 from tests.helpers.places import ROOT
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -46,8 +47,21 @@ def quick_xla():
     return {"XLA_FLAGS": flags, "TF_XLA_FLAGS": xla_cache_flags(flags)}
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="skip what imports TensorFlow, starts a process or is slow")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Begins to skip what --quick leaves out, in a worker if there are any: starting those is a start of a process."""
+    if session.config.getoption("--quick") and not session.config.getoption("numprocesses", None):
+        quick.start()
+
+
+def pytest_collection_modifyitems(config, items):
     """Puts the files with most slow tests first: at the end, a single worker would run them while the others idle."""
+    if config.getoption("--quick"):
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -64,8 +78,10 @@ def virtual_devices():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _virtual_devices_before_tensorflow_starts(virtual_devices):
+def _virtual_devices_before_tensorflow_starts(request):
     """Keeps the first test from starting TensorFlow with a single device."""
+    if not request.config.getoption("--quick"):
+        request.getfixturevalue("virtual_devices")
 
 
 @pytest.fixture
