@@ -1,8 +1,12 @@
-"""Progress of long work on stderr: one line that changes on a terminal, plain lines now and then elsewhere."""
+"""Progress of long work: one line that changes on a terminal, plain lines elsewhere."""
 
+import shutil
 import sys
 import time
 from typing import TextIO
+
+SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines of a Throughput
+CLEAR = "\r\x1b[K"
 
 
 def duration(seconds: float) -> str:
@@ -20,47 +24,77 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines
-
-
 class Progress:
-    """Shows how much of ``total`` is done, how fast and how long it will still take.
+    """A line on how far some work is, with lines between that stay, and the rate of the work.
+
+    Args:
+        total: amount of work in all.
+        done: amount that was done before, by a run that was interrupted; it does not count for the rate. None: the rate
+            counts from the first time that it is asked for, so that compiling does not count.
+        stream: where the line goes; None is standard output.
+    """
+
+    def __init__(self, total: float, done: float | None = None, stream: TextIO | None = None):
+        self.total, self._stream = total, stream or sys.stdout  # as it is now: the command line replaces it
+        self.on_terminal = self._stream.isatty()
+        self._first = None if done is None else (done, time.monotonic())
+
+    def rate(self, done: float) -> float:
+        """Returns the amount per second, up to ``done``."""
+        now = time.monotonic()
+        before, began = self._first = self._first or (done, now)
+        return (done - before) / max(now - began, 1e-9)
+
+    def seconds_left(self, done: float) -> float | None:
+        """Returns the seconds that the rest takes at this rate; None while there is no rate."""
+        rate = self.rate(done)
+        return (self.total - done) / rate if rate > 0 else None
+
+    def show(self, head: str, text: str = "", tail: str = "") -> None:
+        """Replaces the line; on a terminal ``text`` is cut, since a line that wraps could not be rewritten."""
+        if self.on_terminal:
+            text = text[: max(0, shutil.get_terminal_size().columns - 1 - len(head) - len(tail))]
+        self._write(head + text + tail, "" if self.on_terminal else "\n")
+
+    def note(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._write(text, "\n")
+
+    def finish(self) -> None:
+        """Clears the line of a terminal."""
+        self._write("", "")
+
+    def _write(self, text: str, end: str) -> None:
+        self._stream.write(f"{CLEAR if self.on_terminal else ''}{text}{end}")
+        self._stream.flush()
+
+
+class Throughput(Progress):
+    """Progress on standard error, now and then, of work that is counted in a unit.
 
     Args:
         label: what is being done, such as 'tokenizing'.
         total: amount in all, in ``unit`` times ``scale``.
         unit: what the rate is shown in, such as 'MB'.
         scale: amount that makes one unit.
-        done: amount that was done before (by a run that was interrupted); it does not count for the rate.
+        done: as above.
+        stream: where the line goes; None is standard error.
     """
 
     def __init__(
-        self, label: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, file: TextIO | None = None
+        self, label: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, stream: TextIO | None = None
     ):
-        self._label, self._total, self._unit, self._scale = label, total, unit, scale
-        self._done = self._before = done
-        self._file = file or sys.stderr  # as it is now: the command line replaces it
-        self._terminal = self._file.isatty()
-        self._began = self._shown = time.monotonic()
+        super().__init__(total, done, stream or sys.stderr)
+        self._label, self._unit, self._scale, self._done = label, unit, scale, done
+        self._shown = time.monotonic()
 
     def add(self, amount: float) -> None:
         """Counts more work as done, and shows it if the last time is long enough ago."""
         self._done += amount
         now = time.monotonic()
-        if now - self._shown >= (SECONDS_ON_TERMINAL if self._terminal else SECONDS_ELSEWHERE):
+        if now - self._shown >= (SECONDS_ON_TERMINAL if self.on_terminal else SECONDS_ELSEWHERE):
             self._shown = now
-            self._show(now)
-
-    def _show(self, now: float) -> None:
-        rate = (self._done - self._before) / max(now - self._began, 1e-9)
-        left = duration((self._total - self._done) / rate) if rate > 0 else "?"
-        share = 100 * self._done / self._total if self._total else 100.0
-        line = f"{self._label} {share:3.0f} %, {rate / self._scale:,.1f} {self._unit}/s, {left} left"
-        self._file.write(f"\r{line}\x1b[K" if self._terminal else line + "\n")
-        self._file.flush()
-
-    def finish(self) -> None:
-        """Clears the line of a terminal."""
-        if self._terminal:
-            self._file.write("\r\x1b[K")
-            self._file.flush()
+            rate, left = self.rate(self._done) / self._scale, self.seconds_left(self._done)
+            share = 100 * self._done / self.total if self.total else 100.0
+            remaining = "?" if left is None else duration(left)
+            self.show(f"{self._label} {share:3.0f} %, {rate:,.1f} {self._unit}/s, {remaining} left")

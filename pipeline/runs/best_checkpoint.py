@@ -1,5 +1,7 @@
 """The weights of the lowest validation loss, kept beside the run's checkpoints in ``best/``."""
 
+import math
+
 from models.protocols import LanguageModel
 from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.run_directory import RunDirectory
@@ -21,7 +23,7 @@ class BestCheckpoint:
 
     def offer(self, step: int, nats_per_token: float) -> bool:
         """Saves the model of ``step`` if its loss is the lowest so far; returns whether it did."""
-        if self.record and nats_per_token >= self.record["nats_per_token"]:
+        if not nats_per_token < self.record.get("nats_per_token", math.inf):  # nor NaN
             return False
         self._checkpoints.save(step, {"nats_per_token": nats_per_token})
         self._checkpoints.wait()

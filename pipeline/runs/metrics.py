@@ -1,4 +1,4 @@
-"""Writes a run's figures: to the terminal, metrics.jsonl, TensorBoard, and Weights & Biases if it is on.
+"""Writes a run's figures: to metrics.jsonl, TensorBoard, and Weights & Biases if it is on.
 
 ``metrics.jsonl`` has one JSON object per line, written after each loop of ``train.steps_per_loop`` steps:
 
@@ -21,24 +21,17 @@ Steps ascend and appear once: lines that a killed process wrote after its last c
 figures under the same names (TensorBoard: ``seconds/PART`` and ``validation/NAME``).
 
 ``summary.json`` is written last and marks the run as done: parameters, steps, tokens_seen, train (nats_per_token,
-tokens_per_second, mfu: of the last process, without its compiling), validation (as above; {} without
-data), seconds (by part), goodput (the share of ``step``), best (step, nats_per_token; with ``train.keep_best``) and
-sample (with ``train.sample_prompt``).
+tokens_per_second, mfu: of the last process, without its compiling), validation (as above; {} without data), best (step,
+nats_per_token; with ``train.keep_best``), sample (with ``train.sample_prompt``), seconds (by part) and goodput (the
+share of ``step``).
 """
 
-import contextlib
-import json
-import shutil
-import sys
-import time
-from typing import Any, TextIO
+from typing import Any
 
-import tensorflow as tf
-from tensorflow.compat.v1 import Event, SessionLog
-
-from pipeline.devices.connect import on_this_machine
 from pipeline.runs.run_directory import RunDirectory
-from pipeline.runs.sinks import wandb
+from pipeline.runs.sinks import Sink, wandb
+from pipeline.runs.sinks.jsonl import JsonLines
+from pipeline.runs.sinks.tensorboard import TensorBoard
 
 
 class MetricsWriter:
@@ -48,119 +41,28 @@ class MetricsWriter:
         directory: the run's.
         configuration: shown in Weights & Biases.
         wandb_mode: ``'auto'`` (online if a key is known and the server answers), ``'offline'`` or ``'off'``.
-        resume_step: records after this step are dropped from ``metrics.jsonl``: their steps run again. Weights & Biases
-            keeps its records of them, since it cannot delete any; the repeated figures are the same.
+        resume_step: records after this step are replaced: their steps run again.
     """
 
     def __init__(self, directory: RunDirectory, configuration: dict[str, Any], *, wandb_mode: str, resume_step: int):
-        self._path = directory.join("metrics.jsonl")
-        self._local = "://" not in self._path
-        self._resume_step, self._last_step = resume_step, 0
-        self._records = self._records_until(resume_step)
-        directory.write("metrics.jsonl", _lines(self._records))  # atomically: it is the run's history
-        with on_this_machine():
-            self._events = tf.summary.create_file_writer(directory.join("tensorboard"))
-            self._start_events(resume_step + 1)
-        self._wandb = wandb.start(directory, configuration, wandb_mode)
+        lines = JsonLines(directory, resume_step)
+        self._sinks: list[Sink] = [lines, TensorBoard(directory, resume_step)]
+        repeated = range(resume_step + 1, lines.last_step + 1)
+        if sink := wandb.start(directory, configuration, wandb_mode, repeated):
+            self._sinks.append(sink)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends a flat record with ``step``; values that are None are left out."""
-        record = {key: value for key, value in record.items() if value is not None}
-        self._records.append(json.dumps(record))
-        if self._local:
-            self._write("a", self._records[-1:])
-        else:  # objects cannot be appended to; one record per loop makes this cheap enough
-            self._write("w", self._records)
-        numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-        with on_this_machine(), self._events.as_default(step=record["step"]):
-            for name, value in numbers.items():
-                if name != "step":
-                    tf.summary.scalar(name.replace(".", "/", 1), value)
-        self._events.flush()
-        self._log_to_wandb(numbers, record["step"])
+        """Keeps a flat record of numbers with ``step``; values that are None are left out."""
+        record = {name: value for name, value in record.items() if value is not None}
+        for sink in self._sinks:
+            sink.write(record)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Records a sample of text in TensorBoard and Weights & Biases."""
-        with on_this_machine(), self._events.as_default(step=step):
-            tf.summary.text(name, text)
-        self._events.flush()
-        self._log_to_wandb({name: text}, step)
+        """Keeps a text, such as a sample, in TensorBoard and Weights & Biases."""
+        for sink in self._sinks:
+            sink.text(name, text, step)
 
     def close(self, summary: dict[str, Any] | None = None) -> None:
-        self._events.close()
-        if self._wandb:
-            self._wandb.summary.update(summary or {})
-            self._wandb.finish()
-
-    def _records_until(self, resume_step: int) -> list[str]:
-        if not tf.io.gfile.exists(self._path):
-            return []
-        records = []
-        for line in tf.io.gfile.GFile(self._path).read().splitlines():
-            with contextlib.suppress(ValueError):  # a kill may have cut the last line
-                step = json.loads(line)["step"]
-                self._last_step = max(self._last_step, step)
-                if step <= resume_step:
-                    records.append(line)
-        return records
-
-    def _log_to_wandb(self, values: dict[str, Any], step: int) -> None:
-        repeated = self._resume_step < step <= self._last_step
-        if self._wandb and not repeated:
-            self._wandb.log(values, step=step)
-
-    def _start_events(self, step: int) -> None:
-        """Makes TensorBoard discard a killed process's events of this and later steps, which run again.
-
-        It reads the first such event of a directory as the start, and each later one as a restart.
-        """
-        started = SessionLog(status=SessionLog.START)
-        event = Event(wall_time=time.time(), step=step, session_log=started).SerializeToString()
-        tf.raw_ops.ImportEvent(writer=self._events._resource, event=event)
-
-    def _write(self, mode: str, lines: list[str]) -> None:
-        with tf.io.gfile.GFile(self._path, mode) as file:
-            file.write(_lines(lines))
-
-
-def _lines(lines: list[str]) -> str:
-    return "".join(line + "\n" for line in lines)
-
-
-class Progress:
-    """One line of progress: rewritten in place on a terminal, a plain line elsewhere.
-
-    The time left is computed from the rate since the first line, so that compiling does not count.
-    """
-
-    def __init__(self, total: int, stream: TextIO | None = None):
-        self._stream = stream or sys.stdout
-        self._total, self._first = total, (0, 0.0)
-        self._tty = self._stream.isatty()
-        self._open = False
-
-    def show(self, done: int, text: str) -> None:
-        """Shows ``text`` with the share done and the time left."""
-        now = time.monotonic()
-        first_done, first_time = self._first = self._first if self._first[1] else (done, now)
-        left = ""
-        if done > first_done:
-            left = f"  {_clock((now - first_time) / (done - first_done) * (self._total - done))} left"
-        head = f"step {done:,}/{self._total:,}  "
-        if self._tty:  # a line that wraps could not be rewritten, so the end of the text is cut
-            text = text[: max(0, shutil.get_terminal_size().columns - 1 - len(head) - len(left))]
-        self._stream.write(f"\r\x1b[2K{head}{text}{left}" if self._tty else f"{head}{text}{left}\n")
-        self._stream.flush()
-        self._open = self._tty
-
-    def note(self, text: str) -> None:
-        """Prints a line that stays."""
-        self._stream.write(f"\r\x1b[2K{text}\n" if self._open else f"{text}\n")
-        self._stream.flush()
-        self._open = False
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+        """Closes every sink."""
+        for sink in self._sinks:
+            sink.close(summary)

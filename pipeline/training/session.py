@@ -7,10 +7,13 @@ import json
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+
 import models
+from models.config import GPT2Config
 from pipeline import cli
 from pipeline.config import gin_reader, pretrained
 from pipeline.config.batch_plan import BatchPlan
@@ -22,20 +25,31 @@ from pipeline.devices import matmul_peak
 from pipeline.devices.connect import Connection
 from pipeline.devices.heartbeat import Heartbeat
 from pipeline.errors import UserError
-from pipeline.evaluation import protocol
 from pipeline.optimizers.build import build
-from pipeline.progress import counted
+from pipeline.optimizers.config import OptimizerConfig
+from pipeline.optimizers.protocols import TrainOptimizer
+from pipeline.progress import Progress, counted
 from pipeline.runs.best_checkpoint import BestCheckpoint
 from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.incidents import IncidentLog
 from pipeline.runs.metrics import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory, as_json
 from pipeline.runs.samples import Samples, SampleWriter
-from pipeline.training.goodput import Clock
+from pipeline.training.hooks import Hook
+from pipeline.training.hooks.best import KeepBest
+from pipeline.training.hooks.checkpoint import SaveCheckpoints
+from pipeline.training.hooks.evaluation import Evaluation
+from pipeline.training.hooks.figures import Figures
+from pipeline.training.hooks.incidents import WriteIncidents
+from pipeline.training.hooks.metrics import WriteMetrics
+from pipeline.training.hooks.profile import Profiler
+from pipeline.training.hooks.progress import ShowProgress
+from pipeline.training.hooks.samples import WriteSamples
 from pipeline.training.loop import Trainer
 from pipeline.training.preemption import restartable, signals_set
-from pipeline.training.profile import Profiler
-from pipeline.training.workers import Workers
+from pipeline.training.runtime import Data, Run, Runtime, State
+from pipeline.training.runtime.goodput import Clock
+from pipeline.training.runtime.workers import Workers
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -51,8 +65,8 @@ class Session:
     """
 
     settings: TrainConfig
-    model_config: Any
-    optimizer_config: Any
+    model_config: GPT2Config
+    optimizer_config: OptimizerConfig
     plan: BatchPlan
     manifest: Manifest
     data: str
@@ -77,87 +91,82 @@ class Session:
             return self._run(stack)
 
     def _run(self, stack: contextlib.ExitStack) -> int:
-        settings, directory, workers = self.settings, self.directory, self.workers
+        settings, directory = self.settings, self.directory
         tokenizer = Tokenizer(self.manifest.tokenizer.name, read_tokenizer(self.data))
         if directory.exists("summary.json"):
             directory.check(self.identity(), RESUMABLE_CHANGES)
             print(f"{directory.path} is done: {settings.steps:,} steps; its results are in summary.json")
             return 0
-        with self.connection.strategy.scope():
-            model = models.build(self.model_config, compute_dtype=settings.compute_dtype, seed=settings.seed)
-            optimizer = build(self.optimizer_config, schedule_of(settings))
-            optimizer.build(model.trainable_variables)
-        checkpoints = Checkpoints(
-            directory.join("checkpoints"),
-            state_of(model, optimizer),
-            reference={"seed": settings.seed, "data": self.identity()["data"]},
-            keep_last=settings.keep_checkpoints,
-            keep_every=settings.keep_every,
-            writes=workers.is_chief,
-        )
+        state = self.state()
+        checkpoints = self._checkpoints(state)
         if settings.pretrained is not None and not checkpoints.steps():
             pretrained.check_tokenizer(settings.pretrained, tokenizer)
-            pretrained.load_into(model, settings.pretrained)
+            pretrained.load_into(state.model, settings.pretrained)
         stack.enter_context(checkpoints.named_on_disk_faults())
         # All checks have passed; start writing.
-        started_before = workers.is_chief and directory.claim(self.identity(), RESUMABLE_CHANGES)
-        with self.heartbeat.watching("restoring the newest checkpoint"):
-            workers.barrier()
-            restored = checkpoints.restore_newest()
-            start = restored.step if restored else 0
-            workers.check_same_start(start, directory.path)
-        if not workers.is_chief:  # its files are discarded
+        started_before = self.workers.is_chief and directory.claim(self.identity(), RESUMABLE_CHANGES)
+        seconds = self._restore(state, checkpoints)
+        if not self.workers.is_chief:  # its files are discarded
             directory.check(self.identity(), RESUMABLE_CHANGES)
-            settings = dataclasses.replace(settings, wandb="off")
-            directory = self.directory = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
-        operative = gin_reader.provenance(settings, self.model_config, self.optimizer_config)
-        directory.write("config.gin", operative)
-        directory.write("tokenizer.json", tokenizer.data.decode())
-        print(f"{'resumes' if start else 'begins again' if started_before else 'starts'} at step {start:,}")
-        print(optimizer_line(optimizer, model.trainable_variables))
-        metrics = MetricsWriter(directory, self.identity(), wandb_mode=settings.wandb, resume_step=start)
-        metrics.text("configuration", textwrap.indent(operative, "    "), start)
-        samples = Samples(directory, metrics, start)
-        best = BestCheckpoint(directory, model) if settings.keep_best else None
-        writer = None
-        if settings.sample_prompt and workers.is_chief:
-            on_tpu = self.connection.kind == "tpu"
-            writer = SampleWriter(model, tokenizer, settings.sample_prompt, on_host=on_tpu)
-
-        def after_evaluation(step: int, figures: dict[str, float]) -> None:
-            if best:
-                best.offer(step, figures["nats_per_token"])
-            if writer and step < settings.steps:  # the last step's sample is the summary's
-                samples.add(step, writer.write())
-
-        trainer = self.trainer(
-            model, optimizer, checkpoints, metrics, IncidentLog(directory, start), after_evaluation=after_evaluation
-        )
-        if restored:
-            trainer.record = restored.metadata["record"]
-        began = float(directory.read_or_create("began.txt", f"{cli.STARTED:.3f}\n"))
-        trainer.clock = Clock(began, restored.metadata.get("seconds") if restored else None)
+            self.settings = dataclasses.replace(settings, wandb="off")
+            self.directory = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
+        print(f"{'resumes' if state.step else 'begins again' if started_before else 'starts'} at step {state.step:,}")
+        print(optimizer_line(state.optimizer, state.model.trainable_variables))
+        metrics = self._metrics(state.step, tokenizer)
+        trainer = self.trainer(state, checkpoints, metrics, tokenizer)
+        began = float(self.directory.read_or_create("began.txt", f"{cli.STARTED:.3f}\n"))
+        trainer.runtime.clock = Clock(began, seconds)
         signals = stack.enter_context(contextlib.ExitStack())
-        signals.enter_context(signals_set(trainer.stop))
-        finished = trainer.fit(start)
+        signals.enter_context(signals_set(trainer.runtime.stop))
         summary = None
-        if finished:
+        if trainer.fit():
             signals.close()  # from here a signal ends the process: nothing can be lost, but the rest takes a while
-            summary = self.summary(trainer)
-            if best:
-                summary["best"] = best.record
-            if writer:
-                with trainer.clock.spent_on("evaluation"), self.heartbeat.watching("the last sample", compiles=True):
-                    summary["sample"] = writer.write()
-                samples.add(settings.steps, summary["sample"])
-            summary["seconds"] = {part: round(seconds, 3) for part, seconds in trainer.clock.seconds().items()}
-            summary["goodput"] = round(trainer.clock.goodput(), 4)
-            directory.write_json("summary.json", summary)  # last: it marks the run as done
+            summary = {"parameters": self.model_config.parameters(), **trainer.summary()}
+            self.directory.write_json("summary.json", summary)  # last: it marks the run as done
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         metrics.close(summary)
         with self.heartbeat.watching("waiting for the other workers"):
-            workers.barrier()
+            self.workers.barrier()
         return 0
+
+    def state(self) -> State:
+        """Returns the model and its optimizer, new, on the connection's devices."""
+        with self.connection.strategy.scope():
+            model = models.build(self.model_config, compute_dtype=self.settings.compute_dtype, seed=self.settings.seed)
+            optimizer = build(self.optimizer_config, schedule_of(self.settings))
+            optimizer.build(model.trainable_variables)
+        return State(model=model, optimizer=optimizer)
+
+    def _checkpoints(self, state: State) -> Checkpoints:
+        return Checkpoints(
+            self.directory.join("checkpoints"),
+            state_of(state.model, state.optimizer),
+            reference={"seed": self.settings.seed, "data": self.identity()["data"]},
+            keep_last=self.settings.keep_checkpoints,
+            keep_every=self.settings.keep_every,
+            writes=self.workers.is_chief,
+        )
+
+    def _restore(self, state: State, checkpoints: Checkpoints) -> dict[str, float] | None:
+        """Restores the newest checkpoint in all processes; returns the seconds spent up to it, or None without one."""
+        with self.heartbeat.watching("restoring the newest checkpoint"):
+            self.workers.barrier()
+            restored = checkpoints.restore_newest()
+            state.step = restored.step if restored else 0
+            self.workers.check_same_start(state.step, self.directory.path)
+        if restored is None:
+            return None
+        state.record = restored.metadata["record"]
+        return restored.metadata.get("seconds")
+
+    def _metrics(self, start: int, tokenizer: Tokenizer) -> MetricsWriter:
+        """Writes the configuration and the tokenizer, and opens the sinks."""
+        operative = gin_reader.provenance(self.settings, self.model_config, self.optimizer_config)
+        self.directory.write("config.gin", operative)
+        self.directory.write("tokenizer.json", tokenizer.data.decode())
+        metrics = MetricsWriter(self.directory, self.identity(), wandb_mode=self.settings.wandb, resume_step=start)
+        metrics.text("configuration", textwrap.indent(operative, "    "), start)
+        return metrics
 
     @functools.cached_property
     def workers(self) -> Workers:
@@ -184,64 +193,64 @@ class Session:
             "shard": dict(self.manifest.settings),
         }
 
-    def trainer(
-        self,
-        model: Any,
-        optimizer: Any,
-        checkpoints: Checkpoints,
-        metrics: MetricsWriter,
-        incident_log: IncidentLog,
-        *,
-        after_evaluation: Callable[[int, dict[str, float]], None],
-    ) -> Trainer:
-        """Returns the trainer of this run, with its data."""
-        settings, plan, strategy = self.settings, self.plan, self.connection.strategy
-        shared: dict[str, Any] = {"context": plan.context, "replicas": plan.replicas}
-
-        def train_data(step: int) -> Any:
-            return strategy.distribute_datasets_from_function(
-                lambda host: datasets.train_dataset(
-                    self.data,
-                    self.manifest,
-                    seed=settings.seed,
-                    global_batch=plan.global_batch,
-                    start_step=step,
-                    input_context=host,
-                    **shared,
-                )
-            )
-
-        def validation_data() -> Any:
-            return strategy.distribute_datasets_from_function(
-                lambda host: datasets.evaluation_dataset(
-                    self.data,
-                    self.manifest,
-                    global_batch=plan.replicas * plan.microbatch,
-                    input_context=host,
-                    **shared,
-                )
-            )
-
-        validation = self.manifest.parts.get("validation")
-        validates = validation is not None and validation.tokens > 1  # the first token is not a label
-        return Trainer(
-            settings=settings,
-            plan=plan,
-            model=model,
-            optimizer=optimizer,
-            strategy=strategy,
-            train_data=train_data,
-            validation_data=validation_data if validates else None,
-            validation_bytes=validation.utf8_bytes if validation and self.manifest.record.scores_all_text else None,
-            checkpoints=checkpoints,
-            metrics=metrics,
-            after_evaluation=after_evaluation,
-            incident_log=incident_log,
-            profiler=Profiler(self.directory.join("tensorboard"), settings.profile_steps),
-            watching=self.heartbeat.watching,
-            workers=self.workers,
-            flops_per_token=self.model_config.flops_per_token(plan.context),
+    def trainer(self, state: State, checkpoints: Checkpoints, metrics: MetricsWriter, tokenizer: Tokenizer) -> Trainer:
+        """Returns the trainer of this run, with its data and the hooks that the settings ask for."""
+        run = Run(
+            settings=self.settings,
+            plan=self.plan,
+            flops_per_token=self.model_config.flops_per_token(self.plan.context),
             peak_flops=self.peak_flops(),
+        )
+        runtime = Runtime(
+            strategy=self.connection.strategy,
+            workers=self.workers,
+            watching=self.heartbeat.watching,
+            progress=Progress(self.settings.steps),
+        )
+        data = self._batches()
+        hooks: list[Hook] = [Figures(run, state), Evaluation(run, state, data, runtime)]
+        if self.settings.keep_best:
+            hooks.append(KeepBest(state, runtime, BestCheckpoint(self.directory, state.model)))
+        if self.settings.sample_prompt and self.workers.is_chief:
+            on_tpu = self.connection.kind == "tpu"
+            writer = SampleWriter(state.model, tokenizer, self.settings.sample_prompt, on_host=on_tpu)
+            hooks.append(WriteSamples(run, state, runtime, Samples(self.directory, metrics, state.step), writer))
+        hooks += [
+            WriteMetrics(state, runtime, metrics),
+            ShowProgress(state, runtime),
+            WriteIncidents(run, state, runtime, IncidentLog(self.directory, state.step)),
+            SaveCheckpoints(run, state, runtime, checkpoints),
+            Profiler(self.directory.join("tensorboard"), self.settings.profile_steps),
+        ]
+        return Trainer(run, state, data, runtime, hooks)
+
+    def _batches(self) -> Data:
+        plan = self.plan
+
+        def distributed(make: Callable[..., Any], **options: Any) -> Any:
+            return self.connection.strategy.distribute_datasets_from_function(
+                lambda host: make(
+                    self.data,
+                    self.manifest,
+                    context=plan.context,
+                    replicas=plan.replicas,
+                    input_context=host,
+                    **options,
+                )
+            )
+
+        def train(step: int) -> Any:
+            seed, batch = self.settings.seed, plan.global_batch
+            return distributed(datasets.train_dataset, seed=seed, global_batch=batch, start_step=step)
+
+        def validation() -> Any:
+            return distributed(datasets.evaluation_dataset, global_batch=plan.replicas * plan.microbatch)
+
+        part = self.manifest.parts.get("validation")
+        return Data(
+            train=train,
+            validation=validation if part and part.tokens > 1 else None,  # the first token is not a label
+            validation_bytes=part.utf8_bytes if part and self.manifest.record.scores_all_text else None,
         )
 
     def peak_flops(self) -> float:
@@ -250,21 +259,8 @@ class Session:
             return self.connection.slice.cores * self.connection.slice.peak_tflops_per_core * 1e12
         return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else self.connection.hosts)
 
-    def summary(self, trainer: Trainer) -> dict[str, Any]:
-        """Returns the run's final figures."""
-        record, validation = trainer.record, trainer.validation()
-        if validation and not self.manifest.record.scores_all_text:
-            validation = protocol.for_line_packing(validation) | {"left_out": protocol.LEFT_OUT}
-        return {
-            "parameters": self.model_config.parameters(),
-            "steps": record["step"],
-            "tokens_seen": record["tokens"],
-            "train": {"nats_per_token": record["loss"], **trainer.speed()},
-            "validation": validation,
-        }
 
-
-def optimizer_line(optimizer: Any, variables: list[Any]) -> str:
+def optimizer_line(optimizer: TrainOptimizer, variables: Sequence[keras.Variable]) -> str:
     """Returns a line with the slots' bytes and the effective learning rates at the schedule's highest point."""
     rates = optimizer.effective_rates(variables)
     least = min(rates, key=rates.__getitem__)

@@ -8,9 +8,10 @@ replicas and microbatches changes the result only by float32 rounding. If the op
 replicas (sharded_slots.py), each updates its own rows, and a second all-reduce combines the new weights.
 """
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
 
+import keras
 import tensorflow as tf
 
 from models.loss import summed_nll
@@ -54,76 +55,92 @@ def make_train_step(
         ``grad_norm`` (before clipping) and ``skipped`` (1.0 if the loss or a gradient that is not finite left all
         weights unchanged), and ``gradient_norms`` [number of trainable variables], also before clipping.
     """
-    variables = model.trainable_variables
+    computation = _Step(model, optimizer, plan, clip_norm, skip_loss_above, seed, model.trainable_variables)
     split = optimizer.slot_owners > 1
+    accumulate, update = compiled(computation.accumulate), compiled(computation.update)
+    assign = compiled(computation.assign)
 
-    def sums_of(microbatch: Batch) -> Tensors:
-        """Returns summed nats, summed weights and the gradient of each variable, all float32."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            values = [variable.value for variable in variables]
-            tape.watch(values)
-            nll, weight = model_nll(model, microbatch, seed)
-        with tf.name_scope("gradient"):
-            gradients = tape.gradient(nll, values)
-        return [nll, weight, *(tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients)]
+    @tf.autograph.experimental.do_not_convert  # nothing to convert, and the loop around it is converted
+    def step(batch: Batch) -> dict[str, tf.Tensor]:
+        metrics, pieces = update(replica_id() if split else None, *all_reduce(accumulate(batch)))
+        if split:
+            assign(*all_reduce(pieces))
+        return metrics
 
-    def accumulate(batch: Batch) -> Tensors:
+    return step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Step:
+    """The computations of a step on one replica; the arguments are those of ``make_train_step``."""
+
+    model: LanguageModel
+    optimizer: TrainOptimizer
+    plan: BatchPlan
+    clip_norm: float | None
+    skip_loss_above: float | None
+    seed: int
+    variables: Sequence[keras.Variable]
+
+    def accumulate(self, batch: Batch) -> Tensors:
+        """Returns summed nats, summed weights and the gradient of each variable, of all microbatches, float32."""
+        plan = self.plan
         if plan.accumulation == 1:  # several workers' datasets do not know how many rows are theirs
             rows = plan.microbatch
-            return sums_of({name: tf.ensure_shape(part, [rows, *part.shape[1:]]) for name, part in batch.items()})
-        batch = {
-            name: tf.reshape(part, [plan.accumulation, plan.microbatch, *part.shape[1:]])
-            for name, part in batch.items()
-        }
+            return self._sums({name: tf.ensure_shape(x, [rows, *x.shape[1:]]) for name, x in batch.items()})
+        batch = {name: tf.reshape(x, [plan.accumulation, plan.microbatch, *x.shape[1:]]) for name, x in batch.items()}
 
-        def add_microbatch(i, *sums):
-            parts = sums_of({name: part[i] for name, part in batch.items()})
+        def add_microbatch(i: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            more = self._sums({name: x[i] for name, x in batch.items()})
             with tf.name_scope("accumulate"):
-                return i + 1, *(total + part for total, part in zip(sums, parts, strict=True))
+                return i + 1, *(total + new for total, new in zip(sums, more, strict=True))
 
-        zeros = [tf.zeros(shape, tf.float32) for shape in ([], [], *(variable.shape for variable in variables))]
+        zeros = [tf.zeros(shape, tf.float32) for shape in ([], [], *(variable.shape for variable in self.variables))]
         _, *sums = tf.while_loop(
             lambda i, *_: i < plan.accumulation, add_microbatch, [0, *zeros], maximum_iterations=plan.accumulation
         )
         return sums
 
-    def update(replica: tf.Tensor | None, nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor) -> tuple[Any, Tensors]:
+    def _sums(self, microbatch: Batch) -> Tensors:
+        """Returns what ``accumulate`` does, of one microbatch."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            values = [variable.value for variable in self.variables]
+            tape.watch(values)
+            nll, weight = model_nll(self.model, microbatch, self.seed)
+        with tf.name_scope("gradient"):
+            gradients = tape.gradient(nll, values)
+        return [nll, weight, *(tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients)]
+
+    def update(
+        self, replica: tf.Tensor | None, nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Tensors]:
         """Returns the metrics and, if slots are split, this replica's rows of each variable's new weights."""
         loss, gradients = nll / weight, [gradient / weight for gradient in sums]
         squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
         norm = tf.sqrt(tf.add_n(squares))
         usable = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-        if skip_loss_above is not None:
-            usable &= loss <= skip_loss_above
-        if clip_norm is not None:
-            clip = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-30))
+        if self.skip_loss_above is not None:
+            usable &= loss <= self.skip_loss_above
+        if self.clip_norm is not None:
+            clip = tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-30))
             gradients = [gradient * clip for gradient in gradients]
 
-        def apply():
-            optimizer.update(gradients, variables)
+        def apply() -> tf.Tensor:
+            self.optimizer.update(gradients, self.variables)
             return tf.constant(0.0)
 
-        if split:
-            skipped, parts = update_own_rows(optimizer, gradients, variables, replica, usable)
+        pieces: Tensors = []
+        if replica is None:
+            skipped = tf.cond(usable, apply, lambda: tf.constant(1.0))
         else:
-            skipped, parts = tf.cond(usable, apply, lambda: tf.constant(1.0)), []
+            skipped, pieces = update_own_rows(self.optimizer, gradients, self.variables, replica, usable)
         metrics = {"loss": loss, "grad_norm": norm, "skipped": skipped, "gradient_norms": tf.sqrt(tf.stack(squares))}
-        return metrics, parts
+        return metrics, pieces
 
-    def assign(*weights: tf.Tensor) -> None:
-        for variable, new in zip(variables, weights, strict=True):
+    def assign(self, *weights: tf.Tensor) -> None:
+        """Assigns new weights to the variables."""
+        for variable, new in zip(self.variables, weights, strict=True):
             variable.assign(new)
-
-    accumulate, update, assign = compiled(accumulate), compiled(update), compiled(assign)
-
-    @tf.autograph.experimental.do_not_convert  # nothing to convert, and the loop around it is converted
-    def step(batch: Batch) -> dict[str, tf.Tensor]:
-        metrics, parts = update(replica_id() if split else None, *all_reduce(accumulate(batch)))
-        if split:
-            assign(*all_reduce(parts))
-        return metrics
-
-    return step
 
 
 def model_nll(model: LanguageModel, microbatch: Batch, seed: int = 0) -> tuple[tf.Tensor, tf.Tensor]:

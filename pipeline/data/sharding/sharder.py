@@ -27,7 +27,7 @@ from pipeline.data.sharding.stages import Job, Merged
 from pipeline.data.sharding.work_folder import Journal, difference
 from pipeline.data.sharding.worker_pool import Pool, bounded
 from pipeline.errors import UnavailableError, UserError
-from pipeline.progress import Progress
+from pipeline.progress import Throughput
 
 WORK_BYTES = 1.0  # of temporary disk per byte of text: two per token and the index, at 2.3 bytes of code per token
 UNITS_PER_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
@@ -122,7 +122,7 @@ class Sharder:
     def _encode(self, journal: Journal) -> None:
         """Stage (a): makes the run file of every unit that has none yet."""
         done = sum(extra["size"] for _, _, extra in journal.units())
-        progress = Progress("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
+        progress = Throughput("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
         with Pool(self._encode_unit_in(journal), self._workers, UNITS_PER_WORKER) as pool:
             for unit, _ in pool.run(todo):
@@ -159,7 +159,7 @@ class Sharder:
         shards = {block.file: self._committed(journal, block) for block in merged.blocks}
         todo = [block for block in merged.blocks if shards[block.file] is None]
         total = sum(block.count for block in merged.blocks) * size
-        progress = Progress("writing", total, "MB", 1e6, total - sum(block.count for block in todo) * size)
+        progress = Throughput("writing", total, "MB", 1e6, total - sum(block.count for block in todo) * size)
 
         def make() -> Callable[[Block], manifests.Shard]:
             return lambda block: self.job.write_shard(journal.folder, streams[block.part], block)

@@ -1,1 +1,16 @@
 """The sinks of a run's figures, one module each."""
+
+from typing import Any, Protocol
+
+
+class Sink(Protocol):
+    """A place that keeps a run's figures."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Keeps a flat record of numbers, one of which is ``step``."""
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Keeps a text of a step."""
+
+    def close(self, summary: dict[str, Any] | None) -> None:
+        """Ends the process's records; ``summary`` is that of a finished run."""

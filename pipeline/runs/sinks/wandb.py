@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 3.0  # to reach the server, or the run is offline
 UPLOAD_SECONDS = 60.0  # at most, to finish the upload when a run ends; `wandb sync` uploads the rest
 
-
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # wandb's values of WANDB_MODE
 
 
@@ -33,7 +32,38 @@ def check_environment() -> None:
         raise UserError(f"WANDB_RUN_ID={run_id}: expected an id without spaces and without : ; , # ? / '")
 
 
-def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -> Any:
+class WeightsAndBiases:
+    """Logs to a started run.
+
+    Args:
+        run: wandb's.
+        repeated: steps whose records wandb has already. It cannot delete any, and the repeated figures are the same.
+    """
+
+    def __init__(self, run: Any, repeated: range):
+        self._run, self._repeated = run, repeated
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Logs a record."""
+        self._log(record, record["step"])
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Logs a text."""
+        self._log({name: text}, step)
+
+    def close(self, summary: dict[str, Any] | None) -> None:
+        """Uploads the rest, for a limited time."""
+        self._run.summary.update(summary or {})
+        self._run.finish()
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        if step not in self._repeated:
+            self._run.log(values, step=step)
+
+
+def start(
+    directory: "RunDirectory", configuration: dict[str, Any], mode: str, repeated: range
+) -> WeightsAndBiases | None:
     """Starts or resumes a run of Weights & Biases.
 
     Args:
@@ -41,9 +71,10 @@ def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -
         configuration: shown as the run's config.
         mode: ``'auto'``: WANDB_MODE, else online if a key is known and the server answers, else offline; ``'offline'``;
             ``'off'``.
+        repeated: steps that the run repeats.
 
     Returns:
-        wandb's run, or None when it is off or could not start, which a warning says.
+        The sink, or None when it is off or could not start, which a warning says.
     """
     if mode == "off":
         return None
@@ -55,7 +86,7 @@ def start(directory: "RunDirectory", configuration: dict[str, Any], mode: str) -
     if local:
         os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
     try:
-        return _init(wandb, directory, configuration, mode, local)
+        return WeightsAndBiases(_init(wandb, directory, configuration, mode, local), repeated)
     except (wandb.Error, ValueError) as error:  # a key that is none, or a server that refuses: training matters more
         reason = " ".join(str(error).split())[:200]
         print(f"warning: Weights & Biases is off in this run: {type(error).__name__}: {reason}", file=sys.stderr)

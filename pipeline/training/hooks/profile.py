@@ -7,8 +7,10 @@ slice's cores.
 
 import tensorflow as tf
 
+from pipeline.training.hooks import Hook, StepInfo
 
-class Profiler:
+
+class Profiler(Hook):
     """Traces the training steps i … j, with the host's work around them.
 
     Args:
@@ -21,16 +23,16 @@ class Profiler:
         self._before, self._last = (steps[0] - 1, steps[1]) if steps else (0, 0)
         self.on = False
 
-    def steps_until_change(self, step: int) -> list[int]:
-        """Returns how many steps may run after ``step`` before the profile starts or ends."""
+    def steps_until_due(self, step: int) -> list[int]:
+        """Ends a loop where the profile starts or ends."""
         return [bound - step for bound in (self._before, self._last) if bound > step]
 
-    def after(self, step: int) -> None:
-        """Starts or ends the trace where that is due after ``step``."""
-        if not self.on and self._before <= step < self._last:
+    def after_steps(self, info: StepInfo) -> None:
+        """Starts or ends the trace where that is due."""
+        if not self.on and self._before <= info.step < self._last:
             tf.profiler.experimental.start(self._directory)
             self.on = True
-        elif self.on and step >= self._last:
+        elif self.on and info.step >= self._last:
             self.close()
 
     def close(self) -> None:

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import models
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.data.reading import datasets
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
-from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig
 from pipeline.training import session as sessions
+from pipeline.training.hooks.evaluation import Evaluation
+from tests.helpers.sessions import MICROBATCH, hook_of, session_on, trainer_of
 from tests.pipeline.data.reading.test_datasets import CONTEXT
-from tests.pipeline.training.test_loop import MICROBATCH, session_on, trainer_of
 
 SKIP_ABOVE = 9.25  # nats, as no other number of the program is
 SIZE = {"heads": 2, "width": 128, "context": CONTEXT, "vocabulary_size": 500}
@@ -167,15 +166,16 @@ def check_variant(described_strategy, name, directory, variant):
     session = described_session(described_strategy, name, directory, variant)
     replicas = session.plan.replicas
     with tf.Graph().as_default():  # eager code would try to place the variables on cores that are not there
-        trainer, model, optimizer = trainer_of(session)
+        trainer = trainer_of(session)
+        model, optimizer, evaluating = trainer.state.model, trainer.state.optimizer, hook_of(trainer, Evaluation)
 
         @tf.function
         def steps(count):
-            return trainer._run_steps(iter(trainer._train_data(0)), count)
+            return trainer._run_steps(iter(trainer.data.train(0)), count)
 
         @tf.function
         def evaluation():
-            return trainer._run_evaluation(next(iter(trainer._validation_data())))
+            return evaluating.run_step(next(iter(trainer.data.validation())))
 
         training = program_of(steps.get_concrete_function(tf.TensorSpec([], tf.int32)).graph)
         scoring = program_of(evaluation.get_concrete_function().graph)
@@ -287,12 +287,9 @@ def test_each_of_16_hosts_gets_its_part(described_strategy, tmp_path, monkeypatc
 
     real = datasets.train_dataset
     monkeypatch.setattr(sessions.datasets, "train_dataset", train_dataset)
-    model = models.build(session.model_config)
-    optimizer = build(session.optimizer_config, sessions.schedule_of(session.settings))
-    optimizer.build(model.trainable_variables)
     first, steps = 3, 3  # over the first end of the data
     with tf.Graph().as_default():
-        session.trainer(model, optimizer, None, None, None, after_evaluation=None)._train_data(first)
+        session._batches().train(first)
     assert len(asked) == 16
     plan, rows = session.plan, {}
     for number, (arguments, settings) in enumerate(asked):

@@ -32,6 +32,13 @@ def test_the_lowest_loss_is_kept_through_a_restart(tmp_path):
     assert restored.step == 50 and other == 50 and restored.metadata["nats_per_token"] == 1.5
 
 
+def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path):
+    model = types.SimpleNamespace(variables=[types.SimpleNamespace(path="x", value=tf.Variable(0.0))])
+    best = BestCheckpoint(RunDirectory(str(tmp_path)), model)
+    assert not best.offer(10, float("nan")) and best.record == {} and list(tmp_path.iterdir()) == []
+    assert best.offer(20, 3.0) and not best.offer(30, float("nan"))
+
+
 def test_samples_of_steps_that_run_again_are_replaced(tmp_path):
     shown = []
     metrics = types.SimpleNamespace(text=lambda name, text, step: shown.append((name, text, step)))

@@ -1,7 +1,6 @@
-"""Figures are kept once, in order, through kills; progress is one line on a terminal and plain lines elsewhere."""
+"""Figures are kept once, in order, through kills."""
 
 import errno
-import io
 import json
 import os
 
@@ -9,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from pipeline.runs.metrics import MetricsWriter, Progress
+from pipeline.runs.metrics import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory
 
 
@@ -72,29 +71,3 @@ def test_a_full_disk_at_the_start_of_a_resumed_run_leaves_the_history(tmp_path, 
         writer(tmp_path, resume_step=10)
     assert read(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(("stream", "rewritten"), [(Terminal(), True), (io.StringIO(), False)])
-def test_progress_is_rewritten_on_a_terminal_and_plain_elsewhere(stream, rewritten):
-    progress = Progress(100, stream=stream)
-    progress.show(1, "compiled")
-    progress.show(50, "loss 3.0")
-    progress.note("saved")
-    text = stream.getvalue()
-    assert "step 50/100" in text and "left" in text and "saved\n" in text
-    assert ("\r" in text) is rewritten
-
-
-def test_a_line_that_is_wider_than_the_terminal_stays_one_line(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    stream = Terminal()
-    progress = Progress(100, stream=stream)
-    for step in (1, 50):
-        progress.show(step, "loss 3.0  " + "and more figures " * 8)
-    last = stream.getvalue().rpartition("\x1b[2K")[2]
-    assert len(last) == 39 and last.startswith("step 50/100  loss 3.0") and last.endswith("left")

@@ -4,14 +4,16 @@ import json
 import struct
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipeline.runs.metrics import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.runs.sinks import wandb
-from pipeline.training.goodput import PARTS, Clock
-from pipeline.training.profile import Profiler
+from pipeline.training.hooks import StepInfo
+from pipeline.training.hooks.profile import Profiler
+from pipeline.training.runtime.goodput import PARTS, Clock
 
 RECORDS = [
     {"step": 10, "tokens": 640, "loss": 3.25, "learning_rate": 1e-3, "mfu": 0.4, "seconds.step": 1.5},
@@ -178,13 +180,13 @@ def test_the_clocks_parts_add_up_to_the_wall_clock_over_a_restart():
 
 def test_a_profile_of_the_steps_that_were_asked_for(tmp_path):
     profiler, traced, step = Profiler(str(tmp_path), (3, 4)), [], 1
-    profiler.after(step)
+    profiler.after_steps(StepInfo(step, np.zeros([1, 5]), None))
     while step < 10:
         traced_before = profiler.on
-        count = min(10 - step, 5, *profiler.steps_until_change(step))
+        count = min(10 - step, 5, *profiler.steps_until_due(step))
         tf.matmul(tf.ones((8, 8)), tf.ones((8, 8)))
         traced += [number for number in range(step + 1, step + count + 1) if traced_before]
         step += count
-        profiler.after(step)
+        profiler.after_steps(StepInfo(step, np.zeros([count, 5]), 1.0))
     assert traced == [3, 4]
     assert list(tmp_path.rglob("*.xplane.pb"))

@@ -1,11 +1,8 @@
 """The host's work in a run: one call, one record and one line per loop, and a watch on whatever may hang."""
 
-import contextlib
 import dataclasses
 import io
 import math
-import signal
-import threading
 import types
 from collections import Counter
 
@@ -14,75 +11,18 @@ import pytest
 import tensorflow as tf
 
 import models
-from pipeline.config import batch_plan
-from pipeline.config.train_config import TrainConfig, schedule_of
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
-from pipeline.errors import WorkFailedError
 from pipeline.evaluation import protocol
-from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig
-from pipeline.runs.metrics import MetricsWriter, Progress
-from pipeline.runs.run_directory import RunDirectory
-from pipeline.training import preemption
+from pipeline.progress import Progress
 from pipeline.training import session as sessions
-from pipeline.training.loop import METRICS
-from tests.pipeline.data.reading.test_datasets import CONTEXT, write_data
-
-SIZE = {"layers": 1, "heads": 2, "width": 32, "context": CONTEXT, "vocabulary_size": 50_000}
-MICROBATCH = 2
-
-
-def session_on(connection, directory, model_config, optimizer_config, *, accumulation=1, **settings):
-    """Returns a run in ``directory``/run over a small data set of 32 shards beside it; it validates on the first."""
-    data = write_data(directory, shards=32, count=32 * 40)
-    first = data.part.shards[0]
-    data.manifest.parts["validation"] = dataclasses.replace(data.part, records=first.records, shards=(first,))
-    train = TrainConfig(
-        model="gpt2",
-        optimizer="adamw",
-        global_batch=connection.replicas * accumulation * MICROBATCH,
-        microbatch=MICROBATCH,
-        **{"steps": 100, "warmup_steps": 10, **settings},
-    )
-    plan = batch_plan.plan(
-        global_batch=train.global_batch, replicas=connection.replicas, microbatch=MICROBATCH, context=CONTEXT
-    )
-    return sessions.Session(
-        settings=train,
-        model_config=model_config,
-        optimizer_config=optimizer_config,
-        plan=plan,
-        manifest=data.manifest,
-        data=data.path,
-        connection=connection,
-        directory=RunDirectory(str(directory / "run")),
-    )
-
-
-def trainer_of(session, checkpoints=None, metrics=None, after_evaluation=None):
-    """Returns (trainer, model, optimizer), as ``Session.run`` makes them."""
-    with session.connection.strategy.scope():
-        model = models.build(session.model_config, compute_dtype=session.settings.compute_dtype)
-        optimizer = build(session.optimizer_config, schedule_of(session.settings))
-        optimizer.build(model.trainable_variables)
-    trainer = session.trainer(model, optimizer, checkpoints, metrics, None, after_evaluation=after_evaluation)
-    return trainer, model, optimizer
-
-
-class Watch:
-    """Replaces the heartbeat."""
-
-    def __init__(self, hosts):
-        self.hosts, self.now, self.kinds = hosts, None, []
-
-    @contextlib.contextmanager
-    def watching(self, kind, *, compiles=False):
-        assert self.now is None, "the heartbeat watches one call at a time"
-        self.now = kind
-        self.kinds.append((kind, compiles))
-        yield
-        self.now = None
+from pipeline.training.hooks import METRICS, StepInfo
+from pipeline.training.hooks.best import KeepBest
+from pipeline.training.hooks.evaluation import Evaluation
+from pipeline.training.hooks.figures import Figures
+from pipeline.training.hooks.samples import WriteSamples
+from tests.helpers.sessions import SIZE, Watch, hook_of, session_on, trainer_of
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +48,8 @@ def run(tmp_path_factory):
         steps_per_loop=3,
         evaluate_every=6,
         checkpoint_every=4,
+        keep_best=True,
+        sample_prompt="the",
     )
 
     def noted(name, function=lambda *_: None):
@@ -119,13 +61,13 @@ def run(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "Heartbeat", lambda hosts: watches.append(Watch(hosts)) or watches[-1])
-        trainer, *_ = trainer_of(
+        trainer = trainer_of(
             session,
             checkpoints=types.SimpleNamespace(save=noted("save"), wait=noted("wait")),
-            metrics=types.SimpleNamespace(write=records.append),
-            after_evaluation=noted("after_evaluation"),
+            metrics=types.SimpleNamespace(write=records.append, text=lambda *_: None),
         )
-    run_steps, run_evaluation, step = trainer._run_steps, trainer._run_evaluation, trainer._train_step
+    evaluation = hook_of(trainer, Evaluation)
+    run_steps, run_evaluation, step = trainer._run_steps, evaluation.run_step, trainer._train_step
 
     def run_loop(batches, count):
         history = run_steps(batches, count)
@@ -146,11 +88,14 @@ def run(tmp_path_factory):
         return step(rows)
 
     trainer._run_steps, trainer._train_step = run_loop, python_step
-    trainer._run_evaluation = noted("evaluate", run_evaluation)
-    trainer._workers = types.SimpleNamespace(any=noted("ask", trainer._workers.any))
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert trainer.fit(0)
-    seen["line"] = sum("loss" in line for line in said.getvalue().splitlines())
+    evaluation.run_step = noted("evaluate", run_evaluation)
+    hook_of(trainer, KeepBest)._best = types.SimpleNamespace(offer=noted("offer"))
+    hook_of(trainer, WriteSamples)._writer = types.SimpleNamespace(write=noted("sample", lambda: "the cat"))
+    runtime, output = trainer.runtime, io.StringIO()
+    runtime.workers = types.SimpleNamespace(any=noted("ask", runtime.workers.any))
+    runtime.progress = Progress(session.settings.steps, stream=output)
+    assert trainer.fit()
+    seen["line"] = sum("loss" in line for line in output.getvalue().splitlines())
     return types.SimpleNamespace(
         seen=seen, calls=calls, records=records, watch=watches[0], addresses=connection.addresses, trainer=trainer
     )
@@ -173,18 +118,19 @@ def test_every_figure_belongs_to_its_step(run):
 
 def test_the_first_line_of_a_process_has_no_speed_of_another_one(run):
     written = len(run.records)
-    run.trainer._after_steps(9, np.zeros([1, 20]), Progress(9, io.StringIO()))
+    run.trainer._after_steps(np.zeros([1, 20]), seconds=None)
     assert run.records[written]["tokens_per_s"] is run.records[written]["mfu"] is None
-    assert run.trainer.record["tokens_per_s"] > 0, "the summary's, where nothing is left to do"
+    assert run.trainer.state.record["tokens_per_s"] > 0, "the summary's, where nothing is left to do"
 
 
 def test_a_skipped_step_has_the_rate_that_it_was_tried_with(run):
     """It is not an update: the next step has the same rate."""
-    done = int(run.trainer._optimizer.iterations)
+    done = int(run.trainer.state.optimizer.iterations)
     skipped = np.zeros([1, 20])
     skipped[:, METRICS.index("skipped")] = 1
     for history, updates in ((np.zeros([1, 20]), done - 1), (skipped, done)):
-        assert run.trainer._last_rate(history) == pytest.approx(1e-3 * (8 - updates) / 6)
+        rate = hook_of(run.trainer, Figures).last_rate(StepInfo(8, history, None))
+        assert rate == pytest.approx(1e-3 * (8 - updates) / 6)
 
 
 def test_every_call_that_waits_for_the_devices_is_watched(run):
@@ -192,7 +138,8 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     expected = {
         "loop": {"the first step", "a loop of steps"},
         "evaluate": {"an evaluation"},
-        "after_evaluation": {"what follows an evaluation"},
+        "offer": {"saving the best weights"},
+        "sample": {"a sample"},
         "ask": {"waiting for the other workers", "an evaluation"},
         "save": {"a checkpoint"},
         "wait": {"writing the last checkpoint"},
@@ -200,7 +147,7 @@ def test_every_call_that_waits_for_the_devices_is_watched(run):
     for name, kinds in expected.items():
         assert {watched for called, watched in run.calls if called == name} == kinds, name
     # What compiles must not be what the loops' timeout is taken from.
-    compiling = {"the first step", "an evaluation", "what follows an evaluation"}
+    compiling = {"the first step", "an evaluation", "saving the best weights", "a sample"}
     assert {kind for kind, compiles in run.watch.kinds if compiles} == compiling
     assert [kind for kind, _ in run.watch.kinds].count("the first step") == 1
 
@@ -210,10 +157,11 @@ def test_the_last_rate_is_known_on_several_replicas(tmp_path, virtual_devices):
     strategy = tf.distribute.MirroredStrategy(virtual_devices[:2], cross_device_ops=one_device)
     connection = Connection(strategy=strategy, replicas=2, slice=slices.find("v3-8"), kind="tpu")
     session = session_on(connection, tmp_path, models.GPT2Config(**SIZE), AdamWConfig(learning_rate=1e-3))
-    trainer, _, optimizer = trainer_of(session)
+    trainer = trainer_of(session)
+    optimizer = trainer.state.optimizer
     optimizer.iterations.assign(5)
-    history = np.zeros((1, len(METRICS)))
-    assert trainer._last_rate(history) == pytest.approx(optimizer.rate_after(4))
+    info = StepInfo(5, np.zeros((1, len(METRICS))), None)
+    assert hook_of(trainer, Figures).last_rate(info) == pytest.approx(optimizer.rate_after(4))
 
 
 @pytest.mark.parametrize("packing", ["contiguous", "lines"])
@@ -223,155 +171,17 @@ def test_validation_is_divided_by_bytes_only_where_all_of_the_text_is_scored(tmp
     data = session.manifest
     data.parts["validation"] = dataclasses.replace(data.parts["validation"], records=3, tail=(), utf8_bytes=400)
     session.manifest = dataclasses.replace(data, record=dataclasses.replace(data.record, packing=packing))
-    trainer, *_ = trainer_of(session)
-    trainer._run_evaluation = lambda batch: (100.0, 50.0)  # of two batches
-    figures = trainer.evaluate()
+    trainer = trainer_of(session)
+    evaluation = hook_of(trainer, Evaluation)
+    evaluation.run_step = lambda batch: (100.0, 50.0)  # of two batches
+    figures = evaluation.evaluate()
     assert figures["nats_per_token"] == 2.0 and figures["tokens"] == 100
-    trainer.record = {"step": 1, "tokens": 2, "loss": 3.0, "tokens_per_s": 4.0, "mfu": None}
-    trainer.record |= {"validation.nats_per_token": 2.0, "validation.bits_per_byte": 0.7}  # as older ones were kept
-    summary = session.summary(trainer)["validation"]
+    # As older ones were kept.
+    trainer.state.record = {"validation.nats_per_token": 2.0, "validation.bits_per_byte": 0.7}
+    summary = evaluation.summary()["validation"]
     if packing == "lines":
         assert "bits_per_byte" not in figures
         assert summary == {"nats_per_token": 2.0, "left_out": protocol.LEFT_OUT}
     else:
         assert figures["bits_per_byte"] == pytest.approx(200 / math.log(2) / 400)
         assert summary == {"nats_per_token": 2.0, "bits_per_byte": 0.7}
-
-
-@pytest.fixture
-def runnable(tmp_path, monkeypatch):
-    """A function that returns a session whose ``run`` works, given its settings."""
-    tokenizer = types.SimpleNamespace(data=b"{}", end_of_text=0, encode=lambda text: [1], decode=lambda ids: " cat")
-    monkeypatch.setattr(sessions, "read_tokenizer", lambda directory: tokenizer.data)
-    monkeypatch.setattr(sessions, "Tokenizer", lambda name, data: tokenizer)
-
-    def make(**settings):
-        return session_on(
-            Connection(strategy=tf.distribute.get_strategy(), replicas=1, slice=slices.find("v3-8"), kind="tpu"),
-            tmp_path,
-            models.GPT2Config(**SIZE),
-            AdamWConfig(learning_rate=1e-3),
-            compute_dtype="float32",
-            warmup_steps=1,
-            steps_per_loop=3,
-            wandb="off",
-            **settings,
-        )
-
-    return make
-
-
-def test_what_comes_before_and_after_the_loop_is_watched_too(runnable, monkeypatch):
-    watch, watched = Watch(()), {}
-
-    def noted(name, function):
-        def call(*arguments):
-            watched.setdefault(name, set()).add(watch.now)
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(sessions, "Heartbeat", lambda hosts: watch)
-    for owner, name in (
-        (sessions.Checkpoints, "restore_newest"),
-        (sessions.Workers, "barrier"),
-        (sessions.Workers, "check_same_start"),
-        (sessions.SampleWriter, "write"),
-    ):
-        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
-    assert runnable(steps=2, evaluate_every=0, sample_prompt="the").run() == 0
-    assert watched == {
-        "restore_newest": {"restoring the newest checkpoint"},
-        "barrier": {"restoring the newest checkpoint", "waiting for the other workers"},
-        "check_same_start": {"restoring the newest checkpoint"},
-        "write": {"the last sample"},
-    }
-
-
-@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "finished"])
-def test_a_late_signal_ends_a_finished_run_at_once_but_lets_a_stopped_one_wait_for_the_others(
-    runnable, monkeypatch, stopped
-):
-    """Supervisors signal all workers; a worker that it ends would leave the others waiting."""
-    ended = []
-
-    def asked(_, said):
-        if stopped and not said:
-            signal.raise_signal(signal.SIGTERM)
-        return said
-
-    def met(_):
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(sessions.Workers, "any", asked)
-    before = signal.signal(signal.SIGTERM, lambda *_: ended.append("here the process would end"))
-    try:
-        session = runnable(steps=4, evaluate_every=0)
-        monkeypatch.setattr(
-            sessions.Workers, "barrier", lambda _: monkeypatch.setattr(sessions.Workers, "barrier", met)
-        )
-        assert session.run() == 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert bool(ended) != stopped
-
-
-@pytest.mark.parametrize(
-    "evaluate_every, asked_before, answers",
-    [(0, 0, [False, True]), (3, 1, [False, False, True, True])],
-    ids=["between loops", "between an evaluation's batches"],
-)
-def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(runnable, evaluate_every, asked_before, answers):
-    """The others have not heard of it: they take the next steps, whose sums need this worker too."""
-    session = runnable(evaluate_every=evaluate_every)
-    said, steps = [], []
-
-    def any_of_them(this_one):
-        if len(said) == asked_before:
-            signal.raise_signal(signal.SIGTERM)
-        said.append(this_one)
-        return this_one
-
-    session.workers = types.SimpleNamespace(any=any_of_them)
-    trainer, *_ = trainer_of(
-        session,
-        checkpoints=types.SimpleNamespace(save=lambda *_: None, wait=lambda: None),
-        metrics=types.SimpleNamespace(write=lambda record: steps.append(record["step"])),
-    )
-    with preemption.signals_set(trainer.stop):
-        assert not trainer.fit(0)
-    assert said == answers and steps == [1, 3]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_each_signal_that_ends_a_process_lets_the_run_save(number):
-    stop, before = threading.Event(), signal.getsignal(number)
-    with preemption.signals_set(stop):
-        signal.raise_signal(number)
-        assert stop.is_set()
-    assert signal.getsignal(number) is before
-
-
-def test_a_run_under_nohup_goes_on():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with preemption.signals_set(stop := threading.Event()):
-            signal.raise_signal(signal.SIGHUP)
-            assert not stop.is_set()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_disk_that_fills_up_is_one_line_with_the_newest_checkpoint(runnable, monkeypatch):
-    session = runnable(steps=9, evaluate_every=0, checkpoint_every=3)
-    write = MetricsWriter.write
-
-    def full_at_6(self, record):
-        if record["step"] == 6:
-            raise tf.errors.ResourceExhaustedError(None, None, "run/metrics.jsonl; No space left on device")
-        write(self, record)
-
-    monkeypatch.setattr(MetricsWriter, "write", full_at_6)
-    said = "^run/metrics.jsonl: No space left on device; the newest whole checkpoint is of step 3; with room, the same"
-    with pytest.raises(WorkFailedError, match=said):
-        session.run()

@@ -54,6 +54,10 @@ class Clock:
         self._switch(self._running)
         return dict(self._spent)
 
+    def rounded(self) -> dict[str, float]:
+        """Returns the seconds to the millisecond, as they are written."""
+        return {part: round(seconds, 3) for part, seconds in self.seconds().items()}
+
     def goodput(self) -> float:
         """Returns the share of the wall clock that was spent on training steps."""
         seconds = self.seconds()

@@ -1,0 +1,33 @@
+"""The run's whole state, every ``train.checkpoint_every`` steps and when a process ends."""
+
+from pipeline.runs.checkpoints import Checkpoints
+from pipeline.training.hooks import Hook, StepInfo, until_multiple
+from pipeline.training.runtime import Run, Runtime, State
+
+
+class SaveCheckpoints(Hook):
+    """Saves the variables, the record and the clock."""
+
+    def __init__(self, run: Run, state: State, runtime: Runtime, checkpoints: Checkpoints):
+        self._settings, self._state, self._runtime = run.settings, state, runtime
+        self._checkpoints = checkpoints
+
+    def steps_until_due(self, step: int) -> list[int]:
+        """Ends a loop where a checkpoint is due."""
+        return until_multiple(step, self._settings.checkpoint_every)
+
+    def after_steps(self, info: StepInfo) -> None:
+        """Saves if that is due; the last step's is saved at the end."""
+        if info.step % self._settings.checkpoint_every == 0 and info.step < self._settings.steps:
+            self._save()
+
+    def close(self) -> None:
+        """Saves, and waits until the checkpoint is committed."""
+        self._save()
+        with self._runtime.timed("checkpoint", "writing the last checkpoint"):
+            self._checkpoints.wait()
+
+    def _save(self) -> None:
+        with self._runtime.timed("checkpoint", "a checkpoint"):
+            metadata = {"record": self._state.record, "seconds": self._runtime.clock.seconds()}
+            self._checkpoints.save(self._state.step, metadata)

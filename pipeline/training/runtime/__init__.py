@@ -1,0 +1,108 @@
+"""What a trainer works on: the run, its state, its data and its devices. The session builds them."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from models.protocols import LanguageModel
+from pipeline.config.batch_plan import BatchPlan
+from pipeline.config.train_config import TrainConfig
+from pipeline.optimizers.protocols import TrainOptimizer
+from pipeline.progress import Progress
+from pipeline.training.runtime.goodput import Clock
+from pipeline.training.runtime.workers import Workers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is trained, and the yardstick of its speed.
+
+    Attributes:
+        settings: steps, intervals and clipping.
+        plan: batch arithmetic for the strategy's replicas.
+        flops_per_token: model FLOPs, forward and backward.
+        peak_flops: peak of all devices together, in FLOP/s; None leaves MFU out.
+    """
+
+    settings: TrainConfig
+    plan: BatchPlan
+    flops_per_token: float
+    peak_flops: float | None
+
+    def mfu(self, tokens_per_s: float) -> float | None:
+        """Returns the model FLOPs as a share of the peak, at this many tokens per second."""
+        return tokens_per_s * self.flops_per_token / self.peak_flops if self.peak_flops else None
+
+
+@dataclasses.dataclass(kw_only=True)
+class State:
+    """What training changes.
+
+    Attributes:
+        model, optimizer: created in the strategy's scope.
+        step: optimizer steps done.
+        record: the newest figures, also saved with each checkpoint.
+    """
+
+    model: LanguageModel
+    optimizer: TrainOptimizer
+    step: int = 0
+    record: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The batches.
+
+    Attributes:
+        train: step -> distributed dataset whose first element is that step's batch.
+        validation: () -> distributed dataset over the whole validation part; None skips evaluation.
+        validation_bytes: UTF-8 bytes of the validation text, for bits per byte; None if not all of the text is scored.
+    """
+
+    train: Callable[[int], Any]
+    validation: Callable[[], Any] | None
+    validation_bytes: int | None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Runtime:
+    """The devices and processes of a run, its clock and its line of progress.
+
+    Attributes:
+        strategy: a tf.distribute strategy; the default one is enough for one replica.
+        workers: the processes that train together.
+        watching: context manager for every call that waits for the devices, given its kind and whether the first such
+            call compiles; reports a call that does not return.
+        progress: of the steps.
+        clock: seconds by purpose.
+        stop: set, the run ends after the current loop of steps or evaluation.
+    """
+
+    strategy: tf.distribute.Strategy
+    workers: Workers
+    watching: Callable[..., contextlib.AbstractContextManager[None]]
+    progress: Progress
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def timed(self, part: str, kind: str, *, compiles: bool = False) -> Iterator[None]:
+        """Counts a call that waits for the devices for a part of the clock, and watches it."""
+        with self.clock.spent_on(part), self.watching(kind, compiles=compiles):
+            yield
+
+    def agreed_to_stop(self) -> bool:
+        """Whether this process, or another worker, has been told to stop."""
+        agreed = self.workers.any(self.stop.is_set())
+        if agreed:
+            self.stop.set()
+        return agreed  # not the flag: a signal during the call would stop only this process
+
+    def one(self, per_replica: Any) -> Any:
+        """Returns one replica's value of what is equal on all replicas."""
+        return self.strategy.experimental_local_results(per_replica)[0]
