@@ -22,17 +22,11 @@ class LanguageModel(Protocol):
     config_class: type[GPT2Config]
     activation_dtype: tf.DType
     table: keras.Variable
-
-    @property
-    def variables(self) -> Sequence[keras.Variable]:
-        """All variables, with distinct paths."""
-
-    @property
-    def trainable_variables(self) -> Sequence[keras.Variable]:
-        """The weights, in an order that does not change."""
+    variables: Sequence[keras.Variable]
+    trainable_variables: Sequence[keras.Variable]
 
     def __call__(self, tokens_BT: tf.Tensor) -> tf.Tensor:
-        """Returns float32 logits of the next token, [B, T, V], without dropout."""
+        """Returns float32 logits of the next token, [B, T, V]."""
 
     def embed(self, tokens_BT: tf.Tensor, positions: tf.Tensor, seeds_B2: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the input of the first block, [B, T, D]."""

@@ -14,14 +14,8 @@ class TrainOptimizer(Protocol):
     """An optimizer built on a model's weights; ``base.Optimizer`` documents each member."""
 
     slot_owners: int
-
-    @property
-    def iterations(self) -> keras.Variable:
-        """The updates done, an int32 scalar."""
-
-    @property
-    def variables(self) -> Sequence[keras.Variable]:
-        """The counter and all slots."""
+    iterations: keras.Variable
+    variables: Sequence[keras.Variable]
 
     def update(self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
         """Makes one update in the calling replica."""

@@ -30,6 +30,7 @@ from pipeline.runs.checkpoint_files import Checkpoint
 gfile = tf.io.gfile
 
 PREFIX = "state"
+BEST = "best"  # the folder of the weights of the lowest validation loss
 
 
 def state_of(model: LanguageModel, optimizer: TrainOptimizer | None = None) -> dict[str, tf.Variable]:

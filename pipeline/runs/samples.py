@@ -1,7 +1,6 @@
-"""Samples of text that a run's model generates during training, by step, in ``samples.txt``."""
+"""Samples of text that a run's model writes during training."""
 
 import contextlib
-import re
 
 import models
 from models.decoding import Sampling, generate
@@ -9,35 +8,8 @@ from models.protocols import LanguageModel
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.devices import tpu_target
 from pipeline.devices.connect import on_this_machine
-from pipeline.runs.metrics import MetricsWriter
-from pipeline.runs.run_directory import RunDirectory
 
-FILE = "samples.txt"
 SAMPLE_TOKENS = 100
-HEAD = re.compile(r"^=== step ([\d,]+) ===\n", re.MULTILINE)
-
-
-class Samples:
-    """Appends samples to ``samples.txt``, TensorBoard and Weights & Biases.
-
-    Args:
-        directory: the run's.
-        metrics: its sinks.
-        resume_step: samples after this step are dropped: their steps run again.
-    """
-
-    def __init__(self, directory: RunDirectory, metrics: MetricsWriter, resume_step: int):
-        self._directory, self._metrics, self._text = directory, metrics, ""
-        if directory.exists(FILE):
-            text = directory.read_text(FILE)
-            later = (head for head in HEAD.finditer(text) if int(head[1].replace(",", "")) > resume_step)
-            self._text = text[: next((head.start() for head in later), len(text))]
-
-    def add(self, step: int, text: str) -> None:
-        """Adds the sample of a step."""
-        self._text += f"=== step {step:,} ===\n{text}\n\n"
-        self._directory.write(FILE, self._text)
-        self._metrics.text("sample", text, step)
 
 
 class SampleWriter:

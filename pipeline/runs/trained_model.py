@@ -9,8 +9,7 @@ import models
 from models.config import ALGPT2Config, GPT2Config
 from models.protocols import LanguageModel
 from pipeline.data.format.tokenizer import Tokenizer
-from pipeline.runs import best_checkpoint
-from pipeline.runs.checkpoints import restore_weights
+from pipeline.runs.checkpoints import BEST, restore_weights
 from pipeline.runs.run_directory import RunDirectory
 
 MODEL_CONFIGS = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
@@ -46,7 +45,7 @@ def load(
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         model = models.build(MODEL_CONFIGS[settings.pop("kind")](**settings), compute_dtype=compute_dtype)
-    folder = best_checkpoint.FOLDER if directory.exists("best.json") else "checkpoints"
+    folder = BEST if directory.exists("best.json") else "checkpoints"
     restored = restore_weights(directory.join(folder), model)
     tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())
     return TrainedModel(model, tokenizer, restored.step, identity, strategy)

@@ -29,12 +29,10 @@ from pipeline.optimizers.build import build
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.optimizers.protocols import TrainOptimizer
 from pipeline.progress import Progress, counted
-from pipeline.runs.best_checkpoint import BestCheckpoint
 from pipeline.runs.checkpoints import Checkpoints, state_of
-from pipeline.runs.incidents import IncidentLog
 from pipeline.runs.metrics import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory, as_json
-from pipeline.runs.samples import Samples, SampleWriter
+from pipeline.runs.samples import SampleWriter
 from pipeline.training.hooks import Hook
 from pipeline.training.hooks.best import KeepBest
 from pipeline.training.hooks.checkpoint import SaveCheckpoints
@@ -210,15 +208,15 @@ class Session:
         data = self._batches()
         hooks: list[Hook] = [Figures(run, state), Evaluation(run, state, data, runtime)]
         if self.settings.keep_best:
-            hooks.append(KeepBest(state, runtime, BestCheckpoint(self.directory, state.model)))
+            hooks.append(KeepBest(state, runtime, self.directory))
         if self.settings.sample_prompt and self.workers.is_chief:
             on_tpu = self.connection.kind == "tpu"
             writer = SampleWriter(state.model, tokenizer, self.settings.sample_prompt, on_host=on_tpu)
-            hooks.append(WriteSamples(run, state, runtime, Samples(self.directory, metrics, state.step), writer))
+            hooks.append(WriteSamples(run, state, runtime, self.directory, metrics, writer))
         hooks += [
             WriteMetrics(state, runtime, metrics),
             ShowProgress(state, runtime),
-            WriteIncidents(run, state, runtime, IncidentLog(self.directory, state.step)),
+            WriteIncidents(run, state, runtime, self.directory),
             SaveCheckpoints(run, state, runtime, checkpoints),
             Profiler(self.directory.join("tensorboard"), self.settings.profile_steps),
         ]

@@ -1,8 +1,10 @@
 """Skipped updates are written down with their records, too many end the run, and replay shows exactly those records."""
 
 import json
+import math
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.data.reading import datasets
 from pipeline.runs import incidents
 from pipeline.runs.run_directory import RunDirectory
+from pipeline.training.hooks import StepInfo
+from pipeline.training.hooks.incidents import WriteIncidents
+from pipeline.training.runtime import State
 from tools import replay
 
 GLOBAL_BATCH, CONTEXT = 8, 32  # of the small run
@@ -99,11 +104,14 @@ def test_a_damaged_record_is_named(small_data, tmp_path):
 
 def test_not_finite_figures_are_valid_json_and_repeated_steps_are_written_once(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    log = incidents.IncidentLog(directory)
-    norms = incidents.named_norms(["a", "b", "c"], [1.0, float("inf"), 3.0])
-    assert list(norms) == ["b", "c", "a"]
+    paths, lost = ["a", "b", "c"], [math.nan, 1.0, 1.0, 1.0, math.inf, 3.0, 0.0]  # loss, norm, skipped, norms, waited
+    model = types.SimpleNamespace(trainable_variables=[types.SimpleNamespace(path=path) for path in paths])
+    settings = types.SimpleNamespace(skip_loss_above=None, max_skipped_steps=9)
+    run = types.SimpleNamespace(settings=settings, plan=types.SimpleNamespace(global_batch=2))
+    runtime = types.SimpleNamespace(progress=types.SimpleNamespace(note=lambda line: None))
+    hook = WriteIncidents(run, State(model=model, optimizer=None), runtime, directory)
     for step in (4, 9):
-        log.write(step=step, global_batch=2, loss=float("nan"), grad_norm=1.0, threshold=None, gradient_norms=norms)
+        hook.after_steps(StepInfo(step, np.array([[2.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0], lost]), 1.0))
     lines = (tmp_path / incidents.FILE_NAME).read_text().splitlines()
     parsed = [json.loads(line, parse_constant=lambda constant: pytest.fail(constant)) for line in lines]
     assert parsed[0] == {
@@ -114,5 +122,6 @@ def test_not_finite_figures_are_valid_json_and_repeated_steps_are_written_once(t
         "records": [6, 7],
         "gradient_norms": {"b": "inf", "c": 3.0, "a": 1.0},
     }
-    incidents.IncidentLog(directory, resume_step=8)
+    assert list(parsed[0]["gradient_norms"]) == ["b", "c", "a"]
+    WriteIncidents(run, State(model=model, optimizer=None, step=8), runtime, directory)
     assert [incident["step"] for incident in incidents.read(directory)] == [4]

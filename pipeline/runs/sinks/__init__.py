@@ -1,10 +1,10 @@
 """The sinks of a run's figures, one module each."""
 
-from typing import Any, Protocol
+from typing import Any
 
 
-class Sink(Protocol):
-    """A place that keeps a run's figures."""
+class Sink:
+    """Keeps nothing; a sink overrides what it keeps."""
 
     def write(self, record: dict[str, Any]) -> None:
         """Keeps a flat record of numbers, one of which is ``step``."""
@@ -13,4 +13,4 @@ class Sink(Protocol):
         """Keeps a text of a step."""
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        """Ends the process's records; ``summary`` is that of a finished run."""
+        """Ends this process's records; ``summary`` is that of a finished run."""

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from pipeline.runs.sinks import Sink
+
 if TYPE_CHECKING:
     from pipeline.runs.run_directory import RunDirectory
 
 FILE = "metrics.jsonl"
 
 
-class JsonLines:
+class JsonLines(Sink):
     """Appends records; those after ``resume_step`` are dropped at the start, since their steps run again.
 
     Attributes:
@@ -30,12 +32,6 @@ class JsonLines:
         remote = "://" in self._path  # objects cannot be appended to; one record per loop makes this cheap enough
         with tf.io.gfile.GFile(self._path, "w" if remote else "a") as file:
             file.write("".join(self._lines) if remote else self._lines[-1])
-
-    def text(self, name: str, text: str, step: int) -> None:
-        """Keeps no texts."""
-
-    def close(self, summary: dict[str, Any] | None) -> None:
-        """Does nothing: every record is on the disk already."""
 
     def _lines_until(self, resume_step: int) -> list[str]:
         if not tf.io.gfile.exists(self._path):

@@ -7,12 +7,13 @@ import tensorflow as tf
 from tensorflow.compat.v1 import Event, SessionLog
 
 from pipeline.devices.connect import on_this_machine
+from pipeline.runs.sinks import Sink
 
 if TYPE_CHECKING:
     from pipeline.runs.run_directory import RunDirectory
 
 
-class TensorBoard:
+class TensorBoard(Sink):
     """Writes events from this machine, wherever the run's devices are.
 
     TensorBoard discards a killed process's events of steps after ``resume_step``, which run again: it reads the first

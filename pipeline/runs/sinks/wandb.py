@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError, nearest
+from pipeline.runs.sinks import Sink
 
 if TYPE_CHECKING:
     from pipeline.runs.run_directory import RunDirectory
@@ -32,7 +33,7 @@ def check_environment() -> None:
         raise UserError(f"WANDB_RUN_ID={run_id}: expected an id without spaces and without : ; , # ? / '")
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Sink):
     """Logs to a started run.
 
     Args:

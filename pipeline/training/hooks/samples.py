@@ -1,28 +1,50 @@
-"""A sample of text after each evaluation and at the end, with ``train.sample_prompt``."""
+"""Samples of text after each evaluation and at the end, by step, in ``samples.txt``, with ``train.sample_prompt``."""
 
+import re
 from typing import Any
 
-from pipeline.runs.samples import Samples, SampleWriter
+from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.run_directory import RunDirectory
+from pipeline.runs.samples import SampleWriter
 from pipeline.training.hooks import Hook, StepInfo
 from pipeline.training.runtime import Run, Runtime, State
 
+FILE = "samples.txt"
+HEAD = re.compile(r"^=== step ([\d,]+) ===\n", re.MULTILINE)
+
 
 class WriteSamples(Hook):
-    """Adds samples of the current weights to those of the run."""
+    """Appends to ``samples.txt``, TensorBoard and Weights & Biases; samples of steps that run again are dropped."""
 
-    def __init__(self, run: Run, state: State, runtime: Runtime, samples: Samples, writer: SampleWriter):
+    def __init__(
+        self,
+        run: Run,
+        state: State,
+        runtime: Runtime,
+        directory: RunDirectory,
+        metrics: MetricsWriter,
+        writer: SampleWriter,
+    ):
         self._steps, self._state, self._runtime = run.settings.steps, state, runtime
-        self._samples, self._writer = samples, writer
+        self._directory, self._metrics, self._writer, self._text = directory, metrics, writer, ""
+        if directory.exists(FILE):
+            text = directory.read_text(FILE)
+            later = (head for head in HEAD.finditer(text) if int(head[1].replace(",", "")) > state.step)
+            self._text = text[: next((head.start() for head in later), len(text))]
 
     def after_steps(self, info: StepInfo) -> None:
         """Adds a sample if an evaluation has just been made; the last step's is the summary's."""
         if "validation.nats_per_token" in self._state.record and info.step < self._steps:
-            with self._runtime.timed("evaluation", "a sample", compiles=True):
-                self._samples.add(info.step, self._writer.write())
+            self._add(info.step, "a sample")
 
     def summary(self) -> dict[str, Any]:
         """Returns the last sample."""
-        with self._runtime.timed("evaluation", "the last sample", compiles=True):
-            text = self._writer.write()
-        self._samples.add(self._steps, text)
-        return {"sample": text}
+        return {"sample": self._add(self._steps, "the last sample")}
+
+    def _add(self, step: int, kind: str) -> str:
+        with self._runtime.timed("evaluation", kind, compiles=True):
+            sample = self._writer.write()
+        self._text += f"=== step {step:,} ===\n{sample}\n\n"
+        self._directory.write(FILE, self._text)
+        self._metrics.text("sample", sample, step)
+        return sample

@@ -1,5 +1,6 @@
 """The best checkpoint and the samples: kept at their steps, and the same after a restart that repeats steps."""
 
+import contextlib
 import types
 
 import numpy as np
@@ -8,33 +9,36 @@ import tensorflow as tf
 import models
 from models.config import ALGPT2Config
 from pipeline.config.train_config import TrainConfig
-from pipeline.runs.best_checkpoint import FOLDER, BestCheckpoint
-from pipeline.runs.checkpoints import Checkpoints
+from pipeline.runs.checkpoints import BEST, Checkpoints
 from pipeline.runs.run_directory import RunDirectory
-from pipeline.runs.samples import FILE, Samples, SampleWriter
+from pipeline.runs.samples import SampleWriter
+from pipeline.training.hooks import StepInfo
+from pipeline.training.hooks.best import KeepBest
+from pipeline.training.hooks.samples import FILE, WriteSamples
+from pipeline.training.runtime import State
 
 
 def test_the_lowest_loss_is_kept_through_a_restart(tmp_path):
     directory, value = RunDirectory(str(tmp_path)), tf.Variable(0.0)
     model = types.SimpleNamespace(variables=[types.SimpleNamespace(path="x", value=value)])
-    best = BestCheckpoint(directory, model)
+    best = KeepBest(State(model=model, optimizer=None), None, directory)
     losses = {10: 3.0, 20: 2.0, 30: 2.5, 40: 2.0, 50: 1.5, 60: 4.0}
     for step, kept in ((10, True), (20, True), (30, False)):
         value.assign(step)
         assert best.offer(step, losses[step]) is kept
-    best = BestCheckpoint(directory, model)  # killed after 30, continues from 10
+    best = KeepBest(State(model=model, optimizer=None), None, directory)  # killed after 30, continues from 10
     assert best.record == {"step": 20, "nats_per_token": 2.0}
     assert not any(best.offer(step, losses[step]) for step in (20, 30, 40))
     value.assign(50)
     assert best.offer(50, losses[50]) and not best.offer(60, losses[60])
     other = tf.Variable(np.float32(-1))
-    restored = Checkpoints(directory.join(FOLDER), {"weights/x": other}).restore_newest()
+    restored = Checkpoints(directory.join(BEST), {"weights/x": other}).restore_newest()
     assert restored.step == 50 and other == 50 and restored.metadata["nats_per_token"] == 1.5
 
 
 def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path):
     model = types.SimpleNamespace(variables=[types.SimpleNamespace(path="x", value=tf.Variable(0.0))])
-    best = BestCheckpoint(RunDirectory(str(tmp_path)), model)
+    best = KeepBest(State(model=model, optimizer=None), None, RunDirectory(str(tmp_path)))
     assert not best.offer(10, float("nan")) and best.record == {} and list(tmp_path.iterdir()) == []
     assert best.offer(20, 3.0) and not best.offer(30, float("nan"))
 
@@ -43,11 +47,20 @@ def test_samples_of_steps_that_run_again_are_replaced(tmp_path):
     shown = []
     metrics = types.SimpleNamespace(text=lambda name, text, step: shown.append((name, text, step)))
     directory = RunDirectory(str(tmp_path))
-    first = Samples(directory, metrics, 0)
+    texts = iter([*(f"text of {step}\nin two lines" for step in (500, 1_000, 1_500)), "another"])
+    writer = types.SimpleNamespace(write=lambda: next(texts))
+    run = types.SimpleNamespace(settings=types.SimpleNamespace(steps=2_000))
+    runtime = types.SimpleNamespace(timed=lambda *_, **__: contextlib.nullcontext())
+
+    def hook(step):
+        record = {"validation.nats_per_token": 2.0}
+        state = State(model=None, optimizer=None, step=step, record=record)
+        return WriteSamples(run, state, runtime, directory, metrics, writer)
+
+    first = hook(0)
     for step in (500, 1_000, 1_500):
-        first.add(step, f"text of {step}\nin two lines")
-    again = Samples(directory, metrics, 1_200)
-    again.add(1_500, "another")
+        first.after_steps(StepInfo(step, None, None))
+    hook(1_200).after_steps(StepInfo(1_500, None, None))
     expected = "".join(
         f"=== step {step} ===\ntext of {n}\nin two lines\n\n" for step, n in (("500", 500), ("1,000", 1000))
     )

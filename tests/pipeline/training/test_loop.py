@@ -89,7 +89,7 @@ def run(tmp_path_factory):
 
     trainer._run_steps, trainer._train_step = run_loop, python_step
     evaluation.run_step = noted("evaluate", run_evaluation)
-    hook_of(trainer, KeepBest)._best = types.SimpleNamespace(offer=noted("offer"))
+    hook_of(trainer, KeepBest).offer = noted("offer")
     hook_of(trainer, WriteSamples)._writer = types.SimpleNamespace(write=noted("sample", lambda: "the cat"))
     runtime, output = trainer.runtime, io.StringIO()
     runtime.workers = types.SimpleNamespace(any=noted("ask", runtime.workers.any))
