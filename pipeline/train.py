@@ -26,6 +26,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> int:
+    """Prints the run of the flags, or checks it and starts it; returns the exit code."""
     files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
     note_overridden_slice(FLAGS.tpu)

@@ -74,6 +74,7 @@ def _folders(directory: str) -> list[tuple[int, bool]]:
 
 
 def folder_name(step: int) -> str:
+    """Returns the name of a step's checkpoint folder."""
     return f"step-{step:08d}"
 
 
@@ -95,6 +96,7 @@ def load(folder: str) -> Checkpoint:
 
 
 def is_sound(folder: str) -> bool:
+    """Whether every file of a committed checkpoint is as it was committed."""
     try:
         load(folder)
     except DamagedError:

@@ -23,6 +23,7 @@ class RunDirectory:
         self.path = path.rstrip("/")
 
     def join(self, name: str) -> str:
+        """Returns the path of a file or folder of the run."""
         return os.path.join(self.path, name)
 
     def exists(self, name: str) -> bool:
@@ -52,6 +53,7 @@ class RunDirectory:
         storage.replace_bytes(text.encode(), self.join(name))
 
     def write_json(self, name: str, document: Any) -> None:
+        """Replaces a JSON document atomically."""
         self.write(name, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def read_or_create(self, name: str, text: str) -> str:

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import tensorflow as tf
 
@@ -55,7 +56,7 @@ def restartable() -> Iterator[None]:
 def signals_set(stop: threading.Event) -> Iterator[None]:
     """Makes a signal to terminate set ``stop``, so that the loop ends and saves; a later SIGINT interrupts."""
 
-    def set_stop(number, frame):
+    def set_stop(number: int, frame: Any) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -25,21 +25,17 @@ from pipeline.training.hooks.samples import WriteSamples
 from tests.helpers.sessions import SIZE, Watch, hook_of, session_on, trainer_of
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of 8 steps on this machine, in loops of 3, with what it did: ``seen`` counts, ``calls`` lists."""
-    watches = []
-    seen, calls, records = Counter(), [], []
-    connection = Connection(
-        strategy=tf.distribute.get_strategy(),
-        replicas=1,
-        slice=slices.find("v3-8"),  # whose peak is stated, so that none is measured here
-        kind="tpu",
-        addresses=("10.0.0.2:8470", "10.0.0.3:8470"),
-    )
-    session = session_on(
-        connection,
-        tmp_path_factory.mktemp("run"),
+def session_of_the_run(directory):
+    """Returns a run of 8 steps on this machine, in loops of 3, with all that may follow a loop."""
+    return session_on(
+        Connection(
+            strategy=tf.distribute.get_strategy(),
+            replicas=1,
+            slice=slices.find("v3-8"),  # whose peak is stated, so that none is measured here
+            kind="tpu",
+            addresses=("10.0.0.2:8470", "10.0.0.3:8470"),
+        ),
+        directory,
         models.GPT2Config(**SIZE),
         AdamWConfig(learning_rate=1e-3),
         compute_dtype="float32",
@@ -51,6 +47,14 @@ def run(tmp_path_factory):
         keep_best=True,
         sample_prompt="the",
     )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """That run, made, with what it did: ``seen`` counts, ``calls`` lists."""
+    watches = []
+    seen, calls, records = Counter(), [], []
+    session = session_of_the_run(tmp_path_factory.mktemp("run"))
 
     def noted(name, function=lambda *_: None):
         def call(*arguments):
@@ -97,7 +101,12 @@ def run(tmp_path_factory):
     assert trainer.fit()
     seen["line"] = sum("loss" in line for line in output.getvalue().splitlines())
     return types.SimpleNamespace(
-        seen=seen, calls=calls, records=records, watch=watches[0], addresses=connection.addresses, trainer=trainer
+        seen=seen,
+        calls=calls,
+        records=records,
+        watch=watches[0],
+        addresses=session.connection.addresses,
+        trainer=trainer,
     )
 
 

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import models
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.config import batch_plan
+from pipeline.devices.replicas import strategy_options
 from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, SGDConfig
 from pipeline.optimizers.schedules import Schedule
+from pipeline.runs.checkpoints import Checkpoints, state_of
+from pipeline.training.step import make_train_step
 
 GLOBAL_BATCH, STEPS, CONTEXT, VOCABULARY = 16, 5, 8, 97
 GPT2 = GPT2Config(layers=1, heads=2, width=32, context=CONTEXT, vocabulary_size=VOCABULARY)
@@ -26,9 +31,24 @@ def tokens_of(step):
 
 
 def mirrored(devices):
-    import tensorflow as tf
-
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+
+def compiled_over(strategy, step, plan):
+    """Returns a function that makes one step on a global batch of tokens and returns its metrics."""
+
+    @tf.function
+    def run(tokens):
+        def share(context):
+            start = context.replica_id_in_sync_group * plan.per_replica
+            return tokens[start : start + plan.per_replica]
+
+        rows = strategy.experimental_distribute_values_from_function(share) if plan.replicas > 1 else tokens
+        index = tf.range(plan.per_replica, dtype=tf.int64)
+        metrics = strategy.run(lambda x: step({"tokens": x, "index": index}), args=(rows,))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
+
+    return run
 
 
 def train(
@@ -46,13 +66,6 @@ def train(
 
     Writes a checkpoint to ``folder`` after SAVED steps, or begins with the one that is there.
     """
-    import tensorflow as tf
-
-    import models
-    from pipeline.devices.replicas import strategy_options
-    from pipeline.runs.checkpoints import Checkpoints, state_of
-    from pipeline.training.step import make_train_step
-
     replicas = len(devices)
     strategy = mirrored(devices) if replicas > 1 else tf.distribute.OneDeviceStrategy(devices[0])
     plan = batch_plan.plan(
@@ -73,17 +86,7 @@ def train(
     if start:
         assert checkpoints.restore_newest().step == start
 
-    @tf.function
-    def run(tokens):
-        def share(context):
-            start = context.replica_id_in_sync_group * plan.per_replica
-            return tokens[start : start + plan.per_replica]
-
-        rows = strategy.experimental_distribute_values_from_function(share) if replicas > 1 else tokens
-        index = tf.range(plan.per_replica, dtype=tf.int64)
-        metrics = strategy.run(lambda x: step({"tokens": x, "index": index}), args=(rows,))
-        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
-
+    run = compiled_over(strategy, step, plan)
     history = []
     for number in range(start, STEPS):
         if number in poison:
@@ -130,8 +133,6 @@ def test_replicas_accumulation_and_a_restart_change_nothing(virtual_devices, nam
 def test_a_non_finite_step_leaves_everything_untouched(virtual_devices):
     history, weights, _ = train(GPT2, SGD, virtual_devices[:1], 2, poison=(0, 1, 2, 3, 4))
     assert [step["skipped"] for step in history] == [1.0] * STEPS
-    import models
-
     fresh = {variable.path: variable.numpy() for variable in models.build(GPT2, seed=1).trainable_variables}
     for name, value in weights.items():
         np.testing.assert_array_equal(value, fresh[name], err_msg=name)
