@@ -33,7 +33,7 @@ class Slice:
 
     Args:
         name: Its name for ``--tpu``.
-        generation: A key of GENERATIONS.
+        generation: Of its chips, such as "v3" or "v5e".
         topology: Chips along each edge, as libtpu writes it: "8x8", "2x2x4".
         cores: Devices that a program sees, each of which is one replica.
         hosts: Machines; each reads its own part of the data.

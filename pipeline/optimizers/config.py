@@ -94,7 +94,7 @@ class AdafactorConfig(OptimizerConfig):
         learning_rate: Relative to each variable's RMS when ``scale_by_parameter`` is on (the paper's rho, at most
             1e-2), absolute when it is off. With the scaling on, an absolute rate such as 2.5e-4 is about fifty times
             smaller than it looks; the run prints the effective learning rate of every variable when it starts.
-        weight_decay: As above; multiplied by the learning rate but not by the variable's RMS.
+        weight_decay: Decoupled decay, multiplied by the learning rate but not by the variable's RMS; 0 = none.
         beta1: Decay of the running mean of the scaled update; None or 0 = no momentum, and no slot for it.
         decay_exponent: The second moment decays by 1 - t ** -decay_exponent at update t = 1, 2, ...
         clip_threshold: Updates whose RMS over the variable exceeds this are scaled down to it; None = no clipping.
@@ -148,8 +148,6 @@ class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101).
 
     Args:
-        learning_rate: As above.
-        weight_decay: As above.
         beta1: Decay of the running mean of gradients.
         beta2: Decay of the running mean of squared gradients.
         epsilon: Added to the root of the second moment, after the bias correction.
@@ -184,8 +182,6 @@ class SGDConfig(OptimizerConfig):
     """Stochastic gradient descent with heavy-ball momentum: v = momentum × v + g, w = w - learning rate × v.
 
     Args:
-        learning_rate: As above.
-        weight_decay: As above.
         momentum: 0 = none, and no slot for it.
         nesterov: Take the step from where the momentum leads (Sutskever et al., 2013): g + momentum × v.
     """

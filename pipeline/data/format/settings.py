@@ -17,7 +17,7 @@ class ShardConfig:
     """The settings of a data set: together with the source, everything that its bytes depend on.
 
     Attributes:
-        corpus: the reader of the source, one of CORPORA.
+        corpus: the source's reader: 'cpython', 'wikitext', 'text', 'jsonl', 'parquet' or 'openwebtext'.
         name: what the manifest calls the corpus.
         tokenizer: 'gpt2', or the path of a tokenizer.json.
         shards: files of the train part; a multiple of the number of hosts that will read them.
@@ -29,7 +29,7 @@ class ShardConfig:
         order: 'hash' shuffles the documents by the salted hash of their ids; 'source' keeps the source's order.
         validation_fraction: share of the documents that the salted hash sends to the validation part; 0 makes none.
             None where the corpus brings parts of its own.
-        documents: what a document of a text corpus is, one of DOCUMENTS.
+        documents: what a document of a text corpus is: a 'file', a 'line' or an 'article'.
         field: the column or key that holds the text, in Parquet and JSONL.
         minimum_characters: shorter documents are dropped and counted; 0 drops only empty ones.
         word_rule: how words are counted for word perplexity: 'whitespace' counts runs of non-white-space,

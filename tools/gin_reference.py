@@ -1,0 +1,89 @@
+"""Writes the page of every name that a gin file can bind, from the settings' own docstrings.
+
+python -m tools.gin_reference --output=docs/gin.md
+"""
+
+import dataclasses
+import inspect
+import pathlib
+import re
+import typing
+from typing import Any
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.config.gin_reader import SURFACES
+from pipeline.errors import WorkFailedError
+
+FLAGS = flags.FLAGS
+ENTRY = re.compile(r"^    (\w+): (.*(?:\n      .*)*)", re.MULTILINE)  # of Args or Attributes
+HEAD = """# Every name that gin can bind
+
+Made by `python -m tools.gin_reference --output=docs/gin.md` from the settings' docstrings. A gin file, or
+`--gin_param=train.steps=100` on the command line, binds `name.setting = value`; `python -m tools.explain` prints what a
+command line comes to, and where each value is from. A setting without a default must be bound.
+"""
+
+
+def define_flags() -> None:
+    """Defines ``--output``."""
+    cli.define_path("output", "docs/gin.md", "The page to write.")
+
+
+def main() -> None:
+    """Writes the page."""
+    pathlib.Path(FLAGS.output).write_text(page(), encoding="utf-8")
+    print(f"wrote {FLAGS.output}")
+
+
+def page() -> str:
+    """Returns the page; WorkFailedError if a docstring leaves a setting out."""
+    pipelines = {name: surface for name, surface in SURFACES.items() if not surface.__module__.startswith("tools.")}
+    return HEAD + "".join(section(name, surface) for name, surface in pipelines.items())
+
+
+def section(name: str, surface: Any) -> str:
+    """Returns the table of one surface's settings; WorkFailedError if its docstring leaves one out."""
+    summary = _text(inspect.cleandoc(surface.__doc__).partition("\n\n")[0])
+    meanings = _meanings(surface)
+    missing = [field.name for field in dataclasses.fields(surface) if field.name not in meanings]
+    if missing:
+        raise WorkFailedError(f"{surface.__name__}'s docstring says nothing of {', '.join(missing)}")
+    rows = [
+        f"| `{name}.{field.name}` | `{_type(hint)}` | {_default(field)} | {meanings[field.name]} |\n"
+        for field, hint in zip(dataclasses.fields(surface), _hints(surface), strict=True)
+    ]
+    return f"\n## {name}\n\n{summary}\n\n| name | type | default | meaning |\n|---|---|---|---|\n{''.join(rows)}"
+
+
+def _meanings(surface: type) -> dict[str, str]:
+    """Returns what the docstrings of a class, and of those that it inherits from, say of each setting."""
+    meanings: dict[str, str] = {}
+    for owner in reversed(surface.__mro__[:-1]):
+        for setting, text in ENTRY.findall(inspect.cleandoc(owner.__doc__ or "")):
+            meanings[setting] = _text(text[0].upper() + text[1:])
+    return meanings
+
+
+def _text(docstring: str) -> str:
+    return " ".join(docstring.replace("``", "`").split()).replace("|", r"\|")
+
+
+def _hints(surface: type) -> list[Any]:
+    hints = typing.get_type_hints(surface)
+    return [hints[field.name] for field in dataclasses.fields(typing.cast(Any, surface))]
+
+
+def _type(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace(" | ", " or ")
+
+
+def _default(field: dataclasses.Field) -> str:
+    return "required" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)
