@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.data.format import manifest, records
+from pipeline.errors import WorkFailedError
 from pipeline.optimizers.build import CLASSES, build
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
@@ -21,6 +23,7 @@ from tools.study.cells import CORPORA, OPTIMIZERS, Cell, grid, parts
 from tools.study.frozen_adafactor import FrozenAdafactorConfig, frozen_adafactor
 from tools.study.results import Difference
 from tools.study.settings import StudyConfig
+from tools.sweep import runner as runners
 
 STUDY = StudyConfig(tokens=8192, seeds=3, batch=8, context=64)
 BEST = {"adafactor": 4e-3, "frozen": 5e-4, "scaled": 4e-2, "adamw": 2e-3, "algpt2": 1e-3}
@@ -162,53 +165,51 @@ def test_a_page_of_a_study_that_goes_on_says_what_is_missing(tmp_path, refused):
     assert all((tmp_path / "page" / f"{part}.svg").exists() == (f"(page/{part}.svg)" in text) for part in page.TITLES)
 
 
-def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, monkeypatch):
-    started = []
+@pytest.fixture
+def train(monkeypatch):
+    """Makes a cell's process write its result; that of seed 2 fails, that of seed 3 hangs. Yields those started."""
+    started, original = [], subprocess.Popen
+    summary = {"train": {"nats_per_token": 1.0}, "steps": 1, "tokens_seen": 1, "parameters": 1}
+    script = "import json, pathlib, sys, time; p = pathlib.Path(sys.argv[1]); p.mkdir(); seed = sys.argv[1][-1]\n"
+    script += "seed == '2' and (p.rmdir(), sys.exit('no such optimizer')); seed == '3' and time.sleep(120)\n"
+    script += f"(p / 'summary.json').write_text(json.dumps({summary!r}))"
 
-    def start(self, cell):
-        started.append(cell)
-        script = f"import pathlib; p = pathlib.Path({str(results.summary_path(tmp_path, cell))!r}); p.parent.mkdir(); "
-        script += (
-            'p.write_text(\'{"validation": {"nats_per_token": 1.0}}\')' if cell.seed != 2 else "raise SystemExit(1)"
-        )
-        self._running[subprocess.Popen([sys.executable, "-c", script])] = cell
-
-    monkeypatch.setattr(run.Runner, "_start", start)
-    (tmp_path / "cells").mkdir()
-    cells = [Cell(seed=seed, batch=8, context=64) for seed in range(4)]
-    runner = run.Runner(tmp_path, STUDY)
-    with pytest.raises(run.WorkFailedError, match=r"1 cells failed; see .*_s2\.log"):
-        runner.run(cells)
-    assert started == cells
-    started.clear()
-    (tmp_path / "cells" / cells[2].name).rmdir()
-    with pytest.raises(run.WorkFailedError):
-        runner.run(cells)
-    assert started == [cells[2]]
-
-
-def test_a_study_that_is_stopped_ends_with_the_signals_code(tmp_path, monkeypatch):
-    """Its running cells are terminated; a cell that was stopped alone has saved, ended with 0, and has no result."""
-    started = []
-
-    def start(self, cell):
-        if cell.seed == 2:
+    def start(command, **options):
+        assert command[1:3] == ["-m", "tools.study.train"] and options["env"]["OMP_NUM_THREADS"] == "1"
+        home = command[-1].removeprefix("--run_dir=")
+        started.append(original([sys.executable, "-c", script, home], **options))
+        if home.endswith("3"):
             os.kill(os.getpid(), signal.SIGTERM)
-        started.append(subprocess.Popen(["sleep", "120"] if cell.seed else ["true"]))
-        self._running[started[-1]] = cell
+        return started[-1]
 
-    monkeypatch.setattr(run.Runner, "_start", start)
-    before = signal.signal(signal.SIGTERM, run._end)
-    cells = [Cell(seed=seed, batch=8, context=64) for seed in range(3)]
-    try:
-        with pytest.raises(run.WorkFailedError, match=r"1 cells failed; see .*_s0\.log"):
-            run.Runner(tmp_path, STUDY).run(cells[:1])
-        with pytest.raises(SystemExit) as ended:
-            run.Runner(tmp_path, STUDY).run(cells[1:])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    monkeypatch.setattr(runners.subprocess, "Popen", start)
+    return started
+
+
+CELLS = [Cell(seed=seed, batch=8, context=64) for seed in range(4)]
+
+
+def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, train):
+    with pytest.raises(WorkFailedError, match=r"1 cells failed; see .*_s2\.log"):
+        run._run(tmp_path, STUDY, CELLS[:3])
+    assert len(train) == 3 and "no such optimizer" in (tmp_path / "cells" / f"{CELLS[2].name}.log").read_text()
+    with pytest.raises(WorkFailedError):
+        run._run(tmp_path, STUDY, CELLS[:3])
+    assert len(train) == 4
+    shutil.rmtree(tmp_path / "cells" / CELLS[0].name)  # by hand: it is run again
+    run._run(tmp_path, STUDY, CELLS[:2])
+    assert len(train) == 5
+    shutil.rmtree(tmp_path / "ledger")  # a study that began before there was one
+    run._run(tmp_path, STUDY, CELLS[:2])
+    assert len(train) == 5
+
+
+def test_a_study_that_is_stopped_ends_with_the_signals_code(tmp_path, train):
+    """Its running cells are terminated, and those that are left are not started."""
+    with pytest.raises(SystemExit) as ended:
+        run._run(tmp_path, STUDY, [CELLS[3], *CELLS[:3]])
     assert ended.value.code == 128 + signal.SIGTERM
-    assert started[1].returncode == -signal.SIGTERM
+    assert [process.returncode for process in train] == [-signal.SIGTERM]
 
 
 def test_mistakes_are_one_sentence(refused, tmp_path):

@@ -1,10 +1,13 @@
 """The cells of the study: every run is the base cell with a few things changed, and equal cells are one run."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from tools.study.settings import StudyConfig
+from tools.sweep.runner import Job
 
 OPTIMIZERS = {  # name: (gin surface, its settings, the small grid of learning rates)
     "adafactor": ("Adafactor", {"scale_by_parameter": False}, (5e-4, 1e-3, 2e-3, 4e-3)),
@@ -48,8 +51,17 @@ class Cell:
         """The name of its data set."""
         return f"{self.corpus}-{self.packing}"
 
+    def job(self, study: StudyConfig, data: pathlib.Path) -> Job:
+        """Returns this cell as the sweep's runner runs it, given the folder of the data sets."""
+        arguments = (*self.parameters(study), f"--data={data / self.data}")
+        return Job(key=self.name, label=self.name, overrides=self.overrides(study), arguments=arguments)
+
     def parameters(self, study: StudyConfig) -> list[str]:
-        """Returns the gin overrides that make ``gin/study.gin`` this cell."""
+        """Returns the overrides as flags."""
+        return [f"--gin_param={name}={value!r}" for name, value in self.overrides(study).items()]
+
+    def overrides(self, study: StudyConfig) -> dict[str, Any]:
+        """Returns the settings that make ``gin/study.gin`` this cell."""
         surface, settings, _ = OPTIMIZERS[self.optimizer]
         steps = study.tokens // (self.batch * self.context)
         optimizer = {"FrozenAdafactor": "frozen_adafactor"}.get(surface, surface.lower())
@@ -71,7 +83,7 @@ class Cell:
         }
         if self.model == "algpt2":
             values["ALGPT2.embedding"] = self.embedding or None
-        return [f"--gin_param={name}={value!r}" for name, value in values.items()]
+        return values
 
 
 def grid(study: StudyConfig) -> dict[str, list[Cell]]:

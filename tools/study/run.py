@@ -3,17 +3,16 @@
     make study WIKITEXT='wikitext-2-raw/wiki.*.raw'
     python -m tools.study.run --wikitext=GLOB [--run_dir=runs/study] [--gin_param=study.tokens=65536] [--page=FILE]
 
-A cell is one ``pipeline.train`` in a process of one thread; it is done when its directory has a summary.json.
+The cells run as those of a sweep do; one is done when its directory has a summary.json.
 """
 
 import dataclasses
+import itertools
 import json
-import os
 import pathlib
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from types import FrameType
 from typing import NoReturn
@@ -23,11 +22,12 @@ from absl import flags
 from pipeline import cli, storage
 from pipeline.config import gin_reader
 from pipeline.errors import UserError, WorkFailedError
-from pipeline.progress import duration
 from tools.bench import machine
 from tools.study.cells import CORPORA, VOCABULARY, Cell, grid, parts
-from tools.study.results import best_rates, summary_path, validation_loss
+from tools.study.results import best_rates, summary_path
 from tools.study.settings import StudyConfig
+from tools.sweep.ledger import DONE, FAILED, Ledger
+from tools.sweep.runner import Runner
 
 FLAGS = flags.FLAGS
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -47,11 +47,9 @@ def main() -> int:
     folder = pathlib.Path(FLAGS.run_dir)
     _claim(folder, study)
     _make_data(folder / "data", study)
-    runner = Runner(folder, study)
-    runner.run(cell for cells in grid(study).values() for cell in cells)
+    _run(folder, study, itertools.chain(*grid(study).values()))
     rows = parts(study, best_rates(folder, study))
-    cells = [cell for row in rows.values() for seeds in row.values() for cell in seeds]
-    runner.run(dict.fromkeys(cells))
+    _run(folder, study, (cell for row in rows.values() for seeds in row.values() for cell in seeds))
     for packing in ("contiguous", "lines"):  # both models on both validation sets: the same text, the same normaliser
         for cell in rows["packing"][packing]:
             for other in ("contiguous", "lines"):
@@ -112,53 +110,27 @@ def _module(module: str, *arguments: str) -> str:
     return done.stdout
 
 
-class Runner:
-    """Runs cells side by side, each in its own process and directory."""
+def _run(folder: pathlib.Path, study: StudyConfig, cells: Iterable[Cell]) -> None:
+    """Runs the cells that have no result yet, some at a time, each in a process of one thread.
 
-    def __init__(self, folder: pathlib.Path, study: StudyConfig):
-        self._folder, self._study = folder, study
-        self._running: dict[subprocess.Popen, Cell] = {}
-
-    def run(self, cells: Iterable[Cell]) -> None:
-        """Runs the cells that are not done yet.
-
-        Raises:
-            WorkFailedError: some cells failed, which is raised after all others were run; the message names their logs.
-        """
-        todo = [cell for cell in cells if not summary_path(self._folder, cell).exists()]
-        began, count, ended, failed = time.monotonic(), len(todo), 0, []
-        try:
-            while todo or self._running:
-                while todo and len(self._running) < self._study.workers:
-                    self._start(todo.pop(0))
-                time.sleep(0.5)
-                for process in [process for process in self._running if process.poll() is not None]:
-                    cell = self._running.pop(process)
-                    ended += 1
-                    left = duration((time.monotonic() - began) / ended * (count - ended))
-                    print(f"{ended}/{count}  {cell.name}  {self._result(cell)}  {left} left", flush=True)
-                    if process.returncode or not summary_path(self._folder, cell).exists():  # or a signal stopped it
-                        failed.append(self._folder / "cells" / f"{cell.name}.log")
-        finally:
-            for process in self._running:
-                process.terminate()
-            for process in self._running:
-                process.wait()
-        if failed:
-            raise WorkFailedError(f"{len(failed)} cells failed; see {', '.join(map(str, failed[:3]))}")
-
-    def _result(self, cell: Cell) -> str:
-        path = summary_path(self._folder, cell)
-        return f"{validation_loss(path):.4f} nats per token" if path.exists() else "failed"
-
-    def _start(self, cell: Cell) -> None:
-        folder = self._folder / "cells"
-        folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "tools.study.train", "--gin_file=study.gin", *cell.parameters(self._study)]
-        command += [f"--data={self._folder}/data/{cell.data}", f"--run_dir={folder / cell.name}"]
-        with open(folder / f"{cell.name}.log", "w", encoding="utf-8") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | ONE_THREAD)
-        self._running[process] = cell
+    Raises:
+        WorkFailedError: some cells failed; all others were run. The message names their logs.
+    """
+    missing = [cell for cell in dict.fromkeys(cells) if not summary_path(folder, cell).exists()]
+    runner = Runner(
+        ["-m", "tools.study.train", "--gin_file=study.gin"],
+        Ledger(str(folder / "ledger")),
+        str(folder),
+        again=(DONE, FAILED),  # done: somebody has removed the result
+        parallel=study.workers,
+        environment=ONE_THREAD,
+    )
+    runner.run([cell.job(study, folder / "data") for cell in missing])
+    if runner.stopped:
+        sys.exit(128 + runner.stopped)
+    failed = [str(folder / "cells" / f"{cell.name}.log") for cell in missing if not summary_path(folder, cell).exists()]
+    if failed:
+        raise WorkFailedError(f"{len(failed)} cells failed; see {', '.join(failed[:3])}")
 
 
 def score_path(folder: pathlib.Path, cell: Cell, data: str) -> pathlib.Path:

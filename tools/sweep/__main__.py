@@ -73,7 +73,8 @@ def main(*overrides: str) -> int:
     if compiled_for:
         ended = {key for key, entry in ledger.entries().items() if entry["state"] in (DONE, MISFIT)}
         fitting.record_misfits(cells, ledger, compiled_for, ended)
-    runner = Runner(base, ledger, FLAGS.run_dir, again=FLAGS.retry_failed)
+    command = ["-m", "pipeline.train", *([f"--tpu={FLAGS.tpu}"] if FLAGS.tpu else []), f"--data={FLAGS.data}"]
+    runner = Runner(command, ledger, FLAGS.run_dir, again=(FAILED,) if FLAGS.retry_failed else ())
     runner.run(cells)
     if runner.stopped:
         print("stopped; the same command continues", file=sys.stderr)

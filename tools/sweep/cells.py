@@ -13,6 +13,7 @@ from pipeline.data.format.manifest import Manifest
 from pipeline.errors import UserError, nearest
 from pipeline.values import INT64
 from tools.sweep.axes import Overrides
+from tools.sweep.runner import Job
 
 MODEL, SEED = "train.model", "train.seed"
 USUAL_SIZE = {"gpt2": "gpt2-small", "algpt2": "algpt2-base"}
@@ -39,33 +40,30 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(Job):
     """One run of a sweep.
 
+    Its key is 12 hexadecimal digits of its whole configuration and of its data: equal runs have equal keys, however
+    they are written and wherever the data are. Its overrides are without those of models and optimizers that it does
+    not use.
+
     Attributes:
-        key: 12 hexadecimal digits of its whole configuration and of its data; equal runs have equal keys, however
-            they are written and wherever the data are.
-        overrides: the settings that the sweep gives it, without those of models and optimizers that it does not use.
-        arguments: gin files and overrides, as flags of pipeline.train.
         run: the checked run, with what the data decide.
         program: key of the settings that the compiler sees.
     """
 
-    key: str
-    overrides: Overrides
-    arguments: tuple[str, ...]
     run: RunConfig
     program: str
-
-    @property
-    def label(self) -> str:
-        """Its overrides on one line."""
-        return "  ".join(f"{name}={shown(value)}" for name, value in self.overrides.items()) or "(no overrides)"
 
 
 def shown(value: Any) -> str:
     """Writes a value as a person would."""
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def labelled(overrides: Overrides) -> str:
+    """Writes overrides on one line."""
+    return "  ".join(f"{name}={shown(value)}" for name, value in overrides.items()) or "(no overrides)"
 
 
 def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
@@ -132,6 +130,7 @@ def _cell(base: Base, resolved: _Resolved) -> Cell:
     arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
     return Cell(
         key=_hash(_described(resolved.run, NOT_IN_KEY) | {"data": _identity(base.manifest)}),
+        label=labelled(resolved.overrides),
         overrides=resolved.overrides,
         arguments=tuple(arguments),
         run=resolved.run,

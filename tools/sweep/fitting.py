@@ -7,7 +7,7 @@ from pipeline.errors import UserError
 from pipeline.preflight import compile_step, tpu_compiler
 from pipeline.preflight.figures import gib
 from tools.sweep.cells import Cell
-from tools.sweep.ledger import MISFIT, Ledger
+from tools.sweep.ledger import FAILED, MISFIT, Ledger
 
 
 def require_compiler() -> None:
@@ -41,7 +41,7 @@ def record_misfits(cells: Iterable[Cell], ledger: Ledger, piece: Slice, ended: I
             f"preflight {number}/{len(programs)}  {'fits' if fits else MISFIT}  {memory}  {group[0].label}", flush=True
         )
         for cell in group:
-            claim = None if fits else ledger.claim(cell.key, {"overrides": cell.overrides}, again=True)
+            claim = None if fits else ledger.claim(cell.key, {"overrides": cell.overrides}, again=(FAILED,))
             if claim:
                 ledger.end(claim, MISFIT, reason=memory)
 

@@ -13,6 +13,7 @@ import os
 import pathlib
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pipeline import storage
@@ -20,6 +21,7 @@ from pipeline.errors import UnavailableError
 from tools.sweep.stores import Entry, store_at
 
 RUNNING, DONE, FAILED, MISFIT = "running", "done", "failed", "does not fit"
+ENDED = (DONE, FAILED, MISFIT)
 LEASE_SECONDS = 600.0  # longer than a run that is told to stop may take to save
 RENEWALS = 6  # of a lease
 
@@ -69,20 +71,20 @@ class Ledger:
         """Returns the document of a cell, or None if there is none."""
         return self._store.read(key)[0]
 
-    def claim(self, key: str, facts: Entry, *, again: bool = False) -> Claim | None:
+    def claim(self, key: str, facts: Entry, *, again: Collection[str] = ()) -> Claim | None:
         """Returns the claim of a cell, or None if another worker runs it or it has ended.
 
         Args:
             key: the cell's key.
             facts: further content of the document, such as the cell's overrides.
-            again: whether a cell that has failed may be run again.
+            again: states, such as FAILED, in which a cell has ended and is run again all the same.
         """
         lock = self._lock(key)
         if lock is None:
             return None
         entry, version = self._store.read(key)
         before = entry or {}
-        ended = before.get("state") in ((DONE, MISFIT) if again else (DONE, MISFIT, FAILED))
+        ended = before.get("state") in ENDED and before["state"] not in again
         if not ended and not self._held_elsewhere(key, before, version):
             claimed = {
                 **facts,

@@ -1,4 +1,4 @@
-"""Runs the cells of a sweep, one at a time: each is a pipeline.train in its own process, which resumes by itself.
+"""Runs the cells of a sweep, some at a time: each is a training in its own process, which resumes by itself.
 
 A run is stopped when its worker is, and a killed worker's run is terminated too, so that no run is left unwatched. The
 run's output goes to a log; on a terminal its last line is shown.
@@ -13,180 +13,215 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from pipeline import signals, storage
 from pipeline.progress import duration
-from tools.sweep.cells import Base, Cell
-from tools.sweep.ledger import DONE, FAILED, MISFIT, Claim, Ledger
+from tools.sweep.ledger import DONE, ENDED, FAILED, Claim, Ledger
 
 RESTARTS = 10  # of a cell, after a machine went away or the run was killed
 RESTART_SECONDS = float(os.environ.get("RESTART_SECONDS", "30"))
-POLL_SECONDS = 0.2  # of a run
+POLL_SECONDS = 0.2  # of the runs
 WAIT_SECONDS = 5.0  # before cells that other workers run are checked again
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-STOPPED = "stopped"
-ENDED = (DONE, FAILED, MISFIT)
+STOPPED, TAKEN_OVER = "stopped", "taken over by another worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker runs of a cell.
+
+    Attributes:
+        key: names the cell in the ledger and its run directory.
+        label: names it for people.
+        overrides: the settings that distinguish it, for the ledger.
+        arguments: its own part of the command line.
+    """
+
+    key: str
+    label: str
+    overrides: dict[str, Any]
+    arguments: tuple[str, ...]
+
+
+@dataclass
+class _Run:
+    """A job that this worker has claimed; its process is None until it is started, again or for the first time."""
+
+    job: Job
+    claim: Claim
+    log: pathlib.Path
+    process: subprocess.Popen | None = None
+    starts: int = 0
+    start_at: float = 0.0
+    told: bool = False  # to stop
+    began: float = field(default_factory=time.monotonic)
 
 
 class Runner:
     """One worker of a sweep.
 
     Args:
-        base: the command line that all cells have in common.
+        command: arguments of Python that all jobs have in common: ``-m``, a module and its flags.
         ledger: the sweep's ledger.
         directory: the sweep's directory; runs go to ``cells/``.
-        again: whether cells that failed before are run again, once.
+        again: states of jobs that have ended and are run again, once, such as FAILED.
+        parallel: jobs that run at a time.
+        environment: variables that the runs get.
     """
 
-    def __init__(self, base: Base, ledger: Ledger, directory: str, *, again: bool = False):
-        self._base, self._ledger, self._directory, self._again = base, ledger, directory, again
+    def __init__(
+        self,
+        command: Sequence[str],
+        ledger: Ledger,
+        directory: str,
+        *,
+        again: Collection[str] = (),
+        parallel: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ):
+        self._command, self._ledger, self._directory = command, ledger, directory
+        self._again, self._parallel, self._environment = again, parallel, environment or {}
         self._group = os.path.basename(directory.rstrip("/"))
-        self._remote = storage.is_remote(directory)
-        self._run: subprocess.Popen | None = None
-        self._stop_sent = False  # to the current run
+        self._runs: list[_Run] = []
         self._tty = sys.stdout.isatty()
-        self.stopped = 0  # the signal that ended it before all cells had ended
+        self.stopped = 0  # the signal that ended it before all jobs had ended
 
-    def run(self, cells: Sequence[Cell]) -> None:
-        """Runs the cells that no worker has run or is running; blocks until all have ended or a signal stops it."""
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Runs the jobs that no worker has run or is running; blocks until all have ended or a signal stops it."""
         with signals.handled(self._stop):
-            if self._run_all(cells):
+            if self._run_all(jobs):
                 self.stopped = 0
 
-    def _run_all(self, cells: Sequence[Cell]) -> bool:
-        """Runs the cells; returns whether all have ended."""
-        left, ended, spent, waiting = list(cells), 0, 0.0, False
-        again = {cell.key for cell in cells} if self._again else set()
-        while left and not self.stopped:
-            claimed_any = False
-            for cell in list(left):
-                if self.stopped:
-                    return False
-                claim = self._ledger.claim(cell.key, self._facts(cell), again=cell.key in again)
-                again.discard(cell.key)
-                if claim is None:
-                    entry = self._ledger.read(cell.key) or {}
-                    if entry.get("state") in ENDED:
-                        left.remove(cell)
+    def _run_all(self, jobs: Sequence[Job]) -> bool:
+        """Runs the jobs; returns whether all have ended."""
+        left, untried, ended, spent = list(jobs), {job.key for job in jobs}, 0, 0.0
+        look_at, waiting = 0.0, False
+        while left or self._runs:
+            if self.stopped and not self._runs:
+                return False
+            if not self.stopped and len(self._runs) < self._parallel and time.monotonic() >= look_at:
+                if self._claim_one(left, untried):
                     continue
-                claimed_any, waiting, began = True, False, time.monotonic()
-                outcome = self._run_cell(cell, claim)
-                if outcome == STOPPED:
-                    return False
-                if claim.lost:
-                    self._say(f"{outcome}  {cell.label}")
-                    continue
-                left.remove(cell)
-                ended, spent = ended + 1, spent + time.monotonic() - began
-                rest = f"  {duration(spent / ended * len(left))} left" if left else ""
-                self._say(f"{len(cells) - len(left)}/{len(cells)}  {outcome}  {cell.label}{rest}")
-            if left and not claimed_any:
-                if not waiting:
+                look_at = time.monotonic() + WAIT_SECONDS
+                if left and not self._runs and not waiting:
                     self._say(f"waiting for {len(left)} cells that other workers run")
-                waiting = True
-                self._pause(WAIT_SECONDS)
-        return not left
+                    waiting = True
+            for run in list(self._runs):
+                outcome = self._outcome(run)
+                if outcome is None:
+                    continue
+                self._runs.remove(run)
+                look_at = 0.0
+                if outcome in (STOPPED, TAKEN_OVER):
+                    left.append(run.job)
+                    self._say(f"{outcome}  {run.job.label}")
+                    continue
+                ended, spent, rest = ended + 1, spent + time.monotonic() - run.began, len(left) + len(self._runs)
+                remaining = f"  {duration(spent / ended * rest / self._parallel)} left" if rest else ""
+                self._say(f"{len(jobs) - rest}/{len(jobs)}  {outcome}  {run.job.label}{remaining}")
+            self._show()
+            time.sleep(POLL_SECONDS)
+        return True
 
-    def _facts(self, cell: Cell) -> dict[str, Any]:
-        return {"overrides": cell.overrides}
+    def _claim_one(self, left: list[Job], untried: set[str]) -> bool:
+        """Claims a job that no other worker has; removes it, and those that have ended meanwhile, from ``left``."""
+        for job in list(left):
+            again = self._again if job.key in untried else ()
+            claim = self._ledger.claim(job.key, {"overrides": job.overrides}, again=again)
+            untried.discard(job.key)
+            if claim:
+                left.remove(job)
+                self._runs.append(_Run(job, claim, self._log(job)))
+                return True
+            if (self._ledger.read(job.key) or {}).get("state") in ENDED:
+                left.remove(job)
+        return False
 
-    def _run_cell(self, cell: Cell, claim: Claim) -> str:
-        """Runs a cell to its end, through restarts; returns its outcome in a few words."""
-        for restart in range(RESTARTS + 1):
-            if restart:
-                self._pause(RESTART_SECONDS)
-            if self.stopped:
-                break
-            code, log = self._run_process(cell, claim)
-            summary = self._summary(cell)
-            if summary is not None:
-                self._ledger.end(claim, DONE, result=result_of(summary))
-                return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats per token"
-            if claim.lost:
-                self._ledger.release(claim)
-                return "taken over by another worker"
-            if self.stopped:
-                break
-            if code > 0 and code != os.EX_TEMPFAIL:
-                reason = last_line(log) or f"pipeline.train ended with {code}"
-                self._ledger.end(claim, FAILED, reason=reason, log=str(log))
-                return f"failed ({reason}; see {log})"
+    def _outcome(self, run: _Run) -> str | None:
+        """Starts a run or looks after it; returns its outcome in a few words once it has one."""
+        if run.process is None and not self.stopped:
+            if time.monotonic() >= run.start_at:
+                self._start(run)
+            return None
+        if run.process is not None and run.process.poll() is None:
+            if self.stopped and not run.told:  # the signal came while the run was being started
+                self._tell(run, signal.SIGTERM)
+            if not self._ledger.renew(run.claim):  # this machine slept, and another took the cell over
+                run.process.kill()
+            return None
+        summary = self._summary(run.job)
+        if summary is not None:
+            self._ledger.end(run.claim, DONE, result=result_of(summary))
+            return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats per token"
+        if run.claim.lost or self.stopped:
+            self._ledger.release(run.claim)
+            return TAKEN_OVER if run.claim.lost else STOPPED
+        code = run.process.returncode if run.process else 0
+        if code > 0 and code != os.EX_TEMPFAIL:
+            reason = last_line(run.log) or f"the run ended with {code}"
+        elif run.starts > RESTARTS:
+            reason = f"ended {run.starts} times before its end"
         else:
-            self._ledger.end(claim, FAILED, reason=f"ended {RESTARTS + 1} times before its end", log=str(log))
-            return f"failed (ended {RESTARTS + 1} times before its end; see {log})"
-        self._ledger.release(claim)
-        return STOPPED
+            run.process, run.start_at = None, time.monotonic() + RESTART_SECONDS
+            return None
+        self._ledger.end(run.claim, FAILED, reason=reason, log=str(run.log))
+        return f"failed ({reason}; see {run.log})"
 
-    def _run_process(self, cell: Cell, claim: Claim) -> tuple[int, pathlib.Path]:
-        """Starts the run and waits until it ends; returns its exit code, negative for a signal, and its log."""
-        log = self._log(cell)
-        tpu = [f"--tpu={self._base.tpu}"] if self._base.tpu else []
-        command = [sys.executable, "-m", "pipeline.train", *cell.arguments, *tpu]
-        command += [f"--data={self._base.data}", f"--run_dir={self.directory_of(cell)}"]
-        environment = {"WANDB_RUN_GROUP": self._group, "WANDB_NAME": cell.label} | os.environ
-        self._stop_sent = False
-        with open(log, "ab") as output:
-            run = self._run = subprocess.Popen(
+    def _start(self, run: _Run) -> None:
+        command = [sys.executable, *self._command, *run.job.arguments, f"--run_dir={self._home(run.job)}"]
+        names = {"WANDB_RUN_GROUP": self._group, "WANDB_NAME": run.job.label}
+        run.starts, run.told = run.starts + 1, False
+        with open(run.log, "ab") as output:
+            run.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
-                pass_fds=(claim.lock,),  # held by the run too: the cell is free when both are gone
+                env={**names, **os.environ, **self._environment},
+                pass_fds=(run.claim.lock,),  # held by the run too: the cell is free when both are gone
                 start_new_session=True,  # Ctrl-C reaches the worker alone, which passes it on
                 preexec_fn=_die_with(os.getpid()),
             )
-        try:
-            while run.poll() is None:
-                if self.stopped and not self._stop_sent:  # the signal came while the run was being started
-                    self._signal_run(signal.SIGTERM)
-                time.sleep(POLL_SECONDS)
-                if not self._ledger.renew(claim):  # this machine slept, and another took the cell over
-                    run.kill()
-                if self._tty:
-                    sys.stdout.write(f"\r\x1b[2K{cell.label}  {last_line(log)}"[: os.get_terminal_size().columns - 1])
-                    sys.stdout.flush()
-        finally:
-            self._run = None
-        return run.returncode, log
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: the first lets the run save and stop, a second Ctrl-C ends it at once."""
-        self._signal_run(signal.SIGINT if self.stopped and number == signal.SIGINT else signal.SIGTERM)
+        """Handles a signal: the first lets the runs save and stop, a second Ctrl-C ends them at once."""
+        for run in self._runs:
+            self._tell(run, signal.SIGINT if self.stopped and number == signal.SIGINT else signal.SIGTERM)
         self.stopped = number
 
-    def _signal_run(self, number: int) -> None:
-        if self._run:
-            self._stop_sent = True
-            self._run.send_signal(number)
+    def _tell(self, run: _Run, number: int) -> None:
+        if run.process:
+            run.told = True
+            run.process.send_signal(number)
 
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not self.stopped and time.monotonic() < end:
-            time.sleep(min(POLL_SECONDS, seconds))
+    def _show(self) -> None:
+        """Shows the last line of a run on a terminal."""
+        if self._tty and self._runs and self._runs[0].process:
+            text = f"{self._runs[0].job.label}  {last_line(self._runs[0].log)}"
+            sys.stdout.write(f"\r\x1b[2K{text}"[: os.get_terminal_size().columns - 1])
+            sys.stdout.flush()
 
     def _say(self, text: str) -> None:
         print(f"\r\x1b[2K{text}" if self._tty else text, flush=True)
 
-    def directory_of(self, cell: Cell) -> str:
-        """Returns the run directory of a cell."""
-        return storage.join(storage.join(self._directory, "cells"), cell.key)
+    def _home(self, job: Job) -> str:
+        return storage.join(storage.join(self._directory, "cells"), job.key)
 
-    def _log(self, cell: Cell) -> pathlib.Path:
+    def _log(self, job: Job) -> pathlib.Path:
         """Returns a local file, beside the run if that is local too."""
-        if self._remote:
+        folder = pathlib.Path(self._directory, "cells")
+        if storage.is_remote(self._directory):
             folder = pathlib.Path(tempfile.gettempdir(), f"sweep-{os.getuid()}-{self._group}")
-        else:
-            folder = pathlib.Path(self._directory, "cells")
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{cell.key}.log"
+        return folder / f"{job.key}.log"
 
-    def _summary(self, cell: Cell) -> dict[str, Any] | None:
+    def _summary(self, job: Job) -> dict[str, Any] | None:
         try:
-            return json.loads(storage.read_bytes(storage.join(self.directory_of(cell), "summary.json")))
+            return json.loads(storage.read_bytes(storage.join(self._home(job), "summary.json")))
         except FileNotFoundError:
             return None
 

@@ -44,7 +44,7 @@ def test_a_failed_cell_is_claimed_again_on_request_only(make_ledger):
     ledger = make_ledger()
     ledger.end(ledger.claim("cell", FACTS), FAILED, reason="why")
     assert ledger.claim("cell", FACTS) is None
-    assert ledger.claim("cell", FACTS, again=True).entry["attempt"] == 2
+    assert ledger.claim("cell", FACTS, again=(FAILED,)).entry["attempt"] == 2
 
 
 def test_a_cell_that_is_let_go_is_free_for_all(make_ledger):

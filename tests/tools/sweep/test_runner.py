@@ -10,12 +10,9 @@ import pytest
 
 from tools.sweep import ledger as ledgers
 from tools.sweep import runner as runners
-from tools.sweep.cells import Base, Cell
 from tools.sweep.ledger import DONE, FAILED, Ledger
 
-BASE = Base(gin_files=(), gin_params=(), data="", tpu=None)
-CELL = Cell(key="cell", overrides={"train.seed": 1}, arguments=(), run=None, program="")
-
+CELL = runners.Job(key="cell", label="train.seed=1", overrides={"train.seed": 1}, arguments=())
 
 SUMMARY = {"train": {"nats_per_token": 1.0}, "steps": 1, "tokens_seen": 1, "parameters": 1}
 SLEEP = ("sleep", "120")
@@ -33,6 +30,7 @@ def started(monkeypatch, request):
     monkeypatch.setattr(runners.subprocess, "Popen", start)
     monkeypatch.setattr(runners, "RESTART_SECONDS", 0)
     monkeypatch.setattr(runners, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(runners, "POLL_SECONDS", 0.05)
     yield processes
     for process in processes:
         process.kill()
@@ -59,7 +57,7 @@ def test_a_cell_that_another_machine_took_over_is_not_started_again(started, gcs
 
     other = threading.Thread(target=other_machine)
     other.start()
-    runners.Runner(BASE, workers[0], "gs://corpus/sweep").run([CELL])
+    runners.Runner([], workers[0], "gs://corpus/sweep").run([CELL])
     other.join()
     assert len(started) == 1
     assert workers[0].read(CELL.key)["state"] == DONE
@@ -67,7 +65,7 @@ def test_a_cell_that_another_machine_took_over_is_not_started_again(started, gcs
 
 
 def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(started, tmp_path, monkeypatch):
-    runner, start = runners.Runner(BASE, Ledger(str(tmp_path / "ledger")), str(tmp_path)), runners.subprocess.Popen
+    runner, start = runners.Runner([], Ledger(str(tmp_path / "ledger")), str(tmp_path)), runners.subprocess.Popen
 
     def start_and_signal(command, **options):
         run = start(command, **options)
@@ -80,22 +78,44 @@ def test_a_signal_that_comes_while_a_run_is_being_started_reaches_it(started, tm
     assert runner.stopped == runners.signal.SIGTERM
 
 
+@pytest.mark.parametrize("started", [("true",)], indirect=True)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path, monkeypatch, number):
-    runner = runners.Runner(BASE, Ledger(str(tmp_path / "ledger")), str(tmp_path))
+    runner = runners.Runner([], Ledger(str(tmp_path / "ledger")), str(tmp_path))
     number = runners.signal.Signals[number]
 
-    def run_process(cell, claim):
+    def summary(job):
         runners.signal.raise_signal(number)
-        return 0, tmp_path / "log"
+        return SUMMARY
 
-    monkeypatch.setattr(runner, "_run_process", run_process)
-    monkeypatch.setattr(runner, "_summary", lambda cell: SUMMARY)
+    monkeypatch.setattr(runner, "_summary", summary)
     runner.run([CELL])
     assert not runner.stopped and runner._ledger.read(CELL.key)["state"] == DONE
     others = [dataclasses.replace(CELL, key=key) for key in ("second", "third")]
     runner.run([CELL, *others])
     assert runner.stopped == number and [runner._ledger.read(cell.key) is None for cell in others] == [False, True]
+
+
+def test_some_run_at_a_time_and_all_are_told_to_stop(started, tmp_path):
+    runner = runners.Runner([], Ledger(str(tmp_path / "ledger")), str(tmp_path), parallel=2)
+    timer = threading.Timer(1, runners.os.kill, (runners.os.getpid(), runners.signal.SIGTERM))
+    timer.start()
+    runner.run([dataclasses.replace(CELL, key=key) for key in ("first", "second", "third")])
+    assert [process.returncode for process in started] == [-runners.signal.SIGTERM] * 2
+    assert [runner._ledger.read(key) for key in ("third",)] == [None]
+    assert {runner._ledger.read(key)["state"] for key in ("first", "second")} == {"stopped"}
+
+
+@pytest.mark.parametrize("started", [("true",)], indirect=True)
+def test_a_run_that_ends_too_early_is_started_again_and_not_for_ever(started, tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "RESTARTS", 2)
+    ledger = Ledger(str(tmp_path / "ledger"))
+    runners.Runner([], ledger, str(tmp_path)).run([CELL])
+    assert len(started) == 3 and ledger.read(CELL.key)["reason"] == "ended 3 times before its end"
+    runners.Runner([], ledger, str(tmp_path)).run([CELL])
+    assert len(started) == 3, "it has failed"
+    runners.Runner([], ledger, str(tmp_path), again=(FAILED,)).run([CELL])
+    assert len(started) == 6
 
 
 WANDB = """
@@ -109,7 +129,7 @@ raise SystemExit(f'{run.group} {run.name}')
 def test_weights_and_biases_sees_a_group_a_sweep_and_a_name_a_cell(started, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     ledger = Ledger(str(tmp_path / "rates" / "ledger"))
-    runners.Runner(BASE, ledger, str(tmp_path / "rates")).run([CELL])
+    runners.Runner([], ledger, str(tmp_path / "rates")).run([CELL])
     assert len(started) == 1, "what fails by itself is not tried again"
     assert ledger.read(CELL.key)["state"] == FAILED
     assert ledger.read(CELL.key)["reason"] == "rates train.seed=1"
