@@ -39,6 +39,7 @@ def machine() -> str:
 
 
 def main() -> None:
+    """Runs the benchmarks, prints them, and writes what was asked for."""
     names = FLAGS.only or BENCHMARKS
     for name in names:
         if name not in BENCHMARKS:

@@ -60,6 +60,7 @@ COLUMNS = HEAD.splitlines()[-1].count("---")
 
 
 def main() -> int:
+    """Compiles the chosen rows, and writes the table after each."""
     tpu_compiler.require_compiler()
     if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text(encoding="utf-8"):
         raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, after which the excerpt goes")

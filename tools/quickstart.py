@@ -86,6 +86,7 @@ def table(summary: dict) -> str:
 
 
 def main() -> int:
+    """Runs the commands, then compares the run with the baselines."""
     for command in COMMANDS:
         print(f"\n$ python -m {' '.join(command)}", flush=True)
         code = subprocess.run([sys.executable, "-m", *command], check=False).returncode

@@ -72,6 +72,7 @@ def kill_at(step: int) -> None:
 
 
 def main() -> int:
+    """Trains as pipeline.train does, recorded."""
     cli.import_tensorflow()
     record_rows(FLAGS.rows_file)
     if FLAGS.kill_at:

@@ -58,6 +58,7 @@ def replay(data: str, incident: dict[str, Any], *, seed: int, context: int) -> I
 
 
 def main() -> None:
+    """Prints an incident and the text of its records."""
     for flag in ("run_dir", "data"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address")

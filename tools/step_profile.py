@@ -29,6 +29,7 @@ NOTHING = "products that run untraced (below), and threads that wait"
 
 
 def main() -> None:
+    """Measures, traces and writes the page."""
     if not FLAGS.output:
         raise UserError("--output is missing; expected a file such as docs/step_profile.md")
     cli.import_tensorflow()

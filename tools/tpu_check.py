@@ -36,6 +36,7 @@ SIZE: dict[str, Any] = {"layers": 2, "heads": 2, "width": 256, "context": CONTEX
 
 
 def main() -> int:
+    """Starts the check in the TPU environment; returns 1 if an op is refused."""
     python = environment()
     done = subprocess.run(
         [str(python), "-m", "tools.tpu_check", "inside"], cwd=ROOT, env={**os.environ, **PRETENDED}, check=False
@@ -106,7 +107,7 @@ def check_evaluation(model_config: GPT2Config) -> str | None:
     score = make_evaluation_step(model, all_reduce=all_reduce_over(REPLICAS))
     variables = model.trainable_variables
 
-    def pure(tokens, weights, *values):
+    def pure(tokens: tf.Tensor, weights: tf.Tensor, *values: tf.Tensor) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return score({"tokens": tokens, "weights": weights})
 
@@ -142,7 +143,7 @@ def check(model_config: GPT2Config, optimizer_config: OptimizerConfig, accumulat
         replica_id=gen_xla_ops.xla_replica_id,
     )
 
-    def pure(tokens, index, *values):
+    def pure(tokens: tf.Tensor, index: tf.Tensor, *values: tf.Tensor) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:
             metrics = train({"tokens": tokens, "index": index})
             return metrics, [scope.get_current_value(variable) for variable in variables]

@@ -83,7 +83,9 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
         }
 
 
-def scorer(model: LanguageModel, strategy: tf.distribute.Strategy | None = None):
+def scorer(
+    model: LanguageModel, strategy: tf.distribute.Strategy | None = None
+) -> Callable[[dict[str, Any]], tuple[float, float]]:
     """Returns a function batch -> (summed nats, tokens scored) over all replicas, compiled by XLA.
 
     Args:

@@ -44,7 +44,9 @@ def report_fit(
     """Compiles the training step and, if it fits, the evaluation step; prints and returns their figures.
 
     Args:
-        settings, model, optimizer: the run's.
+        settings: the run's.
+        model: the run's, with a vocabulary size.
+        optimizer: the run's settings of it.
         piece: the slice.
         evaluation: whether to compile the evaluation step too.
         keep_text: file for the training step's compiled program, as HLO text.

@@ -45,6 +45,7 @@ class Instruction:
 
     @property
     def hbm_bytes(self) -> int:
+        """Bytes of its results that are in HBM."""
         return sum(array.bytes for array in self.arrays if array.in_hbm)
 
     @property
@@ -55,11 +56,13 @@ class Instruction:
 
     @property
     def estimated_cycles(self) -> int:
+        """The compiler's estimate; 0 where it states none."""
         match = CYCLES.search(self.rest)
         return int(match[1]) if match else 0
 
     @property
     def called(self) -> list[str]:
+        """Names of the computations that it calls."""
         branches = BRANCHES.search(self.rest)
         return CALLED.findall(self.rest) + (NAME.findall(branches[1]) if branches else [])
 
@@ -73,6 +76,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
+        """The instruction whose result is the computation's."""
         return next(i for i in self.instructions.values() if i.is_root)
 
 

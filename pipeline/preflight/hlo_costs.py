@@ -4,6 +4,7 @@ XLA's cost analysis counts the body of a loop once. Here every instruction count
 ``total(program, unroll=False)`` counts loops once, to compare with XLA.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -79,18 +80,11 @@ def _is_batched(instruction: Instruction) -> bool:
     return "lhs_batch_dims={" in instruction.rest or "lhs_dilate=" in instruction.rest
 
 
-def _product(lengths) -> float:
-    result = 1.0
-    for length in lengths:
-        result *= length
-    return result
-
-
 def _dot(computation: Computation, instruction: Instruction) -> float:
     contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
     left = computation.instructions[instruction.operands[0]].arrays[0].dimensions
-    depth = _product(left[int(axis)] for axis in contracted[1].split(",")) if contracted and contracted[1] else 1.0
-    return 2.0 * _product(instruction.arrays[0].dimensions) * depth
+    depth = math.prod(left[int(axis)] for axis in contracted[1].split(",")) if contracted and contracted[1] else 1
+    return 2.0 * math.prod(instruction.arrays[0].dimensions) * depth
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> float:

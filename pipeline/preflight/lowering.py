@@ -6,7 +6,7 @@ replicas replaces tf.distribute's on the pod.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from models.config import GPT2Config
@@ -21,7 +21,7 @@ def unfilled_variables() -> Iterator[None]:
     """Creates variables of the right shape whose initialiser never runs; their memory is never touched."""
     import tensorflow as tf
 
-    def create(next_creator, **arguments):
+    def create(next_creator: Callable[..., tf.Variable], **arguments: Any) -> tf.Variable:
         initial = arguments["initial_value"]
         if callable(initial):
             with tf.Graph().as_default():
@@ -35,7 +35,7 @@ def unfilled_variables() -> Iterator[None]:
         yield
 
 
-def all_reduce_over(replicas: int):
+def all_reduce_over(replicas: int) -> Callable[[list], list]:
     """Returns an all-reduce over this many replicas that XLA itself carries out; the identity for one."""
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaAllReduce has no public alias

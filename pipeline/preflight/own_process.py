@@ -24,7 +24,8 @@ def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwa
     Args:
         what: what the process is, for the message if it dies.
         function: a module's function, which imports what it needs itself.
-        *arguments, **named: picklable, as is the result.
+        *arguments: the function's; picklable, as its result is.
+        **named: the function's; picklable.
 
     Raises:
         UserError, WorkFailedError: by the function; WorkFailedError also if the process died.

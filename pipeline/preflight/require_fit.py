@@ -12,7 +12,9 @@ def require_fit(settings: TrainConfig, model: GPT2Config, optimizer: OptimizerCo
     """Compiles the steps of a run, prints what tools.preflight prints, and returns if they fit.
 
     Args:
-        settings, model, optimizer: the run's; a model without a vocabulary size gets GPT-2's.
+        settings: the run's.
+        model: the run's; without a vocabulary size it gets GPT-2's.
+        optimizer: the run's settings of it.
         piece: the slice of the run.
 
     Raises:

@@ -80,7 +80,9 @@ class BytePairs(tf.Module):
             tf.boolean_mask(result_M, starts_M), tf.boolean_mask(owner_M, starts_M), nrows=count
         )
 
-    def _merge_once(self, result_M, ids_A, owner_A, place_A):
+    def _merge_once(
+        self, result_M: tf.Tensor, ids_A: tf.Tensor, owner_A: tf.Tensor, place_A: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         """Merges every piece's pair of the lowest rank; a piece without one is removed from the arrays of length A.
 
         Returns:
@@ -102,7 +104,7 @@ class BytePairs(tf.Module):
         stays = busy & ~tf.concat([tf.zeros([last], tf.bool), taken], 0)
         return tf.reduce_any(taken), result_M, *(tf.boolean_mask(y, stays) for y in (ids_A, owner_A, place_A))
 
-    def _without_overlap(self, hit, owner):
+    def _without_overlap(self, hit: tf.Tensor, owner: tf.Tensor) -> tf.Tensor:
         """Keeps those hits of a piece that can be merged in one round, from the left."""
         place = tf.range(tf.size(hit))
         if not self.ordered:  # a merge may make a pair of a lower rank: one at a time
@@ -113,7 +115,7 @@ class BytePairs(tf.Module):
         return hit & ((place - tf.gather(tf.math.segment_min(place, run), run)) % 2 == 0)
 
 
-def _put(values, places, updates):
+def _put(values: tf.Tensor, places: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(values, places[:, None], updates)
 
 

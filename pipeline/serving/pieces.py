@@ -1,6 +1,6 @@
-"""GPT-2's pattern, which splits a text into separately encoded pieces, as TensorFlow ops.
+r"""GPT-2's pattern, which splits a text into separately encoded pieces, as TensorFlow ops.
 
-TensorFlow's regular expressions differ from the tokenizer's in two ways. They cannot look ahead, so ``\\s+(?!\\S)``
+TensorFlow's regular expressions differ from the tokenizer's in two ways. They cannot look ahead, so ``\s+(?!\\S)``
 becomes single white space here, which is joined afterwards: before other text, the last character of a run stays
 separate, unless it is a blank that the text took. And their Unicode is older and lacks some letters, so the classes are
 spelled out as the ranges that the tokenizer's own engine finds.
@@ -18,7 +18,7 @@ LETTER, NUMBER, SPACE = r"\p{L}", r"\p{N}", r"\s"
 
 @functools.cache
 def ranges(kind: str) -> str:
-    """Returns the code points of a class of the tokenizer's engine, as the inside of brackets: ``\\x{41}-\\x{5a}…``."""
+    r"""Returns the code points of a class of the tokenizer's engine, as the inside of brackets: ``\x{41}-\x{5a}…``."""
     from tokenizers import Regex, pre_tokenizers
 
     points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]

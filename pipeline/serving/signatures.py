@@ -65,7 +65,15 @@ class TextModel(tf.Module):
             *(tf.TensorSpec([], dtype) for dtype in (tf.int32, tf.float32, tf.int32, tf.float32, tf.int32)),
         ],
     )
-    def generate(self, prompts, max_tokens, temperature, top_k, top_p, seed) -> dict[str, tf.Tensor]:
+    def generate(
+        self,
+        prompts: tf.Tensor,
+        max_tokens: tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
         """Continues each prompt by up to ``max_tokens`` tokens, or fewer where the context or the text ends."""
         context = self._model.config.context
         checks = [
@@ -77,14 +85,14 @@ class TextModel(tf.Module):
         ids = self._tokens(prompts, "prompt", checks, least=1, most=context - 1)
         table_VE = self._model.output_table()
 
-        def pick(logits_BV, memory, step):
+        def pick(logits_BV: tf.Tensor, memory: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return choose_by(logits_BV, temperature, top_k, top_p, tf.stack([seed, step])), memory
 
-        def continue_one(prompt):
+        def continue_one(prompt: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             length = tf.size(prompt)
             new_tokens = tf.minimum(max_tokens, context - length)
 
-            def prefill(tokens_BP):
+            def prefill(tokens_BP: tf.Tensor) -> Any:
                 return key_value_cache.prefill(
                     self._model, tokens_BP, length[None], new_tokens, table_VE, key_value_cache.write_plain
                 )
@@ -111,15 +119,15 @@ class TextModel(tf.Module):
         return {"continuations": texts, "tokens": counts}
 
     @tf.function(autograph=False, input_signature=[STRINGS])
-    def score(self, texts) -> dict[str, tf.Tensor]:
+    def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores each text's tokens, the first after an end of text; an empty text has a perplexity of 1."""
         ids = self._tokens(texts, "text", [], least=0, most=self._model.config.context)
 
-        def score_one(labels):
+        def score_one(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             length = tf.size(labels)
             inputs = tf.concat([[self._end_of_text], labels], 0)[:-1]
 
-            def nll(tokens_BP):
+            def nll(tokens_BP: tf.Tensor) -> tf.Tensor:
                 width = tokens_BP.shape[1]
                 labels_P = tf.ensure_shape(tf.pad(labels, [[0, width - length]]), [width])
                 vocabulary = self._model.config.known_vocabulary
@@ -137,7 +145,7 @@ class TextModel(tf.Module):
         """Returns the model's ``features`` without the residuals for gradients."""
         model = self._model
 
-        def body(layer, weights, x):
+        def body(layer: Any, weights: Any, x: tf.Tensor) -> tuple[tf.Tensor]:
             return (block(x, weights, model.config, None, layer)[0],)
 
         (x,) = model.over_blocks(body, model.embed(tokens_BP, tf.range(tokens_BP.shape[1])))
@@ -146,13 +154,15 @@ class TextModel(tf.Module):
     def _at_width(self, tokens: tf.Tensor, program: Callable) -> Any:
         """Returns ``program`` of the tokens, padded to the smallest width that holds them, int32 [1, P]."""
 
-        def branch(width):
+        def branch(width: int) -> Callable:
             return lambda: program(tf.reshape(tf.pad(tokens, [[0, width - tf.size(tokens)]]), [1, width]))
 
         index = tf.searchsorted(tf.constant(self.widths), tf.reshape(tf.size(tokens), [1]))[0]
         return tf.switch_case(index, [branch(width) for width in self.widths])
 
-    def _tokens(self, texts, name: str, checks: Sequence[tf.Operation], *, least: int, most: int) -> tf.RaggedTensor:
+    def _tokens(
+        self, texts: tf.Tensor, name: str, checks: Sequence[tf.Operation], *, least: int, most: int
+    ) -> tf.RaggedTensor:
         """Tokenizes the texts; fails if they are too many, too long or too short."""
         largest = MAX_BYTES_PER_TOKEN * self._model.config.context
         count, lengths = tf.size(texts), tf.strings.length(texts)

@@ -13,6 +13,7 @@ from models.protocols import LanguageModel
 from models.sampling import Sampling, choose_by
 
 CACHE = tf.TensorSpec([None] * 5)
+Tensors = tuple[tf.Tensor, ...]
 
 
 class Step(NamedTuple):
@@ -75,18 +76,22 @@ class Stepper:
             if step + 1 < max_new_tokens:
                 logits, keys, values = self._advance(token, width + step, shift, keys, values)
 
-    def _prefill_graph(self, tokens_BP, lengths_B, new_tokens):
+    def _prefill_graph(self, tokens_BP: tf.Tensor, lengths_B: tf.Tensor, new_tokens: tf.Tensor) -> Tensors:
         return key_value_cache.prefill(
             self._model, tokens_BP, lengths_B, new_tokens, self._table_VE, write=key_value_cache.write_plain
         )
 
-    def _choose_graph(self, logits_BV, temperature, top_k, top_p, seed_2):
+    def _choose_graph(
+        self, logits_BV: tf.Tensor, temperature: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, seed_2: tf.Tensor
+    ) -> Tensors:
         token_B = choose_by(logits_BV, temperature, top_k, top_p, seed_2)
         probabilities_V = tf.nn.softmax(logits_BV)[0]
         best = tf.math.top_k(probabilities_V, min(self._alternatives, logits_BV.shape[1]))
         return token_B, probabilities_V[token_B[0]], best.indices, best.values
 
-    def _advance_graph(self, token_B, column, shift_B, keys, values):
+    def _advance_graph(
+        self, token_B: tf.Tensor, column: tf.Tensor, shift_B: tf.Tensor, keys: tf.Tensor, values: tf.Tensor
+    ) -> Tensors:
         config = self._model.config
         shape = [config.layers, 1, config.heads, config.head_width, None]
         keys, values = tf.ensure_shape(keys, shape), tf.ensure_shape(values, shape)

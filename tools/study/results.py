@@ -48,7 +48,7 @@ class Row:
 
     @property
     def perplexity(self) -> float:
-        """e to the mean loss."""
+        """Perplexity: e to the mean loss."""
         return math.exp(self.mean)
 
 

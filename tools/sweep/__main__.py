@@ -1,6 +1,6 @@
-"""Runs a sweep: every combination of lists, samples, grids and seeds, each trained once to its end.
+r"""Runs a sweep: every combination of lists, samples, grids and seeds, each trained once to its end.
 
-    python -m tools.sweep --gin_file=algpt2.gin --data=… --run_dir=runs/sweep --seeds=3 \\
+    python -m tools.sweep --gin_file=algpt2.gin --data=… --run_dir=runs/sweep --seeds=3 \
         --grid='Adafactor.learning_rate=[1e-3,3e-4]' --grid='model=[algpt2,gpt2]'
     python -m tools.sweep … --random=20 --sample='Adafactor.learning_rate=log(1e-4,1e-2)' --worker=0/4
     python -m tools.sweep --run_dir=runs/sweep --table
@@ -34,6 +34,7 @@ SIGNALLED = 128  # plus the signal's number: the exit code of a command that a s
 
 
 def main(*overrides: str) -> int:
+    """Runs, lists or tabulates the sweep."""
     if not FLAGS.run_dir:
         raise UserError("--run_dir is missing; expected a directory for the sweep, local or gs://")
     ledger = Ledger(storage.join(FLAGS.run_dir, "ledger"))

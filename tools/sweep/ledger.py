@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from pipeline import storage
 from pipeline.errors import UnavailableError
-from tools.sweep.stores import Entry, store_at
+from tools.sweep.stores import Entry, Store
 
 RUNNING, DONE, FAILED, MISFIT = "running", "done", "failed", "does not fit"
 ENDED = (DONE, FAILED, MISFIT)
@@ -55,7 +55,7 @@ class Ledger:
     """
 
     def __init__(self, folder: str):
-        self._store, self._remote = store_at(folder), storage.is_remote(folder)
+        self._store, self._remote = Store(folder), storage.is_remote(folder)
         name = hashlib.sha256(folder.encode()).hexdigest()[:12]
         locks = os.path.join(tempfile.gettempdir(), f"sweep-{os.getuid()}-{name}") if self._remote else folder
         self._locks = pathlib.Path(locks)

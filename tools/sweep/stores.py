@@ -5,70 +5,40 @@ the object's generation, and a write is refused if that has changed.
 """
 
 import json
-import pathlib
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline import storage
 
 Entry = dict[str, Any]
 
 
-class Store(Protocol):
-    """Documents by name."""
+class Store:
+    """The documents in a folder, local or ``gs://``, by name."""
+
+    def __init__(self, folder: str):
+        self._folder, self._remote = folder, storage.is_remote(folder)
 
     def names(self) -> list[str]:
         """Returns the names of all documents."""
+        files = [path.rpartition("/")[2] for path, _ in storage.list_files(self._folder, deep=False) or []]
+        return sorted(file.removesuffix(".json") for file in files if file.endswith(".json"))
 
     def read(self, name: str) -> tuple[Entry | None, int]:
         """Returns a document, or None if there is none, and its version."""
-
-    def swap(self, name: str, entry: Entry, version: int) -> int | None:
-        """Replaces a document of this version; returns the new version, or None if it has another one by now."""
-
-
-class LocalStore:
-    """Files of a local directory, each replaced whole."""
-
-    def __init__(self, folder: str):
-        self._folder = pathlib.Path(folder)
-
-    def names(self) -> list[str]:
-        return sorted(path.stem for path in self._folder.glob("*.json"))
-
-    def read(self, name: str) -> tuple[Entry | None, int]:
-        try:
-            return json.loads((self._folder / f"{name}.json").read_bytes()), 0
-        except FileNotFoundError:
-            return None, 0
-
-    def swap(self, name: str, entry: Entry, version: int) -> int | None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        storage.replace_bytes(json.dumps(entry).encode() + b"\n", str(self._folder / f"{name}.json"))
-        return version
-
-
-class CloudStore:
-    """Objects under a ``gs://`` address, replaced under the precondition of their generation."""
-
-    def __init__(self, folder: str):
-        self._folder = folder
-
-    def names(self) -> list[str]:
-        paths = [path for path, _ in storage.list_files(self._folder) or []]
-        return sorted(path.rpartition("/")[2].removesuffix(".json") for path in paths)
-
-    def read(self, name: str) -> tuple[Entry | None, int]:
+        path = storage.join(self._folder, f"{name}.json")
+        if not self._remote:
+            return (json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None), 0
         from pipeline.storage import gcs
 
-        data, generation = gcs.read_version(storage.join(self._folder, f"{name}.json"))
+        data, generation = gcs.read_version(path)
         return (None if data is None else json.loads(data)), generation
 
     def swap(self, name: str, entry: Entry, version: int) -> int | None:
+        """Replaces a document of this version; returns the new version, or None if it has another one by now."""
+        path, data = storage.join(self._folder, f"{name}.json"), json.dumps(entry).encode() + b"\n"
+        if not self._remote:
+            storage.replace_bytes(data, path)
+            return version
         from pipeline.storage import gcs
 
-        return gcs.replace_version(storage.join(self._folder, f"{name}.json"), json.dumps(entry).encode(), version)
-
-
-def store_at(folder: str) -> Store:
-    """Returns the store of a local directory or a ``gs://`` address."""
-    return CloudStore(folder) if storage.is_remote(folder) else LocalStore(folder)
+        return gcs.replace_version(path, data, version)
