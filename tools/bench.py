@@ -17,14 +17,8 @@ from pipeline.errors import UserError, nearest
 from tools.benchmarks import page
 
 FLAGS = flags.FLAGS
-BENCHMARKS = (
-    "shard",
-    "read",
-    "step",
-    "evaluate",
-    "accumulation",
-    "generate",
-)  # tools/benchmarks/NAME.py, each with run() -> {figure: number}
+# tools/benchmarks/NAME.py, each with run() -> {figure: number}
+BENCHMARKS = ("shard", "read", "step", "evaluate", "accumulation", "generate")
 
 
 def machine() -> str:

@@ -102,17 +102,21 @@ def wheels() -> Iterator[Finding]:
     yield Finding(OK, f"tensorflow-tpu {tpu} and its libtpu" if tpu else "tensorflow without TPU support: for CPU, GPU")
 
 
+def _stated(file: str, pattern: str) -> str:
+    """Returns what a line of one of the kernel's files says; nothing if it has no such line."""
+    try:
+        match = re.search(f"^{pattern}", pathlib.Path(file).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1] if match else ""
+
+
 def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
     """Checks the vector instructions that TensorFlow's wheels use."""
-    try:
-        text = pathlib.Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
-        flags_line = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    except OSError:
-        flags_line = None
-    if not flags_line:
+    features = _stated(cpuinfo, r"flags\s*:(.*)$").split()
+    if not features:
         yield Finding(WARNING, f"{platform.machine()}: its features cannot be read")
         return
-    features = flags_line[1].split()
     for feature, level in CPU_FEATURES.items():
         if feature not in features:
             effect = "TensorFlow cannot start" if level == FAULT else "training on this CPU will be slow"
@@ -123,21 +127,13 @@ def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
 
 def memory(meminfo: str = "/proc/meminfo") -> Iterator[Finding]:
     """Checks the available memory, by the kernel's own estimate."""
-    try:
-        text = pathlib.Path(meminfo).read_text(encoding="utf-8")
-        available = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    except OSError:
-        available = None
+    available = _stated(meminfo, r"MemAvailable:\s+(\d+) kB")
     if not available:
         yield Finding(WARNING, "how much is available cannot be read")
         return
-    free = 1024 * int(available[1])
-    if free < LEAST_MEMORY:
-        yield Finding(
-            WARNING, f"{free / 1e9:.1f} GB available; tracing and compiling GPT-2 takes {LEAST_MEMORY / 1e9:.0f} GB"
-        )
-    else:
-        yield Finding(OK, f"{free / 1e9:.1f} GB available")
+    free = 1024 * int(available)
+    needs = f"; tracing and compiling GPT-2 takes {LEAST_MEMORY / 1e9:.0f} GB" if free < LEAST_MEMORY else ""
+    yield Finding(WARNING if needs else OK, f"{free / 1e9:.1f} GB available{needs}")
 
 
 def disk(path: str) -> Iterator[Finding]:
@@ -149,12 +145,8 @@ def disk(path: str) -> Iterator[Finding]:
         return
     folder = storage.nearest_existing(path)
     free = shutil.disk_usage(folder).free
-    if free < LEAST_DISK:
-        yield Finding(
-            WARNING, f"{free / 1e9:.1f} GB free in {folder}; shards and checkpoints take {LEAST_DISK / 1e9:.0f}"
-        )
-    else:
-        yield Finding(OK, f"{free / 1e9:.1f} GB free in {folder}")
+    needs = f"; shards and checkpoints take {LEAST_DISK / 1e9:.0f}" if free < LEAST_DISK else ""
+    yield Finding(WARNING if needs else OK, f"{free / 1e9:.1f} GB free in {folder}{needs}")
 
 
 def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
@@ -205,10 +197,8 @@ def wandb_login() -> Iterator[Finding]:
             key_source = "~/.netrc"
     except (OSError, netrc.NetrcParseError):
         pass
-    if key_source:
-        yield Finding(OK, f"a key is in {key_source}")
-    else:
-        yield Finding(OK, "no key: runs are written offline; wandb login, and wandb sync for runs that are there")
+    offline = "no key: runs are written offline; wandb login, and wandb sync for runs that are there"
+    yield Finding(OK, f"a key is in {key_source}" if key_source else offline)
 
 
 def one_step() -> Iterator[Finding]:
@@ -224,10 +214,8 @@ def one_step() -> Iterator[Finding]:
     except Exception as error:
         yield Finding(FAULT, f"a tiny model cannot be trained: {type(error).__name__}: {str(error).splitlines()[0]}")
         return
-    message = (
-        f"a tiny model's loss went from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps, {seconds:.0f} s"
-    )
-    yield Finding(OK if losses[-1] < losses[0] - 0.1 else FAULT, message)
+    course = f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps, {seconds:.0f} s"
+    yield Finding(OK if losses[-1] < losses[0] - 0.1 else FAULT, f"a tiny model's loss went {course}")
 
 
 def _train_tiny(steps: int = 20) -> tuple[list[float], float]:

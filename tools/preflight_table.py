@@ -38,6 +38,7 @@ OPTIMIZERS = ("adafactor", "adamw")
 REMAT = ("none", "full")
 EXCERPT = ("<!-- preflight of v3-128 -->", "<!-- end of preflight -->")
 EXCERPT_SLICE = "v3-128"
+AXES = {"models": tuple(MODELS), "slices": SLICES, "optimizers": OPTIMIZERS, "remat": REMAT}  # by flag
 MICROBATCHES = (4, 2, 1)  # the first that fits is shown
 HEAD = """# What fits where
 
@@ -64,12 +65,7 @@ def main() -> int:
     tpu_compiler.require_compiler()
     if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text(encoding="utf-8"):
         raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, after which the excerpt goes")
-    chosen = [
-        choice("models", tuple(MODELS)),
-        choice("slices", SLICES),
-        choice("optimizers", OPTIMIZERS),
-        choice("remat", REMAT),
-    ]
+    chosen = [choice(flag, names) for flag, names in AXES.items()]
     output = pathlib.Path(FLAGS.output)
     rows = read_rows(output)
     for key in itertools.product(*chosen):
@@ -160,12 +156,9 @@ def read_rows(output: pathlib.Path) -> dict[tuple[str, ...], str]:
 
 def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
     """Writes the whole table in its own order."""
-    orders = [list(names) for names in (MODELS, SLICES, OPTIMIZERS, REMAT)]
 
     def place(key: tuple[str, ...]) -> list:
-        return [
-            (order.index(name) if name in order else len(order), name) for order, name in zip(orders, key, strict=True)
-        ]
+        return [((*names, name).index(name), name) for names, name in zip(AXES.values(), key, strict=True)]
 
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place)), encoding="utf-8")

@@ -82,16 +82,9 @@ def prove(run_flags: list[str], steps: int, more: int, home: Topology, others: l
     Raises:
         WorkFailedError: a run failed that should not have.
     """
-    shared = [
-        *run_flags,
-        "--gin_param=train.compute_dtype='float32'",
-        f"--gin_param=train.steps={steps + more}",
-        f"--gin_param=train.checkpoint_every={steps}",
-        "--gin_param=train.steps_per_loop=1",
-        "--gin_param=train.evaluate_every=0",
-        "--gin_param=train.sample_prompt=''",
-        "--gin_param=train.wandb='off'",
-    ]
+    settings = {"compute_dtype": "float32", "steps": steps + more, "checkpoint_every": steps, "steps_per_loop": 1}
+    settings |= {"evaluate_every": 0, "sample_prompt": "", "wandb": "off"}
+    shared = [*run_flags, *(f"--gin_param=train.{name}={value!r}" for name, value in settings.items())]
     with tempfile.TemporaryDirectory(prefix="resume-proof-") as folder:
         unbroken, killed = os.path.join(folder, "unbroken"), os.path.join(folder, "killed")
         _train(unbroken, [*shared, *home.flags()], 0)
@@ -109,14 +102,8 @@ def prove(run_flags: list[str], steps: int, more: int, home: Topology, others: l
 
 def _train(run_dir: str, arguments: list[str], expected: int) -> str:
     os.makedirs(run_dir, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "tools.recorded_train",
-        f"--run_dir={run_dir}/run",
-        f"--rows_file={run_dir}/rows.jsonl",
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "tools.recorded_train", *arguments]
+    command += [f"--run_dir={run_dir}/run", f"--rows_file={run_dir}/rows.jsonl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 2:
         raise UserError(done.stderr.strip().removeprefix("error: "))

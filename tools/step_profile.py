@@ -141,37 +141,34 @@ def report(
         f"| {milliseconds[name]:.1f} |"
         for name in largest
     ]
-    return "\n".join(
-        [
-            "# Where the time of a training step goes",
-            "",
-            "Written by `python -m tools.step_profile --output=docs/step_profile.md`: the step of",
-            "`python -m tools.bench --only=step`, a 30M GPT-2 on 8 sequences of 256 tokens in float32 with AdamW.",
-            "",
-            f"* machine: {machine()}",
-            f"* step: {seconds:.3f} s at best ({traced:.3f} s while traced), {flops / seconds / 1e9:.0f} GF/s",
-            f"* matrix multiply: {peak / 1e9:.0f} GF/s at best, so the step has {flops / seconds / peak:.0%} of",
-            f"  the peak; at the peak, the model's FLOPs take {1000 * flops / peak:.0f} ms",
-            "",
-            "| part | ms per step | share |",
-            "|---|---|---|",
-            *rows,
-            "",
-            "Other programs on the machine lengthen all of this; the share of the peak",
-            "comes from the best of several turns.",
-            "",
-            "XLA hands a product that contracts both operands' first axes, which is the gradient of a kernel or of the",
-            "table, to its threads and returns: the trace has the launch only. Its time is in the part that names it,",
-            "or under what runs meanwhile, which is why a product beside it looks slower than it is alone.",
-            "",
-            f"The {LARGEST} instructions that take longest:",
-            "",
-            "| instruction | result | TensorFlow op | ms per step |",
-            "|---|---|---|---|",
-            *detail,
-            "",
-        ]
-    )
+    lines = "\n".join
+    return f"""# Where the time of a training step goes
+
+Written by `python -m tools.step_profile --output=docs/step_profile.md`: the step of
+`python -m tools.bench --only=step`, a 30M GPT-2 on 8 sequences of 256 tokens in float32 with AdamW.
+
+* machine: {machine()}
+* step: {seconds:.3f} s at best ({traced:.3f} s while traced), {flops / seconds / 1e9:.0f} GF/s
+* matrix multiply: {peak / 1e9:.0f} GF/s at best, so the step has {flops / seconds / peak:.0%} of
+  the peak; at the peak, the model's FLOPs take {1000 * flops / peak:.0f} ms
+
+| part | ms per step | share |
+|---|---|---|
+{lines(rows)}
+
+Other programs on the machine lengthen all of this; the share of the peak
+comes from the best of several turns.
+
+XLA hands a product that contracts both operands' first axes, which is the gradient of a kernel or of the
+table, to its threads and returns: the trace has the launch only. Its time is in the part that names it,
+or under what runs meanwhile, which is why a product beside it looks slower than it is alone.
+
+The {LARGEST} instructions that take longest:
+
+| instruction | result | TensorFlow op | ms per step |
+|---|---|---|---|
+{lines(detail)}
+"""
 
 
 def define_flags() -> None:

@@ -66,9 +66,8 @@ def inside() -> int:
     assert LAST_LIBTPU_FOR, "this import shows that the wheels did not abort"
     print(f"tensorflow {tf.__version__} with the TPU's kernels")
     refused = lower(lambda x: tf.strings.length(tf.strings.as_string(x)), [tf.TensorSpec([4], tf.float32)])
-    print(
-        f"control           an op without a kernel is {'refused' if refused else 'ACCEPTED: this check proves nothing'}"
-    )
+    verdict = "refused" if refused else "ACCEPTED: this check proves nothing"
+    print(f"control           an op without a kernel is {verdict}")
     failures = 0 if refused else 1
     optimizers = (
         AdafactorConfig(learning_rate=1e-3, beta1=0.9, weight_decay=0.1),
@@ -80,18 +79,17 @@ def inside() -> int:
         for variant in ({"remat": "none"}, {"remat": "full"}, {"remat": "attention", "dropout": 0.1}):
             for accumulation in (1, 2):
                 for optimizer in optimizers if variant["remat"] == "none" else optimizers[:1]:
-                    problem = check(kind(**SIZE, **variant), optimizer, accumulation)
                     slots = " sharded" if optimizer.splits_slots(REPLICAS) else ""
-                    name = f"{kind.__name__[:-6]} {type(optimizer).__name__[:-6]}{slots} {variant} "
-                    name += f"accumulation {accumulation}"
-                    print(f"{'REFUSED' if problem else 'ok':<17} {name}{f': {problem}' if problem else ''}", flush=True)
-                    failures += bool(problem)
-        problem = check_evaluation(kind(**SIZE))
-        print(
-            f"{'REFUSED' if problem else 'ok':<17} {kind.__name__[:-6]} evaluation{f': {problem}' if problem else ''}"
-        )
-        failures += bool(problem)
+                    name = f"{type(optimizer).__name__[:-6]}{slots} {variant} accumulation {accumulation}"
+                    problem = check(kind(**SIZE, **variant), optimizer, accumulation)
+                    failures += _say(f"{kind.__name__[:-6]} {name}", problem)
+        failures += _say(f"{kind.__name__[:-6]} evaluation", check_evaluation(kind(**SIZE)))
     return 1 if failures else 0
+
+
+def _say(name: str, problem: str | None) -> bool:
+    print(f"{'REFUSED' if problem else 'ok':<17} {name}{f': {problem}' if problem else ''}", flush=True)
+    return bool(problem)
 
 
 def check_evaluation(model_config: GPT2Config) -> str | None:

@@ -80,6 +80,7 @@ def figures(
     tokens_per_core = plan.per_replica * plan.context
     model_flops = model.flops_per_token(plan.context) * tokens_per_core
     attention = 12.0 * model.layers * model.width * plan.context * tokens_per_core
+    dense = (compiled.flops - compiled.attention_flops) / (model_flops - attention)
     compute = compiled.flops / (piece.peak_tflops_per_core * 1e12)
     traffic = compiled.traffic_bytes / (piece.hbm_gbps_per_core * 1e9)
     cycles = compiled.cycles / (piece.figures.clock_ghz * 1e9)
@@ -93,9 +94,7 @@ def figures(
         memory=memory_by_purpose(compiled, sizes, plan),
         model_flops=model_flops,
         hardware_flops=compiled.flops,
-        dense_flops_ratio=(compiled.flops - compiled.attention_flops) / (model_flops - attention)
-        if compiled.fits
-        else None,
+        dense_flops_ratio=dense if compiled.fits else None,
         hbm_traffic_bytes=compiled.traffic_bytes,
         all_reduce_bytes=float(sizes["all_reduce"]),
         compute_seconds=compute,
@@ -146,24 +145,21 @@ def gib(size: float) -> str:
 
 def report(result: Figures, title: str, piece: Slice) -> str:
     """Returns the text that the commands print."""
-    share = (
-        f"{gib(result.peak_bytes_per_core)} GiB of {gib(result.hbm_bytes_per_core)} GiB that the compiler allows a core"
-    )
+    fits, peak, limit = "yes" if result.fits else "NO", gib(result.peak_bytes_per_core), gib(result.hbm_bytes_per_core)
     lines = [
         title,
         f"slice             {piece.name}: {piece.generation}, topology {piece.topology}, {piece.cores} cores, "
         f"{piece.hosts} hosts",
         f"batch             {plan_text(result)}",
-        f"fits              {'yes' if result.fits else 'NO'}: {share}",
+        f"fits              {fits}: {peak} GiB of {limit} GiB that the compiler allows a core",
     ]
     lines += [f"  {purpose:<26} {gib(size):>7} GiB" for purpose, size in result.memory.items() if size]
     if not result.fits:
-        lines.append("  (the compiler names no buffers of a program that does not fit; --search finds one that does)")
-    else:
-        lines += ["largest buffers   as the program creates them (not all at the same time)"]
-        lines += [f"  {gib(b.bytes):>7} GiB  {b.shape:<28} {b.op}" for b in result.compiled.largest[:8]]
-        lines += _time_lines(result, piece)
-    return "\n".join(lines)
+        lines += ["  (the compiler names no buffers of a program that does not fit; --search finds one that does)"]
+        return "\n".join(lines)
+    lines += ["largest buffers   as the program creates them (not all at the same time)"]
+    lines += [f"  {gib(b.bytes):>7} GiB  {b.shape:<28} {b.op}" for b in result.compiled.largest[:8]]
+    return "\n".join(lines + _time_lines(result, piece))
 
 
 def plan_text(result: Figures) -> str:
@@ -174,19 +170,12 @@ def plan_text(result: Figures) -> str:
 
 
 def _time_lines(result: Figures, piece: Slice) -> list[str]:
-    assert (
-        result.estimate_seconds
-        and result.tokens_per_second
-        and result.mfu
-        and result.hours
-        and result.dense_flops_ratio
-    )
+    assert result.estimate_seconds and result.tokens_per_second and result.mfu and result.hours
+    assert result.dense_flops_ratio
     compiled = result.compiled
-    source = "its cycles: the compiler's own estimate is impossible"
-    if result.estimate_source == "compiler":
-        source = (
-            f"the compiler's, from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with a loop's body counted once"
-        )
+    source = f"the compiler's, from {compiled.compiler_optimal_seconds * 1e3:.1f} ms with a loop's body counted once"
+    if result.estimate_source != "compiler":
+        source = "its cycles: the compiler's own estimate is impossible"
     lines = [
         f"FLOPs per core    model {result.model_flops:.3e}, hardware {result.hardware_flops:.3e}; "
         f"outside attention {result.dense_flops_ratio:.3f} of 6·N·tokens (what is above 1 is computed twice)",

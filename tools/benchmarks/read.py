@@ -103,13 +103,7 @@ def _seconds_to_first_batch(directory: pathlib.Path, manifest: Manifest) -> tupl
 
 def _train(directory: pathlib.Path, manifest: Manifest, start_step: int = 0) -> tf.data.Dataset:
     return datasets.train_dataset(
-        str(directory),
-        manifest,
-        seed=0,
-        global_batch=BATCH,
-        context=CONTEXT,
-        start_step=start_step,
-        replicas=1,
+        str(directory), manifest, seed=0, global_batch=BATCH, context=CONTEXT, start_step=start_step, replicas=1
     )
 
 
@@ -155,16 +149,8 @@ def _write(directory: pathlib.Path) -> Manifest:
             }
             writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
     count = SHARDS * RECORDS
-    part = Part(
-        documents=1,
-        tokens=count * CONTEXT + 1,
-        records=count,
-        tail=(0,),
-        utf8_bytes=1,
-        words=1,
-        word_rule="whitespace",
-        shards=tuple(shards),
-    )
+    text: dict = {"documents": 1, "utf8_bytes": 1, "words": 1, "word_rule": "whitespace"}
+    part = Part(tokens=count * CONTEXT + 1, records=count, tail=(0,), shards=tuple(shards), **text)
     return Manifest(
         corpus=Corpus(name="random", fingerprint="", listing="", seed=0, order="source"),
         tokenizer=Tokenizer(name="none", fingerprint="", vocabulary_size=VOCABULARY, end_of_text=VOCABULARY - 1),

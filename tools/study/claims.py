@@ -1,14 +1,16 @@
 """The claims of the 2020 study and what our rows say to each; the claims are typed, the verdicts computed."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tools.study.cells import CORPORA
 from tools.study.results import Row, difference
 
 Parts = Mapping[str, Mapping[str, Row | None]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Claim:
     """A claim that one row's loss is higher than another's, or that it is not.
 
@@ -42,62 +44,41 @@ class Claim:
         return ("confirmed" if measured.mean > 0 else "not confirmed: the opposite"), measurement
 
 
+OF_EACH_CORPUS = {  # (part, row of the higher loss, row of the lower): claim
+    ("optimizers", "frozen", "adamw"): (
+        "Adafactor, as the study ran it (its decay frozen), ends about 5 perplexity above AdamW"
+    ),
+    ("optimizers", "frozen", "adafactor"): (
+        "(ours) the gap is the bug's: with the decay repaired, Adafactor is better than it was"
+    ),
+    ("optimizers", "adafactor", "adamw"): "(ours) AdamW stays better than a right Adafactor",
+    ("optimizers", "scaled", "adafactor"): "(ours) an absolute rate suits better than parameter scaling",
+    ("embeddings", "ALGPT2, E = none", "GPT-2"): (
+        "GPT-2 (21.5) is better than ALGPT2 of its width (31 to 38), which has a ninth of its weights or less"
+    ),
+    ("embeddings", "ALGPT2, E = 32", "ALGPT2, E = none"): (
+        "a narrow table costs perplexity: 38 at E = 128, a sixth of the width, against 31 without factorization"
+    ),
+    ("embeddings", "ALGPT2, E = 128", "ALGPT2, E = none"): (
+        "a table of two thirds of the width costs nothing: 31 at E = 512 and 31 without factorization"
+    ),
+}
+EQUAL = ("embeddings", "ALGPT2, E = 128", "ALGPT2, E = none")
+
+
 def testable(contexts: list[int]) -> list[Claim]:
     """Returns the claims that this scale can test."""
-    optimizers = {
-        "Adafactor, as the study ran it (its decay frozen), ends about 5 perplexity above AdamW": ("frozen", "adamw"),
-        "(ours) the gap is the bug's: with the decay repaired, Adafactor is better than it was": (
-            "frozen",
-            "adafactor",
-        ),
-        "(ours) AdamW stays better than a right Adafactor": ("adafactor", "adamw"),
-        "(ours) an absolute rate suits better than parameter scaling": ("scaled", "adafactor"),
-    }
     claims = [
-        Claim(text=text, part="optimizers", higher=f"{corpus}: {higher}", lower=f"{corpus}: {lower}")
-        for text, (higher, lower) in optimizers.items()
-        for corpus in ("wikitext", "cpython")
+        Claim(text, row[0], f"{corpus}: {row[1]}", f"{corpus}: {row[2]}", equal=row == EQUAL)
+        for row, text in OF_EACH_CORPUS.items()
+        for corpus in CORPORA
     ]
-    models = {
-        "GPT-2 (21.5) is better than ALGPT2 of its width (31 to 38), which has a ninth of its weights or less": (
-            "ALGPT2, E = none",
-            "GPT-2",
-            False,
-        ),
-        "a narrow table costs perplexity: 38 at E = 128, a sixth of the width, against 31 without factorization": (
-            "ALGPT2, E = 32",
-            "ALGPT2, E = none",
-            False,
-        ),
-        "a table of two thirds of the width costs nothing: 31 at E = 512 and 31 without factorization": (
-            "ALGPT2, E = 128",
-            "ALGPT2, E = none",
-            True,
-        ),
-    }
     claims += [
-        Claim(
-            text=text,
-            part="embeddings",
-            higher=f"{corpus}: {higher}",
-            lower=f"{corpus}: {lower}",
-            equal=equal,
-        )
-        for text, (higher, lower, equal) in models.items()
-        for corpus in ("wikitext", "cpython")
-    ]
-    short, usual, long = contexts
-    claims += [
-        Claim(text="longer contexts help, at equal tokens", part="contexts", higher=str(higher), lower=str(lower))
-        for higher, lower in ((short, usual), (usual, long))
+        Claim("longer contexts help, at equal tokens", "contexts", str(higher), str(lower))
+        for higher, lower in itertools.pairwise(contexts)
     ]
     return claims + [
-        Claim(
-            text="without dropout, perplexity is about 3 lower",
-            part="dropout",
-            higher=f"{model}, dropout 0.1",
-            lower=f"{model}, dropout 0",
-        )
+        Claim("without dropout, perplexity is about 3 lower", "dropout", f"{model}, dropout 0.1", f"{model}, dropout 0")
         for model in ("GPT-2", "ALGPT2, E = 64")
     ]
 
