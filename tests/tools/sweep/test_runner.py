@@ -30,7 +30,6 @@ def started(monkeypatch, request):
     monkeypatch.setattr(runners.subprocess, "Popen", start)
     monkeypatch.setattr(runners, "RESTART_SECONDS", 0)
     monkeypatch.setattr(runners, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(runners, "POLL_SECONDS", 0.05)
     yield processes
     for process in processes:
         process.kill()
