@@ -45,8 +45,8 @@ class MetricsWriter:
     """
 
     def __init__(self, directory: RunDirectory, configuration: dict[str, Any], *, wandb_mode: str, resume_step: int):
-        lines = JsonLines(directory, resume_step)
-        self._sinks: list[Sink] = [lines, TensorBoard(directory, resume_step)]
+        lines = JsonLines(directory.join("metrics.jsonl"), resume_step)
+        self._sinks: list[Sink] = [lines, TensorBoard(directory.join("tensorboard"), resume_step)]
         repeated = range(resume_step + 1, lines.last_step + 1)
         if sink := wandb.start(directory, configuration, wandb_mode, repeated):
             self._sinks.append(sink)

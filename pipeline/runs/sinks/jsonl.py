@@ -2,16 +2,12 @@
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
+from pipeline import storage
 from pipeline.runs.sinks import Sink
-
-if TYPE_CHECKING:
-    from pipeline.runs.run_directory import RunDirectory
-
-FILE = "metrics.jsonl"
 
 
 class JsonLines(Sink):
@@ -21,26 +17,22 @@ class JsonLines(Sink):
         last_step: the last step of the records that were there.
     """
 
-    def __init__(self, directory: "RunDirectory", resume_step: int):
-        self._path, self.last_step = directory.join(FILE), 0
-        self._lines = self._lines_until(resume_step)
-        directory.write(FILE, "".join(self._lines))  # atomically: it is the run's history
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Appends a record."""
-        self._lines.append(json.dumps(record) + "\n")
-        remote = "://" in self._path  # objects cannot be appended to; one record per loop makes this cheap enough
-        with tf.io.gfile.GFile(self._path, "w" if remote else "a") as file:
-            file.write("".join(self._lines) if remote else self._lines[-1])
-
-    def _lines_until(self, resume_step: int) -> list[str]:
-        if not tf.io.gfile.exists(self._path):
-            return []
-        lines = []
-        for line in tf.io.gfile.GFile(self._path).read().splitlines():
+    def __init__(self, path: str, resume_step: int):
+        self._path, self._lines, self.last_step = path, list[str](), 0
+        text = storage.read_bytes(path).decode() if storage.size(path) else ""
+        for line in text.splitlines():
             with contextlib.suppress(ValueError):  # a kill may have cut the last line
                 step = json.loads(line)["step"]
                 self.last_step = max(self.last_step, step)
                 if step <= resume_step:
-                    lines.append(line + "\n")
-        return lines
+                    self._lines.append(line + "\n")
+        storage.replace_bytes("".join(self._lines).encode(), path)  # atomically: it is the run's history
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends a record."""
+        self._lines.append(json.dumps(record) + "\n")
+        if storage.is_remote(self._path):  # objects cannot be appended to; one record per loop makes this cheap enough
+            storage.replace_bytes("".join(self._lines).encode(), self._path)
+        else:
+            with tf.io.gfile.GFile(self._path, "a") as file:  # whose errors name the file
+                file.write(self._lines[-1])

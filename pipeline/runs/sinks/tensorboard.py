@@ -1,16 +1,13 @@
 """TensorBoard's events, in ``tensorboard/``."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.compat.v1 import Event, SessionLog
 
 from pipeline.devices.connect import on_this_machine
 from pipeline.runs.sinks import Sink
-
-if TYPE_CHECKING:
-    from pipeline.runs.run_directory import RunDirectory
 
 
 class TensorBoard(Sink):
@@ -20,10 +17,10 @@ class TensorBoard(Sink):
     event that says "started" as the start, and each later one as a restart.
     """
 
-    def __init__(self, directory: "RunDirectory", resume_step: int):
+    def __init__(self, folder: str, resume_step: int):
         started = Event(wall_time=time.time(), step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
         with on_this_machine():
-            self._events = tf.summary.create_file_writer(directory.join("tensorboard"))
+            self._events = tf.summary.create_file_writer(folder)
             tf.raw_ops.ImportEvent(writer=self._events._resource, event=started.SerializeToString())
 
     def write(self, record: dict[str, Any]) -> None:

@@ -81,36 +81,34 @@ def start(
         return None
     import wandb  # late: importing it takes a second, which a run without it saves
 
+    chosen: Any = mode
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() and _answers() else "offline")
+        chosen = os.environ.get("WANDB_MODE") or ("online" if _has_key() and _answers() else "offline")
     local = None if "://" in directory.path else directory.path
     if local:
         os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
     try:
-        return WeightsAndBiases(_init(wandb, directory, configuration, mode, local), repeated)
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
+            id=os.environ.get("WANDB_RUN_ID") or directory.read_or_create("wandb_id.txt", os.urandom(6).hex()),
+            resume="allow" if chosen == "online" else None,
+            mode=chosen,
+            dir=local,
+            config=configuration,
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                x_disable_stats=True,
+                init_timeout=10 * ANSWER_SECONDS,
+                finish_timeout=UPLOAD_SECONDS,
+                finish_timeout_raises=False,
+            ),
+        )
     except (wandb.Error, ValueError) as error:  # a key that is none, or a server that refuses: training matters more
         reason = " ".join(str(error).split())[:200]
         print(f"warning: Weights & Biases is off in this run: {type(error).__name__}: {reason}", file=sys.stderr)
         return None
-
-
-def _init(wandb: Any, directory: "RunDirectory", configuration: dict[str, Any], mode: str, local: str | None) -> Any:
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
-        id=os.environ.get("WANDB_RUN_ID") or directory.read_or_create("wandb_id.txt", os.urandom(6).hex()),
-        resume="allow" if mode == "online" else None,
-        mode=mode,
-        dir=local,
-        config=configuration,
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            x_disable_stats=True,
-            init_timeout=10 * ANSWER_SECONDS,
-            finish_timeout=UPLOAD_SECONDS,
-            finish_timeout_raises=False,
-        ),
-    )
+    return WeightsAndBiases(run, repeated)
 
 
 def _has_key() -> bool:
