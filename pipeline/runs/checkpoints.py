@@ -12,7 +12,6 @@ and deletes its folders; commits and the other files of a run directory go throu
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -77,8 +76,6 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._damaged: set[int] = set()
-        self.seconds_blocked = 0.0  # of the last save: waiting for the previous save, and copying off the devices
-        self.seconds_written = 0.0  # of the last save: in its thread
 
     def steps(self) -> list[int]:
         """Returns the steps of committed checkpoints, ascending."""
@@ -96,13 +93,11 @@ class Checkpoints:
         """
         if not self._writes:
             return
-        start = time.perf_counter()
         self.wait()
         metadata = json.loads(json.dumps({**self._reference, **metadata}))
         values = {name: variable.numpy() for name, variable in self._variables.items()}
         self._thread = threading.Thread(target=self._write_or_keep_error, args=(step, metadata, values))
         self._thread.start()
-        self.seconds_blocked = time.perf_counter() - start
 
     def wait(self) -> None:
         """Blocks until the last checkpoint is committed; raises whatever writing it raised."""
@@ -147,9 +142,7 @@ class Checkpoints:
 
     def _write_or_keep_error(self, step: int, metadata: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
         try:
-            start = time.perf_counter()
             self._write(step, metadata, values)
-            self.seconds_written = time.perf_counter() - start
         except BaseException as error:
             self._error = error
 
