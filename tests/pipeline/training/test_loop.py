@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import math
 import types
 from collections import Counter
@@ -68,7 +69,7 @@ def run(tmp_path_factory):
         trainer = trainer_of(
             session,
             checkpoints=types.SimpleNamespace(save=noted("save"), wait=noted("wait")),
-            metrics=types.SimpleNamespace(write=records.append, text=lambda *_: None),
+            metrics=types.SimpleNamespace(write=noted("record", records.append), text=lambda *_: None),
         )
     evaluation = hook_of(trainer, Evaluation)
     run_steps, run_evaluation, step = trainer._run_steps, evaluation.run_step, trainer._train_step
@@ -123,6 +124,12 @@ def test_every_figure_belongs_to_its_step(run):
     assert rates == pytest.approx({1: 5e-4, 3: 1e-3 * 6 / 6, 4: 1e-3 * 5 / 6, 6: 1e-3 * 3 / 6, 8: 1e-3 * 1 / 6})
     speeds = [record["tokens_per_s"] for record in run.records]
     assert speeds[0] is None and all(speeds[1:])
+
+
+def test_what_follows_a_loop_comes_in_one_order(run):
+    """After the steps 1, 3, 4, 6 and 8: a record holds the evaluation before it, a checkpoint the record before it."""
+    effects = [name for name, _ in itertools.groupby(name for name, _ in run.calls if name not in ("loop", "ask"))]
+    assert effects[:8] == ["record", "save", "evaluate", "offer", "sample", "record", "save", "wait"]
 
 
 def test_the_first_line_of_a_process_has_no_speed_of_another_one(run):
