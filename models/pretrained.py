@@ -120,8 +120,8 @@ def load_into(model: Any, directory: str) -> str:
         As ``check``.
 
     Raises:
-        ValueError: the files are incomplete, a tensor is missing or has another shape (the message names the first), or
-            the output layer is not the token table. Nothing is assigned then.
+        ValueError: the files are incomplete, a tensor is missing, has another shape or holds NaN or infinity (the
+            message names the first), or the output layer is not the token table. Nothing is assigned then.
     """
     weights = open_weights(directory)
     warning = _check(weights, model.config)
@@ -139,12 +139,14 @@ def assign(model: Any, origin: str, read: Callable[[str], np.ndarray], to_theirs
         to_theirs: maps our name of a tensor to the name there.
 
     Raises:
-        ValueError: a tensor has another shape. Nothing is assigned then.
+        ValueError: a tensor has another shape, or holds NaN or infinity. Nothing is assigned then.
     """
     values = []
     for name, variable in names_of(model).items():
         value, shape = read(to_theirs(name)), tuple(variable.shape)
         _require_shape(origin, to_theirs(name), value.shape, name, shape, model.config)
+        if not np.isfinite(value).all():
+            raise ValueError(f"{origin}: {to_theirs(name)} holds NaN or infinity; expected finite numbers")
         if name == "position_table":
             value = value[: shape[0]]
         if name == "token_table":

@@ -33,14 +33,15 @@ def main() -> int:
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
     settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
+    sized = run
+    if FLAGS.data and not storage.is_remote(FLAGS.data):  # report errors that need no connection first
+        sized = with_data(run, check_data(FLAGS.data, run))
     if FLAGS.dry_run:
         print(gin_reader.provenance(settings, model, optimizer))
-        print(dry_run.arithmetic(settings, model, optimizer, plan, devices.hosts))
+        print(dry_run.arithmetic(sized.settings, sized.model, optimizer, plan, devices.hosts))
         if FLAGS.preflight:
-            require_fit(settings, model, optimizer, devices.slice)
+            require_fit(sized.settings, sized.model, optimizer, devices.slice)
         return 0
-    if FLAGS.data and not storage.is_remote(FLAGS.data):
-        check_data(FLAGS.data, run)  # report errors that need no connection first
     tpu_target.resolve(run.tpu, together=True)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
@@ -85,7 +86,7 @@ def define_flags() -> None:
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
     cli.define_path("run_dir", None, "Where the run keeps its results, local or gs://.")
     flags.DEFINE_bool("preflight", False, "First compile the step for the slice with the TPU's compiler: does it fit?")
-    flags.DEFINE_bool("dry_run", False, "Print the configuration and the batch arithmetic, and stop.")
+    flags.DEFINE_bool("dry_run", False, "Print the configuration and the batch arithmetic; check local --data; stop.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run's figures before it starts: reads no data, connects to nothing and imports neither TensorFlow nor Keras."""
+"""A run's figures before it starts: reads no records, connects to nothing and imports neither TensorFlow nor Keras."""
 
 import dataclasses
 import re

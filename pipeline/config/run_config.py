@@ -85,21 +85,26 @@ def check_visible(devices: slices.DevicePlan, **directories: str) -> None:
 def check_data(directory: str, run: RunConfig) -> manifest.Manifest:
     """Returns the manifest of ``directory``; UserError for data that does not fit the model, the batch or the hosts."""
     data = manifest.load(directory)
-    check_manifest(data, run)
+    check_manifest(directory, data, run)
     return data
 
 
-def check_manifest(data: manifest.Manifest, run: RunConfig) -> None:
-    """Compares a manifest with a run, as ``check_data`` does."""
-    data.check(vocabulary_size=run.model.vocabulary_size, context=run.plan.context)
-    record_order.check_split(
-        data,
-        "train",
-        hosts=run.devices.hosts,
-        replicas=run.plan.replicas,
-        global_batch=run.plan.global_batch,
-        context=run.plan.context,
-    )
+def check_manifest(directory: str, data: manifest.Manifest, run: RunConfig) -> None:
+    """Compares the manifest of ``directory`` with a run, as ``check_data`` does."""
+    context, plan = run.plan.context, run.plan
+    try:
+        data.check(vocabulary_size=run.model.vocabulary_size)
+        record_order.check_context(data.record.context, context, f"{gin_reader.MODELS[run.settings.model]}.context")
+        record_order.check_split(
+            data,
+            "train",
+            hosts=run.devices.hosts,
+            replicas=plan.replicas,
+            global_batch=plan.global_batch,
+            context=context,
+        )
+    except UserError as error:
+        raise UserError(f"--data={directory}: {error}") from None
 
 
 def with_data(run: RunConfig, data: manifest.Manifest) -> RunConfig:

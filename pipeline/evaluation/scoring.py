@@ -23,11 +23,7 @@ def score_data(run: TrainedModel, directory: str, part: str, *, batch: int) -> t
         UserError: no such data set or part, one of another tokenizer, or one with missing shards.
     """
     data = manifest.load(directory)
-    data.check(
-        tokenizer_fingerprint=run.tokenizer.fingerprint,
-        end_of_text=run.tokenizer.end_of_text,
-        context=run.model.config.context,
-    )
+    data.check(tokenizer_fingerprint=run.tokenizer.fingerprint, end_of_text=run.tokenizer.end_of_text)
     described = data.part(part)
     data.check_files(directory, part)
     dataset = datasets.evaluation_dataset(

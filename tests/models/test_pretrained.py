@@ -162,6 +162,28 @@ def test_another_shape_names_the_first_tensor_and_assigns_nothing(small_model, t
         np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("save", ["native", "huggingface"])
+def test_weights_that_are_not_finite_are_refused_and_assign_nothing(small_model, tmp_path, save, value):
+    from safetensors.numpy import load_file, save_file
+
+    model = small_model("gpt2")
+    before = [variable.numpy() for variable in model.trainable_variables]
+    if save == "native":
+        pretrained.save_native(model, str(tmp_path))
+    else:
+        pretrained.save_huggingface(model, str(tmp_path), end_of_text=0)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[-1]
+    tensors[name].flat[-1] = value
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"^{path}: {name} holds NaN or infinity"):
+        pretrained.load_into(model, str(tmp_path))
+    for variable, kept in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, kept)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -172,6 +172,14 @@ def test_a_dry_run_knows_the_pods_arithmetic_without_data_or_tpu(run_module):
         assert line in done.stdout
 
 
+def test_a_dry_run_with_data_takes_the_vocabulary_from_them(run_module):
+    data = ROOT / "tests" / "data" / "before_the_house" / "data"
+    done = run_module(
+        "pipeline.train", "--gin_file=gpt2.gin", "--gin_param=GPT2.context=32", f"--data={data}", "--dry_run"
+    )
+    assert "parameters              85,326,336 with a vocabulary of 320\n" in done.stdout, done.stderr
+
+
 def test_a_dry_run_says_what_an_absolute_rate_does_with_parameter_scaling(run_module):
     scaled = ("--gin_param=Adafactor.scale_by_parameter=True", "--gin_param=Adafactor.learning_rate=2.5e-4")
     done = run_module("pipeline.train", "--gin_file=gpt2.gin", "--tpu=v3-8", "--dry_run", *scaled)

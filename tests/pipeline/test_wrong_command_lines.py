@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from tests.helpers.places import ROOT
+
+DATA = ROOT / "tests" / "data" / "before_the_house" / "data"  # of a vocabulary of 320, in records of 32 tokens
 # Gin files by name ({} is their folder), the command line, and what the refusal must contain.
 CASES = [
     ({}, ["--gin_file=algpt.gin"], "algpt2.gin"),
@@ -73,6 +76,17 @@ CASES = [
     ),
     ({}, ["--gin_file=gpt2.gin", "--tpu=v3-8", "--tpu=v3-32"], "--tpu is given twice, as v3-8 and as v3-32"),
     ({}, ["--gin_file=gpt2.gin", "--data=a", "--data=b"], "--data is given twice, as a and as b"),
+    ({}, ["--gin_file=gpt2.gin", f"--data={DATA}"], f"--data={DATA}: GPT2.context 1024 does not divide the records'"),
+    (
+        {},
+        [
+            "--gin_file=gpt2.gin",
+            f"--data={DATA}",
+            "--gin_param=GPT2.context=32",
+            "--gin_param=GPT2.vocabulary_size=9",
+        ],
+        f"--data={DATA}: the data set's vocabulary size is 320 (tokenizer 'tokenizer'), but 9 is expected",
+    ),
     ({}, ["--gin_file=gpt2.gin", "--nodry_run"], "--dry_run is given twice, as True and as False"),
 ]
 
@@ -110,6 +124,7 @@ SAID_FIRST = [  # of other commands, before anything is read or imported that ta
         ["--output={}/t", "--documents=100000000000000000000"],
         "--documents=100000000000000000000: ",
     ),
+    ("tools.resume_proof", ["--gin_file=gpt2.gin", f"--data={DATA}"], f"--data={DATA}: GPT2.context 1024 does not"),
     ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=virtual-8"], "virtual-8 names no slice to compile for"),
     ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=v3-8", "--json={}"], "expected a file in a folder that exists"),
 ]

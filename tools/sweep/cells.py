@@ -120,7 +120,7 @@ def _resolve(base: Base, asked: Overrides) -> _Resolved:
     params = [param for param in base.gin_params if _name(param).partition(".")[0] not in unused]
     run = load_run_config(files, [*params, *_parameters(overrides)], base.tpu)
     if base.manifest:
-        check_manifest(base.manifest, run)
+        check_manifest(base.data, base.manifest, run)
         run = with_data(run, base.manifest)
     return _Resolved(asked=asked, files=files, params=params, overrides=overrides, run=run)
 

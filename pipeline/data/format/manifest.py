@@ -120,7 +120,6 @@ class Manifest:
         tokenizer_fingerprint: str | None = None,
         end_of_text: int | None = None,
         vocabulary_size: int | None = None,
-        context: int | None = None,
     ) -> None:
         """Refuses a data set that does not fit what is expected of it.
 
@@ -128,7 +127,6 @@ class Manifest:
             tokenizer_fingerprint: sha256 of the expected tokenizer.json; None skips the check, as for the others.
             end_of_text: the model's end-of-text id.
             vocabulary_size: the model's number of ids, without padding.
-            context: tokens per training sequence; has to divide the records' context.
 
         Raises:
             UserError: names both sides of the first difference.
@@ -143,8 +141,6 @@ class Manifest:
                 raise UserError(
                     f"the data set's {what} is {here} (tokenizer {self.tokenizer.name!r}), but {expected} is expected"
                 )
-        if context is not None and (context < 1 or self.record.context % context):
-            raise UserError(f"context {context} does not divide the data set's records of {self.record.context} tokens")
 
     def check_files(self, directory: str, *parts: str) -> None:
         """Refuses a directory in which a shard is missing, of another size than stated, or not to be read by this user.

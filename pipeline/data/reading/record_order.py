@@ -146,13 +146,13 @@ def check_batch(global_batch: int, replicas: int, hosts: int) -> None:
         )
 
 
-def check_context(record_context: int, context: int) -> None:
-    """Refuses a context that does not divide the records' context, with the nearest that do."""
+def check_context(record_context: int, context: int, setting: str = "context") -> None:
+    """Refuses a context, which ``setting`` gives, that does not divide the records' context; names the nearest."""
     if context >= 1 and record_context % context == 0:
         return
     divisors = [c for c in range(1, record_context + 1) if record_context % c == 0]
     nearest = sorted(sorted(divisors, key=lambda c: abs(c - context))[:2])
     raise UserError(
-        f"context {context} does not divide the records' context of {record_context} tokens; "
+        f"{setting} {context} does not divide the records' context of {record_context} tokens; "
         f"nearest: {' or '.join(map(str, nearest))}"
     )

@@ -64,6 +64,11 @@ def test_data_are_known_by_what_they_hold_and_not_by_where_they_lie(on_data):
     assert key({}, on_data()) == key({"ALGPT2.vocabulary_size": vocabulary}, on_data())
 
 
+def test_data_that_do_not_fit_are_named_with_the_setting(on_data):
+    with pytest.raises(UserError, match="--data=here: ALGPT2.context 384 does not divide the records'"):
+        cells.resolve(on_data("here", "ALGPT2.context=384"), [{}])
+
+
 def test_one_pass_over_the_data_is_its_number_of_steps(on_data):
     sequences = on_data().manifest.part("train").records * 2  # records of 64 tokens
     assert key({"train.steps": -1}, on_data()) == key({"train.steps": sequences // 16}, on_data())

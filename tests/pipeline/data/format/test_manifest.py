@@ -45,12 +45,10 @@ def test_round_trip(tmp_path):
         ({"tokenizer_fingerprint": "xyz"}, "tokenizer fingerprint is abc .* xyz is expected"),
         ({"end_of_text": 0}, "end-of-text id is 50256 .* 0 is expected"),
         ({"vocabulary_size": 8192}, "vocabulary size is 50257 .* 8192 is expected"),
-        ({"context": 32}, "context 32 does not divide .* 16"),
-        ({"context": 5}, "context 5 does not divide .* 16"),
     ],
 )
 def test_check_names_both_sides(expected, message):
-    MANIFEST.check(tokenizer_fingerprint="abc", end_of_text=50_256, vocabulary_size=50_257, context=8)
+    MANIFEST.check(tokenizer_fingerprint="abc", end_of_text=50_256, vocabulary_size=50_257)
     with pytest.raises(UserError, match=message):
         MANIFEST.check(**expected)
 

@@ -74,7 +74,8 @@ def test_all_parts_of_every_record_come_in_as_many_passes_as_there_are_parts():
         ({"hosts": 3, "replicas": 3, "global_batch": 3}, "3 hosts do not divide the 4 shards"),
         ({"global_batch": 10}, "nearest: 8 or 12"),
         ({"global_batch": 1}, "nearest: 4"),
-        ({"context": 24}, "nearest: 16 or 32"),
+        ({"context": 24}, "context 24 does not divide .* nearest: 16 or 32"),
+        ({"context": 128}, "context 128 does not divide the records' context of 64 tokens; nearest: 32 or 64"),
         ({"replicas": 5, "global_batch": 10}, "not equally many on each of 2 hosts"),
     ],
 )
