@@ -16,7 +16,14 @@ from models.transformer import apply_shared_block
 
 @keras.saving.register_keras_serializable("models")
 class ALGPT2(GPT2):
-    """ALGPT2; its arguments and attributes are those of ``GPT2``, its config an ``ALGPT2Config``."""
+    """ALGPT2; its arguments and attributes are those of ``GPT2``, its config an ``ALGPT2Config``.
+
+    Example:
+        >>> config = ALGPT2Config(layers=2, heads=2, width=32, embedding=8, context=16, vocabulary_size=300)
+        >>> model = ALGPT2(config, compute_dtype="bfloat16")
+        >>> model.features(tf.constant([[1, 2, 3]])).shape  # as wide as the narrow table
+        TensorShape([1, 3, 8])
+    """
 
     config_class = ALGPT2Config
     config: ALGPT2Config

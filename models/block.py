@@ -248,6 +248,12 @@ class Block(keras.layers.Layer):
     Args:
         width: D.
         initializers: one for each of ``BlockWeights``.
+
+    Example:
+        >>> weights = Block(32, BlockWeights(*["zeros"] * 12), name="block_00").tensors()
+        >>> y, _ = block(tf.ones([1, 3, 32]), weights, GPT2Config(heads=2, width=32), None, 0)
+        >>> bool(tf.reduce_all(y == 1))  # both halves add zero to the residual stream
+        True
     """
 
     def __init__(self, width: int, initializers: BlockWeights, *, name: str):

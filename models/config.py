@@ -40,6 +40,11 @@ class GPT2Config:
 
     Raises:
         ValueError: a setting is out of range; the text names it, its value and what was expected.
+
+    Example:
+        >>> small = GPT2Config(vocabulary_size=50_257)
+        >>> f"{small.parameters():,} parameters, {small.flops_per_token():.2e} FLOPs per token"
+        '124,439,808 parameters, 8.54e+08 FLOPs per token'
     """
 
     layers: int = 12
@@ -138,6 +143,10 @@ class ALGPT2Config(GPT2Config):
     Args:
         embedding: E, columns of the token and position tables, joined to the blocks by a linear layer at each end;
             ``None`` leaves the tables at the full width, without linear layers.
+
+    Example:
+        >>> ALGPT2Config(embedding=128, vocabulary_size=50_257).parameters()
+        13850880
     """
 
     embedding: int | None = 128

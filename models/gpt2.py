@@ -57,6 +57,11 @@ class GPT2(keras.Model):
 
     Raises:
         ValueError: unknown vocabulary size, or a compute dtype that is neither of the two.
+
+    Example:
+        >>> model = GPT2(GPT2Config(layers=2, heads=2, width=32, context=16, vocabulary_size=300), seed=1)
+        >>> model(tf.constant([[1, 2, 3]])).shape  # logits of the next token
+        TensorShape([1, 3, 300])
     """
 
     config_class: type[GPT2Config] = GPT2Config

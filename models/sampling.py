@@ -26,6 +26,11 @@ class Sampling:
 
     Raises:
         ValueError: a value out of range.
+
+    Example:
+        >>> logits, seen = tf.constant([[0.0, 3.0, 2.0]]), tf.constant([[False, True, False]])
+        >>> choose(logits, seen, Sampling(temperature=0, repetition_penalty=2), tf.constant([0, 0])).numpy()
+        array([2], dtype=int32)
     """
 
     temperature: float = 1.0

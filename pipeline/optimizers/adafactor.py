@@ -24,7 +24,18 @@ from pipeline.optimizers.config import AdafactorConfig, largest_axes
 
 @keras.saving.register_keras_serializable("pipeline")
 class Adafactor(Optimizer):
-    """Adafactor under the settings of ``AdafactorConfig``, which documents them."""
+    """Adafactor under the settings of ``AdafactorConfig``, which documents them.
+
+    Example:
+        >>> from pipeline.optimizers.schedules import Schedule
+        >>> weights = keras.Variable([1.0, -2.0], name="weights")
+        >>> config = AdafactorConfig(learning_rate=0.1, scale_by_parameter=False)
+        >>> optimizer = Adafactor(config, Schedule(kind="constant", steps=100))
+        >>> optimizer.build([weights])
+        >>> optimizer.update([tf.constant([0.5, 0.0])], [weights])
+        >>> weights.numpy()
+        array([ 0.9, -2. ], dtype=float32)
+    """
 
     config_class = AdafactorConfig
     config: AdafactorConfig

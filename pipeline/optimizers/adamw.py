@@ -12,7 +12,17 @@ from pipeline.optimizers.config import AdamWConfig
 
 @keras.saving.register_keras_serializable("pipeline")
 class AdamW(Optimizer):
-    """AdamW under the settings of ``AdamWConfig``, which documents them."""
+    """AdamW under the settings of ``AdamWConfig``, which documents them.
+
+    Example:
+        >>> from pipeline.optimizers.schedules import Schedule
+        >>> weights = keras.Variable([1.0, -2.0], name="weights")
+        >>> optimizer = AdamW(AdamWConfig(learning_rate=0.1), Schedule(kind="constant", steps=100))
+        >>> optimizer.build([weights])
+        >>> optimizer.update([tf.constant([0.5, 0.0])], [weights])
+        >>> weights.numpy()
+        array([ 0.9, -2. ], dtype=float32)
+    """
 
     config_class = AdamWConfig
     config: AdamWConfig

@@ -102,6 +102,10 @@ class AdafactorConfig(OptimizerConfig):
         min_dim_size_to_factor: Factor the second moment over the two largest axes where both have this length.
         epsilon1: Added to squared gradients.
         epsilon2: The lower bound of the parameter scale.
+
+    Example:
+        >>> AdafactorConfig(learning_rate=1e-2).slot_shapes((50_304, 768))
+        {'row': (768,), 'column': (50304,)}
     """
 
     beta1: float | None = None
@@ -155,6 +159,11 @@ class AdamWConfig(OptimizerConfig):
             over the replicas, each of which updates its own rows of the weights (ZeRO stage 1, Rajbhandari et al.,
             2020, https://arxiv.org/abs/1910.02054); a second all-reduce of the weights' size then combines them.
             Weights and checkpoints are the same with both, and a run may continue with either.
+
+    Example:
+        >>> shapes = {"kernel": (1024, 1024)}
+        >>> [AdamWConfig(learning_rate=1e-3, slots=slots).slot_bytes(shapes, 8) for slots in ("replicated", "sharded")]
+        [8388608, 1048576]
     """
 
     beta1: float = 0.9
@@ -184,6 +193,10 @@ class SGDConfig(OptimizerConfig):
     Args:
         momentum: 0 = none, and no slot for it.
         nesterov: Take the step from where the momentum leads (Sutskever et al., 2013): g + momentum × v.
+
+    Example:
+        >>> SGDConfig(learning_rate=0.1, momentum=0.0).slot_shapes((3, 4))
+        {}
     """
 
     momentum: float = 0.9

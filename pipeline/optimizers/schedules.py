@@ -39,6 +39,11 @@ class Schedule:
 
     Raises:
         UserError: A value is out of its range, or the kind is unknown.
+
+    Example:
+        >>> schedule = Schedule(kind="linear", steps=100, warmup_steps=10)
+        >>> [schedule(step) for step in (0, 9, 55)]
+        [0.1, 1.0, 0.5]
     """
 
     kind: str = "linear"

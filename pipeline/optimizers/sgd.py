@@ -9,7 +9,17 @@ from pipeline.optimizers.config import SGDConfig
 
 @keras.saving.register_keras_serializable("pipeline")
 class SGD(Optimizer):
-    """SGD under the settings of ``SGDConfig``, which documents them."""
+    """SGD under the settings of ``SGDConfig``, which documents them.
+
+    Example:
+        >>> from pipeline.optimizers.schedules import Schedule
+        >>> weights = keras.Variable([1.0, -2.0], name="weights")
+        >>> optimizer = SGD(SGDConfig(learning_rate=0.1), Schedule(kind="constant", steps=100))
+        >>> optimizer.build([weights])
+        >>> optimizer.update([tf.constant([0.5, 0.0])], [weights])
+        >>> weights.numpy()
+        array([ 0.95, -2.  ], dtype=float32)
+    """
 
     config_class = SGDConfig
     config: SGDConfig
