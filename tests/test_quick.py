@@ -17,4 +17,4 @@ def test_what_imports_keras_or_starts_a_process_is_skipped(workers):
     assert done.returncode == 0, done.stdout
     reasons = set(re.findall(r"--quick: .*", done.stdout))
     assert {"--quick: imports keras", "--quick: starts a process"} <= reasons
-    assert re.search(r"\d\d passed", done.stdout), done.stdout
+    assert re.search(r"[1-9]\d* passed", done.stdout), done.stdout

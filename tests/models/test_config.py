@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow as tf
 
 import models
 from models import ALGPT2Config, GPT2Config
@@ -30,6 +29,8 @@ def sized(kind, size, **more):
 
 def values_in_the_model(config) -> int:
     """Counts a model's weights without allocating them: a graph only describes them."""
+    import tensorflow as tf  # late: the other tests need none
+
     with tf.Graph().as_default():
         model = models.build(config)
         padding = (config.padded_vocabulary - config.vocabulary_size) * config.table_width
