@@ -35,18 +35,12 @@ def main() -> None:
     cli.import_tensorflow()
     import tensorflow as tf
 
-    from pipeline.devices import matmul_peak
     from tools.benchmarks import step as benchmark
 
     tokens = benchmark.random_tokens()
     step = benchmark.ours(tokens)
-    step()
-    seconds, peak = float("inf"), 0.0
-    for _ in range(TIMED):
-        peak = max(peak, matmul_peak.measure())
-        start = time.perf_counter()
-        step()
-        seconds = min(seconds, time.perf_counter() - start)
+    best, peak = benchmark.best_seconds_and_peak({"ours": step}, TIMED)
+    seconds = best["ours"]
     instructions = _instructions(benchmark.ours_hlo(tokens))
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)

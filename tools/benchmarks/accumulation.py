@@ -4,11 +4,10 @@ The 30M model and optimizer of step.py, sequences of 256 tokens, float32, on thi
 and the best turn of each counts: other work on the machine can only slow a turn down.
 """
 
-import time
-
 import numpy as np
 
 from tools.benchmarks.step import CONFIG, ours
+from tools.benchmarks.turns import best_seconds
 
 GLOBAL_BATCH, TURNS = 32, 4
 
@@ -17,17 +16,8 @@ def run() -> dict[str, float]:
     """Measures, prints a table and returns seconds and the ratio of times."""
     shape = (GLOBAL_BATCH, CONFIG.context + 1)
     tokens = np.random.default_rng(0).integers(0, CONFIG.known_vocabulary, shape).astype(np.int32)
-    contenders = {count: ours(tokens, accumulation=count) for count in (1, 8)}
-    for step in contenders.values():
-        step()  # compiles
-    seconds = dict.fromkeys(contenders, float("inf"))
-    for _ in range(TURNS):
-        for count, step in contenders.items():
-            start = time.perf_counter()
-            step()
-            seconds[count] = min(seconds[count], time.perf_counter() - start)
+    seconds = best_seconds({str(count): ours(tokens, accumulation=count) for count in (1, 8)}, TURNS)
     for count, value in seconds.items():
-        print(f"  accumulation {count}   {value:7.3f} s per step, {value / seconds[1]:5.3f} of accumulation 1")
-    return {f"seconds_at_{count}": value for count, value in seconds.items()} | {
-        "time_at_8_over_1": seconds[8] / seconds[1]
-    }
+        print(f"  accumulation {count}   {value:7.3f} s per step, {value / seconds['1']:5.3f} of accumulation 1")
+    ratio = seconds["8"] / seconds["1"]
+    return {f"seconds_at_{count}": value for count, value in seconds.items()} | {"time_at_8_over_1": ratio}

@@ -6,13 +6,16 @@ half the context score half of the tokens that they read, and are counted by wha
 best turn of each counts.
 """
 
-import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 import models
 from pipeline.evaluation.likelihood import scorer, windows
 from tools.benchmarks import step as training
+from tools.benchmarks.turns import best_seconds
 
 FORWARD_SHARE = 1 / 3
 BATCHES = 3  # of evaluation per turn, so that a turn is about as long as a step
@@ -22,28 +25,21 @@ def run() -> dict[str, float]:
     """Measures, prints and returns tokens per second and the ratios to the training step's forward share."""
     context, tokens = training.CONFIG.context, training.random_tokens()
     train, score = training.ours(tokens), scorer(models.build(training.CONFIG))
-    batches = {}
+    read, contenders = {"train": training.BATCH * context}, {"train": train}
     for name, stride in (("windows", context), ("half_overlap", context // 2)):
         stream = np.resize(tokens.ravel(), BATCHES * training.BATCH * stride + context - stride + 1)
-        batches[name] = list(windows(stream, context=context, stride=stride, batch=training.BATCH))
-        assert len(batches[name]) == BATCHES
-    train()  # compiles
-    score(batches["windows"][0])
-    rates = dict.fromkeys(["train", *batches], 0.0)
-    for _ in range(training.TURNS):
-        start = time.perf_counter()
-        train()
-        rates["train"] = max(rates["train"], training.BATCH * context / (time.perf_counter() - start))
-        for name, group in batches.items():
-            start = time.perf_counter()
-            for batch in group:
-                score(batch)
-            read = BATCHES * training.BATCH * context
-            rates[name] = max(rates[name], read / (time.perf_counter() - start))
+        batches = list(windows(stream, context=context, stride=stride, batch=training.BATCH))
+        assert len(batches) == BATCHES
+        read[name], contenders[name] = BATCHES * training.BATCH * context, partial(_score_all, score, batches)
+    rates = {name: read[name] / seconds for name, seconds in best_seconds(contenders, training.TURNS).items()}
     figures = {f"{name}_tokens_per_second": rate for name, rate in rates.items()}
-    for name in batches:
+    for name in ("windows", "half_overlap"):
         figures[f"{name}_to_forward_share"] = rates[name] * FORWARD_SHARE / rates["train"]
         ratio = figures[f"{name}_to_forward_share"]
         print(f"  {name:<14} {rates[name]:8,.0f} tokens/s  {ratio:.2f} of a training step's forward share")
     print(f"  {'training':<14} {rates['train']:8,.0f} tokens/s")
     return figures
+
+
+def _score_all(score: Callable[[Any], Any], batches: list[Any]) -> float:
+    return sum(score(batch)[0] for batch in batches)

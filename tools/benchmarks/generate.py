@@ -6,7 +6,6 @@ of 32 prompts. A single prompt's tokens cost one reading of all weights each, at
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ import models
 from models.decoding import generate
 from models.sampling import Sampling
 from tools.benchmarks import step
+from tools.benchmarks.turns import best_seconds
 
 CONFIG = dataclasses.replace(step.CONFIG, context=1024)
 PROMPT, TURNS = 64, 3
@@ -41,19 +41,12 @@ def run() -> dict[str, float]:
 
 def speeds(prompts: np.ndarray, new: int) -> tuple[float, float]:
     """Returns tokens per second, ours and keras-hub's."""
-    contenders = _ours(prompts, new), _keras_hub(prompts, new)
-    best = [float("inf")] * len(contenders)
-    for contender in contenders:
-        count = contender()  # compiles
-        if count != len(prompts) * new:
+    contenders = {"ours": _ours(prompts, new), "keras-hub": _keras_hub(prompts, new)}
+    for contender in contenders.values():
+        if (count := contender()) != len(prompts) * new:
             raise RuntimeError(f"{count} tokens were generated, expected {len(prompts) * new}: not comparable")
-    for _ in range(TURNS):
-        for place, contender in enumerate(contenders):
-            start = time.perf_counter()
-            contender()
-            best[place] = min(best[place], time.perf_counter() - start)
-    ours, theirs = (len(prompts) * new / seconds for seconds in best)
-    return ours, theirs
+    seconds = best_seconds(contenders, TURNS)
+    return len(prompts) * new / seconds["ours"], len(prompts) * new / seconds["keras-hub"]
 
 
 def _ours(prompts: np.ndarray, new: int) -> Callable[[], int]:

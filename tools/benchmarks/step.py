@@ -7,7 +7,6 @@ weight and token plus the full attention square, for all contenders alike.
 """
 
 import importlib.util
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig
 from pipeline.optimizers.schedules import Schedule
 from pipeline.training.step import make_train_step
+from tools.benchmarks.turns import best_seconds
 
 CONFIG = models.GPT2Config(layers=6, heads=6, width=384, context=256, vocabulary_size=50_257)
 BATCH, TURNS, LEARNING_RATE = 8, 4, 1e-4
@@ -35,21 +35,21 @@ def run() -> dict[str, float]:
         contenders["torch_compile"] = _torch(tokens)
     else:
         print("  no comparison with torch.compile: pip install -r requirements-torch.txt")
-    for step in contenders.values():
-        step()  # compiles
-    seconds, peak = dict.fromkeys(contenders, float("inf")), 0.0
-    for _ in range(TURNS):
-        for name, step in contenders.items():
-            peak = max(peak, matmul_peak.measure())
-            start = time.perf_counter()
-            step()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    seconds, peak = best_seconds_and_peak(contenders, TURNS)
     speed = {name: flops() / value for name, value in seconds.items()}
     for name, value in [("matrix multiply", peak), *speed.items()]:
         print(f"  {name:<16} {value / 1e9:7.1f} GF/s {100 * value / peak:5.0f} % of the peak")
     figures = {"mfu": speed["ours"] / peak, "matmul_peak_gflops": peak / 1e9}
     figures |= {f"{name}_gflops": value / 1e9 for name, value in speed.items()}
     return figures | {f"ratio_to_{name}": speed["ours"] / value for name, value in speed.items() if name != "ours"}
+
+
+def best_seconds_and_peak(contenders: dict[str, Step], turns: int) -> tuple[dict[str, float], float]:
+    """Returns the best seconds of each contender, and the FLOP/s of the best matrix multiply between their turns."""
+    peaks: list[float] = []
+    multiply = {"matrix multiply": lambda: peaks.append(matmul_peak.measure())}
+    seconds = best_seconds({**contenders, **multiply}, turns)
+    return {name: seconds[name] for name in contenders}, max(peaks)
 
 
 def random_tokens() -> np.ndarray:
