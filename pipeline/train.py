@@ -20,7 +20,7 @@ from pipeline.config.run_config import (
 from pipeline.config.train_config import schedule_note
 from pipeline.devices import tpu_target
 from pipeline.errors import UserError
-from pipeline.preflight.require_fit import require_fit
+from pipeline.preflight.compile_step import require_fit
 
 FLAGS = flags.FLAGS
 

@@ -11,7 +11,7 @@ from models.config import GPT2Config
 from pipeline.config import batch_plan
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.devices import slices
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import lowering, own_process, tpu_compiler
 from pipeline.preflight.compiled import Compiled
@@ -30,6 +30,29 @@ def require_steps(settings: TrainConfig) -> None:
 def with_vocabulary(model: GPT2Config) -> GPT2Config:
     """Returns the model's config, with GPT-2's vocabulary if the data's manifest would decide it."""
     return model if model.vocabulary_size else dataclasses.replace(model, vocabulary_size=GPT2_VOCABULARY)
+
+
+def require_fit(
+    settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice | None
+) -> None:
+    """Compiles the steps of a run for ``pipeline.train --preflight``, prints their figures, and returns if they fit.
+
+    Args:
+        settings: the run's.
+        model: the run's; without a vocabulary size it gets GPT-2's.
+        optimizer: the run's settings of it.
+        piece: the slice of the run.
+
+    Raises:
+        UserError: the run is not on a slice, its number of steps depends on data, or the compiler is not installed.
+        WorkFailedError: it does not fit, or could not be compiled.
+    """
+    if piece is None:
+        raise UserError("--preflight compiles for a TPU slice, and --tpu names none; expected one such as --tpu=v3-8")
+    require_steps(settings)
+    tpu_compiler.require_compiler()
+    if not report_fit(settings, with_vocabulary(model), optimizer, piece)["fits"]:
+        raise WorkFailedError(f"the step does not fit {piece.name}, so nothing was started")
 
 
 def report_fit(

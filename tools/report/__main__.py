@@ -6,6 +6,7 @@ Long curves are thinned: of each stretch of records the lowest and the highest s
 TensorFlow is not imported. Exit code 2 if a directory is not a run.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import importlib.util
@@ -19,6 +20,7 @@ from absl import flags
 from pipeline import cli, storage
 from pipeline.errors import UserError
 from pipeline.evaluation import protocol
+from pipeline.runs.run_directory import RunDirectory
 from tools.report import page
 
 FLAGS = flags.FLAGS
@@ -93,16 +95,17 @@ def read(directory: str) -> Run:
     Raises:
         UserError: there is no run, it has not finished a step, or it is damaged.
     """
-    identity = _json(directory, "run.json", required=True)
+    files = RunDirectory(directory)
+    identity = files.read_json("run.json")
     if not isinstance(identity, dict) or not all(isinstance(section, dict) for section in identity.values()):
         raise UserError(f"--run_dir={directory}: its run.json is not one of pipeline.train")
-    records = [record for record in _lines(directory, "metrics.jsonl") if isinstance(record.get("step"), int)]
+    records = [record for record in _lines(files, "metrics.jsonl") if isinstance(record.get("step"), int)]
     if not records:
         raise UserError(
             f"--run_dir={directory}: its metrics.jsonl has no record yet; expected a run of at least one step"
         )
     flat = {f"{name}.{key}": value for name, section in identity.items() for key, value in section.items()}
-    summary = _json(directory, "summary.json") or {}
+    summary = files.read_json("summary.json") if files.exists("summary.json") else {}
     if flat.get("shard.packing") == "lines":
         records = [protocol.for_line_packing(record, "validation.") for record in records]
         summary["validation"] = protocol.for_line_packing(summary.get("validation") or {})
@@ -110,19 +113,19 @@ def read(directory: str) -> Run:
         name=directory,
         identity=flat,
         records=records,
-        incidents=_lines(directory, "incidents.jsonl"),
-        samples=_text(directory, "samples.txt") or "",
+        incidents=_lines(files, "incidents.jsonl"),
+        samples=files.read_text("samples.txt") if files.exists("samples.txt") else "",
         summary=summary,
-        evaluations=_evaluations(directory),
+        evaluations=_evaluations(files),
     )
 
 
-def _evaluations(directory: str) -> list[dict[str, Any]]:
+def _evaluations(files: RunDirectory) -> list[dict[str, Any]]:
     """Returns figures with their protocols, the newest step of each protocol."""
     newest: dict[str, dict[str, Any]] = {}
-    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(directory, deep=False) or []}
+    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(files.path, deep=False) or []}
     for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
-        evaluation = _json(directory, name)
+        evaluation = files.read_json(name)
         if not isinstance(evaluation, dict) or not {"figures", "protocol"} <= evaluation.keys():
             continue
         if evaluation["protocol"].get("packing") == "lines":
@@ -133,32 +136,12 @@ def _evaluations(directory: str) -> list[dict[str, Any]]:
     return list(newest.values())
 
 
-def _text(directory: str, name: str) -> str | None:
-    path = storage.join(directory, name)
-    if storage.size(path) is None:
-        return None
-    with storage.open_read(path) as file:
-        return file.read().decode("utf-8", "replace")
-
-
-def _json(directory: str, name: str, *, required: bool = False) -> Any:
-    text = _text(directory, name)
-    if text is None and required:
-        raise UserError(f"--run_dir={directory}: no {name} there; expected a run directory of pipeline.train")
-    try:
-        return json.loads(text) if text is not None else None
-    except ValueError:
-        raise UserError(f"--run_dir={directory}: its {name} is damaged: it is not JSON") from None
-
-
-def _lines(directory: str, name: str) -> list[dict[str, Any]]:
+def _lines(files: RunDirectory, name: str) -> list[dict[str, Any]]:
     """Returns the JSON objects of a file, one per line; a line that a kill has cut is left out."""
-    values = []
-    for line in (_text(directory, name) or "").splitlines():
-        try:
+    values: list[Any] = []
+    for line in files.read_text(name).splitlines() if files.exists(name) else []:
+        with contextlib.suppress(ValueError):
             values.append(json.loads(line))
-        except ValueError:
-            continue
     return [value for value in values if isinstance(value, dict)]
 
 

@@ -7,7 +7,7 @@ from pipeline.config.run_config import load_run_config, note_overridden_slice
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
 from pipeline.preflight import compile_step, tpu_compiler
-from pipeline.preflight.require_fit import require_fit
+from pipeline.preflight.compile_step import require_fit
 from tools.sweep import cells, fitting
 
 V3_128 = ["algpt2.gin", "slices/v3-128.gin"]

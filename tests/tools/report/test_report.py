@@ -159,7 +159,7 @@ def test_a_damaged_evaluation_is_named(make_run, refused, tmp_path):
     run = make_run("a", [1])
     (run / "evaluation-0123456789ab.json").write_text('{"figures"')
     message = refused("tools.report", f"--run_dir={run}", f"--output={tmp_path / 'r.html'}")
-    assert "evaluation-0123456789ab.json is damaged" in message
+    assert "evaluation-0123456789ab.json: damaged, not JSON" in message
 
 
 def test_differences_of_configuration_are_those_settings_alone(make_run):
