@@ -4,7 +4,9 @@ Shapes: V vocabulary, E embedding width, D width, T context.
 """
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 REMAT_CHOICES = ("none", "attention", "full")
 VOCABULARY_MULTIPLE = 128  # the lanes of a TPU register: a table of whole lanes needs no masking inside the matrix unit
@@ -171,3 +173,17 @@ class ALGPT2Config(GPT2Config):
 
     def _embedding_biases(self) -> int:
         return 0 if self.embedding is None else self.embedding + self.width
+
+
+MODELS: dict[str, type[GPT2Config]] = {"gpt2": GPT2Config, "algpt2": ALGPT2Config}  # the kinds of models
+
+
+def from_description(description: Mapping[str, Any]) -> GPT2Config:
+    """Returns the settings that a run's ``run.json`` describes: their values, and their class as ``kind``.
+
+    Raises:
+        KeyError, TypeError, ValueError: it describes none.
+    """
+    values = dict(description)
+    kinds = {kind.__name__: kind for kind in MODELS.values()}
+    return kinds[values.pop("kind")](**values)

@@ -25,9 +25,9 @@ def main() -> None:
     gin_files = cli.required_gin_files("a data set such as datasets/cpython.gin")
     if not FLAGS.output:
         raise UserError("--output is missing: name a directory, local or gs://")
-    gin_reader.load(gin_files, FLAGS.gin_param)
-    settings = gin_reader.get(ShardConfig)
-    gin_reader.reject_unused_overrides(ShardConfig)
+    configuration = gin_reader.load(gin_files, FLAGS.gin_param)
+    settings = configuration.get(ShardConfig)
+    gin_reader.reject_unused_overrides(configuration, ShardConfig)
     if FLAGS.runner or FLAGS.beam_option or FLAGS.describe_job:
         _on_beam(settings)
         return

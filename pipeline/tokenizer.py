@@ -22,9 +22,9 @@ def main() -> None:
     """Trains as the flags say; an identical file that is there already is success."""
     if not FLAGS.output:
         raise UserError("--output is missing: name the tokenizer.json to write")
-    gin_reader.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
-    settings = gin_reader.get(ShardConfig)
-    gin_reader.reject_unused_overrides(ShardConfig)
+    configuration = gin_reader.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
+    settings = configuration.get(ShardConfig)
+    gin_reader.reject_unused_overrides(configuration, ShardConfig)
 
     from pipeline import storage
     from pipeline.data.corpora import open_corpus

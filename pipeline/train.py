@@ -8,7 +8,7 @@ import sys
 from absl import flags
 
 from pipeline import cli, storage
-from pipeline.config import dry_run, gin_reader
+from pipeline.config import dry_run
 from pipeline.config.run_config import (
     RunConfig,
     check_data,
@@ -29,15 +29,15 @@ def main() -> int:
     """Prints the run of the flags, or checks it and starts it; returns the exit code."""
     files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
-    note_overridden_slice(FLAGS.tpu)
+    note_overridden_slice(run.configuration, FLAGS.tpu)
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
-    settings, model, optimizer, devices, plan = run.settings, run.model, run.optimizer, run.devices, run.plan
+    optimizer, devices, plan = run.optimizer, run.devices, run.plan
     sized = run
     if FLAGS.data and not storage.is_remote(FLAGS.data):  # report errors that need no connection first
         sized = with_data(run, check_data(FLAGS.data, run))
     if FLAGS.dry_run:
-        print(gin_reader.provenance(settings, model, optimizer))
+        print(run.provenance())
         print(dry_run.arithmetic(sized.settings, sized.model, optimizer, plan, devices.hosts))
         if FLAGS.preflight:
             require_fit(sized.settings, sized.model, optimizer, devices.slice)
@@ -65,6 +65,7 @@ def _train(run: RunConfig) -> int:
     from pipeline.training.session import Session  # imports what may not start TensorFlow before the connection
 
     return Session(
+        configuration=run.provenance(),
         settings=run.settings,
         model_config=run.model,
         optimizer_config=run.optimizer,

@@ -18,6 +18,7 @@ from absl import flags
 from pipeline import cli, values
 from pipeline.config import gin_reader
 from pipeline.errors import UserError, nearest
+from pipeline.gin_files import Configuration
 
 FLAGS = flags.FLAGS
 WIDTH = 120
@@ -25,7 +26,7 @@ WIDTH = 120
 
 def main(name: str = "") -> None:
     """Explains all surfaces, one of them, or one setting."""
-    gin_reader.load(FLAGS.gin_file, FLAGS.gin_param)
+    configuration = gin_reader.load(FLAGS.gin_file, FLAGS.gin_param)
     surface, _, setting = name.partition(".")
     if not name:
         print("\n".join(f"{surface:<10} {summary(kind)}" for surface, kind in gin_reader.SURFACES.items()))
@@ -43,7 +44,7 @@ def main(name: str = "") -> None:
         )
     if not setting:
         print(f"{surface}: {summary(kind)}")
-    print("\n".join(explain(surface, kind, key) for key in ([setting] if setting else fields(kind))))
+    print("\n".join(explain(configuration, kind, key) for key in ([setting] if setting else fields(kind))))
 
 
 def fields(kind: type) -> dict[str, dataclasses.Field]:
@@ -68,12 +69,12 @@ def meanings(kind: type) -> dict[str, str]:
     return found
 
 
-def explain(surface: str, kind: type, setting: str) -> str:
-    """Returns a setting's name, type, default and meaning, and where the loaded gin files bind it."""
-    field, bound = fields(kind)[setting], gin_reader.bound(kind)
+def explain(configuration: Configuration, kind: type, setting: str) -> str:
+    """Returns a setting's name, type, default and meaning, and where the configuration binds it."""
+    field, bound = fields(kind)[setting], configuration.bound(kind)
     type_name = values.type_name(typing.get_type_hints(kind)[setting])
     default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
-    head = f"{surface}.{setting}  ({type_name}; {default})"
+    head = f"{configuration.name_of(kind)}.{setting}  ({type_name}; {default})"
     if setting in bound:
         value, origin = bound[setting]
         head += f" = {value!r}  # {origin}"

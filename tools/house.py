@@ -26,8 +26,8 @@ STOREYS = """
 models
 pipeline.errors pipeline.paths pipeline.progress pipeline.signals pipeline.streams pipeline.usage
 pipeline.texts pipeline.values
-pipeline.statements pipeline.storage pipeline.optimizers
-pipeline.data.format
+pipeline.storage pipeline.optimizers
+pipeline.data.format pipeline.gin_files
 pipeline.data.corpora pipeline.data.reading pipeline.devices pipeline.serving
 pipeline.cli pipeline.data.sharding
 pipeline.runs

@@ -38,16 +38,16 @@ def main() -> int:
             raise UserError(f"--{flag}={file}: expected a file in a folder that exists")
     if FLAGS.tpu == "local" or slices.VIRTUAL.fullmatch(FLAGS.tpu or ""):
         raise UserError(f"--tpu={FLAGS.tpu} names no slice to compile for; expected one such as pod-128 or v3-8")
-    gin_reader.load(gin_files, FLAGS.gin_param)
-    piece = slices.plan(place(FLAGS.tpu)).slice
+    configuration = gin_reader.load(gin_files, FLAGS.gin_param)
+    piece = slices.plan(place(configuration, FLAGS.tpu)).slice
     if piece is None:
         raise UserError("--tpu is missing, and gin binds no slice; expected one such as pod-128 or v3-8")
-    note_overridden_slice(FLAGS.tpu)
-    settings = gin_reader.get(TrainConfig)
+    note_overridden_slice(configuration, FLAGS.tpu)
+    settings = configuration.get(TrainConfig)
     compile_step.require_steps(settings)
-    model = compile_step.with_vocabulary(pretrained.model_config(settings))
-    optimizer = gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    gin_reader.reject_unused_overrides(TrainConfig, type(model), type(optimizer), slices.Slice)
+    model = compile_step.with_vocabulary(pretrained.model_config(configuration, settings))
+    optimizer = gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    gin_reader.reject_unused_overrides(configuration, TrainConfig, type(model), type(optimizer), slices.Slice)
     tpu_compiler.require_compiler()
     if FLAGS.search:
         return search(settings, model, optimizer, piece)
@@ -80,7 +80,7 @@ def search(settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig,
     write_json({**chosen.as_json(), "remat": remat, "tried": {name: best.as_json() for name, best in tried}})
     if not chosen.fits:
         return 1
-    name = gin_reader.MODELS[settings.model]
+    name = gin_reader.MODELS[settings.model].__name__.removesuffix("Config")
     print(f"recommended       --gin_param={name}.remat=\"'{remat}'\" --gin_param=train.microbatch={chosen.microbatch}")
     return 0
 

@@ -134,17 +134,18 @@ def configure(
     """Returns the run of gpt2.gin or algpt2.gin with another size, optimizer, rematerialisation and batch."""
     kind, (size, _, embedding) = MODELS[model_name], model_name.partition(" E=")
     params = [f"ALGPT2.embedding={embedding.title()}"] if embedding else []
-    gin_reader.load([f"{kind}.gin", f"models/{size}.gin"], ["AdamW.learning_rate=1e-4", *params])
+    configuration = gin_reader.load([f"{kind}.gin", f"models/{size}.gin"], ["AdamW.learning_rate=1e-4", *params])
     settings = dataclasses.replace(
-        gin_reader.get(TrainConfig),
+        configuration.get(TrainConfig),
         optimizer=optimizer_name,
         microbatch=microbatch,
         global_batch=microbatch * piece.cores,
     )
     model = dataclasses.replace(
-        compile_step.with_vocabulary(gin_reader.chosen(gin_reader.MODELS, kind, "train.model")), remat=remat
+        compile_step.with_vocabulary(gin_reader.chosen(configuration, gin_reader.MODELS, kind, "train.model")),
+        remat=remat,
     )
-    return settings, model, gin_reader.chosen(gin_reader.OPTIMIZERS, optimizer_name, "train.optimizer")
+    return settings, model, gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, optimizer_name, "train.optimizer")
 
 
 def read_rows(output: pathlib.Path) -> dict[tuple[str, ...], str]:

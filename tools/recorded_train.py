@@ -61,7 +61,7 @@ def kill_at(step: int) -> None:
         if record["step"] >= step:
             from pipeline.config import gin_reader
 
-            every = gin_reader.get(TrainConfig).checkpoint_every
+            every = gin_reader.load(FLAGS.gin_file, FLAGS.gin_param).get(TrainConfig).checkpoint_every
             due, folder = (step - 1) // every * every, f"{FLAGS.run_dir}/checkpoints"
             deadline = time.monotonic() + 60
             while due and due not in checkpoint_files.steps(folder) and time.monotonic() < deadline:

@@ -187,9 +187,9 @@ def main() -> int:
     from pipeline.config.run_config import note_overridden_slice
     from pipeline.config.train_config import TrainConfig
 
-    gin_reader.load(gin_files, FLAGS.gin_param)
-    settings = gin_reader.get(TrainConfig)
-    note_overridden_slice(FLAGS.tpu)
+    configuration = gin_reader.load(gin_files, FLAGS.gin_param)
+    settings = configuration.get(TrainConfig)
+    note_overridden_slice(configuration, FLAGS.tpu)
     smaller = (1, *divisors(settings.microbatch))[-2]
     home = Topology(f"the same, {FLAGS.tpu}", FLAGS.tpu)
     others = [

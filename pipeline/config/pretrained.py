@@ -9,12 +9,13 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from models.config import ALGPT2Config, GPT2Config
+from models.config import MODELS, GPT2Config, from_description
 from models.protocols import LanguageModel
 from pipeline import storage
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
 from pipeline.errors import UserError
+from pipeline.gin_files import Configuration
 
 if TYPE_CHECKING:
     from pipeline.data.format.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ RUN = "run.json"
 PLAIN_VOCABULARIES = ("vocab.json", "encoder.json")
 
 
-def model_config(settings: TrainConfig) -> GPT2Config:
+def model_config(configuration: Configuration, settings: TrainConfig) -> GPT2Config:
     """Returns the configuration of the model to train: gin's, over that of ``settings.pretrained`` where it is set.
 
     Raises:
@@ -33,26 +34,26 @@ def model_config(settings: TrainConfig) -> GPT2Config:
     """
     directory = settings.pretrained
     if directory is None:
-        return gin_reader.chosen(gin_reader.MODELS, settings.model, "train.model")
+        return gin_reader.chosen(configuration, MODELS, settings.model, "train.model")
     config = read_config(directory)
-    kind = next(name for name, surface in gin_reader.MODELS.items() if gin_reader.SURFACES[surface] is type(config))
+    kind = next(name for name, surface in MODELS.items() if surface is type(config))
     if settings.model != kind:
         back = ""
         if kind == "gpt2" and storage.size(storage.join(directory, RUN)) is None:
             back = "; an ALGPT2 comes back from its run, or exported with --format=native"
         raise UserError(f"train.model = {settings.model!r}, but {directory} holds a model of kind {kind!r}{back}")
     _check_weights(directory, config)
-    surface, bound = type(config), gin_reader.bound(type(config))
+    surface, bound = type(config), configuration.bound(type(config))
     for name, value in vars(config).items():
         if name not in bound:
-            gin_reader.bind(surface, name, value, f"train.pretrained = {directory}")
+            configuration.bind(surface, name, value, f"train.pretrained = {directory}")
             continue
         bound_value, origin = bound[name]
         if name == "context" and bound_value > value:
             raise UserError(f"{origin}: context = {bound_value}; the model in {directory} has only {value} positions")
         if name not in FREE and bound_value != value:
             raise UserError(f"{origin}: {name} = {bound_value}, but the model in {directory} has {value}; leave it out")
-    return gin_reader.get(surface)
+    return configuration.get(surface)
 
 
 def read_config(directory: str) -> GPT2Config:
@@ -76,9 +77,7 @@ def read_config(directory: str) -> GPT2Config:
 
 def _run_config(directory: str) -> GPT2Config:
     try:
-        described = dict(json.loads(storage.read_bytes(storage.join(directory, RUN)))["model"])
-        kinds = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
-        return kinds[described.pop("kind")](**described)
+        return from_description(json.loads(storage.read_bytes(storage.join(directory, RUN)))["model"])
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"train.pretrained = {directory}: {RUN} is damaged; expected the one that a run wrote"

@@ -12,6 +12,7 @@ from pipeline.data.format import manifest
 from pipeline.data.reading import record_order
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
+from pipeline.gin_files import Configuration
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.progress import counted
 from pipeline.runs.sinks import wandb
@@ -21,6 +22,7 @@ from pipeline.runs.sinks import wandb
 class RunConfig:
     """A run as gin files and ``--tpu`` describe it, each part checked against the others."""
 
+    configuration: Configuration = dataclasses.field(compare=False, repr=False)
     settings: TrainConfig
     model: GPT2Config
     optimizer: OptimizerConfig
@@ -28,17 +30,21 @@ class RunConfig:
     devices: slices.DevicePlan
     plan: batch_plan.BatchPlan
 
+    def provenance(self) -> str:
+        """Returns the settings as readable gin text, each with the place that it comes from."""
+        return self.configuration.provenance(self.settings, self.model, self.optimizer)
+
 
 def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | None) -> RunConfig:
     """Returns the run that these describe; UserError if it is invalid. Reads no data and connects to nothing."""
-    gin_reader.load(gin_files, gin_params)
-    settings = gin_reader.get(TrainConfig)
-    model = pretrained.model_config(settings)
-    optimizer = gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
-    gin_reader.reject_unused_overrides(TrainConfig, type(model), type(optimizer), slices.Slice)
+    configuration = gin_reader.load(gin_files, gin_params)
+    settings = configuration.get(TrainConfig)
+    model = pretrained.model_config(configuration, settings)
+    optimizer = gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    gin_reader.reject_unused_overrides(configuration, TrainConfig, type(model), type(optimizer), slices.Slice)
     if settings.wandb != "off":
         wandb.check_environment()
-    where = place(tpu)
+    where = place(configuration, tpu)
     devices = slices.plan(where)
     if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):
         raise UserError(
@@ -51,20 +57,28 @@ def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: st
         microbatch=settings.microbatch,
         context=model.context,
     )
-    return RunConfig(settings=settings, model=model, optimizer=optimizer, tpu=where, devices=devices, plan=plan)
+    return RunConfig(
+        configuration=configuration,
+        settings=settings,
+        model=model,
+        optimizer=optimizer,
+        tpu=where,
+        devices=devices,
+        plan=plan,
+    )
 
 
-def place(tpu: str | None) -> slices.Place:
-    """Returns where the loaded configuration runs: what ``--tpu`` names, or else the slice that gin binds."""
-    return gin_reader.get(slices.Slice) if tpu is None and gin_reader.bound(slices.Slice) else tpu
+def place(configuration: Configuration, tpu: str | None) -> slices.Place:
+    """Returns where a configuration runs: what ``--tpu`` names, or else the slice that gin binds."""
+    return configuration.get(slices.Slice) if tpu is None and configuration.bound(slices.Slice) else tpu
 
 
-def note_overridden_slice(tpu: str | None) -> None:
+def note_overridden_slice(configuration: Configuration, tpu: str | None) -> None:
     """Prints a note on stderr if ``--tpu`` overrides a different slice that gin binds."""
     if tpu is None:
         return
     named = slices.plan(tpu).slice
-    for setting, (value, origin) in gin_reader.bound(slices.Slice).items():
+    for setting, (value, origin) in configuration.bound(slices.Slice).items():
         if named is None or value != getattr(named, setting):
             print(f"note: --tpu={tpu} overrides slice.{setting} = {value!r} ({origin})", file=sys.stderr)
             return

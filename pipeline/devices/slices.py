@@ -4,25 +4,18 @@ Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch ari
 ``gin/slices/NAME.gin``; the figures of a generation's cores are in tpu_specs.py only.
 """
 
-import dataclasses
 import glob
 import os
 import pathlib
 import re
-import typing
 from dataclasses import dataclass
-from typing import Any
 
-from gin import config_parser
-
-from pipeline import statements, texts
-from pipeline import values as settings
 from pipeline.devices import metadata, tf_config
 from pipeline.devices.tpu_specs import GENERATIONS, Generation
 from pipeline.errors import UserError, nearest
+from pipeline.gin_files import ROOT, Configuration
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / "gin" / "slices"
-INCLUDED = re.compile(r"slices/(?P<name>[\w.-]+)\.gin")
+FOLDER = ROOT / "slices"
 VIRTUAL = re.compile(r"virtual-(?P<replicas>\d+)")
 GPU_DEVICE = re.compile(r"/dev/nvidia\d+")
 
@@ -135,13 +128,11 @@ def find(name: str) -> Slice:
     if not is_known(name):
         way_out = "" if address else f"; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@{name}"
         raise UserError(f"no slice is called {name!r}{nearest(name, names())}; known: {', '.join(names())}{way_out}")
-    values = _read(_file_of(name))
+    configuration = Configuration({"slice": Slice}, [FOLDER.parent])
+    configuration.read([f"slices/{_file_of(name).name}"])
     if address:
-        values["address"] = address
-    missing = [f.name for f in dataclasses.fields(Slice) if f.default is dataclasses.MISSING and f.name not in values]
-    if missing:
-        raise UserError(f"gin/slices/{_file_of(name).name} sets no slice.{missing[0]}")
-    return Slice(**values)
+        configuration.bind(Slice, "address", address, "--tpu")
+    return configuration.get(Slice)
 
 
 def local() -> Slice | None:
@@ -205,46 +196,3 @@ def _gpus() -> int:
 
 def _file_of(name: str) -> pathlib.Path:
     return FOLDER / f"{name.replace('v5litepod-', 'v5e-')}.gin" if re.fullmatch(r"[\w.-]+", name) else FOLDER / "-"
-
-
-def _read(path: pathlib.Path) -> dict:
-    """Reads ``slice.key = literal`` and ``include 'slices/….gin'``, with gin's own parser."""
-    values: dict = {}
-
-    def handle(statement: Any, origin: str) -> None:
-        if isinstance(statement, config_parser.IncludeStatement):
-            match = INCLUDED.fullmatch(statement.filename)
-            if not match or not is_known(match["name"]):
-                raise UserError(f"{origin} includes {statement.filename!r}, which is not a slice")
-            values.update(_read(_file_of(match["name"])))
-        elif isinstance(statement, config_parser.BindingStatement):
-            if statement.selector != "slice":
-                raise UserError(
-                    f"{origin} sets {statement.selector}.{statement.arg_name}, which --tpu does not read; "
-                    f"expected it in a file of its own, for --gin_file"
-                )
-            values[statement.arg_name] = statement.value
-
-    try:
-        text = texts.decode(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"gin/slices/{path.name}: cannot be read as UTF-8 text ({error})") from None
-    statements.read(text, f"gin/slices/{path.name}", handle, _Literals())
-    unknown = values.keys() - {field.name for field in dataclasses.fields(Slice)}
-    if unknown:
-        raise UserError(f"gin/slices/{path.name} sets slice.{min(unknown)}, which does not exist")
-    hints = typing.get_type_hints(Slice)
-    return {
-        name: settings.checked(f"gin/slices/{path.name}: slice.{name}", value, hints[name])
-        for name, value in values.items()
-    }
-
-
-class _Literals(config_parser.ParserDelegate):
-    """Rejects references and macros: a slice's figures are plain values."""
-
-    def configurable_reference(self, scoped_configurable_name, evaluate):
-        raise ValueError(f"a slice's value must be a literal, got @{scoped_configurable_name}")
-
-    def macro(self, macro_name):
-        raise ValueError(f"a slice's value must be a literal, got %{macro_name}")

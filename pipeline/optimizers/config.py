@@ -209,3 +209,6 @@ class SGDConfig(OptimizerConfig):
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Returns ``momentum``, or nothing without it."""
         return {"momentum": tuple(shape)} if self.momentum else {}
+
+
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adafactor": AdafactorConfig, "adamw": AdamWConfig, "sgd": SGDConfig}

@@ -10,8 +10,6 @@ import re
 import time
 from typing import Any
 
-import numpy as np
-
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.preflight import hlo, hlo_costs
 from pipeline.preflight.compiled import Buffer, Compiled
@@ -110,6 +108,7 @@ def _drop_copies(block: Any) -> None:
 
 
 def _compile(module: Any, devices: Any, replicas: int) -> Any:
+    import numpy as np
     from jax._src import compiler
     from jax._src.lib import _jax
 

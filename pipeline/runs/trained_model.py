@@ -6,13 +6,11 @@ from typing import Any
 import tensorflow as tf
 
 import models
-from models.config import ALGPT2Config, GPT2Config
+from models.config import from_description
 from models.protocols import LanguageModel
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.runs.checkpoints import BEST, restore_weights
 from pipeline.runs.run_directory import RunDirectory
-
-MODEL_CONFIGS = {kind.__name__: kind for kind in (GPT2Config, ALGPT2Config)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +39,9 @@ def load(
     """
     directory = RunDirectory(run_dir)
     identity = directory.read_json("run.json")
-    settings = dict(identity["model"])
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
-        model = models.build(MODEL_CONFIGS[settings.pop("kind")](**settings), compute_dtype=compute_dtype)
+        model = models.build(from_description(identity["model"]), compute_dtype=compute_dtype)
     folder = BEST if directory.exists("best.json") else "checkpoints"
     restored = restore_weights(directory.join(folder), model)
     tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())

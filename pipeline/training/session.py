@@ -15,7 +15,7 @@ import keras
 import models
 from models.config import GPT2Config
 from pipeline import cli
-from pipeline.config import gin_reader, pretrained
+from pipeline.config import pretrained
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig, schedule_of
 from pipeline.data.format.manifest import Manifest, read_tokenizer
@@ -62,6 +62,7 @@ class Session:
         UserError: the plan is for a number of replicas other than the connection's.
     """
 
+    configuration: str  # as readable gin text
     settings: TrainConfig
     model_config: GPT2Config
     optimizer_config: OptimizerConfig
@@ -159,11 +160,10 @@ class Session:
 
     def _metrics(self, start: int, tokenizer: Tokenizer) -> MetricsWriter:
         """Writes the configuration and the tokenizer, and opens the sinks."""
-        operative = gin_reader.provenance(self.settings, self.model_config, self.optimizer_config)
-        self.directory.write("config.gin", operative)
+        self.directory.write("config.gin", self.configuration)
         self.directory.write("tokenizer.json", tokenizer.data.decode())
         metrics = MetricsWriter(self.directory, self.identity(), wandb_mode=self.settings.wandb, resume_step=start)
-        metrics.text("configuration", textwrap.indent(operative, "    "), start)
+        metrics.text("configuration", textwrap.indent(self.configuration, "    "), start)
         return metrics
 
     @functools.cached_property

@@ -29,6 +29,7 @@ def session_on(connection, directory, model_config, optimizer_config, *, accumul
         global_batch=train.global_batch, replicas=connection.replicas, microbatch=MICROBATCH, context=CONTEXT
     )
     return Session(
+        configuration="",
         settings=train,
         model_config=model_config,
         optimizer_config=optimizer_config,

@@ -80,11 +80,10 @@ def test_gin_values_of_paths(monkeypatch, tmp_path, parameter):
         ([], [f"{parameter}=~/a b [v2]'s"], str(tmp_path / "a b [v2]'s")),
         ([], [f"{parameter}='~/quoted'"], str(tmp_path / "quoted")),
     ):
-        gin_reader.load(files, parameters)
-        assert gin_reader.bound(surface)[field][0] == expected
-    gin_reader.load([], [f"{parameter}=a\nb"])
+        assert gin_reader.load(files, parameters).bound(surface)[field][0] == expected
+    configuration = gin_reader.load([], [f"{parameter}=a\nb"])
     with pytest.raises(UserError, match=rf"{parameter}: .* holds a newline"):
-        gin_reader.bound(surface)
+        configuration.bound(surface)
 
 
 def test_a_gin_file_that_may_not_be_read_is_not_missing(tmp_path, as_nobody):

@@ -30,8 +30,7 @@ def prompts(path, monkeypatch, interactive=False):
 
 
 def of_gin(path, _):
-    gin_reader.load([str(path)])
-    return gin_reader.bound(TrainConfig)["steps"][0]
+    return gin_reader.load([str(path)]).bound(TrainConfig)["steps"][0]
 
 
 def of_tokenizer(path, _):

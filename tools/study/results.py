@@ -6,14 +6,13 @@ import pathlib
 import statistics
 from dataclasses import dataclass
 
-from models.config import ALGPT2Config, GPT2Config
+from models.config import from_description
 from tools.study.cells import Cell, grid
 from tools.study.settings import StudyConfig
 
 # Student's t at 95 %, two-sided, by the number of paired seeds. With three seeds, two standard errors prove nothing:
 # equal rows differ by that much one time in six.
 QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-MODELS = {"GPT2Config": GPT2Config, "ALGPT2Config": ALGPT2Config}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +72,7 @@ def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None =
         bits[cell.seed] = None if (data or cell.packing).endswith("lines") else figures["bits_per_byte"]
     if run is None or summary is None:
         return None
-    settings = dict(run["model"])
-    model = MODELS[settings.pop("kind")](**settings)
+    model = from_description(run["model"])
     return Row(
         label=label,
         rate=cells[0].rate,

@@ -33,14 +33,13 @@ FLAGS = flags.FLAGS
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 VALIDATION = {"wikitext": 0.1, "cpython": 0.03}  # shares of the articles and files: about 100,000 tokens
 SCALE = ("tokens", "seeds", "batch", "context")
-gin_reader.register("study", StudyConfig)
+gin_reader.SURFACES["study"] = StudyConfig
 
 
 def main() -> int:
     """Makes the data, runs what is missing and writes the page."""
     signal.signal(signal.SIGTERM, _end)
-    gin_reader.load(["study.gin"], FLAGS.gin_param)
-    study = gin_reader.get(StudyConfig)
+    study = gin_reader.load(["study.gin"], FLAGS.gin_param).get(StudyConfig)
     for parameter in FLAGS.gin_param:
         if not parameter.startswith("study."):
             raise UserError(f"--gin_param={parameter}: the study sets it in its cells; expected study.tokens=… or such")

@@ -11,8 +11,8 @@ from tools.study.frozen_adafactor import FrozenAdafactorConfig, frozen_adafactor
 
 def register() -> None:
     """Lets gin choose ``train.optimizer = 'frozen_adafactor'``, in the study's own processes only."""
-    gin_reader.register("FrozenAdafactor", FrozenAdafactorConfig)
-    gin_reader.OPTIMIZERS["frozen_adafactor"] = "FrozenAdafactor"
+    gin_reader.SURFACES["FrozenAdafactor"] = FrozenAdafactorConfig
+    gin_reader.OPTIMIZERS["frozen_adafactor"] = FrozenAdafactorConfig
     CLASSES[FrozenAdafactorConfig] = frozen_adafactor
 
 

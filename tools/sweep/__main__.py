@@ -58,9 +58,9 @@ def main(*overrides: str) -> int:
         return 0
     if not FLAGS.data:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
-    gin_reader.load(base.gin_files, base.gin_params)
-    note_overridden_slice(FLAGS.tpu)
-    devices = slices.plan(place(FLAGS.tpu))
+    configuration = gin_reader.load(base.gin_files, base.gin_params)
+    note_overridden_slice(configuration, FLAGS.tpu)
+    devices = slices.plan(place(configuration, FLAGS.tpu))
     check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)
     compiled_for = devices.slice if FLAGS.preflight else None
     if compiled_for:

@@ -153,8 +153,7 @@ def _sized(base: Base, overrides: Overrides) -> tuple[list[str], Overrides]:
     if model is None:
         return files, overrides
     if model in gin_reader.MODELS:
-        gin_reader.load(files, base.gin_params)
-        if gin_reader.bound(gin_reader.SURFACES[gin_reader.MODELS[model]]):
+        if gin_reader.load(files, base.gin_params).bound(gin_reader.MODELS[model]):
             return files, overrides
         return [*files, f"models/{USUAL_SIZE[model]}.gin"], overrides
     if model not in sizes:
@@ -171,11 +170,10 @@ def _name(parameter: str) -> str:
 def _unused(files: Sequence[str], params: Sequence[str], overrides: Overrides) -> set[str]:
     """Returns the models and optimizers that a cell does not use."""
     of_run = {name: value for name, value in overrides.items() if name.startswith("train.")}
-    gin_reader.load(files, [*params, *_parameters(of_run)])
-    settings = gin_reader.get(TrainConfig)
-    parts = {*gin_reader.MODELS.values(), *gin_reader.OPTIMIZERS.values()}
-    chosen = {gin_reader.MODELS.get(settings.model), gin_reader.OPTIMIZERS.get(settings.optimizer)}
-    return parts - chosen
+    configuration = gin_reader.load(files, [*params, *_parameters(of_run)])
+    settings = configuration.get(TrainConfig)
+    kinds = {**gin_reader.MODELS, **gin_reader.OPTIMIZERS}.items()
+    return {configuration.name_of(kind) for name, kind in kinds if name not in (settings.model, settings.optimizer)}
 
 
 def _parameters(overrides: Overrides) -> list[str]:

@@ -26,33 +26,34 @@ def gin_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["gpt2.gin", "algpt2.gin", "quickstart.gin"])
 def test_run_files_load_completely(name):
-    gin_reader.load([name])
-    settings = gin_reader.get(TrainConfig)
-    assert gin_reader.chosen(gin_reader.MODELS, settings.model, "train.model").layers > 0
-    assert gin_reader.chosen(gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer").learning_rate > 0
+    configuration = gin_reader.load([name])
+    settings = configuration.get(TrainConfig)
+    assert gin_reader.chosen(configuration, gin_reader.MODELS, settings.model, "train.model").layers > 0
+    assert (
+        gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer").learning_rate > 0
+    )
 
 
 @pytest.mark.parametrize("path", sorted((gin_reader.ROOT / "models").glob("*.gin")), ids=lambda path: path.stem)
 def test_a_models_file_states_its_parameters(path):
-    gin_reader.load([str(path)])
+    configuration = gin_reader.load([str(path)])
     first = path.read_text().splitlines()[0]
-    surface = gin_reader.SURFACES[gin_reader.MODELS[gin_reader.gin.query_parameter("train.model")]]
+    surface = gin_reader.MODELS[configuration.bound(TrainConfig)["model"][0]]
     import dataclasses
 
-    parameters = dataclasses.replace(gin_reader.get(surface), vocabulary_size=50_257).parameters()
+    parameters = dataclasses.replace(configuration.get(surface), vocabulary_size=50_257).parameters()
     assert f"{parameters:,} parameters" in first or f"about {parameters / 1e6:.1f}M parameters" in first
 
 
 def test_a_bare_word_on_the_command_line_is_text():
     for parameter in ("train.schedule=cosine", "train.schedule='cosine'", 'train.schedule = "cosine"'):
-        gin_reader.load(["algpt2.gin"], [parameter])
-        assert gin_reader.get(TrainConfig).schedule == "cosine"
+        assert gin_reader.load(["algpt2.gin"], [parameter]).get(TrainConfig).schedule == "cosine"
 
 
 def test_later_bindings_win_and_keep_their_origin(gin_file):
     path = gin_file("include 'algpt2.gin'\nALGPT2.layers = 3\n")
-    gin_reader.load([path], ["ALGPT2.heads=2", "ALGPT2.width=64"])
-    text = gin_reader.provenance(gin_reader.chosen(gin_reader.MODELS, "algpt2", "train.model"))
+    configuration = gin_reader.load([path], ["ALGPT2.heads=2", "ALGPT2.width=64"])
+    text = configuration.provenance(gin_reader.chosen(configuration, gin_reader.MODELS, "algpt2", "train.model"))
     origins = {line.split(" = ")[0]: line.split("# ")[1] for line in text.strip().splitlines()}
     assert origins["ALGPT2.layers"] == f"{path}:2"
     assert origins["ALGPT2.heads"] == "--gin_param=ALGPT2.heads=2"
@@ -61,8 +62,8 @@ def test_later_bindings_win_and_keep_their_origin(gin_file):
 
 
 def test_macros_are_looked_up_when_used(gin_file):
-    gin_reader.load([gin_file("GPT2.width = %WIDTH\nGPT2.heads = 2\nWIDTH = 64\n")])
-    assert gin_reader.get(GPT2Config).width == 64
+    configuration = gin_reader.load([gin_file("GPT2.width = %WIDTH\nGPT2.heads = 2\nWIDTH = 64\n")])
+    assert configuration.get(GPT2Config).width == 64
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,10 @@ def test_macros_are_looked_up_when_used(gin_file):
         ("include 'modles/gpt2-small.gin'", "did you mean 'models/gpt2-small.gin'?"),
         ("include 'RUN'", "includes itself"),
         ("import tensorflow", "import is not needed"),
-        ("train.steps = @nothing()", "nothing"),
+        ("train.steps = @nothing()", "must be a literal or a %macro, got @nothing"),
+        ("train.steps = @SGD()", "must be a literal or a %macro, got @SGD"),
+        ("train.steps = %ONE\nONE = %TWO\nTWO = %ONE", "train.steps = %ONE: it refers to itself"),
+        ("some/train.steps = 3", "nothing here has scopes; expected no some/"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(gin_file, text, expected):
@@ -89,15 +93,29 @@ def test_a_mistake_is_one_line_with_its_place(gin_file, text, expected):
     if "RUN" in text:
         path = gin_file(f"include '{path}'\n")
     with pytest.raises(UserError) as refusal:
-        gin_reader.load([path])
-        gin_reader.get(TrainConfig)
+        gin_reader.load([path]).get(TrainConfig)
     assert expected in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_two_configurations_of_a_process_are_independent(gin_file):
+    first = gin_reader.load([gin_file("train.steps = %STEPS\nSTEPS = 3\nGPT2.layers = 5\n")])
+    second = gin_reader.load([gin_file("train.steps = %STEPS\nSTEPS = 4\n", "other.gin")], ["SGD.learning_rate=2"])
+    first.bind(GPT2Config, "width", 64, "a test")
+    assert [each.bound(TrainConfig)["steps"][0] for each in (first, second)] == [3, 4]
+    assert {name: value for name, (value, _) in first.bound(GPT2Config).items()} == {"layers": 5, "width": 64}
+    assert second.bound(GPT2Config) == first.bound(SGDConfig) == {}
+    assert "# --gin_param=SGD.learning_rate=2" in second.provenance(second.get(SGDConfig))
+    assert first.provenance(SGDConfig(learning_rate=2)).count("# default") == 4
+    gin_reader.reject_unused_overrides(first, TrainConfig, GPT2Config)
+    gin_reader.reject_unused_overrides(second, TrainConfig, SGDConfig)
+    with pytest.raises(UserError, match="SGD.learning_rate has no effect here"):
+        gin_reader.reject_unused_overrides(second, TrainConfig, GPT2Config)
+
+
 def test_missing_values_are_named_all_at_once():
-    gin_reader.load([])
+    configuration = gin_reader.load([])
     with pytest.raises(UserError, match=r"train.model, train.optimizer, train.steps, train.global_batch"):
-        gin_reader.get(TrainConfig)
+        configuration.get(TrainConfig)
 
 
 def test_a_missing_file_names_the_nearest():
@@ -116,12 +134,14 @@ def test_a_surface_that_a_command_does_not_read_is_refused(gin_file, surface, us
     setting = next(iter(typing.get_type_hints(gin_reader.SURFACES[surface])))
     line = f"{surface}.{setting} = {'gpt2' if setting == 'model' else 1!r}"
     chosen = gin_file("train.model = 'gpt2'\ntrain.optimizer = 'adafactor'\n") if used is TRAINS else gin_file("")
-    gin_reader.load([chosen, *([gin_file(line, "more.gin")] if source == "file" else [])], [line] * (source != "file"))
+    configuration = gin_reader.load(
+        [chosen, *([gin_file(line, "more.gin")] if source == "file" else [])], [line] * (source != "file")
+    )
     if gin_reader.SURFACES[surface] in used:
-        gin_reader.reject_unused_overrides(*used)
+        gin_reader.reject_unused_overrides(configuration, *used)
         return
     with pytest.raises(UserError, match=rf"{surface}.{setting} has no effect here: {surface} is not used, but "):
-        gin_reader.reject_unused_overrides(*used)
+        gin_reader.reject_unused_overrides(configuration, *used)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +159,13 @@ def test_what_files_set_for_another_choice_than_the_last_stays(gin_file, files, 
         "both.gin": "train.optimizer = 'adafactor'\nAdamW.learning_rate = 1\nSGD.learning_rate = 1\n",
         "macro.gin": "train.optimizer = %OPTIMIZER\nOPTIMIZER = 'sgd'\n",
     }
-    gin_reader.load([gin_file(texts[name], name) if name in texts else name for name in files], parameters)
-    settings = gin_reader.get(TrainConfig) if "gpt2.gin" in files else None
-    model = gin_reader.SURFACES[gin_reader.MODELS[settings.model]] if settings else GPT2Config
-    optimizer = gin_reader.SURFACES[gin_reader.OPTIMIZERS[settings.optimizer]] if settings else SGDConfig
-    gin_reader.reject_unused_overrides(TrainConfig, model, optimizer)
+    configuration = gin_reader.load(
+        [gin_file(texts[name], name) if name in texts else name for name in files], parameters
+    )
+    settings = configuration.get(TrainConfig) if "gpt2.gin" in files else None
+    model = gin_reader.MODELS[settings.model] if settings else GPT2Config
+    optimizer = gin_reader.OPTIMIZERS[settings.optimizer] if settings else SGDConfig
+    gin_reader.reject_unused_overrides(configuration, TrainConfig, model, optimizer)
 
 
 NUMBERS = [
@@ -161,8 +183,7 @@ def test_numbers_that_cannot_be_are_refused(setting):
     impossible = ["1e400", "-1e400", "1e39", "1e-50", "1e-40", str(2**200), str(-(2**200)), "nan", "inf", "1e400-1e400"]
     for value in impossible:
         with pytest.raises(UserError, match=r"expected (a whole number|a number|name.parameter = value)"):
-            gin_reader.load([], [f"{setting}={value}"])
-            gin_reader.bound(surface)
+            gin_reader.load([], [f"{setting}={value}"]).bound(surface)
 
 
 @pytest.mark.parametrize(
@@ -183,27 +204,28 @@ def test_numbers_that_cannot_be_are_refused(setting):
     ],
 )
 def test_numbers_that_no_run_has_are_refused_at_once(setting, says):
-    gin_reader.load(["gpt2.gin"], [setting])
+    configuration = gin_reader.load(["gpt2.gin"], [setting])
     with pytest.raises(UserError) as refusal:
-        gin_reader.get(gin_reader.SURFACES[setting.partition(".")[0]])
+        configuration.get(gin_reader.SURFACES[setting.partition(".")[0]])
     assert says in str(refusal.value)
 
 
 def test_a_warmup_may_be_given_twice_where_both_say_the_same():
     """As the settings of a run do, whose steps and warm-up its data have turned into numbers."""
-    gin_reader.load(["gpt2.gin"], ["train.steps=-1", "train.warmup_steps=0", "train.warmup_fraction=0.1"])
-    settings = gin_reader.get(TrainConfig).resolved(512 * 70)
+    configuration = gin_reader.load(
+        ["gpt2.gin"], ["train.steps=-1", "train.warmup_steps=0", "train.warmup_fraction=0.1"]
+    )
+    settings = configuration.get(TrainConfig).resolved(512 * 70)
     assert (settings.steps, settings.warmup_steps, settings.resolved(1)) == (70, 7, settings)
 
 
 def test_a_zero_has_no_sign():
-    gin_reader.load([], ["Adafactor.learning_rate=1", "Adafactor.weight_decay=-0.0"])
-    assert repr(gin_reader.get(AdafactorConfig).weight_decay) == "0.0"
+    configuration = gin_reader.load([], ["Adafactor.learning_rate=1", "Adafactor.weight_decay=-0.0"])
+    assert repr(configuration.get(AdafactorConfig).weight_decay) == "0.0"
 
 
 def test_whole_numbers_serve_as_numbers():
-    gin_reader.load([], ["Adafactor.learning_rate=1"])
-    assert gin_reader.get(AdafactorConfig).learning_rate == 1
+    assert gin_reader.load([], ["Adafactor.learning_rate=1"]).get(AdafactorConfig).learning_rate == 1
 
 
 def test_reading_gin_imports_neither_tensorflow_nor_keras():

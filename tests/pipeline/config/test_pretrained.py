@@ -24,9 +24,15 @@ ALGPT2 = models.ALGPT2Config(**SIZES, embedding=16, dropout=0.1)
 
 def chosen(directory, *parameters, model="gpt2"):
     """The model's configuration that gin and a directory make together."""
+    return configured(directory, *parameters, model=model)[1]
+
+
+def configured(directory, *parameters, model):
+    """All that is configured, and the model's configuration in it."""
     required = ("train.optimizer=adamw", "train.steps=1", "train.global_batch=8", "train.microbatch=8")
-    gin_reader.load([], (f"train.model={model}", f"train.pretrained={str(directory)!r}", *required, *parameters))
-    return pretrained.model_config(gin_reader.get(TrainConfig))
+    parameters = (f"train.model={model}", f"train.pretrained={str(directory)!r}", *required, *parameters)
+    configuration = gin_reader.load([], parameters)
+    return configuration, pretrained.model_config(configuration, configuration.get(TrainConfig))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +59,9 @@ def run(tmp_path_factory):
 def test_the_directory_gives_the_size_and_gin_the_rest(exported, run):
     assert chosen(exported[0]) == GPT2
     assert chosen(exported[0], "GPT2.layers=2", "GPT2.dropout=0.2") == dataclasses.replace(GPT2, dropout=0.2)
-    shorter = chosen(run[0], "ALGPT2.context=24", "ALGPT2.remat=full", model="algpt2")
+    configuration, shorter = configured(run[0], "ALGPT2.context=24", "ALGPT2.remat=full", model="algpt2")
     assert shorter == dataclasses.replace(ALGPT2, context=24, remat="full")
-    assert f"# train.pretrained = {run[0]}" in gin_reader.provenance(shorter)
+    assert f"# train.pretrained = {run[0]}" in configuration.provenance(shorter)
 
 
 def test_weights_come_in_with_positions_shortened(exported, run):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from pipeline.config import gin_reader
 from pipeline.config.run_config import load_run_config, note_overridden_slice
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
@@ -11,12 +10,6 @@ from pipeline.preflight.compile_step import require_fit
 from tools.sweep import cells, fitting
 
 V3_128 = ["algpt2.gin", "slices/v3-128.gin"]
-
-
-@pytest.fixture(autouse=True)
-def _no_leftover_bindings():
-    yield
-    gin_reader.load([])
 
 
 @pytest.fixture
@@ -33,7 +26,7 @@ def test_a_slice_that_gin_binds_is_that_of_the_run(included, tpu, capsys):
         run = load_run_config(files, params, tpu)
         assert (run.devices.replicas, run.devices.hosts, run.plan.accumulation) == (128, 16, 1)
         assert run.devices.slice == slices.find("v3-128")
-        note_overridden_slice(tpu)
+        note_overridden_slice(run.configuration, tpu)
     assert capsys.readouterr().err == ""
 
 
@@ -44,14 +37,15 @@ def test_the_dry_run_says_so(run_module):
 
 @pytest.mark.parametrize(("tpu", "replicas"), [("v3-8", 8), ("virtual-2", 2), ("pod-128", 128)])
 def test_the_flag_overrides_it_and_says_so_in_one_line(tpu, replicas, capsys):
-    assert load_run_config(V3_128, [], tpu).devices.replicas == replicas
-    note_overridden_slice(tpu)
+    run = load_run_config(V3_128, [], tpu)
+    assert run.devices.replicas == replicas
+    note_overridden_slice(run.configuration, tpu)
     assert capsys.readouterr().err == f"note: --tpu={tpu} overrides slice.name = 'v3-128' (gin/slices/v3-128.gin:2)\n"
 
 
 def test_an_address_that_the_flag_overrides_is_said(capsys):
-    load_run_config(["algpt2.gin"], ["slice.address=my-tpu"], "v3-8")
-    note_overridden_slice("v3-8")
+    run = load_run_config(["algpt2.gin"], ["slice.address=my-tpu"], "v3-8")
+    note_overridden_slice(run.configuration, "v3-8")
     assert "--tpu=v3-8 overrides slice.address = 'my-tpu' (--gin_param=" in capsys.readouterr().err
 
 

@@ -19,7 +19,9 @@ from tests.helpers.sessions import SIZE, Watch, session_on, trainer_of
 
 
 def session(planned, found):
-    others = dict.fromkeys(("settings", "model_config", "optimizer_config", "manifest", "data", "directory"))
+    others = dict.fromkeys(
+        ("configuration", "settings", "model_config", "optimizer_config", "manifest", "data", "directory")
+    )
     plan = types.SimpleNamespace(replicas=planned)
     return sessions.Session(plan=plan, connection=types.SimpleNamespace(replicas=found, kind="tpu"), **others)
 

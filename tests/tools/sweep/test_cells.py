@@ -4,18 +4,10 @@ import dataclasses
 
 import pytest
 
-from pipeline.config import gin_reader
 from pipeline.data.format import manifest
 from pipeline.errors import UserError
 from tools.sweep import cells
 from tools.sweep.cells import Base
-
-
-@pytest.fixture(autouse=True)
-def _no_leftover_bindings():
-    yield
-    gin_reader.load([])
-
 
 BASE = Base(gin_files=("algpt2.gin",), gin_params=(), data="", tpu="pod-128")
 

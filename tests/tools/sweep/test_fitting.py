@@ -2,7 +2,6 @@
 
 import pytest
 
-from pipeline.config import gin_reader
 from pipeline.devices import slices
 from pipeline.errors import UserError
 from pipeline.preflight import tpu_compiler
@@ -19,8 +18,7 @@ V3 = slices.find("v3-8")
 @pytest.fixture
 def cells():
     batches = [{"train.global_batch": 8 * size, "train.microbatch": size} for size in (1, 2**20)]
-    yield resolve(BASE, [batch | {"train.seed": seed} for batch in batches for seed in (0, 1)])
-    gin_reader.load([])
+    return resolve(BASE, [batch | {"train.seed": seed} for batch in batches for seed in (0, 1)])
 
 
 def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypatch, capsys, tmp_path):
