@@ -17,20 +17,13 @@ from typing import Any
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.devices.tpu_target import LAST_LIBTPU_FOR
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, OptimizerConfig, SGDConfig
+from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBTPU
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "tpu-environment"
 # Of requirements-tpu.txt, what lowering a step needs: no data, no bucket, no report.
 NEEDED = ("tensorflow-tpu", "libtpu", "tensorboard", "keras", "numpy", "gin-config", "absl-py")
-# The wheel then does not query the metadata server, and takes this machine for a host of a v3-8.
-PRETENDED = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v3-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
+PRETENDED = ENVIRONMENT_OF_LIBTPU | {"TPU_ACCELERATOR_TYPE": "v3-8"}  # takes this machine for a host of a v3-8
 REPLICAS, ROWS, CONTEXT = 8, 4, 256
 SIZE: dict[str, Any] = {"layers": 2, "heads": 2, "width": 256, "context": CONTEXT, "vocabulary_size": 1000}
 

@@ -44,7 +44,8 @@ def total(program: Program, unroll: bool = True) -> Totals:
     totals = Totals()
     for computation, instruction, times in executed(program, unroll):
         for where, inner in _inside(program, computation, instruction):
-            flops = times * _one_matmul(where, inner)
+            count = {"dot": _dot, "convolution": _convolution}.get(inner.opcode)
+            flops = times * count(where, inner) if count else 0.0
             totals.matmul_flops += flops
             totals.batched_flops += flops if _is_batched(inner) else 0.0
         totals.hbm_bytes += times * hbm_bytes(program, computation, instruction)
@@ -65,14 +66,6 @@ def _inside(
         inner = program.computations[callee]
         for fused in inner.instructions.values():
             yield from _inside(program, inner, fused)
-
-
-def _one_matmul(computation: Computation, instruction: Instruction) -> float:
-    if instruction.opcode == "dot":
-        return _dot(computation, instruction)
-    if instruction.opcode == "convolution":
-        return _convolution(computation, instruction)
-    return 0.0
 
 
 def _is_batched(instruction: Instruction) -> bool:

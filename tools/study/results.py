@@ -127,11 +127,7 @@ def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
     """Returns the learning rate of each optimizer's lowest validation loss over its grid."""
 
     def loss(cell: Cell) -> float:
-        return validation_loss(summary_path(folder, cell))
+        summary = json.loads(summary_path(folder, cell).read_text(encoding="utf-8"))
+        return summary["validation"]["nats_per_token"]
 
     return {name: min(cells, key=loss).rate for name, cells in grid(study).items()}
-
-
-def validation_loss(summary: pathlib.Path) -> float:
-    """Returns a finished cell's validation loss in nats per token."""
-    return json.loads(summary.read_text(encoding="utf-8"))["validation"]["nats_per_token"]

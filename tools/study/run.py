@@ -132,13 +132,8 @@ def _run(folder: pathlib.Path, study: StudyConfig, cells: Iterable[Cell]) -> Non
         raise WorkFailedError(f"{len(failed)} cells failed; see {', '.join(failed[:3])}")
 
 
-def score_path(folder: pathlib.Path, cell: Cell, data: str) -> pathlib.Path:
-    """Returns the file that a cell's score on another data set is in."""
-    return folder / "cells" / cell.name / f"evaluation-{data}.json"
-
-
 def _score(folder: pathlib.Path, cell: Cell, data: str) -> None:
-    path = score_path(folder, cell, data)
+    path = summary_path(folder, cell).with_name(f"evaluation-{data}.json")
     if path.exists():
         return
     printed = _module("pipeline.evaluate", f"--run_dir={path.parent}", f"--data={folder}/data/{data}")

@@ -61,11 +61,6 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def labelled(overrides: Overrides) -> str:
-    """Writes overrides on one line."""
-    return "  ".join(f"{name}={shown(value)}" for name, value in overrides.items()) or "(no overrides)"
-
-
 def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
     """Returns the distinct cells of a sweep, after checking each one as pipeline.train checks a run.
 
@@ -130,7 +125,7 @@ def _cell(base: Base, resolved: _Resolved) -> Cell:
     arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
     return Cell(
         key=_hash(_described(resolved.run, NOT_IN_KEY) | {"data": _identity(base.manifest)}),
-        label=labelled(resolved.overrides),
+        label="  ".join(f"{name}={shown(value)}" for name, value in resolved.overrides.items()) or "(no overrides)",
         overrides=resolved.overrides,
         arguments=tuple(arguments),
         run=resolved.run,
