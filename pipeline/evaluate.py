@@ -23,6 +23,7 @@ BATCH = 8  # windows of a replica at once
 
 
 def main() -> None:
+    """Scores what the flags name, prints the figures and keeps them in the run directory."""
     if not FLAGS.run_dir:
         raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
     if bool(FLAGS.data) == bool(FLAGS.text):
@@ -40,13 +41,13 @@ def main() -> None:
         prepared = benchmarks.examples_of(FLAGS.benchmark, FLAGS.text, source)
     elif source:
         prepared = benchmarks.text_of(FLAGS.benchmark, source, FLAGS.detokenizer)
-    tpu_target.resolve(FLAGS.tpu)
+    target = tpu_target.resolve(FLAGS.tpu)
     cli.import_tensorflow()
     from pipeline.devices import connect
     from pipeline.runs import trained_model
 
     connect.multiply_in_float32()
-    run = trained_model.load(FLAGS.run_dir, strategy=connect.connect(FLAGS.tpu).strategy)
+    run = trained_model.load(FLAGS.run_dir, strategy=connect.connect(target).strategy)
     figures, protocol = score(run, prepared)
     if source:
         protocol = {"text": FLAGS.text, "file_sha256": file_sha256} | protocol

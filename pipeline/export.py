@@ -26,6 +26,7 @@ FORMATS = ("huggingface", "native", "saved_model")
 
 
 def main() -> None:
+    """Writes the model into a new directory."""
     if FLAGS.format not in FORMATS:
         near = nearest(str(FLAGS.format), FORMATS)
         raise UserError(f"--format={FLAGS.format}: expected one of {', '.join(FORMATS)}{near}")

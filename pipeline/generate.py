@@ -18,6 +18,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    """Prints each prompt with its continuation."""
     if not FLAGS.run_dir:
         raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
     batches = _batches()

@@ -1,7 +1,7 @@
-"""stdout and stderr whose failure costs no work: the reader is gone, the disk full, the terminal closed or ASCII only.
+r"""stdout and stderr whose failure costs no work: the reader is gone, the disk full, the terminal closed or ASCII only.
 
 What cannot be written is dropped, the first time with a note on stderr; ``lost`` says so at the end. A character that
-the encoding lacks is written as JSON and Python write it, ``\\u00d7``, so that figures stay JSON.
+the encoding lacks is written as JSON and Python write it, ``\u00d7``, so that figures stay JSON.
 """
 
 import codecs
@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import sys
+from typing import Any
 
 ESCAPE = "json_escape"
 
@@ -28,7 +29,7 @@ class _UnfailingFile(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         try:
             while (written := super().write(data)) is None:  # set to non-blocking by whoever shares it, and full
                 select.select([], [self], [])

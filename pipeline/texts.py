@@ -1,7 +1,7 @@
-"""Reads text the same way, wherever it comes from: UTF-8, perhaps behind a byte order mark; lines end at \\n or \\r\\n.
+r"""Reads text the same way, wherever it comes from: UTF-8, perhaps behind a byte order mark; lines end at \n or \r\n.
 
 Python's own ways differ among themselves: ``str.splitlines`` also ends a line at U+2028 or a form feed, files that are
-opened as text at a lone \\r too, and "utf-8" keeps the mark as a character. Imports no library.
+opened as text at a lone \r too, and "utf-8" keeps the mark as a character. Imports no library.
 """
 
 from typing import AnyStr
@@ -59,6 +59,6 @@ def without_end(line: AnyStr) -> AnyStr:
 
 
 def printable(text: str, longest: int = 300) -> str:
-    """Returns a text, such as a path, as one line that UTF-8 can write: other bytes of a name become \\udcXX."""
+    r"""Returns a text, such as a path, as one line that UTF-8 can write: other bytes of a name become \udcXX."""
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= longest else line[:longest] + "…"

@@ -42,15 +42,15 @@ def main() -> int:
         if FLAGS.preflight:
             require_fit(sized.settings, sized.model, optimizer, devices.slice)
         return 0
-    tpu_target.resolve(run.tpu, together=True)
+    target = tpu_target.resolve(run.tpu, together=True)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
         check_visible(devices, **{flag: getattr(FLAGS, flag)})
-    return _train(run)
+    return _train(run, target)
 
 
-def _train(run: RunConfig) -> int:
+def _train(run: RunConfig, target: tpu_target.Target) -> int:
     storage.check_writable(FLAGS.run_dir)
     data = check_data(FLAGS.data, run)
     data.check_files(FLAGS.data, "train", "validation")
@@ -60,7 +60,7 @@ def _train(run: RunConfig) -> int:
     cli.import_tensorflow()
     from pipeline.devices import connect
 
-    connection = connect.connect(run.tpu, together=True)
+    connection = connect.connect(target)
     from pipeline.runs.run_directory import RunDirectory
     from pipeline.training.session import Session  # imports what may not start TensorFlow before the connection
 

@@ -18,10 +18,12 @@ class BatchPlan:
 
     @property
     def per_replica(self) -> int:
+        """Sequences of one replica per step."""
         return self.accumulation * self.microbatch
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of all replicas per step."""
         return self.global_batch * self.context
 
 

@@ -22,7 +22,10 @@ def arithmetic(
     """Returns the batch arithmetic, parameters, FLOPs, slots and effective learning rates of a run as lines of text.
 
     Args:
+        settings: the run's.
         model: without a vocabulary size, GPT-2's replaces the data's.
+        optimizer: the optimizer's settings.
+        plan: the split of a step's batch.
         hosts: machines that the replicas are on.
     """
     vocabulary = model.vocabulary_size or GPT2_VOCABULARY

@@ -94,7 +94,7 @@ class TrainConfig:
     sample_prompt: str = ""
     wandb: Literal["auto", "offline", "off"] = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.steps < 1 and self.steps != ONE_EPOCH:
             raise ValueError(f"steps = {self.steps}: expected at least 1, or {ONE_EPOCH} for one pass over the data")
         for name, least in COUNTS.items():

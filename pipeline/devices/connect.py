@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.devices import hardware, tf_config, tpu_target
-from pipeline.devices.slices import DevicePlan, Place, Slice, plan
+from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, WorkerLostError
-
-__all__ = ["Connection", "DevicePlan", "connect", "explain", "multiply_in_float32", "on_this_machine", "plan"]
 
 # Messages of TensorFlow, libtpu and the Cloud TPU API, by pattern, and what they mean for the user. The first match
 # decides. Status numbers are matched together with a word: ports, process ids and steps have the same digits.
@@ -78,18 +76,12 @@ class Connection:
     worker: int = 0
 
 
-def connect(tpu: Place, *, together: bool = False) -> Connection:
-    """Connects to the devices of a place; checks a TPU against the requested slice.
-
-    Args:
-        tpu: None: the GPUs or the CPU here. ``virtual-8``: eight virtual CPU devices. A slice's name,
-            ``SLICE@ADDRESS``, ``local`` (a TPU VM), a grpc:// address or a Cloud TPU's name, or a slice: that TPU.
-        together: Whether the workers of TF_CONFIG connect together.
+def connect(target: tpu_target.Target) -> Connection:
+    """Connects to the devices that ``tpu_target.resolve`` found; checks a TPU against the requested slice.
 
     Raises:
-        UserError: It cannot be reached or used, or it is smaller than the slice; one sentence each.
+        UserError: They cannot be reached or used, or are fewer than the slice's; one sentence each.
     """
-    target = tpu_target.resolve(tpu, together=together)
     if target.kind == "here":
         return _connect_here()
     if target.kind == "virtual":

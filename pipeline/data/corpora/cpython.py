@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
 from pipeline.data.format.settings import ShardConfig
+from pipeline.errors import UserError
 
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib-dynload"}
 TOPICS = "topics/"
@@ -29,7 +30,9 @@ def _is_library(path: pathlib.Path, root: pathlib.Path) -> bool:
 class CPython(Corpus):
     """Topics of the documentation in alphabetical order, then the modules in the order of their paths."""
 
-    def __init__(self, config: ShardConfig):
+    def __init__(self, config: ShardConfig, source: str | None):
+        if source:
+            raise UserError(f"corpus 'cpython' takes no --source ({source!r}): it is part of the running interpreter")
         root = pathlib.Path(sysconfig.get_paths()["stdlib"])
         modules = sorted(path for path in root.rglob("*.py") if _is_library(path, root))
         topics = sorted(pydoc_data.topics.topics.items())

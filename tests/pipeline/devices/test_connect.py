@@ -14,13 +14,13 @@ LOOKUP += "constructor. Exception: "  # as TensorFlow's client wraps what the AP
 
 
 def test_here():
-    connection = connect.connect(None)
+    connection = connect.connect(tpu_target.resolve(None))
     assert (connection.replicas, connection.hosts, connection.kind) == (1, 1, "cpu")
     assert connection.strategy.num_replicas_in_sync == 1
 
 
 def test_virtual_devices(virtual_devices):
-    connection = connect.connect(f"virtual-{len(virtual_devices)}")
+    connection = connect.connect(tpu_target.resolve(f"virtual-{len(virtual_devices)}"))
     assert connection.replicas == connection.strategy.num_replicas_in_sync == len(virtual_devices)
     assert connection.kind == "virtual"
 
@@ -30,7 +30,7 @@ def test_virtual_devices_after_tensorflow_began(virtual_devices):
     with pytest.raises(
         UserError, match=f"already runs with {len(virtual_devices)} CPU devices; set virtual ones before"
     ):
-        connect.connect("virtual-3")
+        connect.connect(tpu_target.resolve("virtual-3"))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def described_tpu(monkeypatch, listening):
 
 
 def test_a_tpu_that_is_what_was_asked_for(described_tpu, listening, capfd):
-    connection = connect.connect("v2-8")
+    connection = connect.connect(tpu_target.resolve("v2-8"))
     assert (connection.replicas, connection.hosts, connection.kind) == (8, 1, "tpu")
     assert connection.strategy is described_tpu.strategy
     assert connection.addresses == (listening,)
@@ -145,7 +145,7 @@ def test_a_tpu_that_is_what_was_asked_for(described_tpu, listening, capfd):
 
 def test_a_generation_that_nobody_tells_is_warned_of(described_tpu, monkeypatch, capfd):
     monkeypatch.setattr(hardware, "profiler_report", lambda address: "")
-    assert connect.connect("v3-8").replicas == 8
+    assert connect.connect(tpu_target.resolve("v3-8")).replicas == 8
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
     assert line == "warning: no source tells the generation of 'my-tpu': v3 is not confirmed, 8 cores are"
 
@@ -155,7 +155,7 @@ def test_a_looked_up_host_that_does_not_answer_is_named_before_tensorflow_waits(
     described_tpu.cluster_spec = lambda: both
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: pytest.fail("waits for minutes"))
     with pytest.raises(UserError, match=f"the TPU at {closed} is not reachable"):
-        connect.connect("v2-8")
+        connect.connect(tpu_target.resolve("v2-8"))
 
 
 def test_local_is_checked_against_what_the_machine_says(described_tpu, monkeypatch, metadata_says):
@@ -164,12 +164,12 @@ def test_local_is_checked_against_what_the_machine_says(described_tpu, monkeypat
     here = tpu_target.Target(kind="tpu", address="local", slice=slices.local())
     monkeypatch.setattr(tpu_target, "resolve", lambda tpu, **_: here)
     with pytest.raises(UserError, match=r"asked for v3-8 .*, got v2, .*: another generation"):
-        connect.connect("local")
+        connect.connect(tpu_target.resolve("local"))
 
 
 def test_an_older_generation_stops_the_run(described_tpu):
     with pytest.raises(UserError, match=r"asked for v3-8 .*16 GiB per core.*, got v2, .*8 GiB per core"):
-        connect.connect("v3-8")
+        connect.connect(tpu_target.resolve("v3-8"))
 
 
 def test_a_failure_to_initialise_is_explained(described_tpu, monkeypatch):
@@ -178,4 +178,4 @@ def test_a_failure_to_initialise_is_explained(described_tpu, monkeypatch):
 
     monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", fail)
     with pytest.raises(UserError, match="the TPU 'my-tpu' is not reachable"):
-        connect.connect("v2-8")
+        connect.connect(tpu_target.resolve("v2-8"))
