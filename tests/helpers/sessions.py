@@ -7,7 +7,7 @@ from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.training.session import Session
-from tests.pipeline.data.reading.test_datasets import CONTEXT, write_data
+from tests.helpers.shards import CONTEXT, write_data
 
 SIZE = {"layers": 1, "heads": 2, "width": 32, "context": CONTEXT, "vocabulary_size": 50_000}
 MICROBATCH = 2

@@ -5,11 +5,7 @@ import pytest
 from tests.helpers.places import ROOT
 from tools import house
 
-LONG = {  # shorter soon
-    "tests/pipeline/data/sharding/test_sharder.py",
-    "tests/pipeline/devices/test_traced_pod.py",
-    "tests/pipeline/storage/test_storage.py",
-}
+LONG = {"tests/pipeline/devices/test_traced_pod.py"}  # shorter soon
 
 
 def test_every_file_and_function_keeps_its_limit():

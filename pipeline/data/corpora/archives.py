@@ -116,7 +116,7 @@ def _exactly(archive: BinaryIO, size: int, complaint: str) -> bytes:
 
 
 def _pax(data: bytes, where: str) -> dict[str, str]:
-    """Reads the records '<length> <key>=<value>\\n' of an extended header."""
+    r"""Reads the records '<length> <key>=<value>\n' of an extended header."""
     values = {}
     while data:
         try:

@@ -83,6 +83,7 @@ class Corpus(ABC):
     """
 
     own_parts = False
+    _inputs: Sequence[tuple[Input, int]]  # with their bytes, in order, where ``units`` is not overridden
 
     def __init__(
         self,
@@ -98,9 +99,9 @@ class Corpus(ABC):
         self.text_bytes = int(self.total_bytes * expansion)
         self.listing = hashlib.sha256(repr(listed).encode()).hexdigest()
 
-    @abstractmethod
     def units(self) -> Iterator[Unit]:
         """Yields the units in the source's order; the same source gives the same units."""
+        return grouped(self._inputs)
 
     @abstractmethod
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:

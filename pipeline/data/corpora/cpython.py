@@ -43,9 +43,11 @@ class CPython(Corpus):
         super().__init__(config, [(item.name, size) for item, size in self._inputs])
 
     def units(self) -> Iterator[Unit]:
+        """Groups topics and modules to units of about 4 MiB."""
         return grouped(self._inputs, unit_bytes=4 << 20)
 
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        """Yields a topic of the help system, or a module of the library, as a document."""
         for item in unit.inputs:
             if item.name.startswith(TOPICS):
                 yield self.document(item.name, pydoc_data.topics.topics[item.name.removeprefix(TOPICS)])

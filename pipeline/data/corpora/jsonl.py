@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline import texts
-from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
+from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit
 from pipeline.data.corpora.listing import find
 from pipeline.data.corpora.text import LineFile, expansion, lines, ranges
 from pipeline.data.format.settings import ShardConfig
@@ -50,10 +50,8 @@ class JSONLines(Corpus):
                 return
         raise UserError(f"the source begins and ends with lines that cannot be read: {first}")
 
-    def units(self) -> Iterator[Unit]:
-        return grouped(self._inputs)
-
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        """Yields a document, or why it was dropped, for each line."""
         for item in unit.inputs:
             yield from self._documents(item)
 

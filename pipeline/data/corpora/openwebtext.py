@@ -48,6 +48,7 @@ class OpenWebText(Corpus):
         self._archives = 0 if self._outer else len(self._files)
 
     def units(self) -> Iterator[Unit]:
+        """Groups inner archives to units; an outer archive is read here, once, and its members go into the units."""
         if self._outer:
             return self._from_outer()
         inputs = [(Input(file.path, file.name), file.size) for file in self._files]
@@ -88,6 +89,7 @@ class OpenWebText(Corpus):
         self._archives += count
 
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        """Yields the texts in the inner archives."""
         for name, data in unit.blobs:
             with reading(f"inner archive {name!r}"):
                 yield from self._members(name, decompress(io.BytesIO(data), name))
@@ -109,6 +111,7 @@ class OpenWebText(Corpus):
                 yield Dropped(identity, "not .txt")
 
     def check_totals(self, documents: int) -> None:
+        """Compares documents and inner archives with the published corpus, where the source is that."""
         if not self._is_published:
             return
         for what, count, expected in (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
+from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit
 from pipeline.data.corpora.listing import File, find
 from pipeline.data.corpora.text import part_of_file
 from pipeline.data.format.settings import ShardConfig
@@ -26,7 +26,7 @@ class Parquet(Corpus):
 
     def __init__(self, config: ShardConfig, source: str | None):
         files, notes = find(source, (".parquet",), config.name)
-        self._inputs: list[tuple[Input, int]] = []
+        self._inputs = []
         text_bytes = 0
         for file in files:
             for item, size in self._row_groups(config, file):
@@ -60,10 +60,8 @@ class Parquet(Corpus):
                     yield Input(file.path, file.name, row, row + rows, part), size
                 row += rows
 
-    def units(self) -> Iterator[Unit]:
-        return grouped(self._inputs)
-
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        """Yields a document for each row of a unit's row groups."""
         import pyarrow as pa
 
         for item in unit.inputs:

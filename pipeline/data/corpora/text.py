@@ -11,7 +11,6 @@ from pipeline.data.corpora.base import (
     Dropped,
     Input,
     Unit,
-    grouped,
     part_of_name,
 )
 from pipeline.data.corpora.listing import File, find
@@ -104,10 +103,8 @@ class Text(Corpus):
         self.own_parts = config.validation_fraction is None
         self._inputs = ranges(config, files, by_line=config.documents == "line")
 
-    def units(self) -> Iterator[Unit]:
-        return grouped(self._inputs)
-
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        """Yields documents by ``shard.documents``: files, lines or articles."""
         read = {"file": self._file, "line": self._lines, "article": self._articles}[self.config.documents]
         for item in unit.inputs:
             yield from read(item)

@@ -77,10 +77,12 @@ class WikiText(Corpus):
         )
 
     def units(self) -> Iterator[Unit]:
+        """Makes a unit of each file."""
         for index, (item, size) in enumerate(self._members):
             yield Unit(index=index, size=size, inputs=(item,))
 
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+        """Yields the articles of a file, which names their part."""
         for item in unit.inputs:
             with reading(item.path), self._open(item) as file:
                 for offset, raw in articles(iter(file)):

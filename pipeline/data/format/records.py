@@ -146,6 +146,7 @@ def padding_weights(tokens_RT: np.ndarray, end_of_text: int) -> np.ndarray:
 
     Args:
         tokens_RT: ids [R, context + 1].
+        end_of_text: the id that ends a line.
 
     Returns:
         float32 [R, context]: 1 where the label, tokens_RT[:, 1:], counts.

@@ -64,7 +64,7 @@ def train_dataset(
     sequences = stream.sequences(first).rebatch(share, drop_remainder=True)
 
     @tf.autograph.experimental.do_not_convert
-    def batch(n, ids):
+    def batch(n: tf.Tensor, ids: tf.Tensor) -> Batch:
         place = first + n * share + tf.range(share, dtype=tf.int64)
         tokens = tf.cast(ids, tf.int32)
         element = {"tokens": tokens, "index": place * hosts + host}
@@ -124,7 +124,7 @@ def evaluation_dataset(
     another_hosts = min(start, total) - first_record * per_record  # in this host's first record, or of the tail
     sequences = sequences.skip(another_hosts).take(share)
 
-    def numbered(n, sequence):
+    def numbered(n: tf.Tensor, sequence: Batch) -> Batch:
         place = start + n
         return {**sequence, "index": tf.where(place < total, place, -1)}
 
@@ -156,19 +156,19 @@ class _SplitRecords:
 
 def _ordered_rows(directory: str, manifest: Manifest, part: Part, first: int, last: int) -> tf.data.Dataset:
     """Records first … last-1 of a part in the corpus's order: uint8 [K, P]."""
-    pieces = []  # file, first row, rows
+    stretches = []  # file, first row, rows
     begin = 0
     for shard in part.shards:
         low, high = max(first, begin) - begin, min(last, begin + shard.records) - begin
         if high > low:
-            pieces.append((storage.join(directory, shard.file), low, high - low))
+            stretches.append((storage.join(directory, shard.file), low, high - low))
         begin += shard.records
-    files, lows, counts = (list(column) for column in zip(*pieces, strict=True)) if pieces else ([], [], [])
-    stretches = tf.data.Dataset.from_tensor_slices(
+    files, lows, counts = (list(column) for column in zip(*stretches, strict=True)) if stretches else ([], [], [])
+    dataset = tf.data.Dataset.from_tensor_slices(
         (tf.constant(files, tf.string), tf.constant(lows, tf.int64), tf.constant(counts, tf.int64))
     )
     context, remote = manifest.record.context, storage.is_remote(directory)
-    return stretches.flat_map(
+    return dataset.flat_map(
         lambda file, low, count: tfrecord_ops.read(file, context, low, count, EVALUATION_BLOCK, remote=remote)
     )
 

@@ -66,7 +66,7 @@ class RecordStream:
         first_epoch, entered = row // rows_per_pass, row % rows_per_pass
         global_slot = slot * self._hosts + self._host
 
-        def one_pass(epoch):
+        def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
             shard = self._permutation(epoch)[global_slot]
             count = self._shard_records[shard]
             start = tf.where(epoch == first_epoch, entered, 0)
@@ -79,23 +79,25 @@ class RecordStream:
         epochs = tf.data.Dataset.counter(start=first_epoch, dtype=tf.int64)
         return epochs.flat_map(one_pass).rebatch(self._block, drop_remainder=True)
 
-    def _stretches(self, epoch, shard, starts_2, lengths_2) -> tf.data.Dataset:
+    def _stretches(
+        self, epoch: tf.Tensor, shard: tf.Tensor, starts_2: tf.Tensor, lengths_2: tf.Tensor
+    ) -> tf.data.Dataset:
         """Rows start … start+length of a shard, for each stretch, in blocks of up to K."""
-        pieces = tf.data.Dataset.from_tensor_slices((starts_2, lengths_2)).filter(lambda _, length: length > 0)
+        stretches = tf.data.Dataset.from_tensor_slices((starts_2, lengths_2)).filter(lambda _, length: length > 0)
         file = self._files[shard]
 
-        def read(first, length):
+        def read(first: tf.Tensor, length: tf.Tensor) -> tf.data.Dataset:
             chunks = tfrecord_ops.read(file, self._record_context, first, length, self._block, remote=self._remote)
             if self._sequences_per_record == 1:
                 return chunks.map(lambda rows_KP: (rows_KP,))
 
-            def with_sequences(n, rows_KP):
+            def with_sequences(n: tf.Tensor, rows_KP: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 row = first + n * self._block + tf.range(tf.shape(rows_KP, tf.int64)[0])
                 return rows_KP, tf.cast((epoch + row) % self._sequences_per_record, tf.int32)
 
             return chunks.enumerate().map(with_sequences)
 
-        return pieces.flat_map(read)
+        return stretches.flat_map(read)
 
     def _permutation(self, epoch: tf.Tensor) -> tf.Tensor:
         shards = tf.range(self._order.slots, dtype=tf.int64)

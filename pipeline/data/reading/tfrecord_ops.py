@@ -14,7 +14,9 @@ from pipeline.data.format import records
 LOCAL_BUFFER, REMOTE_BUFFER = 1 << 17, 1 << 22  # read ahead in each open shard; requests to gs:// are expensive
 
 
-def read(file: tf.Tensor, context: int, first: tf.Tensor, count: tf.Tensor, at_once: int, *, remote: bool):
+def read(
+    file: tf.Tensor, context: int, first: tf.Tensor, count: tf.Tensor, at_once: int, *, remote: bool
+) -> tf.data.Dataset:
     """Rows of one file as blocks, uint8 [K, P]; the last block may be shorter.
 
     Only inside a function of tf.data, such as that of flat_map: TensorFlow 2.21 cannot serialize the dataset that it
@@ -42,7 +44,7 @@ def read(file: tf.Tensor, context: int, first: tf.Tensor, count: tf.Tensor, at_o
     examples = examples.apply(tf.data.experimental.assert_cardinality(count))
     payload_bytes = records.record_bytes(context) - records.FRAME_BYTES - records.CHECKSUM_BYTES
 
-    def rows_of(examples_K):
+    def rows_of(examples_K: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.io.decode_raw(tf.strings.reduce_join(examples_K), tf.uint8), [-1, payload_bytes])
 
     return examples.batch(at_once).map(rows_of)

@@ -69,6 +69,8 @@ def plan_blocks(config: ShardConfig, packing: Packing, tokens: Mapping[str, int]
     """Divides every part's records among its shards.
 
     Args:
+        config: the numbers of shards.
+        packing: how many records a stream makes.
         tokens: length of each part's stream.
 
     Raises:

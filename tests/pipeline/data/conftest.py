@@ -2,41 +2,12 @@
 
 import concurrent.futures
 import hashlib
-import importlib
 import multiprocessing
 import pathlib
 
 import pytest
 
-# Limits small enough that a few kilobytes of text cross all of them.
-SMALL = {
-    "pipeline.data.corpora.base.UNIT_BYTES": 6_000,
-    "pipeline.data.corpora.text.UNIT_BYTES": 6_000,
-    "pipeline.data.corpora.base.PIECE_BYTES": 3_000,
-    "pipeline.data.corpora.text.PIECE_BYTES": 3_000,
-    "pipeline.data.sharding.encode_unit.PIECE_BYTES": 3_000,
-    "pipeline.data.sharding.encode_unit.BATCH_CHARACTERS": 2_000,
-    "pipeline.data.sharding.encode_unit.SEGMENT_TOKENS": 900,
-    "pipeline.data.sharding.token_stream.CHUNK_TOKENS": 500,
-}
-
-
-def run_sharder(limits, config, *arguments):
-    """Sets module constants and shards; runs in another process."""
-    from pipeline.data.format.settings import ShardConfig
-    from pipeline.data.sharding.sharder import shard
-
-    originals = {}
-    for path, value in limits.items():
-        module, name = path.rsplit(".", 1)
-        originals[path] = getattr(importlib.import_module(module), name)
-        setattr(importlib.import_module(module), name, value)
-    try:
-        return shard(ShardConfig(**config), *arguments)
-    finally:
-        for path, value in originals.items():
-            module, name = path.rsplit(".", 1)
-            setattr(importlib.import_module(module), name, value)
+from tests.helpers.sharding import SMALL_LIMITS, run_sharder
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +31,13 @@ def small_tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def shard(sharding_process, small_tokenizer):
-    """Shards by ``shard(source, output, workers=2, limits=SMALL, **settings)`` and returns the manifest."""
+    """Shards by ``shard(source, output, workers=2, limits=SMALL_LIMITS, **settings)`` and returns the manifest."""
 
     def run(source, output, workers=2, limits=None, work_dir=None, **settings):
         config = {"corpus": "text", "name": "test", "shards": 3, "context": 16, "validation_fraction": 0.0}
         config = config | {"tokenizer": small_tokenizer} | settings
         source = None if source is None else str(source)
-        task = (run_sharder, SMALL if limits is None else limits, config, source, str(output), workers, work_dir)
+        task = (run_sharder, SMALL_LIMITS if limits is None else limits, config, source, str(output), workers, work_dir)
         return sharding_process.submit(*task).result(timeout=300)
 
     return run

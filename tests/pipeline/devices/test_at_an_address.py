@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers.places import ROOT
 
 SERVER = """
 import sys, tensorflow as tf

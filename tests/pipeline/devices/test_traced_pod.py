@@ -20,7 +20,7 @@ from pipeline.optimizers.config import AdafactorConfig, AdamWConfig
 from pipeline.training import session as sessions
 from pipeline.training.hooks.evaluation import Evaluation
 from tests.helpers.sessions import MICROBATCH, hook_of, session_on, trainer_of
-from tests.pipeline.data.reading.test_datasets import CONTEXT
+from tests.helpers.shards import CONTEXT
 
 SKIP_ABOVE = 9.25  # nats, as no other number of the program is
 SIZE = {"heads": 2, "width": 128, "context": CONTEXT, "vocabulary_size": 500}

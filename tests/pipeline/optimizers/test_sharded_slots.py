@@ -15,7 +15,7 @@ from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig, SGDConfig, block_shape
 from pipeline.optimizers.schedules import Schedule
 from pipeline.runs.run_directory import RunDirectory, as_json
-from tests.pipeline.training.test_step import CONTEXT, SAVED, STEPS, VOCABULARY, train
+from tests.helpers.steps import CONTEXT, SAVED, STEPS, VOCABULARY, train
 
 SIZE = {"heads": 2, "width": 30, "context": CONTEXT, "vocabulary_size": VOCABULARY}  # 4 do not divide 30 rows
 MODELS = {"gpt2": GPT2Config(layers=1, **SIZE), "algpt2": ALGPT2Config(layers=2, embedding=18, **SIZE)}

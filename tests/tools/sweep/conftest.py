@@ -5,17 +5,15 @@ import sys
 
 import pytest
 
-STEPS = 6
-
 
 @pytest.fixture
 def sweep_command(small_data, run_flags):
     """Returns the command line of a sweep of 6 cells, each of a few small steps."""
 
-    def command(directory, *more, data=small_data):
+    def command(directory, *more, data=small_data, steps=6):
         return [
             *(sys.executable, "-m", "tools.sweep", *run_flags, f"--data={data}", f"--run_dir={directory}"),
-            *(f"--gin_param=train.steps={STEPS}", "--gin_param=train.steps_per_loop=1"),
+            *(f"--gin_param=train.steps={steps}", "--gin_param=train.steps_per_loop=1"),
             *("--gin_param=train.checkpoint_every=2", "--grid=Adafactor.learning_rate=[1e-2,3e-2]", "--seeds=3"),
             *more,
         ]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.tools.sweep.conftest import STEPS
+STEPS = 6  # of each cell
 
 RATE = "Adafactor.learning_rate"
 DETERMINISTIC = ("cell", RATE, "train.seed", "state", "validation", "train_loss", "steps", "tokens")
@@ -38,7 +38,7 @@ def unbroken(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_sweep_of_6_cells(sweep_command, start, unbroken):
-    process = start(sweep_command(unbroken))
+    process = start(sweep_command(unbroken, steps=STEPS))
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "6 cells" in output and "6/6  done" in output and "3/3    done" in output, output
@@ -53,7 +53,7 @@ def test_killed_five_times_it_ends_with_the_same_table(sweep_command, start, unb
     """SIGKILL takes the worker, the run, or both, whenever the steps taken have reached a random number."""
     chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", ""))
     moments = sorted(chance.sample(range(1, 6 * STEPS - 1), 5))
-    process, kills = start(sweep_command(tmp_path)), []
+    process, kills = start(sweep_command(tmp_path, steps=STEPS)), []
     deadline = time.monotonic() + 900
     for moment in moments:
         while sum(map(len, records(tmp_path).values())) < moment:
@@ -70,7 +70,7 @@ def test_killed_five_times_it_ends_with_the_same_table(sweep_command, start, unb
         if victims != "run":
             process.kill()
             process.wait()
-            process = start(sweep_command(tmp_path))
+            process = start(sweep_command(tmp_path, steps=STEPS))
         kills.append((moment, victims, len(runs)))
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, (output, kills)

@@ -52,6 +52,10 @@ class BeamSharder(Sharder):
         """Looks at everything and writes nothing.
 
         Args:
+            config: what is read, and how.
+            source: as Sharder, like ``output``.
+            output: a directory, local or ``gs://``.
+            work_dir: where unfinished work goes; the workers see it too.
             workers: processes of DirectRunner; other runners have options of their own for that.
             runner: DirectRunner, or one whose workers are other machines.
             given: Beam's pipeline options, each NAME=VALUE.

@@ -53,6 +53,7 @@ class List(Step):
     """None → the units, and the corpus."""
 
     def process(self, _: None) -> Iterator[Any]:
+        """Yields the units, and the corpus under its own tag."""
         corpus = self.job.corpus
         yield from corpus.units()
         yield beam.pvalue.TaggedOutput(CORPUS, corpus)
@@ -62,6 +63,7 @@ class Encode(Step):
     """A unit → (its number, the footer of its run file)."""
 
     def process(self, unit: Unit) -> Iterator[tuple[int, Footer]]:
+        """Encodes a unit, unless its run file is there."""
         path = storage.join(self._folder, f"unit-{unit.index:07d}.run")
         if storage.size(path) is None:
             self._encode(unit, path)
@@ -86,6 +88,7 @@ class Merge(Step):
     """None, with all footers and the corpus → where everything is."""
 
     def process(self, _: None, footers: Sequence[tuple[int, Footer]], corpus: Corpus) -> Iterator[Merged]:
+        """Merges all footers in the source's order."""
         job = Job(self.job.config, self.job.tokenizer, corpus, self.job.output)
         in_order = [footer for _, footer in sorted(footers, key=lambda item: item[0])]
         with _one_at_a_time, _temporary(self._folder) as folder:
@@ -102,6 +105,7 @@ class WriteShard(Step):
     """A block → its committed shard."""
 
     def process(self, block: Block, merged: Merged) -> Iterator[manifests.Shard]:
+        """Writes and commits a shard."""
         if not storage.is_remote(self.job.output):
             os.makedirs(self.job.output, exist_ok=True)
         with _one_at_a_time, _temporary(self._folder) as folder:
@@ -113,6 +117,7 @@ class Commit(Step):
     """None, with everything → the manifest, committed."""
 
     def process(self, _: None, merged: Merged, shards: Sequence[manifests.Shard]) -> Iterator[str]:
+        """Commits the manifest; yields the corpus's fingerprint."""
         yield self.job.commit(merged, {shard.file: shard for shard in shards}).corpus.fingerprint
 
 

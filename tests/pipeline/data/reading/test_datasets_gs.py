@@ -9,7 +9,7 @@ import pytest
 from pipeline import storage
 from pipeline.data.format import records
 from pipeline.data.reading import datasets, record_order
-from tests.pipeline.data.reading.test_datasets import write_data
+from tests.helpers.shards import write_data
 
 RECORDS, SHARDS = 301, 4
 

@@ -5,7 +5,7 @@ import pytest
 from pipeline.data.format import manifest as manifests
 from pipeline.errors import UserError
 from tests.helpers.hostile import NAMES
-from tests.pipeline.data.conftest import SMALL, run_sharder
+from tests.helpers.sharding import SMALL_LIMITS, run_sharder
 
 TEXTS = {
     f"{number:02}.txt": f"Page {number} says naïve things, again and again. " * (5 + number) for number in range(40)
@@ -19,7 +19,7 @@ def shard_on_gcs(on_gcs, small_tokenizer, tmp_path):
     def run(source, output, **settings):
         config = {"corpus": "text", "name": "test", "shards": 3, "context": 16, "validation_fraction": 0.2}
         config = config | {"tokenizer": small_tokenizer} | settings
-        return on_gcs(run_sharder, SMALL, config, str(source), output, 2, str(tmp_path / "work"))
+        return on_gcs(run_sharder, SMALL_LIMITS, config, str(source), output, 2, str(tmp_path / "work"))
 
     return run
 
