@@ -29,5 +29,5 @@ def build(config: GPT2Config, *, compute_dtype: str = "float32", name: str | Non
     from models.algpt2 import ALGPT2
     from models.gpt2 import GPT2
 
-    kind = ALGPT2 if isinstance(config, ALGPT2Config) else GPT2
-    return kind(config, compute_dtype=compute_dtype, name=name, seed=seed)
+    kinds: dict[type[GPT2Config], type[GPT2]] = {kind.config_class: kind for kind in (GPT2, ALGPT2)}
+    return kinds[type(config)](config, compute_dtype=compute_dtype, name=name, seed=seed)

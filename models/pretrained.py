@@ -18,7 +18,7 @@ import numpy as np
 
 from models.algpt2_as_gpt2 import expanded
 from models.config import ALGPT2Config, GPT2Config
-from models.described import CONFIG, FIXED, HPARAMS, SIZES, read_config
+from models.config_files import CONFIG, FIXED, HPARAMS, SIZES, read_config
 from models.weight_files import DTYPES, WEIGHTS, Weights, open_weights
 from models.weight_names import huggingface_name, openai_name
 from models.weight_specs import weight_specs

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.described import HPARAMS
+from models.config_files import HPARAMS
 from models.weight_names import huggingface_name, openai_name
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

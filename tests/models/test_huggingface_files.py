@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import models
-from models import described, pretrained, weight_files
+from models import config_files, pretrained, weight_files
 from tests.helpers.places import SHARED
 
 CASES = SHARED / "cases" / "hf_import.py"
@@ -93,10 +93,10 @@ def test_weights_under_both_kinds_of_names_are_refused(source, write):
 
 
 def test_keys_that_change_nothing_are_passed_over(source, write):
-    keys = dict.fromkeys(described.IGNORED - {"model_type", "n_inner"}, "anything")
+    keys = dict.fromkeys(config_files.IGNORED - {"model_type", "n_inner"}, "anything")
     keys |= {"gradient_checkpointing": False, "max_length": 50, "do_sample": True, "_attn_implementation_autoset": True}
     keys |= {"n_inner": 128, "activation_function": "gelu_pytorch_tanh", "hidden_size": 32}
-    keys |= dict.fromkeys(described.EMPTY) | {"pruned_heads": {}}
+    keys |= dict.fromkeys(config_files.EMPTY) | {"pruned_heads": {}}
     assert pretrained.read_config(str(write(**keys))) == source[2].config
     path = write() / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from models import described
+from models import config_files
 from pipeline import generate, texts
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
@@ -45,7 +45,7 @@ def of_tokenizer(path, _):
         ("train.steps = 5\n", of_gin),
         ('{"train.seed": 1}\n', lambda path, _: axes.read_list(str(path))),
         ("the cat sat\n", lambda path, _: benchmarks.read_file(str(path))[0]),
-        ('{"n_embd": 4}', lambda path, _: described._read_json(str(path))),
+        ('{"n_embd": 4}', lambda path, _: config_files._read_json(str(path))),
         (BYTES.data.decode(), of_tokenizer),
     ],
     ids=["prompts", "gin", "cells", "benchmark", "model", "tokenizer"],
