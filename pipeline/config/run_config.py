@@ -108,7 +108,8 @@ def check_manifest(directory: str, data: manifest.Manifest, run: RunConfig) -> N
     context, plan = run.plan.context, run.plan
     try:
         data.check(vocabulary_size=run.model.vocabulary_size)
-        record_order.check_context(data.record.context, context, f"{gin_reader.MODELS[run.settings.model]}.context")
+        surface = type(run.model).__name__.removesuffix("Config")
+        record_order.check_context(data.record.context, context, f"{surface}.context")
         record_order.check_split(
             data,
             "train",
