@@ -32,7 +32,7 @@ def test_examples_give_what_they_say(name):
     assert {test.name.removeprefix(f"{name}.") for test in tests} >= wanted
     for test in tests:
         report = []
-        doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+        doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
         assert not report, "".join(report)
 
 

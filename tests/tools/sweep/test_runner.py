@@ -99,7 +99,10 @@ def test_some_run_at_a_time_and_all_are_told_to_stop(started, tmp_path):
     runner = runners.Runner([], Ledger(str(tmp_path / "ledger")), str(tmp_path), parallel=2)
     timer = threading.Timer(1, runners.os.kill, (runners.os.getpid(), runners.signal.SIGTERM))
     timer.start()
-    runner.run([dataclasses.replace(CELL, key=key) for key in ("first", "second", "third")])
+    try:
+        runner.run([dataclasses.replace(CELL, key=key) for key in ("first", "second", "third")])
+    finally:
+        timer.cancel()  # or it would end pytest where no run takes the signal
     assert [process.returncode for process in started] == [-runners.signal.SIGTERM] * 2
     assert [runner._ledger.read(key) for key in ("third",)] == [None]
     assert {runner._ledger.read(key)["state"] for key in ("first", "second")} == {"stopped"}
