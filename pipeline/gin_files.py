@@ -32,14 +32,21 @@ class Macro:
     name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """``@NAME`` in a value, which is refused when the value is asked for: only then is its place known."""
+
+    name: str
+
+
 class _References(config_parser.ParserDelegate):
-    """Answers gin's parser: a value may refer to a macro, and to nothing else."""
+    """Answers gin's parser."""
 
     def __init__(self) -> None:
         self.used: set[str] = set()
 
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
-        raise ValueError(f"a value must be a literal or a %macro, got @{scoped_configurable_name}")
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        return Reference(scoped_configurable_name)
 
     def macro(self, macro_name: str) -> Macro:
         self.used.add(macro_name)
@@ -214,6 +221,8 @@ class Configuration:
 
     def _resolved(self, value: Any, where: str, within: tuple[str, ...] = ()) -> Any:
         """Returns a value with its macros replaced; ``within`` are those that led to it."""
+        if isinstance(value, Reference):
+            raise UserError(f"{where}: expected a literal or a %macro, got @{value.name}")
         if isinstance(value, Macro):
             if value.name in within or value.name not in self._macros:
                 reason = "it refers to itself" if within else "it has no value"
