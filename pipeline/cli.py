@@ -161,9 +161,9 @@ def import_tensorflow() -> None:
     Raises:
         UserError: the installed wheels would abort the process, and their message would be lost.
     """
-    from pipeline.devices import tpu_target
+    from pipeline.devices import wheels
 
-    tpu_target.check_wheels()
+    wheels.check_wheels()
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:

@@ -41,7 +41,7 @@ def main() -> None:
         prepared = benchmarks.examples_of(FLAGS.benchmark, FLAGS.text, source)
     elif source:
         prepared = benchmarks.text_of(FLAGS.benchmark, source, FLAGS.detokenizer)
-    target = tpu_target.resolve(FLAGS.tpu)
+    target = tpu_target.check(tpu_target.resolve(FLAGS.tpu))
     cli.import_tensorflow()
     from pipeline.devices import connect
     from pipeline.runs import trained_model

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from pipeline import cli, texts, values
-from pipeline.devices import tpu_target
+from pipeline.devices import wheels
 from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -53,7 +53,7 @@ def main() -> None:
             end_of_text=run.tokenizer.end_of_text,
             sampling=sampling,
             seed=FLAGS.seed,
-            compiled=tpu_target.compiles_for_cpu(),
+            compiled=wheels.compiles_for_cpu(),
         )
         for text, tokens in zip(batch, continuations, strict=True):
             print(text + run.tokenizer.decode(tokens))

@@ -32,21 +32,21 @@ def main() -> int:
     note_overridden_slice(run.configuration, FLAGS.tpu)
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
-    optimizer, devices, plan = run.optimizer, run.devices, run.plan
+    optimizer, target, plan = run.optimizer, run.target, run.plan
     sized = run
     if FLAGS.data and not storage.is_remote(FLAGS.data):  # report errors that need no connection first
         sized = with_data(run, check_data(FLAGS.data, run))
     if FLAGS.dry_run:
         print(run.provenance())
-        print(dry_run.arithmetic(sized.settings, sized.model, optimizer, plan, devices.hosts))
+        print(dry_run.arithmetic(sized.settings, sized.model, optimizer, plan, target.hosts))
         if FLAGS.preflight:
-            require_fit(sized.settings, sized.model, optimizer, devices.slice)
+            require_fit(sized.settings, sized.model, optimizer, target.slice)
         return 0
-    target = tpu_target.resolve(run.tpu, together=True)
+    target = tpu_target.check(target, together=True)
     for flag in ("data", "run_dir"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
-        check_visible(devices, **{flag: getattr(FLAGS, flag)})
+        check_visible(run.target, **{flag: getattr(FLAGS, flag)})
     return _train(run, target)
 
 
@@ -56,7 +56,7 @@ def _train(run: RunConfig, target: tpu_target.Target) -> int:
     data.check_files(FLAGS.data, "train", "validation")
     run = with_data(run, data)
     if FLAGS.preflight:
-        require_fit(run.settings, run.model, run.optimizer, run.devices.slice)
+        require_fit(run.settings, run.model, run.optimizer, run.target.slice)
     cli.import_tensorflow()
     from pipeline.devices import connect
 

@@ -12,7 +12,7 @@ import platform
 from absl import flags
 
 from pipeline import cli
-from pipeline.devices import tpu_target
+from pipeline.devices import wheels
 from pipeline.errors import UserError, nearest
 from tools.benchmarks import page
 
@@ -41,7 +41,7 @@ def main() -> None:
     for flag in ("json", "page"):
         if (file := getattr(FLAGS, flag)) and not os.path.isdir(os.path.dirname(os.path.abspath(file))):
             raise UserError(f"--{flag}={file}: its folder does not exist")
-    tpu_target.check_wheels()
+    wheels.check_wheels()
     print(f"machine: {machine()}")
     results: dict[str, dict[str, object]] = {}
     for name in names:

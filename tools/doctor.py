@@ -20,7 +20,7 @@ from typing import NamedTuple
 from absl import flags
 
 from pipeline import cli, storage
-from pipeline.devices import metadata, tpu_target
+from pipeline.devices import metadata, wheels
 from pipeline.errors import UnavailableError, UserError
 
 FLAGS = flags.FLAGS
@@ -44,7 +44,7 @@ def main() -> int:
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("python", python),
         ("packages", packages),
-        ("wheels", wheels),
+        ("wheels", wheels_together),
         ("processor", processor),
         ("memory", memory),
         ("disk", lambda: disk(FLAGS.path)),
@@ -76,9 +76,9 @@ def pins(file: pathlib.Path) -> dict[str, str]:
 
 def packages() -> Iterator[Finding]:
     """Checks the installed packages against the requirements file; a TPU VM has a separate one."""
-    file = "requirements-tpu.txt" if tpu_target.installed("tensorflow-tpu") else "requirements.txt"
+    file = "requirements-tpu.txt" if wheels.installed("tensorflow-tpu") else "requirements.txt"
     pinned = pins(ROOT / file)
-    versions = {name: tpu_target.installed(name) for name in pinned}
+    versions = {name: wheels.installed(name) for name in pinned}
     missing = [name for name, version in versions.items() if version is None]
     other = [
         f"{name} {versions[name]} (tested: {pin})" for name, pin in pinned.items() if versions[name] not in (None, pin)
@@ -91,14 +91,14 @@ def packages() -> Iterator[Finding]:
         yield Finding(OK, f"all {len(pinned)} have their pinned version")
 
 
-def wheels() -> Iterator[Finding]:
+def wheels_together() -> Iterator[Finding]:
     """Checks TensorFlow and libtpu: some pairs abort the process."""
     try:
-        tpu_target.check_wheels()
+        wheels.check_wheels()
     except UserError as error:
         yield Finding(FAULT, str(error))
         return
-    tpu = tpu_target.installed("tensorflow-tpu")
+    tpu = wheels.installed("tensorflow-tpu")
     yield Finding(OK, f"tensorflow-tpu {tpu} and its libtpu" if tpu else "tensorflow without TPU support: for CPU, GPU")
 
 
@@ -204,7 +204,7 @@ def wandb_login() -> Iterator[Finding]:
 def one_step() -> Iterator[Finding]:
     """Trains a tiny model on one batch with the step of every run, and expects its loss to fall."""
     try:
-        tpu_target.check_wheels()
+        wheels.check_wheels()
     except UserError:
         yield Finding(WARNING, "not tried: TensorFlow would abort, as the line on wheels says")
         return
@@ -237,7 +237,7 @@ def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
     step = make_train_step(model, optimizer, batch_plan, clip_norm=1.0, all_reduce=lambda tensors: tensors)
     tokens = np.random.default_rng(0).integers(0, 64, (4, 17)).astype(np.int32)
     batch = {"tokens": tf.constant(tokens), "index": tf.range(4, dtype=tf.int64)}
-    compiled = tf.function(step, jit_compile=tpu_target.compiles_for_cpu())
+    compiled = tf.function(step, jit_compile=wheels.compiles_for_cpu())
     return [float(compiled(batch)["loss"]) for _ in range(steps)], time.monotonic() - began
 
 

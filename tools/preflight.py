@@ -20,7 +20,7 @@ from pipeline import cli
 from pipeline.config import batch_plan, gin_reader, pretrained
 from pipeline.config.run_config import note_overridden_slice, place
 from pipeline.config.train_config import TrainConfig
-from pipeline.devices import slices
+from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import compile_step, tpu_compiler
@@ -36,10 +36,12 @@ def main() -> int:
         file = getattr(FLAGS, flag)
         if file and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file)))):
             raise UserError(f"--{flag}={file}: expected a file in a folder that exists")
-    if FLAGS.tpu == "local" or slices.VIRTUAL.fullmatch(FLAGS.tpu or ""):
+    if FLAGS.tpu == "local" or tpu_target.VIRTUAL.fullmatch(FLAGS.tpu or ""):
         raise UserError(f"--tpu={FLAGS.tpu} names no slice to compile for; expected one such as pod-128 or v3-8")
     configuration = gin_reader.load(gin_files, FLAGS.gin_param)
-    piece = slices.plan(place(configuration, FLAGS.tpu)).slice
+    target = tpu_target.resolve(place(configuration, FLAGS.tpu))
+    target.check_size()
+    piece = target.slice
     if piece is None:
         raise UserError("--tpu is missing, and gin binds no slice; expected one such as pod-128 or v3-8")
     note_overridden_slice(configuration, FLAGS.tpu)

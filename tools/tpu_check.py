@@ -15,7 +15,7 @@ import venv
 from typing import Any
 
 from models.config import ALGPT2Config, GPT2Config
-from pipeline.devices.tpu_target import LAST_LIBTPU_FOR
+from pipeline.devices.wheels import LAST_LIBTPU_FOR
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, OptimizerConfig, SGDConfig
 from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBTPU
 

@@ -26,8 +26,7 @@ class RunConfig:
     settings: TrainConfig
     model: GPT2Config
     optimizer: OptimizerConfig
-    tpu: slices.Place
-    devices: slices.DevicePlan
+    target: tpu_target.Target
     plan: batch_plan.BatchPlan
 
     def provenance(self) -> str:
@@ -44,16 +43,16 @@ def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: st
     gin_reader.reject_unused_overrides(configuration, TrainConfig, type(model), type(optimizer), slices.Slice)
     if settings.wandb != "off":
         wandb.check_environment()
-    where = place(configuration, tpu)
-    devices = slices.plan(where)
-    if devices.slice is None and devices.hosts > 1 and optimizer.splits_slots(devices.replicas):
+    target = tpu_target.resolve(place(configuration, tpu))
+    target.check_size()
+    if target.slice is None and target.hosts > 1 and optimizer.splits_slots(target.replicas):
         raise UserError(
-            f"AdamW.slots='sharded' needs one process, which saves all slots; TF_CONFIG names {devices.hosts} workers, "
+            f"AdamW.slots='sharded' needs one process, which saves all slots; TF_CONFIG names {target.hosts} workers, "
             f"each of which sees only its own: expected 'replicated'"
         )
     plan = batch_plan.plan(
         global_batch=settings.global_batch,
-        replicas=devices.replicas,
+        replicas=target.replicas,
         microbatch=settings.microbatch,
         context=model.context,
     )
@@ -62,13 +61,12 @@ def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: st
         settings=settings,
         model=model,
         optimizer=optimizer,
-        tpu=where,
-        devices=devices,
+        target=target,
         plan=plan,
     )
 
 
-def place(configuration: Configuration, tpu: str | None) -> slices.Place:
+def place(configuration: Configuration, tpu: str | None) -> tpu_target.Place:
     """Returns where a configuration runs: what ``--tpu`` names, or else the slice that gin binds."""
     return configuration.get(slices.Slice) if tpu is None and configuration.bound(slices.Slice) else tpu
 
@@ -77,22 +75,22 @@ def note_overridden_slice(configuration: Configuration, tpu: str | None) -> None
     """Prints a note on stderr if ``--tpu`` overrides a different slice that gin binds."""
     if tpu is None:
         return
-    named = slices.plan(tpu).slice
+    named = tpu_target.resolve(tpu).slice
     for setting, (value, origin) in configuration.bound(slices.Slice).items():
         if named is None or value != getattr(named, setting):
             print(f"note: --tpu={tpu} overrides slice.{setting} = {value!r} ({origin})", file=sys.stderr)
             return
 
 
-def check_visible(devices: slices.DevicePlan, **directories: str) -> None:
+def check_visible(target: tpu_target.Target, **directories: str) -> None:
     """Rejects local directories, by the names of their flags, if another machine is a slice's host."""
-    if devices.slice is None or tpu_target.is_here(devices.slice):
+    if target.slice is None or tpu_target.is_here(target.slice):
         return
     for flag, directory in directories.items():
         if not storage.is_remote(directory):
             raise UserError(
                 f"--{flag}={directory}: this machine's files cannot be seen by "
-                f"{counted(devices.hosts, 'host')} of {devices.slice.name}; expected gs://…"
+                f"{counted(target.hosts, 'host')} of {target.slice.name}; expected gs://…"
             )
 
 
@@ -113,7 +111,7 @@ def check_manifest(directory: str, data: manifest.Manifest, run: RunConfig) -> N
         record_order.check_split(
             data,
             "train",
-            hosts=run.devices.hosts,
+            hosts=run.target.hosts,
             replicas=plan.replicas,
             global_batch=plan.global_batch,
             context=context,

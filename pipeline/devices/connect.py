@@ -77,7 +77,7 @@ class Connection:
 
 
 def connect(target: tpu_target.Target) -> Connection:
-    """Connects to the devices that ``tpu_target.resolve`` found; checks a TPU against the requested slice.
+    """Connects to the devices that ``tpu_target.check`` found; checks a TPU against the requested slice.
 
     Raises:
         UserError: They cannot be reached or used, or are fewer than the slice's; one sentence each.

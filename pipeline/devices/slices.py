@@ -4,20 +4,17 @@ Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch ari
 ``gin/slices/NAME.gin``; the figures of a generation's cores are in tpu_specs.py only.
 """
 
-import glob
 import os
 import pathlib
 import re
 from dataclasses import dataclass
 
-from pipeline.devices import metadata, tf_config
+from pipeline.devices import metadata
 from pipeline.devices.tpu_specs import GENERATIONS, Generation
 from pipeline.errors import UserError, nearest
 from pipeline.gin_files import ROOT, Configuration
 
 FOLDER = ROOT / "slices"
-VIRTUAL = re.compile(r"virtual-(?P<replicas>\d+)")
-GPU_DEVICE = re.compile(r"/dev/nvidia\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,18 +92,6 @@ class Slice:
         return self.figures.hbm_gbps
 
 
-@dataclass(frozen=True, kw_only=True)
-class DevicePlan:
-    """The devices as known before connecting: replicas, hosts, and the slice if there is one."""
-
-    replicas: int
-    hosts: int
-    slice: Slice | None = None
-
-
-Place = str | Slice | None  # where a run is: the value of ``--tpu``, a slice that gin binds, or None: this machine
-
-
 def names() -> list[str]:
     """Returns the names of all slices that have a file, in natural order."""
     stems = [path.stem for path in FOLDER.glob("*.gin")]
@@ -148,50 +133,6 @@ def local() -> Slice | None:
 def accelerator_type() -> str:
     """Returns the accelerator type of this TPU VM, such as "v3-8" or "v5litepod-4"; an empty string if unknown."""
     return os.environ.get("TPU_ACCELERATOR_TYPE") or metadata.attribute("accelerator-type")
-
-
-def plan(tpu: Place) -> DevicePlan:
-    """Returns replicas and hosts of a place, without connecting to it.
-
-    Several workers (TF_CONFIG) must have the same number of GPUs each, or none.
-
-    Raises:
-        UserError: It names no slice, so its size is known only after connecting.
-    """
-    if isinstance(tpu, Slice):
-        return DevicePlan(replicas=tpu.cores, hosts=tpu.hosts, slice=tpu)
-    if not tpu:
-        workers = tf_config.here()
-        hosts = len(workers.addresses) if workers else 1
-        return DevicePlan(replicas=hosts * max(1, _gpus()), hosts=hosts)
-    if match := VIRTUAL.fullmatch(tpu):
-        return DevicePlan(replicas=virtual_replicas(match["replicas"]), hosts=1)
-    if tpu == "local":
-        piece = local()
-        machine_type = "" if piece else accelerator_type()
-    else:
-        piece, machine_type = None if "://" in tpu.partition("@")[0] else find(tpu), ""
-    if piece is None:
-        no_file = f"this machine is a {machine_type!r}, for which gin/slices has no file"
-        why = no_file if machine_type else "its cores are known only once connected"
-        raise UserError(f"--tpu={tpu}: {why}; name the slice too: --tpu=v3-8@{tpu}")
-    return DevicePlan(replicas=piece.cores, hosts=piece.hosts, slice=piece)
-
-
-def virtual_replicas(count: str) -> int:
-    """Returns the N of ``virtual-N``."""
-    if len(count) > 9 or not 1 <= int(count) <= 64:
-        raise UserError(f"--tpu=virtual-{count[:20]}: expected 1 to 64 virtual CPU devices")
-    return int(count)
-
-
-def _gpus() -> int:
-    """Counts GPUs without a framework: the device files, as limited by CUDA_VISIBLE_DEVICES."""
-    present = sum(bool(GPU_DEVICE.fullmatch(path)) for path in glob.glob("/dev/nvidia*"))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return present
-    return min(present, sum(device.strip() not in ("", "-1") for device in visible.split(",")))
 
 
 def _file_of(name: str) -> pathlib.Path:

@@ -6,94 +6,142 @@ PROBE_SECONDS for an answer, while TensorFlow's own resolver asks a missing meta
 
 import dataclasses
 import glob
-import importlib.metadata
-import importlib.util
 import os
+import re
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pipeline.devices import metadata, slices, tf_config
+from pipeline.devices import metadata, slices, tf_config, wheels
 from pipeline.errors import UserError, nearest
 
 PROBE_SECONDS = 1.0
 GRPC_PORT = 8470
 API_CLIENT = ("google-api-python-client", "oauth2client")
+VIRTUAL = re.compile(r"virtual-(?P<replicas>\d+)")
+GPU_DEVICE = re.compile(r"/dev/nvidia\d+")
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
-# tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
-# library"), although its own requirements allow them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
-LAST_LIBTPU_FOR = {"2.20": (0, 0, 24)}
+Place = str | slices.Slice | None  # the value of ``--tpu``, a slice that gin binds, or None: this machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The devices to connect to.
+    """The devices that a run asks for.
 
     Args:
         kind: "here" (this machine's GPUs or CPU), "virtual" (virtual CPU devices) or "tpu".
-        replicas: For "virtual": how many; otherwise 0, known after connecting.
-        address: For "tpu": TPUClusterResolver's argument: "local", a grpc:// address or a Cloud TPU's name.
+        asked: How they were asked for, for messages.
+        replicas: Over all hosts; 0 = known only once connected.
+        hosts: Machines; each reads its own part of the data.
+        address: For "tpu": TPUClusterResolver's argument: "local", a grpc:// address or a Cloud TPU's name; empty:
+            ``check`` finds it.
         slice: The requested slice, if any, or the one that this TPU VM is.
     """
 
     kind: str
+    asked: str = dataclasses.field(default="", compare=False)
     replicas: int = 0
+    hosts: int = 1
     address: str = ""
     slice: slices.Slice | None = None
 
+    def check_size(self) -> None:
+        """Raises UserError if the number of replicas is known only once connected."""
+        if self.replicas:
+            return
+        machine_type = slices.accelerator_type() if self.address == "local" else ""
+        if self.address != "local" and "://" not in self.address:
+            slices.find(self.address)  # which names the nearest slice
+        no_file = f"this machine is a {machine_type!r}, for which gin/slices has no file"
+        why = no_file if machine_type else "its cores are known only once connected"
+        raise UserError(f"{self.asked}: {why}; name the slice too: --tpu=v3-8@{self.address}")
 
-def resolve(tpu: slices.Place, *, together: bool = False) -> Target:
-    """Returns the target of a place, after every check that needs no TensorFlow.
+
+def resolve(tpu: Place) -> Target:
+    """Returns the target of a place; connects to nothing, and asks only the metadata server what "local" is.
+
+    Several workers (TF_CONFIG) must have the same number of GPUs each, or none.
 
     Args:
         tpu: None, ``virtual-8``, a slice's name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's name;
             or the slice itself.
+
+    Raises:
+        UserError: It names no slice, or one that cannot be.
+    """
+    if isinstance(tpu, slices.Slice):
+        return _of_slice(f"slice.name={tpu.name!r}", tpu)
+    if not tpu:
+        workers = tf_config.here()
+        hosts = len(workers.addresses) if workers else 1
+        return Target(kind="here", asked="--tpu is missing", replicas=hosts * max(1, _gpus()), hosts=hosts)
+    asked = f"--tpu={tpu}"
+    if match := VIRTUAL.fullmatch(tpu):
+        count = match["replicas"]
+        if len(count) > 9 or not 1 <= int(count) <= 64:
+            raise UserError(f"--tpu=virtual-{count[:20]}: expected 1 to 64 virtual CPU devices")
+        return Target(kind="virtual", asked=asked, replicas=int(count))
+    if tpu == "local":
+        piece = slices.local()
+        return _of_slice(asked, piece) if piece else Target(kind="tpu", asked=asked, address=tpu)
+    name, at, _ = tpu.partition("@")
+    if slices.is_known(name) or (at and "://" not in name):
+        return _of_slice(asked, slices.find(tpu))
+    return Target(kind="tpu", asked=asked, address=tpu)
+
+
+def _of_slice(asked: str, piece: slices.Slice) -> Target:
+    return Target(
+        kind="tpu", asked=asked, replicas=piece.cores, hosts=piece.hosts, address=piece.address or "", slice=piece
+    )
+
+
+def _gpus() -> int:
+    """Counts GPUs without a framework: the device files, as limited by CUDA_VISIBLE_DEVICES."""
+    present = sum(bool(GPU_DEVICE.fullmatch(path)) for path in glob.glob("/dev/nvidia*"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    return min(present, sum(device.strip() not in ("", "-1") for device in visible.split(",")))
+
+
+def check(target: Target, *, together: bool = False) -> Target:
+    """Returns a target with its address, after every check that needs no TensorFlow.
+
+    Args:
+        target: as ``resolve`` returns it.
         together: Whether the workers of TF_CONFIG connect together, as they do for training.
 
     Raises:
         UserError: There is nothing there, or the installed wheels would abort or cannot look it up.
     """
-    if isinstance(tpu, slices.Slice):
-        check_wheels()
-        return _at_address(f"slice.name={tpu.name!r}", tpu)
-    match = slices.VIRTUAL.fullmatch(tpu or "")
-    if (not tpu or match) and (workers := tf_config.here()) and (match or not together):
-        what = f"--tpu={tpu} means devices of one process" if match else "this command runs in one process"
-        raise UserError(f"{what}, and TF_CONFIG names {len(workers.addresses)} workers; unset TF_CONFIG")
-    if (not tpu or match) and not compiles_for_cpu():
-        # "could not find registered transfer manager for platform Host", from the first compiled step
-        what = f"--tpu={tpu}" if match else "--tpu is missing"
-        raise UserError(
-            f"{what}: tensorflow-tpu has no XLA for this machine's CPU; expected a slice or local, "
-            f"or another environment with requirements.txt"
-        )
-    if not tpu:
-        return Target(kind="here")
-    if match:
-        return Target(kind="virtual", replicas=slices.virtual_replicas(match["replicas"]))
-    check_wheels()
-    if tpu == "local":
-        _require_attached_tpu("--tpu=local")
-        return Target(kind="tpu", address="local", slice=slices.local())
-    piece = slices.find(tpu) if slices.is_known(tpu.partition("@")[0]) else None
-    if "@" in tpu and piece is None:
-        slices.find(tpu)
-    return _at_address(f"--tpu={tpu}", piece, tpu)
-
-
-def _at_address(asked: str, piece: slices.Slice | None, address: str = "") -> Target:
-    """Returns the target of a slice, or of a TPU known by address only, after checking that its address answers."""
-    if piece and not piece.address:
-        piece = dataclasses.replace(piece, address=_address_here(asked, piece))  # which the slice checks
-    address = (piece and piece.address) or address
+    if target.kind != "tpu":
+        virtual = target.kind == "virtual"
+        if (workers := tf_config.here()) and (virtual or not together):
+            what = f"{target.asked} means devices of one process" if virtual else "this command runs in one process"
+            raise UserError(f"{what}, and TF_CONFIG names {len(workers.addresses)} workers; unset TF_CONFIG")
+        if not wheels.compiles_for_cpu():
+            # "could not find registered transfer manager for platform Host", from the first compiled step
+            raise UserError(
+                f"{target.asked}: tensorflow-tpu has no XLA for this machine's CPU; expected a slice or local, "
+                f"or another environment with requirements.txt"
+            )
+        return target
+    wheels.check_wheels()
+    address = target.address
+    if not address:
+        assert target.slice
+        address = _address_here(target.asked, target.slice)
+        piece = dataclasses.replace(target.slice, address=address)  # which checks it
+        target = dataclasses.replace(target, address=address, slice=piece)
     if address == "local":
-        _require_attached_tpu(asked)
+        _require_attached_tpu(target.asked)
     elif address.startswith("grpc://"):
         require_reachable(address)
     else:
-        _require_metadata_server(asked, address)
-        _require_api_client(asked, address)
-    return Target(kind="tpu", address=address, slice=piece)
+        _require_metadata_server(target.asked, address)
+        _require_api_client(target.asked, address)
+    return target
 
 
 def _address_here(asked: str, piece: slices.Slice) -> str:
@@ -128,7 +176,7 @@ def is_here(piece: slices.Slice) -> bool:
 def _require_attached_tpu(asked: str) -> None:
     if not tpu_attached():
         raise UserError(f"{asked}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
-    if installed("tensorflow-tpu") is None:
+    if wheels.installed("tensorflow-tpu") is None:
         raise UserError(f"{asked}: the installed TensorFlow has no TPU support; pip install -r requirements-tpu.txt")
 
 
@@ -163,45 +211,9 @@ def _require_metadata_server(asked: str, name: str) -> None:
 
 def _require_api_client(asked: str, name: str) -> None:
     """Raises UserError without the packages that TensorFlow's resolver uses but does not install."""
-    missing = [package for package in API_CLIENT if installed(package) is None]
+    missing = [package for package in API_CLIENT if wheels.installed(package) is None]
     if missing:
         raise UserError(
             f"{asked}: {name!r} cannot be looked up without {' and '.join(missing)}; "
             f"pip install {' '.join(API_CLIENT)} (requirements-tpu.txt has the versions)"
         )
-
-
-def check_wheels() -> None:
-    """Raises UserError if the installed tensorflow-tpu would abort beside the installed libtpu.
-
-    Call it before importing TensorFlow, which would end the process without an exception.
-    """
-    tensorflow, libtpu = installed("tensorflow-tpu"), installed("libtpu")
-    if tensorflow is None:
-        return
-    if libtpu is None:
-        raise UserError(f"tensorflow-tpu {tensorflow} needs libtpu; pip install -r requirements-tpu.txt")
-    last = LAST_LIBTPU_FOR.get(".".join(tensorflow.split(".")[:2]))
-    if last and tuple(int(part) for part in libtpu.split(".")[:3] if part.isdigit()) > last:
-        expected = ".".join(map(str, last))
-        raise UserError(
-            f"tensorflow-tpu {tensorflow} aborts beside libtpu {libtpu}; "
-            f"pip install libtpu=={expected} (requirements-tpu.txt has the set that works)"
-        )
-    if installed("tensorflow") is not None:
-        raise UserError(
-            "tensorflow and tensorflow-tpu are both installed; pip uninstall tensorflow, then reinstall the other"
-        )
-
-
-def compiles_for_cpu() -> bool:
-    """Whether XLA compiles for the CPU here: the TPU build of TensorFlow compiles for TPUs only."""
-    return installed("tensorflow-tpu") is None
-
-
-def installed(package: str) -> str | None:
-    """Returns the version of an installed package, without importing it, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

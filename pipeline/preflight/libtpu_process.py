@@ -57,6 +57,7 @@ def compile_program(
         WorkFailedError: The compiler failed.
     """
     os.environ.update(ENVIRONMENT, TPU_ACCELERATOR_TYPE="v3-8" if topology.startswith(("v2:", "v3:")) else "v4-8")
+    os.environ.pop("XLA_FLAGS", None)  # which are for programs of the CPU; LIBTPU_INIT_ARGS is libtpu's
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"chips_per_host_bounds": chips_per_host}

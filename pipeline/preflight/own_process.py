@@ -1,6 +1,7 @@
 """Calls a function in a process of its own, whose end frees its memory and whose libraries nothing else shares.
 
-python -m pipeline.preflight.own_process CALL RESULT    # pickles; started by call() only
+python -m pipeline.preflight.own_process MODULE CALL RESULT    # the function's module, for whoever lists processes;
+                                                               # two pickles; started by call() only
 """
 
 import pathlib
@@ -33,7 +34,7 @@ def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwa
     with tempfile.TemporaryDirectory() as folder:
         files = pathlib.Path(folder, "call"), pathlib.Path(folder, "result")
         files[0].write_bytes(pickle.dumps((function, arguments, named)))
-        command = [sys.executable, "-m", "pipeline.preflight.own_process", *map(str, files)]
+        command = [sys.executable, "-m", "pipeline.preflight.own_process", function.__module__, *map(str, files)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if not files[1].is_file():
             raise WorkFailedError(f"{what} died ({done.returncode}): {' '.join(done.stderr.split())[-2000:]}")
@@ -54,4 +55,4 @@ def main(call_file: str, result_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[2:])

@@ -1,8 +1,8 @@
 """Compiles a lowered step for a TPU slice on a machine without a TPU, in a separate process, and caches the result.
 
 Imports neither TensorFlow nor JAX: the TPU compiler (libtpu) runs in ``libtpu_process``, so that neither it nor JAX
-shares a process with TensorFlow. The cache's key is the hash of the program, the slice's topology and the compiler's
-version.
+shares a process with TensorFlow. The cache's key is the hash of the program, the slice's topology, the compiler's
+version and its settings in LIBTPU_INIT_ARGS.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import pathlib
 from typing import Any
 
 from pipeline.devices.slices import Slice
-from pipeline.devices.tpu_target import installed
+from pipeline.devices.wheels import installed
 from pipeline.errors import UserError
 from pipeline.preflight import libtpu_process, own_process
 from pipeline.preflight.compiled import Buffer, Compiled
@@ -56,7 +56,8 @@ def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.P
     """
     version = require_compiler()
     key = hashlib.sha256(hlo)
-    key.update(f"|{topology_name(piece)}|{piece.hosts}|{replicas}|{version}|{RESULT_VERSION}".encode())
+    settings = os.environ.get("LIBTPU_INIT_ARGS", "")
+    key.update(f"|{topology_name(piece)}|{piece.hosts}|{replicas}|{version}|{RESULT_VERSION}{settings}".encode())
     cached = CACHE / f"{key.hexdigest()[:32]}.json"
     if cached.is_file() and keep_text is None:
         return from_json(json.loads(cached.read_text(encoding="utf-8")))

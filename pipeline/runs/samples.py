@@ -6,7 +6,7 @@ import models
 from models.decoding import Sampling, generate
 from models.protocols import LanguageModel
 from pipeline.data.format.tokenizer import Tokenizer
-from pipeline.devices import tpu_target
+from pipeline.devices import wheels
 from pipeline.devices.connect import on_this_machine
 
 SAMPLE_TOKENS = 100
@@ -39,7 +39,7 @@ class SampleWriter:
                 max_new_tokens=min(SAMPLE_TOKENS, model.config.context - len(ids)),
                 end_of_text=tokenizer.end_of_text,
                 sampling=Sampling(temperature=0.8, top_k=40),
-                compiled=tpu_target.compiles_for_cpu(),
+                compiled=wheels.compiles_for_cpu(),
             )
         return self._prompt + tokenizer.decode(continuation)
 

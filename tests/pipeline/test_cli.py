@@ -19,8 +19,8 @@ def test_wheels_that_would_abort_are_named_by_every_command(tmp_path):
     (tmp_path / "tensorflow.py").write_text("import os\nos.abort()\n")
     code = """
 from pipeline import cli
-from pipeline.devices import tpu_target
-tpu_target.installed = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.52"}.get
+from pipeline.devices import wheels
+wheels.installed = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.52"}.get
 cli.run(cli.import_tensorflow)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=path(tmp_path))

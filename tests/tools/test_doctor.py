@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pipeline.devices import metadata, tpu_target
+from pipeline.devices import metadata, wheels
 from tools import doctor
 
 
@@ -33,8 +33,8 @@ def test_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 
 def test_versions_are_compared_with_the_pins(monkeypatch):
-    real = tpu_target.installed
-    monkeypatch.setattr(tpu_target, "installed", lambda name: {"keras": "2.0", "wandb": None}.get(name, real(name)))
+    real = wheels.installed
+    monkeypatch.setattr(wheels, "installed", lambda name: {"keras": "2.0", "wandb": None}.get(name, real(name)))
     missing, other = doctor.packages()
     assert missing == (doctor.FAULT, "missing: wandb; pip install -r requirements.txt")
     assert other.level == doctor.WARNING and "keras 2.0 (tested: 3." in other.text
@@ -42,9 +42,9 @@ def test_versions_are_compared_with_the_pins(monkeypatch):
 
 def test_a_tpu_vm_is_compared_with_its_own_pins(monkeypatch):
     here = doctor.pins(doctor.ROOT / "requirements-tpu.txt")
-    monkeypatch.setattr(tpu_target, "installed", here.get)
+    monkeypatch.setattr(wheels, "installed", here.get)
     assert list(doctor.packages()) == [(doctor.OK, f"all {len(here)} have their pinned version")]
-    monkeypatch.setattr(tpu_target, "installed", (here | {"wandb": None, "tensorboard": "2.21.0"}).get)
+    monkeypatch.setattr(wheels, "installed", (here | {"wandb": None, "tensorboard": "2.21.0"}).get)
     missing, other = doctor.packages()
     assert missing == (doctor.FAULT, "missing: wandb; pip install -r requirements-tpu.txt")
     assert "tensorboard 2.21.0 (tested: 2.20.0)" in other.text
@@ -62,9 +62,9 @@ def test_a_tpu_vm_gets_all_that_users_run():
 def test_wheels_that_abort(monkeypatch):
     """They are a fault; the step, which would end the doctor with them, is not tried."""
     versions = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.52"}
-    monkeypatch.setattr(tpu_target, "installed", versions.get)
+    monkeypatch.setattr(wheels, "installed", versions.get)
     monkeypatch.setattr(doctor.cli, "import_tensorflow", lambda: pytest.fail("the process would be dead"))
-    (finding,) = doctor.wheels()
+    (finding,) = doctor.wheels_together()
     assert finding.level == doctor.FAULT and "pip install libtpu==0.0.24" in finding.text
     assert list(doctor.one_step()) == [
         (doctor.WARNING, "not tried: TensorFlow would abort, as the line on wheels says")
@@ -145,7 +145,7 @@ def test_a_step_beside_the_tpu_wheel_is_not_compiled_for_the_cpu(monkeypatch):
     compiled, function = [], tf.function
     monkeypatch.setattr(tf, "function", lambda *f, **how: compiled.append(how["jit_compile"]) or function(*f, **how))
     for version in (None, "2.20.0"):
-        monkeypatch.setattr(tpu_target, "installed", {"tensorflow-tpu": version}.get)
+        monkeypatch.setattr(wheels, "installed", {"tensorflow-tpu": version}.get)
         doctor._train_tiny(steps=1)
     assert compiled == [True, False]
 

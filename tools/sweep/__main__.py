@@ -20,7 +20,7 @@ from pipeline import cli, storage
 from pipeline.config import gin_reader
 from pipeline.config.run_config import check_visible, note_overridden_slice, place
 from pipeline.data.format import manifest
-from pipeline.devices import slices
+from pipeline.devices import tpu_target
 from pipeline.errors import UserError, WorkFailedError
 from tools.sweep import agents, axes, fitting, table
 from tools.sweep.cells import Base, Cell, resolve
@@ -60,9 +60,9 @@ def main(*overrides: str) -> int:
         raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
     configuration = gin_reader.load(base.gin_files, base.gin_params)
     note_overridden_slice(configuration, FLAGS.tpu)
-    devices = slices.plan(place(configuration, FLAGS.tpu))
-    check_visible(devices, data=FLAGS.data, run_dir=FLAGS.run_dir)
-    compiled_for = devices.slice if FLAGS.preflight else None
+    target = tpu_target.resolve(place(configuration, FLAGS.tpu))
+    check_visible(target, data=FLAGS.data, run_dir=FLAGS.run_dir)
+    compiled_for = target.slice if FLAGS.preflight else None
     if compiled_for:
         fitting.require_compiler()
     _claim_directory()

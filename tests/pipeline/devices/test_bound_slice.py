@@ -24,8 +24,8 @@ def test_a_slice_that_gin_binds_is_that_of_the_run(included, tpu, capsys):
     bound = [f"slice.{name}={value!r}" for name, value in vars(slices.find("v3-128")).items()]
     for files, params in ((V3_128, []), (included, []), (["algpt2.gin"], bound)):
         run = load_run_config(files, params, tpu)
-        assert (run.devices.replicas, run.devices.hosts, run.plan.accumulation) == (128, 16, 1)
-        assert run.devices.slice == slices.find("v3-128")
+        assert (run.target.replicas, run.target.hosts, run.plan.accumulation) == (128, 16, 1)
+        assert run.target.slice == slices.find("v3-128")
         note_overridden_slice(run.configuration, tpu)
     assert capsys.readouterr().err == ""
 
@@ -38,7 +38,7 @@ def test_the_dry_run_says_so(run_module):
 @pytest.mark.parametrize(("tpu", "replicas"), [("v3-8", 8), ("virtual-2", 2), ("pod-128", 128)])
 def test_the_flag_overrides_it_and_says_so_in_one_line(tpu, replicas, capsys):
     run = load_run_config(V3_128, [], tpu)
-    assert run.devices.replicas == replicas
+    assert run.target.replicas == replicas
     note_overridden_slice(run.configuration, tpu)
     assert capsys.readouterr().err == f"note: --tpu={tpu} overrides slice.name = 'v3-128' (gin/slices/v3-128.gin:2)\n"
 
@@ -76,7 +76,7 @@ def test_part_of_a_slice_is_none():
 
 def test_training_goes_to_its_address(listening):
     run = load_run_config(V3_128, [f"slice.address='grpc://{listening}'"], None)
-    found = tpu_target.resolve(run.tpu, together=True)
+    found = tpu_target.check(run.target, together=True)
     assert (found.address, found.slice.cores) == (f"grpc://{listening}", 128)
 
 
@@ -85,7 +85,7 @@ def test_training_without_an_address_names_the_setting(monkeypatch):
     for variable in ("TPU_NAME", "COLAB_TPU_ADDR", "KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS"):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=r"slice.name='v3-128': no TPU .* as --tpu=v3-128@ADDRESS"):
-        tpu_target.resolve(load_run_config(V3_128, [], None).tpu)
+        tpu_target.check(load_run_config(V3_128, [], None).target)
 
 
 def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
@@ -100,11 +100,11 @@ def test_what_is_asked_of_the_compiler_is_the_same_slice(monkeypatch):
         monkeypatch.setattr(tpu_compiler, "require_compiler", lambda: "")
         monkeypatch.setattr(compile_step, "check", check)
         with pytest.raises(StopIteration):
-            require_fit(run.settings, run.model, run.optimizer, run.devices.slice)
+            require_fit(run.settings, run.model, run.optimizer, run.target.slice)
         (cell,) = cells.resolve(cells.Base(gin_files=tuple(files), gin_params=(), data="", tpu=tpu), [{}])
         with pytest.raises(StopIteration):
-            fitting._preflight(cell, cell.run.devices.slice)
-        assert asked == [(run.settings, run.optimizer, run.devices.slice)] * 2
+            fitting._preflight(cell, cell.run.target.slice)
+        assert asked == [(run.settings, run.optimizer, run.target.slice)] * 2
 
 
 def test_a_sweep_has_one_slice():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.devices import slices
+from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
 
 
@@ -41,7 +41,7 @@ def asked_of_libtpu(code, names, **figures):
             options["chip_config_name"] = "megacore"
         of_slice = {name: figure(piece) for name, figure in figures.items()}
         wanted.append((tpu_compiler.topology_name(piece), options, of_slice))
-    environment = {**os.environ, **libtpu_process.ENVIRONMENT, "TPU_ACCELERATOR_TYPE": "v3-8"}
+    environment = {**os.environ, **libtpu_process.ENVIRONMENT, "TPU_ACCELERATOR_TYPE": "v3-8", "XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(wanted)], env=environment, capture_output=True, text=True, check=False
     )
@@ -89,31 +89,31 @@ def test_googles_name_for_v5e():
 
 def test_an_address_may_follow_the_name():
     assert slices.find("pod-128@grpc://10.0.0.2:8470").address == "grpc://10.0.0.2:8470"
-    assert slices.plan("pod-128@my-tpu").replicas == 128
+    assert tpu_target.resolve("pod-128@my-tpu").replicas == 128
 
 
 @pytest.mark.parametrize(
     ("tpu", "replicas", "hosts"), [(None, 1, 1), ("virtual-8", 8, 1), ("pod-128", 128, 16), ("v4-32", 16, 4)]
 )
-def test_plan_knows_the_batch_arithmetic(tpu, replicas, hosts, monkeypatch):
-    monkeypatch.setattr(slices, "_gpus", lambda: 0)
-    found = slices.plan(tpu)
+def test_what_is_resolved_knows_the_batch_arithmetic(tpu, replicas, hosts, monkeypatch):
+    monkeypatch.setattr(tpu_target, "_gpus", lambda: 0)
+    found = tpu_target.resolve(tpu)
     assert (found.replicas, found.hosts) == (replicas, hosts)
 
 
 def test_a_tpu_vm_says_what_it_is(monkeypatch, metadata_says):
     metadata_says({"accelerator-type": "v5litepod-4"})
-    planned = slices.plan("local")
+    planned = tpu_target.resolve("local")
     assert (planned.replicas, planned.slice.name, planned.slice.address) == (4, "v5e-4", "local")
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v3-8")  # libtpu too believes its environment first
-    assert slices.plan("local").replicas == 8
+    assert tpu_target.resolve("local").replicas == 8
 
 
 @pytest.mark.parametrize("name", ["local", "v3-128@local"])
 def test_a_host_of_several_is_not_the_slice(name, monkeypatch, metadata_says):
     metadata_says({"accelerator-type": "v3-128"})
     with pytest.raises(UserError, match=r"v3-128 has 16 hosts, and 'local' reaches .* one; .*--tpu=v3-128@NAME"):
-        slices.plan(name)
+        tpu_target.resolve(name)
 
 
 def test_the_slices_that_grants_give_are_there():
@@ -136,22 +136,22 @@ def test_the_slices_that_grants_give_are_there():
         ("virtual-" + 5000 * "9", "expected 1 to 64 virtual CPU devices"),
     ],
 )
-def test_what_plan_cannot_know(tpu, message, metadata_says):
+def test_what_no_name_can_tell(tpu, message, metadata_says):
     metadata_says({})
     with pytest.raises(UserError, match=message):
-        slices.plan(tpu)
+        tpu_target.resolve(tpu).check_size()
 
 
 def test_a_machine_that_no_file_describes(metadata_says):
     metadata_says({"accelerator-type": "v5litepod-1"})
     assert slices.local() is None
     with pytest.raises(UserError, match="this machine is a 'v5litepod-1', for which gin/slices has no file; name the"):
-        slices.plan("local")
+        tpu_target.resolve("local").check_size()
 
 
 def test_nobody_is_asked_to_name_a_slice_twice():
     with pytest.raises(UserError) as told:
-        slices.plan("v3-9@my-tpu")
+        tpu_target.resolve("v3-9@my-tpu").check_size()
     assert "no slice is called 'v3-9'" in str(told.value) and "name its slice" not in str(told.value)
 
 
@@ -160,7 +160,7 @@ def test_nobody_is_asked_to_name_a_slice_twice():
     [
         ("slice.name = 'x'", "no value for slice.generation"),
         ("slice.colour = 'red'", "bad.gin:1: slice has no parameter 'colour'"),
-        ("slice.name = @x", "must be a literal"),
+        ("include 'slices/v3-8.gin'\nslice.name = @x", "bad.gin:2: slice.name: expected a literal or a %macro, got @x"),
         ("slice.name = ", "bad.gin"),
         ("\ufeffinclude 'slices/v3-8.gin'\nslice.cores = 4", "2x2 chips of v3 have 8 cores, not 4"),  # behind a mark
         ("slice.cores = [1", "bad.gin:1: .*expected name.parameter = value"),
@@ -191,10 +191,10 @@ def test_a_wrong_file_is_one_sentence(text, message, tmp_path, monkeypatch):
 
 
 def test_gpus_are_counted_without_a_framework(monkeypatch):
-    monkeypatch.setattr(slices.glob, "glob", lambda pattern: ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl"])
+    monkeypatch.setattr(tpu_target.glob, "glob", lambda pattern: ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl"])
     for visible, count in ((None, 2), ("", 0), ("-1", 0), ("1", 1), ("0,1", 2), ("0,1,2", 2)):
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert slices._gpus() == count
+        assert tpu_target._gpus() == count

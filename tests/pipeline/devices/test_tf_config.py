@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.devices import slices, tf_config, tpu_target
+from pipeline.devices import tf_config, tpu_target
 from pipeline.errors import UserError
 
 
@@ -20,16 +20,15 @@ def say(monkeypatch):
 def test_one_process_trains_alone(say, said):
     say(said)
     assert tf_config.here() is None
-    assert slices.plan(None).hosts == 1
-    assert tpu_target.resolve(None).kind == "here"
+    assert tpu_target.check(tpu_target.resolve(None)) == tpu_target.Target(kind="here", replicas=1)
 
 
 def test_workers_in_the_order_of_their_indices_after_the_chief(say):
     say({"cluster": {"worker": ["b:1", "c:1"], "chief": ["a:1"]}, "task": {"type": "worker", "index": 1}})
     assert tf_config.here() == tf_config.Cluster(addresses=("a:1", "b:1", "c:1"), index=2)
-    devices = slices.plan(None)
-    assert (devices.replicas, devices.hosts, devices.slice) == (3, 3, None)
-    assert tpu_target.resolve(None, together=True).kind == "here"
+    target = tpu_target.resolve(None)
+    assert (target.kind, target.replicas, target.hosts, target.slice) == ("here", 3, 3, None)
+    assert tpu_target.check(target, together=True) == target
 
 
 def test_what_one_process_does_is_refused(say):
@@ -37,9 +36,9 @@ def test_what_one_process_does_is_refused(say):
     with pytest.raises(
         UserError, match="this command runs in one process, and TF_CONFIG names 2 workers; unset TF_CONFIG"
     ):
-        tpu_target.resolve(None)
+        tpu_target.check(tpu_target.resolve(None))
     with pytest.raises(UserError, match="--tpu=virtual-2 means devices of one process"):
-        tpu_target.resolve("virtual-2", together=True)
+        tpu_target.check(tpu_target.resolve("virtual-2"), together=True)
 
 
 @pytest.mark.parametrize(

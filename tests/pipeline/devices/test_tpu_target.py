@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline.config import run_config
-from pipeline.devices import slices, tpu_target
+from pipeline.devices import tpu_target, wheels
 from pipeline.errors import UserError
 
 
@@ -20,13 +20,17 @@ def _no_tpu(monkeypatch):
 
 
 def pretend_installed(monkeypatch, **versions):
-    monkeypatch.setattr(tpu_target, "installed", lambda package: versions.get(package.replace("-", "_")))
+    monkeypatch.setattr(wheels, "installed", lambda package: versions.get(package.replace("-", "_")))
+
+
+def checked(tpu):
+    return tpu_target.check(tpu_target.resolve(tpu))
 
 
 def test_here_and_virtual():
-    assert tpu_target.resolve(None).kind == "here"
-    assert tpu_target.resolve("") == tpu_target.resolve(None)
-    assert tpu_target.resolve("virtual-8") == tpu_target.Target(kind="virtual", replicas=8)
+    assert checked(None).kind == "here"
+    assert checked("") == checked(None)
+    assert checked("virtual-8") == tpu_target.Target(kind="virtual", replicas=8)
 
 
 @pytest.mark.parametrize(("tpu", "what"), [(None, "--tpu is missing"), ("virtual-8", "--tpu=virtual-8")])
@@ -34,72 +38,72 @@ def test_the_tpu_wheel_compiles_for_tpus_alone(monkeypatch, tpu, what):
     """Measured with tensorflow-tpu 2.20.0, whose XLA knows no platform Host."""
     pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
     with pytest.raises(UserError, match=f"{what}: tensorflow-tpu has no XLA for this machine's CPU; expected a slice"):
-        tpu_target.resolve(tpu)
+        checked(tpu)
 
 
 def test_a_slice_without_an_address_is_refused_at_once():
     start = time.monotonic()
     with pytest.raises(UserError, match="--tpu=pod-128: no TPU is attached to this machine and no address is known"):
-        tpu_target.resolve("pod-128")
+        checked("pod-128")
     assert time.monotonic() - start < 1
 
 
 def test_the_environment_names_an_address(monkeypatch, listening):
     monkeypatch.setenv("TPU_NAME", f"grpc://{listening}")
-    found = tpu_target.resolve("v3-8")
+    found = checked("v3-8")
     assert (found.address, found.slice.name) == (f"grpc://{listening}", "v3-8")
     monkeypatch.delenv("TPU_NAME")
     monkeypatch.setenv("COLAB_TPU_ADDR", listening)
-    assert tpu_target.resolve("v2-8").address == f"grpc://{listening}"
+    assert checked("v2-8").address == f"grpc://{listening}"
     monkeypatch.delenv("COLAB_TPU_ADDR")
     monkeypatch.setenv("TPU_NAME", "local")  # as tutorials for TPU VMs have it
     with pytest.raises(UserError, match="v3-32 has 4 hosts, and 'local' reaches the chips of one"):
-        tpu_target.resolve("v3-32")
+        checked("v3-32")
 
 
 def test_an_address_behind_the_slice(listening):
-    assert tpu_target.resolve(f"pod-128@grpc://{listening}").slice.cores == 128
+    assert checked(f"pod-128@grpc://{listening}").slice.cores == 128
 
 
 def test_a_tpu_vm(monkeypatch):
     monkeypatch.setattr(tpu_target, "tpu_attached", lambda: True)
     pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
-    assert tpu_target.resolve("v3-8").address == "local"
+    assert checked("v3-8").address == "local"
     with pytest.raises(UserError, match="--tpu=pod-128: only one of its hosts is here and no address is known"):
-        tpu_target.resolve("pod-128")
+        checked("pod-128")
     pretend_installed(monkeypatch, tensorflow="2.21.0")
     with pytest.raises(UserError, match=r"has no TPU support; pip install -r requirements-tpu.txt"):
-        tpu_target.resolve("local")
+        checked("local")
 
 
 def test_local_is_the_slice_that_the_plan_is_for(monkeypatch, metadata_says):
     monkeypatch.setattr(tpu_target, "tpu_attached", lambda: True)
     pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu="0.0.24")
     metadata_says({})
-    assert tpu_target.resolve("local") == tpu_target.Target(kind="tpu", address="local")
+    assert checked("local") == tpu_target.Target(kind="tpu", address="local")
     metadata_says({"accelerator-type": "v2-8"})
-    found = tpu_target.resolve("local")
-    assert (found.address, found.slice) == ("local", slices.plan("local").slice)
+    found = checked("local")
+    assert (found.address, found.slice) == ("local", tpu_target.resolve("local").slice)
     assert found.slice.name == "v2-8"
     metadata_says({"accelerator-type": "v4-32"})
     with pytest.raises(UserError, match="v4-32 has 4 hosts, and 'local' reaches the chips of one"):
-        tpu_target.resolve("local")
+        checked("local")
 
 
 def test_nothing_listens(closed):
     with pytest.raises(UserError, match=f"the TPU at grpc://{closed} is not reachable"):
-        tpu_target.resolve(f"grpc://{closed}")
+        checked(f"grpc://{closed}")
 
 
 @pytest.mark.parametrize("address", ["grpc://", "grpc://:8470", "grpc://host:port"])
 def test_no_address_at_all(address):
     with pytest.raises(UserError, match="is not an address; expected grpc://HOST:PORT"):
-        tpu_target.resolve(address)
+        checked(address)
 
 
 def test_local_without_a_tpu():
     with pytest.raises(UserError, match="this machine has no TPU chips"):
-        tpu_target.resolve("local")
+        checked("local")
 
 
 def test_a_name_that_cannot_be_looked_up(monkeypatch, closed):
@@ -107,13 +111,13 @@ def test_a_name_that_cannot_be_looked_up(monkeypatch, closed):
     with pytest.raises(
         UserError, match=r"'pod-12' is not a slice \(did you mean 'pod-128'\?\).*no metadata server answers"
     ):
-        tpu_target.resolve("pod-12")
+        checked("pod-12")
 
 
 def test_an_environment_that_names_no_metadata_server(monkeypatch):
     monkeypatch.setenv("GCE_METADATA_HOST", "metadata:abc")
     with pytest.raises(UserError, match="no metadata server answers"):
-        tpu_target.resolve("v3-8@my-tpu")
+        checked("v3-8@my-tpu")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_an_environment_that_names_no_metadata_server(monkeypatch):
 )
 def test_only_a_tpu_vm_that_is_the_whole_slice_sees_its_own_files(monkeypatch, name, attached, sees):
     monkeypatch.setattr(tpu_target, "tpu_attached", lambda: attached)
-    devices = slices.plan(name)
+    devices = tpu_target.resolve(name)
     run_config.check_visible(devices, data="gs://corpus/data")
     with contextlib.nullcontext() if sees else pytest.raises(UserError, match="--data=data/x: this machine's files c"):
         run_config.check_visible(devices, data="data/x")
@@ -139,41 +143,15 @@ def test_a_name_is_looked_up_with_packages_that_tensorflow_does_not_bring_along(
     monkeypatch.setenv("GCE_METADATA_HOST", listening)
     pretend_installed(monkeypatch, tensorflow="2.21.0", oauth2client="4.1.3")
     with pytest.raises(UserError, match="'my-tpu' cannot be looked up without google-api-python-client; pip install g"):
-        tpu_target.resolve("v3-128@my-tpu")
+        checked("v3-128@my-tpu")
     pretend_installed(monkeypatch, google_api_python_client="2.202.0", oauth2client="4.1.3")
-    found = tpu_target.resolve("v3-128@my-tpu")
+    found = checked("v3-128@my-tpu")
     assert (found.address, found.slice.name) == ("my-tpu", "v3-128")
 
 
 def test_an_unknown_slice_before_an_address():
     with pytest.raises(UserError, match="no slice is called 'v3-9'"):
-        tpu_target.resolve("v3-9@grpc://10.0.0.2:8470")
-
-
-@pytest.mark.parametrize("libtpu", ["0.0.32.1", "0.0.40", "0.0.52"])
-def test_wheels_that_would_abort_are_named_before_the_import(monkeypatch, libtpu):
-    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu=libtpu)
-    with pytest.raises(
-        UserError, match=f"tensorflow-tpu 2.20.0 aborts beside libtpu {libtpu}; pip install libtpu==0.0.24"
-    ):
-        tpu_target.check_wheels()
-
-
-@pytest.mark.parametrize("libtpu", ["0.0.21", "0.0.24"])
-def test_wheels_that_work(monkeypatch, libtpu):
-    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", libtpu=libtpu)
-    tpu_target.check_wheels()
-
-
-def test_other_sets_of_wheels(monkeypatch):
-    pretend_installed(monkeypatch, tensorflow="2.21.0", libtpu="0.0.52")
-    tpu_target.check_wheels()  # the preflight's environment
-    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0")
-    with pytest.raises(UserError, match="needs libtpu"):
-        tpu_target.check_wheels()
-    pretend_installed(monkeypatch, tensorflow_tpu="2.20.0", tensorflow="2.20.0", libtpu="0.0.24")
-    with pytest.raises(UserError, match="both installed"):
-        tpu_target.check_wheels()
+        checked("v3-9@grpc://10.0.0.2:8470")
 
 
 def test_no_framework_is_imported():
