@@ -124,6 +124,7 @@ def evaluation_dataset(
     another_hosts = min(start, total) - first_record * per_record  # in this host's first record, or of the tail
     sequences = sequences.skip(another_hosts).take(share)
 
+    @tf.autograph.experimental.do_not_convert
     def numbered(n: tf.Tensor, sequence: Batch) -> Batch:
         place = start + n
         return {**sequence, "index": tf.where(place < total, place, -1)}
@@ -138,6 +139,7 @@ class _SplitRecords:
     def __init__(self, manifest: Manifest, context: int):
         self._manifest, self._context = manifest, context
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, rows_KP: tf.Tensor) -> Batch:
         C, T = self._manifest.record.context, self._context
         tokens = tf.cast(tfrecord_ops.ids(rows_KP, C), tf.int32)

@@ -52,6 +52,7 @@ class RecordStream:
 
         return blocks.map(self._in_order, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
+    @tf.autograph.experimental.do_not_convert
     def _in_order(self, rows_QKP: tf.Tensor, sequences_QK: tf.Tensor | None = None) -> tf.Tensor:
         """Cuts the sequences out of a block and puts them in the endless order: uint16 [K·Q, T+1]."""
         ids = tfrecord_ops.ids(rows_QKP, self._record_context)
@@ -60,6 +61,7 @@ class RecordStream:
             ids = tf.gather(ids, columns, batch_dims=2)
         return tf.reshape(tf.transpose(ids, [1, 0, 2]), [self._block * self._slots, self._context + 1])
 
+    @tf.autograph.experimental.do_not_convert  # which would cost more than the tracing, on each host's pipeline
     def _slot_rows(self, slot: tf.Tensor, row: tf.Tensor) -> tf.data.Dataset:
         """One slot's endless stream from its ``row``-th row on: blocks (uint8 [K, P], and sequences int32 [K])."""
         rows_per_pass = self._order.rows_per_pass
