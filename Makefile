@@ -52,7 +52,7 @@ shards: $(VENV)/.runtime  ## shards of DATASET (default cpython) from SOURCE in 
 quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evaluated ALGPT2, in a few minutes
 	$(RUN) -m tools.quickstart
 
-test: $(VENV)/.dev  ## all tests, half an hour on two cores
+test: $(VENV)/.dev  ## all tests, ten minutes on two cores
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)
 
 quick: TESTS = --quick -q -rfE
@@ -65,8 +65,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-check: TESTS = -m "not long"
-check: lint types test  ## what CI runs: format, lint, types, and the tests that fit its time
+check: lint types test  ## what CI runs: format, lint, types and all tests
 
 format: $(VENV)/.dev  ## rewrite the files as ruff formats them
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,7 @@
 """Fixtures of all tests; virtual CPU devices, which have to be configured before TensorFlow starts."""
 
 import contextlib
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -12,13 +13,14 @@ from collections import Counter
 
 import pytest
 
-from tests.helpers import quick
+from tests.helpers import fork_server, quick
 from tests.helpers.places import ROOT
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WANDB_MODE", "offline")
 VIRTUAL_DEVICES = 4
 pytest_plugins = ("tests.helpers.gcs_fixture",)
+gc.set_threshold(100_000, 20, 20)  # building graphs, which are millions of objects, costs a fifth more without
 
 
 def xla_cache_flags(xla_flags: str) -> str:
@@ -34,17 +36,23 @@ def xla_cache_flags(xla_flags: str) -> str:
     return f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_device_types=CPU"
 
 
-os.environ.setdefault("TF_XLA_FLAGS", xla_cache_flags(os.environ.get("XLA_FLAGS", "")))
+def xla_environment(xla_flags: str) -> dict[str, str]:
+    """The environment of a process that compiles with these flags, and keeps what it compiled for those after it."""
+    return {"XLA_FLAGS": xla_flags, "TF_XLA_FLAGS": xla_cache_flags(xla_flags)}
+
+
+# Few steps need not be optimized: with these, XLA compiles in a third of the time, and results stay deterministic.
+QUICK_XLA = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+if "XLA_FLAGS" not in os.environ:
+    os.environ.update(xla_environment(QUICK_XLA))
 
 
 @pytest.fixture(scope="session")
-def quick_xla():
-    """The environment of a process that runs a few steps, which XLA need not optimize; its results are deterministic.
-
-    Its compiled programs are cached apart from optimized ones.
-    """
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    return {"XLA_FLAGS": flags, "TF_XLA_FLAGS": xla_cache_flags(flags)}
+def users_xla():
+    """The environment of a process whose programs XLA optimizes, as it does a user's."""
+    return xla_environment("")
 
 
 def pytest_addoption(parser):
@@ -84,13 +92,26 @@ def _virtual_devices_before_tensorflow_starts(request):
         request.getfixturevalue("virtual_devices")
 
 
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """The path of an executable in place of Python's, for ``-m MODULE`` of this project; see fork_server.py."""
+    with fork_server.start(tmp_path_factory.mktemp("python")) as path:
+        yield path
+
+
 @pytest.fixture
-def run_module():
+def forked_children(python, monkeypatch):
+    """What this process starts with ``sys.executable -m`` is a fork."""
+    monkeypatch.setattr(sys, "executable", python)
+
+
+@pytest.fixture
+def run_module(python):
     """Runs ``python -m MODULE ARGUMENTS`` from the project's root; returns the completed process with its text."""
 
     def run(module: str, *arguments: str, timeout: float = 600, **options):
         return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [python, "-m", module, *map(str, arguments)],
             cwd=ROOT,
             capture_output=True,
             text=True,

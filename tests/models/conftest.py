@@ -60,7 +60,7 @@ def loss_and_gradients(model, tokens, seeds=None, chunk=40):
 def compiled(function):
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=True)
+    return tf.function(function, jit_compile=True, autograph=False)
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """The main path by its command lines: shards, training, evaluation, generation - and what is refused on the way."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -33,21 +36,20 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory):
-    """WikiText where it is, the embedded corpus elsewhere, under a vocabulary of 512 so that the test is quick."""
-    import subprocess
-    import sys
-
-    root = ROOT
+def shards(python, tmp_path_factory):
+    """The beginning of WikiText's files where they are, the embedded corpus elsewhere, under a vocabulary of 512."""
     folder = tmp_path_factory.mktemp("shards")
-    corpus = ["--gin_file=datasets/wikitext-2.gin", f"--source={WIKITEXT}"]
-    if not WIKITEXT.exists():
-        corpus = ["--gin_file=datasets/cpython.gin"]
+    corpus = ["--gin_file=datasets/cpython.gin"]
+    if WIKITEXT.exists():
+        corpus = ["--gin_file=datasets/wikitext-2.gin", f"--source={folder}/wiki"]
+        (folder / "wiki").mkdir()
+        for path in WIKITEXT.glob("*.raw"):
+            (folder / "wiki" / path.name).write_bytes(b"".join(path.open("rb").readlines(200_000)))
     for module, *arguments in (
         ("pipeline.tokenizer", *corpus, "--size=512", f"--output={folder}/tokenizer.json"),
         ("pipeline.shard", *corpus, f"--gin_param=shard.tokenizer={folder}/tokenizer.json", f"--output={folder}/data"),
     ):
-        subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, check=True, capture_output=True)
+        subprocess.run([python, "-m", module, *arguments], cwd=ROOT, check=True, capture_output=True)
     return folder / "data"
 
 
@@ -57,14 +59,11 @@ def run_dir(shards, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(shards, run_dir):
-    """A run that trained to its end on two virtual replicas with accumulation 4."""
-    import subprocess
-    import sys
-
+def trained(shards, run_dir, users_xla):
+    """A run that trained to its end on two virtual replicas with accumulation 4, in a process like a user's."""
     command = [sys.executable, "-m", "pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}"]
-    root = ROOT
-    done = subprocess.run([*command, "--tpu=virtual-2"], cwd=root, check=False, capture_output=True, text=True)
+    command.append("--tpu=virtual-2")
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | users_xla, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

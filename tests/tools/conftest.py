@@ -82,7 +82,7 @@ def project_root():
 
 
 @pytest.fixture
-def start_process(project_root, quick_xla):
+def start_process(project_root):
     """Starts a command from the project's root, its output in one pipe; processes left at the end are killed."""
     processes = []
 
@@ -90,7 +90,7 @@ def start_process(project_root, quick_xla):
         process = subprocess.Popen(
             command,
             cwd=project_root,
-            env=os.environ | quick_xla | environment,
+            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

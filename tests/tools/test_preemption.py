@@ -20,12 +20,12 @@ def metrics(run):
 
 
 @pytest.mark.slow
-def test_sigterm_and_sigint_save_and_exit_0_and_the_same_command_goes_on(small_data, run_flags, tmp_path):
+def test_sigterm_and_sigint_save_and_exit_0_and_the_same_command_goes_on(small_data, run_flags, python, tmp_path):
     from pipeline.runs import checkpoint_files
 
     run = tmp_path / "run"
     command = [
-        *(sys.executable, "-m", "pipeline.train", *run_flags, f"--data={small_data}", f"--run_dir={run}"),
+        *(python, "-m", "pipeline.train", *run_flags, f"--data={small_data}", f"--run_dir={run}"),
         *("--gin_param=train.steps=1000000", "--gin_param=train.steps_per_loop=5"),
         "--gin_param=train.checkpoint_every=1000000",
     ]

@@ -1,8 +1,9 @@
 """The preflight on small models with the real TPU compiler: its counts against analytic ones, answers and refusals.
 
-Programs of two layers compile in seconds. The cache is the test's own, so that every run compiles anew once.
+Programs of two layers compile in seconds. The cache is the tests' own: what the code or a test changes compiles anew.
 """
 
+import hashlib
 import json
 import re
 
@@ -16,6 +17,7 @@ from pipeline.optimizers.config import AdafactorConfig
 from pipeline.preflight import compile_step, hlo
 from pipeline.preflight import figures as preflight_figures
 from pipeline.preflight.compiled import GIB, Compiled
+from tests.helpers.places import ROOT
 from tools import preflight as command
 
 pytest.importorskip("libtpu", reason="requirements-preflight.txt is not installed")
@@ -26,15 +28,19 @@ REQUIRED = {
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("preflight-cache")
+@pytest.fixture
+def cache(monkeypatch):
+    """The cache of the commands that a test runs: it is kept between runs for as long as the preflight's code is."""
+    sources = sorted((ROOT / "pipeline" / "preflight").glob("*.py"))
+    code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    path = ROOT / ".pytest_cache" / "preflight" / code
+    monkeypatch.setenv("PREFLIGHT_CACHE", str(path))
+    return path
 
 
 @pytest.fixture
-def preflight(run_module, cache, tmp_path, monkeypatch):
+def preflight(run_module, cache, tmp_path):
     """Runs tools.preflight on a small model; returns (completed process, figures)."""
-    monkeypatch.setenv("PREFLIGHT_CACHE", str(cache))
 
     def run(kind="GPT2", tpu="v3-8", flags=(), **changes):
         values = {f"{kind}.{name}": value for name, value in SMALL.items()}
@@ -147,9 +153,8 @@ def test_a_program_is_compiled_once(preflight, cache):
 
 
 @pytest.mark.slow
-def test_gpt2_small_is_as_lean_as_promised(run_module, cache, tmp_path, monkeypatch):
+def test_gpt2_small_is_as_lean_as_promised(run_module, cache, tmp_path):
     """4 sequences of 1,024 per core of v3-128, Adafactor, no rematerialisation; deterministic for a pinned compiler."""
-    monkeypatch.setenv("PREFLIGHT_CACHE", str(cache))
     answer = tmp_path / "answer.json"
     done = run_module("tools.preflight", "--gin_file=gpt2.gin", "--tpu=pod-128", "--noevaluation", f"--json={answer}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -171,11 +176,9 @@ def test_what_does_not_fit_ends_with_1(preflight):
     assert re.search(r"^  weights +0\.\d\d GiB$", done.stdout, re.M) and "  activations and gradients" in done.stdout
 
 
-@pytest.mark.long
 @pytest.mark.slow
-def test_training_can_ask_first_whether_it_fits(run_module, cache, monkeypatch):
+def test_training_can_ask_first_whether_it_fits(run_module, cache):
     """Here with --dry_run, which needs no TPU: what fits ends with 0, what does not with 1 and a sentence."""
-    monkeypatch.setenv("PREFLIGHT_CACHE", str(cache))
 
     def ask(tpu, **changes):
         values = {f"GPT2.{name}": value for name, value in (SMALL | changes).items()}

@@ -3,7 +3,6 @@
 import json
 import math
 import subprocess
-import sys
 import types
 
 import numpy as np
@@ -23,11 +22,11 @@ GLOBAL_BATCH, CONTEXT = 8, 32  # of the small run
 
 
 @pytest.fixture(scope="module")
-def failed_run(small_data, run_flags, project_root, tmp_path_factory):
+def failed_run(small_data, run_flags, project_root, python, tmp_path_factory):
     """A run whose every loss is above the threshold, ended by the third skipped update."""
     run = tmp_path_factory.mktemp("runs") / "run"
     command = [
-        *(sys.executable, "-m", "pipeline.train", *run_flags, f"--data={small_data}", f"--run_dir={run}"),
+        *(python, "-m", "pipeline.train", *run_flags, f"--data={small_data}", f"--run_dir={run}"),
         *("--gin_param=train.skip_loss_above=1.5", "--gin_param=train.max_skipped_steps=3"),
         *("--gin_param=train.steps=20", "--gin_param=train.steps_per_loop=2"),
     ]

@@ -14,9 +14,8 @@ from tools.resume_proof import Outcome, Topology
 HOME = Topology("the same", "virtual-2")
 
 
-@pytest.mark.long
 @pytest.mark.slow
-def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags, run_module, quick_xla):
+def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags, run_module):
     done = run_module(
         "tools.resume_proof",
         *run_flags,
@@ -25,7 +24,6 @@ def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags
         "--steps=3",
         "--more=3",
         timeout=1800,
-        env=os.environ | quick_xla,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     same, replicas, accumulation = done.stdout.strip().splitlines()[-3:]
@@ -35,7 +33,7 @@ def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path, quick_xla):
+def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path):
     """Seeded; every fourth kill falls into the writing of a checkpoint."""
     shared = [
         *run_flags,
@@ -57,7 +55,7 @@ def test_twenty_kills_change_nothing(small_data, run_flags, tmp_path, quick_xla)
             text=True,
             timeout=3000,
             check=False,
-            env=os.environ | quick_xla | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         deaths[name] = [line for line in done.stdout.splitlines() if line.startswith("died")]
         assert done.returncode == 0, done.stderr[-2000:]

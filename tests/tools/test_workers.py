@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 
 import numpy as np
@@ -27,7 +26,7 @@ def free_addresses(count):
 
 
 @pytest.fixture
-def start(small_data, run_flags, start_process):
+def start(small_data, run_flags, start_process, python):
     """Starts the workers of a run, in their order."""
 
     def run(directory, workers, *flags, only_last=(), last_directory=None):
@@ -37,7 +36,7 @@ def start(small_data, run_flags, start_process):
             if workers > 1:
                 task = {"type": "worker", "index": index}
                 environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
-            command = [sys.executable, "-m", "pipeline.train", *run_flags, *flags, f"--data={small_data}"]
+            command = [python, "-m", "pipeline.train", *run_flags, *flags, f"--data={small_data}"]
             is_last = index == workers - 1
             command += [f"--run_dir={(is_last and last_directory) or directory}", *(only_last if is_last else ())]
             started.append(start_process(command, **environment))
@@ -72,7 +71,6 @@ def weights(run):
     return newest.step, {name: reader.get_tensor(name) for name in sorted(names)}
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
     runs = {count: tmp_path / f"run{count}" for count in (1, 2, 4)}

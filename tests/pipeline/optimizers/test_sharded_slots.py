@@ -48,7 +48,6 @@ def test_weights_slots_and_metrics_are_those_of_whole_slots(virtual_devices, nam
     check_equal(got, want, ROUNDING)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "replicas", "accumulation"), [("algpt2", 4, 2), ("gpt2", 2, 4), ("gpt2", 1, 2)])
 def test_so_they_are_on_other_spreads(virtual_devices, name, replicas, accumulation):

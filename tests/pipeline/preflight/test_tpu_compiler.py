@@ -19,6 +19,7 @@ SETTINGS = TrainConfig(model="gpt2", optimizer="adafactor", steps=10, global_bat
 ADAFACTOR = AdafactorConfig(learning_rate=1e-3)
 
 
+@pytest.mark.usefixtures("forked_children")
 def test_the_step_is_lowered_with_every_setting_that_changes_it():
     """Dropout's masks are constants of the seed; a bound on the loss is a comparison more."""
     model = GPT2Config(**SMALL | {"layers": 1, "dropout": 0.1})

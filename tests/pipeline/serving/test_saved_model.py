@@ -39,10 +39,10 @@ assert not {"models", "pipeline", "tokenizers", "keras_hub"} & set(sys.modules)
 
 
 @pytest.fixture(scope="module")
-def output(tiny_run_dir, tmp_path_factory):
+def output(tiny_run_dir, python, tmp_path_factory):
     """The exported model's directory."""
     output = tmp_path_factory.mktemp("export") / "1"
-    command = [sys.executable, "-m", "pipeline.export", f"--run_dir={tiny_run_dir}", "--format=saved_model"]
+    command = [python, "-m", "pipeline.export", f"--run_dir={tiny_run_dir}", "--format=saved_model"]
     subprocess.run([*command, f"--output={output}"], cwd=ROOT, check=True)
     return output
 

@@ -7,7 +7,7 @@ import models
 from tests.helpers.steps import ALGPT2, GPT2, OPTIMIZERS, SAVED, SGD, STEPS, VOCABULARY, train
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.slow
 def test_replicas_accumulation_and_a_restart_change_nothing(virtual_devices, name, dtype, tmp_path):

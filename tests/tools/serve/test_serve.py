@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import httpx
@@ -27,9 +26,9 @@ PROMPT = "the cat sat on"
 
 
 @pytest.fixture(scope="module")
-def process(tiny_run_dir):
+def process(tiny_run_dir, python):
     """(server process, its address)."""
-    command = [sys.executable, "-m", "tools.serve", f"--run_dir={tiny_run_dir}", "--port=0", "--waiting=20"]
+    command = [python, "-m", "tools.serve", f"--run_dir={tiny_run_dir}", "--port=0", "--waiting=20"]
     started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     line = started.stdout.readline()
     assert " is on http://127.0.0.1:" in line

@@ -1,18 +1,19 @@
 """Sweeps of real, tiny runs."""
 
 import json
-import sys
 
 import pytest
 
+from tests.helpers import fork_server
+
 
 @pytest.fixture
-def sweep_command(small_data, run_flags):
+def sweep_command(small_data, run_flags, python):
     """Returns the command line of a sweep of 6 cells, each of a few small steps."""
 
     def command(directory, *more, data=small_data, steps=6):
         return [
-            *(sys.executable, "-m", "tools.sweep", *run_flags, f"--data={data}", f"--run_dir={directory}"),
+            *(*fork_server.light(python, "tools.sweep"), *run_flags, f"--data={data}", f"--run_dir={directory}"),
             *(f"--gin_param=train.steps={steps}", "--gin_param=train.steps_per_loop=1"),
             *("--gin_param=train.checkpoint_every=2", "--grid=Adafactor.learning_rate=[1e-2,3e-2]", "--seeds=3"),
             *more,

@@ -41,8 +41,8 @@ def test_cells_that_do_not_fit_are_recorded_and_the_others_left(cells, monkeypat
     assert ledger.claim(cells[3].key, {}) is None
 
 
-@pytest.mark.long
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_children")
 def test_the_compiler_is_asked(cells):
     tpu_compiler.require_compiler()
     assert fitting._preflight(cells[0], V3)[0]

@@ -86,7 +86,6 @@ def _entries(directory):
     return [path.read_text() for path in (directory / "ledger").glob("*.json")]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_two_workers_share_the_cells(sweep_command, start, unbroken, tmp_path):
     workers = [start(sweep_command(tmp_path, f"--worker={number}/2")) for number in range(2)]
