@@ -58,7 +58,7 @@ def preflight(run_module, cache, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "layers", "tpu"),
-    [("GPT2", 2, "v3-8"), ("ALGPT2", 2, "v3-8"), ("ALGPT2", 7, "v3-8"), ("ALGPT2", 7, "v5e-8")],
+    [("GPT2", 2, "v3-8"), ("ALGPT2", 7, "v3-8"), ("ALGPT2", 7, "v5e-8")],
 )
 def test_counts_agree_with_analytic_ones(preflight, kind, layers, tpu):
     """ALGPT2's layers are one loop: counted once, its FLOPs would be less than half of this at 7 layers."""
@@ -182,7 +182,8 @@ def test_training_can_ask_first_whether_it_fits(run_module, cache):
 
     def ask(tpu, **changes):
         values = {f"GPT2.{name}": value for name, value in (SMALL | changes).items()}
-        values |= {"train.global_batch": 256, "train.microbatch": 32 if tpu == "v2-8" else 4}
+        rows = 32 if tpu == "v2-8" else 4  # as in other tests, whose compiled programs these are
+        values |= {"train.global_batch": 8 * rows, "train.microbatch": rows}
         arguments = [f"--gin_param={name}={value!r}" for name, value in values.items()]
         return run_module(
             "pipeline.train", "--gin_file=gpt2.gin", f"--tpu={tpu}", "--dry_run", "--preflight", *arguments

@@ -48,15 +48,9 @@ def test_weights_slots_and_metrics_are_those_of_whole_slots(virtual_devices, nam
     check_equal(got, want, ROUNDING)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "replicas", "accumulation"), [("algpt2", 4, 2), ("gpt2", 2, 4), ("gpt2", 1, 2)])
-def test_so_they_are_on_other_spreads(virtual_devices, name, replicas, accumulation):
-    test_weights_slots_and_metrics_are_those_of_whole_slots(virtual_devices, name, replicas, accumulation)
-
-
 def test_a_skipped_update_leaves_weights_slots_and_counter_untouched(virtual_devices):
     """All steps are, for their loss, which is finite like their gradients."""
-    history, weights, slots = train(MODELS["gpt2"], SPLIT, virtual_devices[:4], 1, skip_loss_above=0.1)
+    history, weights, slots = train(MODELS["gpt2"], SPLIT, virtual_devices[:2], 1, skip_loss_above=0.1)
     assert [metrics["skipped"] for metrics in history] == [1.0] * STEPS
     import models
 
