@@ -1,4 +1,4 @@
-"""Runs ``-m MODULE ARGUMENTS`` as a fork of a fork server, and anything else with Python itself.
+"""Runs ``-m MODULE ARGUMENTS`` and ``-c CODE ARGUMENTS`` as a fork of a fork server, all else with Python itself.
 
 The body of the script that fork_server.py writes, which sets SERVER (its socket), PYTHON and UNFORKED.
 """
@@ -34,14 +34,14 @@ def _read(connection: socket.socket) -> int:
 
 
 def main() -> None:
-    if sys.argv[1:2] != ["-m"] or UNFORKED & set(sys.argv[2:]):
+    if sys.argv[1] not in ("-m", "-c") or UNFORKED & set(sys.argv[2:]) or "multiprocessing" in sys.argv[2]:
         os.execv(PYTHON, [PYTHON, *sys.argv[1:]])
     streams = _opened()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(SERVER)
         ignored = [number for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN]
         request = {
-            "argv": sys.argv[2:],
+            "argv": sys.argv[1:],
             "environ": dict(os.environ),
             "folder": os.getcwd(),
             "ignored": ignored,

@@ -2,8 +2,9 @@
 
     python tests/helpers/fork_server.py SOCKET CLIENT    # started by start() only
 
-A fork begins where ``python -m MODULE`` begins: nothing of this project has been imported. It has the streams, the
-environment, the folder and the signals of its client, and ends with it: whoever kills the client kills the fork.
+A fork begins where ``python -m MODULE`` begins, but for TensorFlow: nothing of this project has been imported. It has
+the streams, the environment, the folder and the signals of its client, and ends with it: whoever kills the client kills
+the fork.
 """
 
 import atexit
@@ -96,7 +97,7 @@ class _Server:
                 for descriptor in self._descriptors:
                     os.close(descriptor)
                 _become(request, streams, self._client)
-                code = _run(request["argv"][0])
+                code = _run(*request["argv"][:2])
             except BaseException:
                 traceback.print_exc()
                 code = 1
@@ -128,14 +129,17 @@ def _become(request: dict[str, Any], streams: list[int], client: str) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environ"])
-    sys.argv, sys.executable = request["argv"], client
-    sys.path[0] = request["folder"]
+    sys.argv, sys.executable = request["argv"][1:], client
+    sys.path[:1] = [request["folder"], *filter(None, request["environ"].get("PYTHONPATH", "").split(os.pathsep))]
 
 
-def _run(module: str) -> int:
-    """Runs a module as ``python -m`` does, and returns the exit code."""
+def _run(option: str, what: str) -> int:
+    """Runs a module or code as ``python -m`` and ``python -c`` do, and returns the exit code."""
     try:
-        runpy.run_module(module, None, "__main__", True)
+        if option == "-m":
+            runpy.run_module(what, None, "__main__", True)
+        else:
+            exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
         code: Any = 0
     except SystemExit as ended:
         code = ended.code
@@ -153,9 +157,8 @@ def main() -> None:
     import keras
     import tensorflow
     import tensorflow_text
-    import tokenizers
 
-    assert all((gin, google.cloud.storage, keras.Model, tensorflow.keras, tensorflow_text, tokenizers))
+    assert all((gin, google.cloud.storage, keras.Model, tensorflow.keras, tensorflow_text))
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)  # as tests/conftest.py does

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-STEPS = 600
+STEPS = 400
 LONGEST = 300  # seconds that a worker may live after another has died; it takes a few
 # Plain gradient descent, for which sums in another order differ by float32 rounding and no more. Adafactor divides by
 # the root mean square of each variable's gradient, and that of the keys' bias is nothing but rounding.

@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 
 import pytest
 
@@ -49,18 +48,18 @@ assert checkpoints.restore_newest().step == 1
 
 
 @pytest.mark.slow
-def test_files_and_samples_are_made_on_this_machine(tmp_path):
+def test_files_and_samples_are_made_on_this_machine(python, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir(), here.mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([sys.executable, "-c", SERVER, address], cwd=there, **pipes) as server:
+    with subprocess.Popen([python, "-c", SERVER, address], cwd=there, **pipes) as server:
         try:
             assert server.stdout.readline() == "serves\n"
             done = subprocess.run(
-                [sys.executable, "-c", CLIENT, address],
+                [python, "-c", CLIENT, address],
                 cwd=here,
                 env=environment,
                 capture_output=True,

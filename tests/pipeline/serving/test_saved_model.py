@@ -5,7 +5,6 @@ import math
 import random
 import re
 import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
@@ -48,13 +47,13 @@ def output(tiny_run_dir, python, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def call(output):
+def call(output, python):
     """Calls signatures of the exported model in one fresh process: [(name, texts as bytes, settings)] → answers."""
 
     def call(calls):
         lines = [json.dumps([name, [text.hex().upper() for text in texts], more]) for name, texts, more in calls]
         done = subprocess.run(
-            [sys.executable, "-c", CALLS, output],
+            [python, "-c", CALLS, output],
             cwd=output,
             input="\n".join(lines),
             capture_output=True,
