@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
+# Modules are compiled when they are first imported, and most never are: half of pip's time.
+PIP     = -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL = $(RUN) $(PIP)
 
 DATASET   ?= cpython
 OUTPUT    ?= data/$(DATASET)
@@ -24,18 +27,18 @@ $(VENV)/.runtime: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "error: $(PYTHON) is not CPython 3.11; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(RUN) || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt requirements-plots.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
 setup-beam: build/beam/.ready  ## build/beam: an environment with Apache Beam, for pipeline.shard --runner
 
 build/beam/.ready: requirements-beam.txt
 	$(PYTHON) -m venv build/beam
-	build/beam/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-beam.txt
+	build/beam/bin/python $(PIP) -r requirements-beam.txt
 	@touch $@
 
 test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local engine's; make test skips these without it
@@ -78,7 +81,7 @@ preflight-table: $(VENV)/.dev  ## docs/preflight.md: what fits which slice, by t
 	$(RUN) -m tools.preflight_table --output=docs/preflight.md --readme=README.md
 
 study: $(VENV)/.runtime  ## docs/study.md: the 2020 study re-run small, from WIKITEXT='…/wiki.*.raw' (about 2 hours)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-plots.txt
+	$(INSTALL) -r requirements-plots.txt
 	$(RUN) -m tools.study.run --run_dir=runs/study --page=docs/study.md $(if $(WIKITEXT),--wikitext='$(WIKITEXT)')
 
 tpu-check: $(VENV)/.runtime  ## the step's ops against the TPU's own kernels, in an environment under build/

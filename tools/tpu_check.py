@@ -46,7 +46,7 @@ def environment() -> pathlib.Path:
         print(f"building {ENVIRONMENT.relative_to(ROOT)} from {requirements.name}")
         venv.create(ENVIRONMENT, with_pip=True)
         pins = [line for line in requirements.read_text().splitlines() if line.split("==")[0] in NEEDED]
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         subprocess.run([*install, "-c", str(constraints), *pins], check=True)
         stamp.touch()
     return python
