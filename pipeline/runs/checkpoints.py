@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from models.protocols import LanguageModel
 from models.tf_checkpoints import plain_name
@@ -72,7 +73,6 @@ class Checkpoints:
         self._directory, self._variables = directory.rstrip("/"), dict(variables)
         self._reference = dict(reference or {})
         self._keep_last, self._keep_every, self._writes = keep_last, keep_every, writes
-        self._host: dict[str, tf.Variable] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._damaged: set[int] = set()
@@ -164,13 +164,7 @@ class Checkpoints:
     def _write_new(self, folder: str, document: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         gfile.makedirs(folder)
         with on_this_machine():
-            for name in list(values):
-                value = values.pop(name)  # frees the copy as soon as the variable holds it
-                if name in self._host:
-                    self._host[name].assign(value)
-                else:
-                    self._host[name] = tf.Variable(value, trainable=False)
-            tf.train.Checkpoint(variables=self._host).write(f"{folder}/{PREFIX}")
+            _write_state(f"{folder}/{PREFIX}", values)
         files = {name: checkpoint_files.measure(f"{folder}/{name}") for name in sorted(gfile.listdir(folder))}
         checkpoint_files.commit(folder, json.dumps(document | {"files": files}, indent=1))
 
@@ -228,6 +222,27 @@ def _assign(checkpoint: Checkpoint, variables: Mapping[str, tf.Variable]) -> Non
             raise UserError(f"{checkpoint.folder} is of another model or optimizer: {'; '.join(wrong[:3])}{more}")
         for name, variable in variables.items():
             variable.assign(reader.get_tensor(_key(name)))
+
+
+def _write_state(prefix: str, values: dict[str, np.ndarray]) -> None:
+    """Writes what ``tf.train.Checkpoint(variables=values).write(prefix)`` would, and empties ``values``.
+
+    That first waits for all hosts, for ever if one is gone, and this process would not end.
+    """
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    graph.nodes.add().children.add(node_id=1, local_name="variables")
+    holder = graph.nodes.add()
+    for node_id, name in enumerate(values, len(graph.nodes)):
+        holder.children.add(node_id=node_id, local_name=name)
+        graph.nodes.add().attributes.add(name="VARIABLE_VALUE", full_name=name, checkpoint_key=_key(name))
+    names = [_key(name) for name in values]
+    tensors = [tf.constant(values.pop(name)) for name in list(values)]  # frees each array when it is copied
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=[*names, "_CHECKPOINTABLE_OBJECT_GRAPH"],
+        shape_and_slices=[""] * (len(names) + 1),
+        tensors=[*tensors, tf.constant(graph.SerializeToString())],
+    )
 
 
 def _key(name: str) -> str:

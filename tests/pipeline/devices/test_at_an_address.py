@@ -1,8 +1,10 @@
 """Connected to another process, as to a TPU at an address: what belongs to this machine stays on it."""
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -44,33 +46,38 @@ metrics.close()
 checkpoints = Checkpoints("run/checkpoints", state_of(model))
 checkpoints.save(1, {})
 assert checkpoints.restore_newest().step == 1
+values = {name: variable.numpy() for name, variable in state_of(model).items()}
+print("saved: 1", flush=True)
+sys.stdin.readline()  # until the server is silent
+checkpoints._write(2, {}, values)
+assert checkpoints.steps() == [1, 2]
 """
 
 
 @pytest.mark.slow
-def test_files_and_samples_are_made_on_this_machine(python, tmp_path):
+def test_files_and_samples_are_made_on_this_machine_even_when_the_other_is_silent(python, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir(), here.mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([python, "-c", SERVER, address], cwd=there, **pipes) as server:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True, "env": environment}
+    with (
+        subprocess.Popen([sys.executable, "-c", SERVER, address], cwd=there, **pipes) as server,
+        subprocess.Popen([python, "-c", CLIENT, address], cwd=here, **pipes) as client,
+    ):
         try:
-            assert server.stdout.readline() == "serves\n"
-            done = subprocess.run(
-                [python, "-c", CLIENT, address],
-                cwd=here,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
+            lines = []
+            while not lines or lines[-1].strip() not in ("", "saved: 1"):
+                lines.append(client.stdout.readline())
+            server.send_signal(signal.SIGSTOP)
+            output, error = client.communicate("it is silent\n", timeout=120)  # which a hang would take
         finally:
             server.kill()
-    assert done.returncode == 0, done.stderr
-    jobs = dict(line.split(": ") for line in done.stdout.splitlines())
+            client.kill()
+    assert client.returncode == 0, error
+    output = "".join(lines) + output
+    jobs = dict(line.split(": ") for line in output.splitlines())
     assert "/job:worker/" in jobs["by default"] and "/job:worker/" in jobs["model"]
     assert "/job:localhost/" in jobs["copy"]
     assert any((here / "run" / "tensorboard").iterdir()) and any((here / "run" / "checkpoints").iterdir())
