@@ -9,7 +9,7 @@ Source of the layout: POSIX.1-2017, pax, ustar interchange format.
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from pipeline.errors import UserError
 
@@ -17,19 +17,12 @@ BLOCK = tarfile.BLOCKSIZE
 LARGEST_NAME = 1 << 20  # bytes of an extended header; more is damage, not a name
 
 
-class Member(NamedTuple):
-    """A regular file of an archive; its bytes are the next ``size`` that the stream gives, through ``read``."""
-
-    name: str
-    size: int
-    stream: "MemberStream"
-
-
-class MemberStream:
-    """The bytes of one member."""
+class Member:
+    """A file of an archive; its bytes are the next ``size`` that the archive's stream gives, through ``read``."""
 
     def __init__(self, archive: BinaryIO, name: str, size: int, where: str):
-        self._archive, self._left, self._name, self._where = archive, size, name, where
+        self._archive, self._left, self._where = archive, size, where
+        self.name, self.size = name, size
 
     def read(self, size: int = -1) -> bytes:
         """Returns up to ``size`` bytes (all without one), and b"" at the member's end.
@@ -40,7 +33,7 @@ class MemberStream:
         count = self._left if size < 0 else min(size, self._left)
         data = self._archive.read(count)
         if len(data) < count:
-            raise UserError(f"{self._where} is truncated in member {self._name!r}")
+            raise UserError(f"{self._where} is truncated in member {self.name!r}")
         self._left -= count
         return data
 
@@ -51,11 +44,7 @@ def is_unsafe(name: str) -> bool:
 
 
 def members(archive: BinaryIO, where: str) -> Iterator[Member]:
-    """Yields the regular files of a tar stream in order; what is left unread of one is skipped.
-
-    Args:
-        archive: a stream, which need not seek.
-        where: names the archive in errors.
+    """Yields the regular files of a tar stream, which need not seek, in order; what is left unread of one is skipped.
 
     Raises:
         UserError: a header is damaged, or the archive ends before its end marker.
@@ -73,7 +62,10 @@ def members(archive: BinaryIO, where: str) -> Iterator[Member]:
         except tarfile.HeaderError as error:
             raise UserError(f"{where} is corrupt or not a tar archive, after {last}: {error}") from error
         if info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-            data = _exactly(archive, info.size, f"{where} is truncated after {last}")
+            data = archive.read(info.size) if info.size <= LARGEST_NAME else b""
+            if len(data) < info.size:
+                raise UserError(f"{where} is truncated after {last}")
+            archive.read(-info.size % BLOCK)
             if info.type == tarfile.XHDTYPE:
                 extended.update(_pax(data, where))
             elif info.type == tarfile.GNUTYPE_LONGNAME:
@@ -82,10 +74,10 @@ def members(archive: BinaryIO, where: str) -> Iterator[Member]:
         name, size = extended.get("path", info.name), int(extended.get("size", info.size))
         extended = {}
         last = f"member {name!r}"
-        stream = MemberStream(archive, name, size if info.isreg() or info.type == tarfile.CONTTYPE else 0, where)
+        member = Member(archive, name, size if info.isreg() or info.type == tarfile.CONTTYPE else 0, where)
         if info.isreg():
-            yield Member(name, size, stream)
-        while stream.read(1 << 20):
+            yield member
+        while member.read(1 << 20):
             pass
         archive.read(-size % BLOCK if info.isreg() else 0)
 
@@ -105,14 +97,6 @@ def _plain(header: bytes) -> tarfile.TarInfo | None:
     except ValueError:  # a digit that is not octal
         return None
     return info
-
-
-def _exactly(archive: BinaryIO, size: int, complaint: str) -> bytes:
-    data = archive.read(size) if size <= LARGEST_NAME else b""
-    if len(data) < size:
-        raise UserError(complaint)
-    archive.read(-size % BLOCK)
-    return data
 
 
 def _pax(data: bytes, where: str) -> dict[str, str]:

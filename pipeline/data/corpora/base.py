@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from pipeline.data.format.settings import ShardConfig
 
 UNIT_BYTES = 16 << 20  # of text, about: large enough to keep an engine busy, small enough to be done again
 PIECE_BYTES = 4 << 20  # a longer document is streamed in pieces of this size and never held whole
-PARTS = ("train", "validation", "test")
+SPELLINGS = {"train": {"train"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
+PARTS = tuple(SPELLINGS)
 
 
 class Readable(Protocol):
@@ -83,14 +85,10 @@ class Corpus(ABC):
     """
 
     own_parts = False
-    _inputs: Sequence[tuple[Input, int]]  # with their bytes, in order, where ``units`` is not overridden
+    _inputs: Sequence[tuple[Input, int]]  # with their bytes, in order
 
     def __init__(
-        self,
-        config: ShardConfig,
-        files: Iterable[tuple[str, int]],
-        expansion: float = 1.0,
-        notes: tuple[str, ...] = (),
+        self, config: ShardConfig, files: Iterable[tuple[str, int]], expansion: float = 1.0, notes: tuple[str, ...] = ()
     ):
         listed = list(files)
         self.config, self.notes = config, notes
@@ -101,11 +99,16 @@ class Corpus(ABC):
 
     def units(self) -> Iterator[Unit]:
         """Yields the units in the source's order; the same source gives the same units."""
-        return grouped(self._inputs)
+        return grouped(self._inputs, UNIT_BYTES)
 
-    @abstractmethod
     def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
         """Streams the documents of a unit in order; runs in a worker."""
+        for item in unit.inputs:
+            yield from self._documents(item)
+
+    @abstractmethod
+    def _documents(self, item: Input) -> Iterator[Document | Dropped]:
+        """Streams the documents of an input in order."""
 
     def check_totals(self, documents: int) -> None:  # noqa: B027  (most corpora have nothing to compare with)
         """Compares totals, dropped documents included, with what the published corpus has; UserError if they differ."""
@@ -131,17 +134,15 @@ class Corpus(ABC):
     def from_stream(
         self, identity: str, stream: Readable, size: int | None, part: str | None = None
     ) -> Document | Dropped:
-        """Reads ``size`` bytes (None: all) as one document, in pieces where that is long."""
-        head = stream.read(PIECE_BYTES if size is None else min(size, PIECE_BYTES))
-        if size == len(head) or (size is None and len(head) < PIECE_BYTES):
+        """Reads a stream of ``size`` bytes (None: unknown) as one document, in pieces where that is long."""
+        head = stream.read(PIECE_BYTES)
+        if size == len(head) or len(head) < PIECE_BYTES:
             return self.from_bytes(identity, head, part)
-        return self.from_long(identity, head, stream, part, None if size is None else size - len(head))
+        return self.from_long(identity, head, stream, part)
 
-    def from_long(
-        self, identity: str, head: bytes, stream: Readable, part: str | None = None, rest: int | None = None
-    ) -> Document:
-        """A document whose first bytes are ``head`` and whose others (``rest`` of them, or all) are in the stream."""
-        return Document(identity, _pieces(identity, head, stream, rest), part)
+    def from_long(self, identity: str, head: bytes, stream: Readable, part: str | None = None) -> Document:
+        """A document whose first bytes are ``head`` and whose others are in the stream."""
+        return Document(identity, _pieces(identity, head, stream), part)
 
 
 def undecodable(identity: str, error: UnicodeDecodeError, start: int = 0) -> str:
@@ -151,7 +152,7 @@ def undecodable(identity: str, error: UnicodeDecodeError, start: int = 0) -> str
     return f"{identity} is not UTF-8 at its byte {start + error.start}: {error.reason}"
 
 
-def _pieces(identity: str, head: bytes, stream: Readable, rest: int | None) -> Iterator[str]:
+def _pieces(identity: str, head: bytes, stream: Readable) -> Iterator[str]:
     """Decodes a long document piece by piece; raises DropError where it turns out not to be text."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     raw, done, waiting = head, 0, 0
@@ -162,16 +163,14 @@ def _pieces(identity: str, head: bytes, stream: Readable, rest: int | None) -> I
             if "\0" in text:
                 raise DropError("NUL")
             yield text
-            raw = stream.read(PIECE_BYTES if rest is None else min(rest, PIECE_BYTES))
-            rest = None if rest is None else rest - len(raw)
+            raw = stream.read(PIECE_BYTES)
         yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise DropError("undecodable", undecodable(identity, error, done - waiting)) from error
 
 
-def grouped(inputs: Sequence[tuple[Input, int]], unit_bytes: int | None = None) -> Iterator[Unit]:
-    """Groups (input, bytes) into units of about ``unit_bytes`` (None: UNIT_BYTES), keeping their order."""
-    unit_bytes = UNIT_BYTES if unit_bytes is None else unit_bytes
+def grouped(inputs: Sequence[tuple[Input, int]], unit_bytes: int) -> Iterator[Unit]:
+    """Groups (input, bytes) into units of about ``unit_bytes``, keeping their order."""
     group: list[Input] = []
     size = index = 0
     for item, item_bytes in inputs:
@@ -186,11 +185,8 @@ def grouped(inputs: Sequence[tuple[Input, int]], unit_bytes: int | None = None) 
 
 def part_of_name(name: str) -> str | None:
     """The part that a file's name states ('wiki.valid.raw' → 'validation'), or None."""
-    words = name.lower().replace("-", ".").replace("_", ".").replace("/", ".").split(".")
-    for part, spellings in zip(PARTS, (("train",), ("validation", "valid", "val", "dev"), ("test",)), strict=True):
-        if any(word in spellings for word in words):
-            return part
-    return None
+    words = re.split(r"[-_/.]", name.lower())
+    return next((part for part, spellings in SPELLINGS.items() if spellings.intersection(words)), None)
 
 
 def train_texts(corpus: Corpus) -> Iterator[str]:
@@ -198,7 +194,4 @@ def train_texts(corpus: Corpus) -> Iterator[str]:
     for unit in corpus.units():
         for item in corpus.documents(unit):
             if isinstance(item, Document) and item.part in (None, "train"):
-                if isinstance(item.text, str):
-                    yield item.text
-                else:
-                    yield from item.text
+                yield from [item.text] if isinstance(item.text, str) else item.text

@@ -46,10 +46,9 @@ class CPython(Corpus):
         """Groups topics and modules to units of about 4 MiB."""
         return grouped(self._inputs, unit_bytes=4 << 20)
 
-    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+    def _documents(self, item: Input) -> Iterator[Document | Dropped]:
         """Yields a topic of the help system, or a module of the library, as a document."""
-        for item in unit.inputs:
-            if item.name.startswith(TOPICS):
-                yield self.document(item.name, pydoc_data.topics.topics[item.name.removeprefix(TOPICS)])
-            else:
-                yield self.from_bytes(item.name, pathlib.Path(item.path).read_bytes())
+        if item.name.startswith(TOPICS):
+            yield self.document(item.name, pydoc_data.topics.topics[item.name.removeprefix(TOPICS)])
+        else:
+            yield self.from_bytes(item.name, pathlib.Path(item.path).read_bytes())

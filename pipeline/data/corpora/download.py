@@ -5,31 +5,16 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.errors import UserError
 
 SECONDS = 30  # of silence, after which a connection is given up
 
-
-class Published(NamedTuple):
-    """A file at several addresses, which its sha256 identifies."""
-
-    file: str
-    sha256: str
-    addresses: tuple[str, ...]
-
-
-def _wikitext(name: str, sha256: str) -> Published:
-    file = f"{name}-raw-v1.zip"
-    hosts = ("https://s3.amazonaws.com/research.metamind.io/wikitext/", "https://wikitext.smerity.com/")
-    return Published(file, sha256, tuple(host + file for host in hosts))
-
-
-PUBLISHED = {
-    "wikitext-2": _wikitext("wikitext-2", "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11"),
-    "wikitext-103": _wikitext("wikitext-103", "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794"),
+FOLDERS = ("https://s3.amazonaws.com/research.metamind.io/wikitext/", "https://wikitext.smerity.com/")
+SHA256 = {  # of NAME-raw-v1.zip, in each folder
+    "wikitext-2": "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
+    "wikitext-103": "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794",
 }
 
 
@@ -45,17 +30,18 @@ def published(name: str) -> str:
     Raises:
         UserError: it is unknown, cannot be downloaded, or has another sha256.
     """
-    if name not in PUBLISHED:
-        raise UserError(f"corpus {name!r} needs --source: only {', '.join(PUBLISHED)} can be downloaded by name")
-    file, path = PUBLISHED[name], os.path.join(cache_folder(), PUBLISHED[name].file)
-    if os.path.isfile(path) and _sha256(path) == file.sha256:
+    if name not in SHA256:
+        raise UserError(f"corpus {name!r} needs --source: only {', '.join(SHA256)} can be downloaded by name")
+    file, sha256 = f"{name}-raw-v1.zip", SHA256[name]
+    path = os.path.join(cache_folder(), file)
+    if os.path.isfile(path) and _sha256(path) == sha256:
         return path
     os.makedirs(cache_folder(), exist_ok=True)
     reasons = []
-    for address in file.addresses:
+    for address in (folder + file for folder in FOLDERS):
         print(f"downloading {address}", file=sys.stderr)
         try:
-            _download(address, path, file.sha256)
+            _download(address, path, sha256)
         except (OSError, UserError) as error:
             reasons.append(f"{address}: {getattr(error, 'reason', None) or error}")
         else:

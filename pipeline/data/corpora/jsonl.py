@@ -1,11 +1,12 @@
 """JSON lines: one object per line, its text under one key. Other lines are left out, counted under a reason."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from pipeline import texts
-from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit
+from pipeline.data.corpora.base import Corpus, Document, Dropped, Input
 from pipeline.data.corpora.listing import find
 from pipeline.data.corpora.text import LineFile, expansion, lines, ranges
 from pipeline.data.format.settings import ShardConfig
@@ -39,21 +40,12 @@ class JSONLines(Corpus):
             return
         first = ""
         for item, _ in (self._inputs[0], self._inputs[-1]):
-            faults = 0
-            for document in self._documents(item):
-                if isinstance(document, Document) or not document.fault:
-                    return
-                first, faults = first or document.fault, faults + 1
-                if faults == FAULTS_AT_ONCE:
-                    break
-            if faults < FAULTS_AT_ONCE:
+            beginning = itertools.islice(self._documents(item), FAULTS_AT_ONCE)
+            faults = [*itertools.takewhile(bool, (getattr(document, "fault", "") for document in beginning))]
+            if len(faults) < FAULTS_AT_ONCE:
                 return
+            first = first or faults[0]
         raise UserError(f"the source begins and ends with lines that cannot be read: {first}")
-
-    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
-        """Yields a document, or why it was dropped, for each line."""
-        for item in unit.inputs:
-            yield from self._documents(item)
 
     def _documents(self, item: Input) -> Iterator[Document | Dropped]:
         for offset, head, file in lines(item):

@@ -5,6 +5,7 @@ neither a loop nor a second link gives a document twice.
 """
 
 import fnmatch
+import itertools
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline import storage
-from pipeline.data.corpora.sources import suffix
+from pipeline.data.corpora.sources import COMPRESSED
 from pipeline.errors import UserError
 from pipeline.texts import printable
 
@@ -28,28 +29,19 @@ class File(NamedTuple):
     size: int
 
 
-class PassedOver:
-    """The files of a source that no reader takes for text, by kind: how many, and the first name."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, tuple[int, str]] = {}
-
-    def add(self, kind: str, name: str) -> None:
-        """Counts one more."""
-        count, first = self._kinds.get(kind, (0, name))
-        self._kinds[kind] = (count + 1, min(first, name))
-
-    def notes(self) -> tuple[str, ...]:
-        """One note for the manifest and the terminal, or none."""
-        kinds = [f"{count:,} {kind} ({printable(first)})" for kind, (count, first) in sorted(self._kinds.items())]
-        return (f"passed over, by kind with the first of each: {', '.join(kinds)}",) if kinds else ()
-
-
 class Listing(NamedTuple):
     """The files of a source, sorted by name, and notes on what was passed over."""
 
     files: list[File]
     notes: tuple[str, ...]
+
+
+def note_of(passed_over: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """One note for the manifest and the terminal on (kind, name) of files that no reader takes for text, or none."""
+    groups = itertools.groupby(sorted(passed_over), key=lambda file: file[0])
+    names = {kind: [name for _, name in group] for kind, group in groups}
+    kinds = [f"{len(of_kind):,} {kind} ({printable(of_kind[0])})" for kind, of_kind in names.items()]
+    return (f"passed over, by kind with the first of each: {', '.join(kinds)}",) if kinds else ()
 
 
 def kind_passed_over(name: str) -> str:
@@ -59,13 +51,10 @@ def kind_passed_over(name: str) -> str:
         return "resource fork"
     if any(part.startswith(".") for part in parts):
         return "hidden"
-    if "_temporary" in parts or any(_is_temporary(part) for part in parts[-1:]):
+    last = parts[-1] if parts else ""
+    if "_temporary" in parts or last.endswith(TEMPORARY) or last.startswith("~$") or last[:1] == last[-1:] == "#":
         return "temporary"
     return ""
-
-
-def _is_temporary(name: str) -> bool:
-    return name.endswith(TEMPORARY) or name.startswith("~$") or (name[:1] == name[-1:] == "#")
 
 
 def find(source: str | None, endings: Sequence[str], corpus: str) -> Listing:
@@ -82,11 +71,10 @@ def find(source: str | None, endings: Sequence[str], corpus: str) -> Listing:
     if not source:
         raise UserError(f"corpus {corpus!r} needs --source: a file, a directory or a glob, local or gs://")
     try:
-        files, passed_over = _find(source, endings)
+        files, notes = _find(source, endings)
     except PermissionError as error:
         place = f"{error.filename}: " if error.filename not in (None, source) else ""
         raise UserError(f"--source={source} cannot be read: {place}{error.strerror or error}") from error
-    notes = passed_over.notes()
     if not files:
         also = f" ({notes[0]})" if notes else ""
         raise UserError(f"--source={source} holds no file named *{', *'.join(endings)} for corpus {corpus!r}{also}")
@@ -95,30 +83,26 @@ def find(source: str | None, endings: Sequence[str], corpus: str) -> Listing:
     return Listing(files, notes)
 
 
-def _find(source: str, endings: Sequence[str]) -> tuple[list[File], PassedOver]:
-    passed_over = PassedOver()
+def _find(source: str, endings: Sequence[str]) -> Listing:
     size = storage.size(source) if not source.endswith("/") else None
     if size is not None:
         if not storage.is_remote(source) and not os.access(source, os.R_OK):
             raise PermissionError(13, "permission denied")
-        return [File(source, source.rpartition("/")[2], size)], passed_over
+        return Listing([File(source, source.rpartition("/")[2], size)], ())
     root, pattern, listed = _rooted(source)
     root = root.rstrip("/") + "/"
-    files = []
+    wanted = tuple(ending + compressed for ending in endings for compressed in ("", *COMPRESSED))
+    files, passed_over = [], []
     for path, size_or_kind in listed:
         name = path.removeprefix(root)
         if pattern and not fnmatch.fnmatchcase(name, pattern):
             continue
         kind = kind_passed_over(name) if isinstance(size_or_kind, int) else size_or_kind
         if kind and not (kind == "temporary" and pattern.endswith(TEMPORARY)):
-            passed_over.add(kind, name)
-        elif isinstance(size_or_kind, int) and (pattern or _matches(name.lower(), endings)):
+            passed_over.append((kind, name))
+        elif isinstance(size_or_kind, int) and (pattern or name.lower().endswith(wanted)):
             files.append(File(path, name, size_or_kind))
-    return sorted(files, key=lambda file: file.name), passed_over
-
-
-def _matches(name: str, endings: Sequence[str]) -> bool:
-    return name.removesuffix(suffix(name)).endswith(tuple(endings)) or name.endswith(tuple(endings))
+    return Listing(sorted(files, key=lambda file: file.name), note_of(passed_over))
 
 
 def _rooted(source: str) -> tuple[str, str, Iterable[tuple[str, int | str]]]:
@@ -137,13 +121,18 @@ def _list(directory: str) -> Iterable[tuple[str, int | str]] | None:
     """Lists (path, bytes, or the kind of what is not a file) below a directory; None where there is none."""
     if storage.is_remote(directory):
         return storage.list_files(directory)
+    state = _stat(directory)
+    return _walk(directory) if state and stat.S_ISDIR(state.st_mode) else None
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """What is at a path, or None where there is nothing."""
     try:
-        state = os.stat(directory)
+        return os.stat(path)
     except PermissionError:
         raise
     except (OSError, ValueError):
         return None
-    return _walk(directory) if stat.S_ISDIR(state.st_mode) else None
 
 
 def _walk(root: str) -> Iterator[tuple[str, int | str]]:
@@ -168,18 +157,10 @@ def _walk(root: str) -> Iterator[tuple[str, int | str]]:
             folders.sort()
             for name in names:
                 path = os.path.join(folder, name)
-                yield path, _size(path)
-
-
-def _size(path: str) -> int | str:
-    """Bytes of a file, or the kind of what is not one."""
-    try:
-        state = os.stat(path)
-    except PermissionError:
-        raise
-    except OSError:
-        return "dead link"
-    return state.st_size if stat.S_ISREG(state.st_mode) else "neither file nor folder"
+                if (found := _stat(path)) is None:
+                    yield path, "dead link"
+                else:
+                    yield path, found.st_size if stat.S_ISREG(found.st_mode) else "neither file nor folder"
 
 
 def _raise(error: OSError) -> None:

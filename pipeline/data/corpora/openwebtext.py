@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from pipeline import storage
 from pipeline.data.corpora.archives import Member, is_unsafe, members
 from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit, grouped
-from pipeline.data.corpora.listing import File, PassedOver, find, kind_passed_over
+from pipeline.data.corpora.listing import File, find, kind_passed_over, note_of
 from pipeline.data.corpora.sources import decompress, open_text, reading
 from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
@@ -38,45 +38,43 @@ class OpenWebText(Corpus):
     published = Published()
 
     def __init__(self, config: ShardConfig, source: str | None):
-        self._files, self._listing_notes = find(source, (".tar", ".tar.xz", "_data.xz", ".xz"), config.name)
-        super().__init__(config, [(file.name, file.size) for file in self._files], EXPANSION, self._listing_notes)
-        self._outer = [file for file in self._files if file.name.lower().endswith((".tar", ".tar.xz"))]
-        if self._outer and len(self._outer) < len(self._files):
+        files, self._listing_notes = find(source, (".tar", ".tar.xz", "_data.xz", ".xz"), config.name)
+        super().__init__(config, [(file.name, file.size) for file in files], EXPANSION, self._listing_notes)
+        self._inputs = [(Input(file.path, file.name), file.size) for file in files]
+        self._outer = [file for file in files if file.name.lower().endswith((".tar", ".tar.xz"))]
+        if self._outer and len(self._outer) < len(files):
             raise UserError(f"--source={source} mixes outer archives (*.tar, *.tar.xz) with inner ones (*.xz)")
         whole = self.total_bytes >= self.published.least_bytes
         self._is_published = whole and (not self._outer or len(self._outer) in (1, 21))
-        self._archives = 0 if self._outer else len(self._files)
+        self._archives = 0 if self._outer else len(files)
 
     def units(self) -> Iterator[Unit]:
         """Groups inner archives to units; an outer archive is read here, once, and its members go into the units."""
-        if self._outer:
-            return self._from_outer()
-        inputs = [(Input(file.path, file.name), file.size) for file in self._files]
-        return grouped(inputs, unit_bytes=UNIT_BYTES)
+        return self._from_outer() if self._outer else grouped(self._inputs, UNIT_BYTES)
 
     def _from_outer(self) -> Iterator[Unit]:
         blobs: list[tuple[str, bytes]] = []
-        passed_over = PassedOver()
+        passed_over: list[tuple[str, str]] = []
         size = index = self._archives = 0
         for file in self._outer:
             for member in self._inner_archives(file, passed_over):
-                blobs.append((member.name, member.stream.read()))
+                blobs.append((member.name, member.read()))
                 size += len(blobs[-1][1])
                 if size >= UNIT_BYTES:
                     yield Unit(index=index, size=size, blobs=tuple(blobs))
                     blobs, size, index = [], 0, index + 1
         if blobs:
             yield Unit(index=index, size=size, blobs=tuple(blobs))
-        self.notes = self._listing_notes + passed_over.notes()
+        self.notes = self._listing_notes + note_of(passed_over)
 
-    def _inner_archives(self, file: File, passed_over: PassedOver) -> Iterator[Member]:
+    def _inner_archives(self, file: File, passed_over: list[tuple[str, str]]) -> Iterator[Member]:
         """Reads an outer archive, and compares its sha256 where it is the published one."""
         count = 0
         with reading(file.path), storage.open_read(file.path) as opened:
             raw = _Hashed(opened) if self._is_published and len(self._outer) == 1 else opened
             for member in members(decompress(raw, file.path), file.path):  # type: ignore[arg-type]
                 if kind := kind_passed_over(member.name):
-                    passed_over.add(kind, member.name)
+                    passed_over.append((kind, member.name))
                 elif member.name.endswith(".xz"):
                     count += 1
                     yield member
@@ -93,9 +91,11 @@ class OpenWebText(Corpus):
         for name, data in unit.blobs:
             with reading(f"inner archive {name!r}"):
                 yield from self._members(name, decompress(io.BytesIO(data), name))
-        for item in unit.inputs:
-            with reading(item.path), open_text(item.path) as opened:
-                yield from self._members(item.name, opened)
+        yield from super().documents(unit)
+
+    def _documents(self, item: Input) -> Iterator[Document | Dropped]:
+        with reading(item.path), open_text(item.path) as opened:
+            yield from self._members(item.name, opened)
 
     def _members(self, archive: str, opened: BinaryIO) -> Iterator[Document | Dropped]:
         place = archive.rpartition("/")[2]
@@ -106,7 +106,7 @@ class OpenWebText(Corpus):
             elif kind := kind_passed_over(member.name):
                 yield Dropped(identity, kind)
             elif member.name.endswith(".txt"):
-                yield self.from_stream(identity, member.stream, member.size)
+                yield self.from_stream(identity, member, member.size)
             else:
                 yield Dropped(identity, "not .txt")
 

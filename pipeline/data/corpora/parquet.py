@@ -2,13 +2,13 @@
 
 import bisect
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
 from pipeline import storage
-from pipeline.data.corpora.base import Corpus, Document, Dropped, Input, Unit
+from pipeline.data.corpora.base import Corpus, Document, Dropped, Input
 from pipeline.data.corpora.listing import File, find
 from pipeline.data.corpora.text import part_of_file
 from pipeline.data.format.settings import ShardConfig
@@ -26,15 +26,10 @@ class Parquet(Corpus):
 
     def __init__(self, config: ShardConfig, source: str | None):
         files, notes = find(source, (".parquet",), config.name)
-        self._inputs = []
-        text_bytes = 0
-        for file in files:
-            for item, size in self._row_groups(config, file):
-                self._inputs.append((item, size))
-                text_bytes += size
+        self._inputs = [group for file in files for group in self._row_groups(config, file)]
         super().__init__(config, [(file.name, file.size) for file in files], notes=notes)
         self.own_parts = config.validation_fraction is None
-        self.total_bytes = self.text_bytes = text_bytes
+        self.total_bytes = self.text_bytes = sum(size for _, size in self._inputs)
 
     @staticmethod
     def _row_groups(config: ShardConfig, file: File) -> Iterator[tuple[Input, int]]:
@@ -60,22 +55,20 @@ class Parquet(Corpus):
                     yield Input(file.path, file.name, row, row + rows, part), size
                 row += rows
 
-    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
-        """Yields a document for each row of a unit's row groups."""
+    def _documents(self, item: Input) -> Iterator[Document | Dropped]:
+        """Yields a document for each row of a row group."""
         import pyarrow as pa
 
-        for item in unit.inputs:
-            with _opened(item.path) as table:
-                try:
-                    yield from self._rows(table, item)
-                except (pa.ArrowException, OSError) as error:
-                    reason = str(error).splitlines()[0]
-                    raise UserError(f"{item.path} is corrupt near row {item.start}: {reason}") from error
+        with _opened(item.path) as table:
+            try:
+                yield from self._rows(table, item)
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{item.path} is corrupt near row {item.start}: {reason}") from error
 
     def _rows(self, table: Any, item: Input) -> Iterator[Document | Dropped]:
-        starts = [0]
-        for group in range(table.metadata.num_row_groups):
-            starts.append(starts[-1] + table.metadata.row_group(group).num_rows)
+        groups = range(table.metadata.num_row_groups)
+        starts = [0, *accumulate(table.metadata.row_group(group).num_rows for group in groups)]
         row, group = item.start, bisect.bisect_right(starts, item.start) - 1
         batches = table.iter_batches(ROWS, row_groups=[group], columns=[self.config.field], use_threads=False)
         for batch in batches:

@@ -27,16 +27,9 @@ def suffix(name: str) -> str:
 
 def decompress(raw: BinaryIO, name: str) -> BinaryIO:
     """Returns the stream decompressed as its name says, or itself."""
+    readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _ZstandardReader}
     kind = suffix(name)
-    if kind == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
-    if kind == ".bz2":
-        return io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
-    if kind == ".xz":
-        return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
-    if kind == ".zst":
-        return io.BufferedReader(_ZstandardReader(raw), 1 << 20)
-    return raw
+    return io.BufferedReader(readers[kind](raw), 1 << 20) if kind else raw
 
 
 def open_text(path: str, start: int = 0) -> BinaryIO:

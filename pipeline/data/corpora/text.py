@@ -3,16 +3,7 @@
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pipeline.data.corpora.base import (
-    PIECE_BYTES,
-    UNIT_BYTES,
-    Corpus,
-    Document,
-    Dropped,
-    Input,
-    Unit,
-    part_of_name,
-)
+from pipeline.data.corpora.base import PIECE_BYTES, UNIT_BYTES, Corpus, Document, Dropped, Input, part_of_name
 from pipeline.data.corpora.listing import File, find
 from pipeline.data.corpora.sources import COMPRESSED, open_text, reading, suffix
 from pipeline.data.corpora.wikitext import articles
@@ -103,11 +94,9 @@ class Text(Corpus):
         self.own_parts = config.validation_fraction is None
         self._inputs = ranges(config, files, by_line=config.documents == "line")
 
-    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+    def _documents(self, item: Input) -> Iterator[Document | Dropped]:
         """Yields documents by ``shard.documents``: files, lines or articles."""
-        read = {"file": self._file, "line": self._lines, "article": self._articles}[self.config.documents]
-        for item in unit.inputs:
-            yield from read(item)
+        return {"file": self._file, "line": self._lines, "article": self._articles}[self.config.documents](item)
 
     def _file(self, item: Input) -> Iterator[Document | Dropped]:
         with reading(item.path), open_text(item.path) as file:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pipeline import storage, texts
-from pipeline.data.corpora.base import PARTS, Corpus, Document, Dropped, Input, Unit, part_of_name
+from pipeline.data.corpora.base import PARTS, Corpus, Document, Dropped, Input, Unit, grouped, part_of_name
 from pipeline.data.corpora.download import published
-from pipeline.data.corpora.listing import File, Listing, PassedOver, find, kind_passed_over
+from pipeline.data.corpora.listing import File, Listing, find, kind_passed_over, note_of
 from pipeline.data.corpora.sources import open_text, reading
 from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError
@@ -47,50 +47,46 @@ class WikiText(Corpus):
     own_parts = True
 
     def __init__(self, config: ShardConfig, source: str | None):
-        self._members: list[tuple[Input, int]] = []
+        self._inputs: list[tuple[Input, int]] = []
         source = source or published(config.name)
         zipped = source.lower().endswith(".zip")
         files, notes = _in_zip(source, config.name) if zipped else find(source, (".raw", ".tokens"), config.name)
         for file in files:
             name = file.name.rpartition("/")[2]
             if (part := part_of_name(name)) and file.size:
-                self._members.append((Input(path=file.path, name=name, part=part), file.size))
-        names = [item.name for item, _ in self._members]
+                self._inputs.append((Input(path=file.path, name=name, part=part), file.size))
+        names = [item.name for item, _ in self._inputs]
         if not names:
             raise UserError(f"--source={source} holds none of wiki.train.raw, wiki.valid.raw and wiki.test.raw")
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"--source={source} holds {min(twice)} more than once; expected one WikiText")
-        self._members.sort(key=lambda member: PARTS.index(member[0].part or ""))
-        super().__init__(config, [(item.name, size) for item, size in self._members], notes=notes)
-        if "train" not in {item.part for item, _ in self._members}:
-            self._train_on_test(source)
-
-    def _train_on_test(self, source: str) -> None:
-        if "test" not in {item.part for item, _ in self._members}:
+        self._inputs.sort(key=lambda member: PARTS.index(member[0].part or ""))
+        super().__init__(config, [(item.name, size) for item, size in self._inputs], notes=notes)
+        parts = {item.part for item, _ in self._inputs}
+        if not parts & {"train", "test"}:
             raise UserError(f"--source={source} has neither wiki.train.raw nor wiki.test.raw: nothing to train on")
-        self._members = [
-            (item._replace(part="train") if item.part == "test" else item, size) for item, size in self._members
-        ]
-        self.notes += (
-            "wiki.train.raw is not in the source: the train part is made of wiki.test.raw and there is no test part, "
-            "so no figure of this data set is a WikiText result",
-        )
+        if "train" not in parts:
+            self._inputs = [
+                (item._replace(part="train") if item.part == "test" else item, size) for item, size in self._inputs
+            ]
+            self.notes += (
+                "wiki.train.raw is not in the source: the train part is made of wiki.test.raw and there is no test "
+                "part, so no figure of this data set is a WikiText result",
+            )
 
     def units(self) -> Iterator[Unit]:
         """Makes a unit of each file."""
-        for index, (item, size) in enumerate(self._members):
-            yield Unit(index=index, size=size, inputs=(item,))
+        return grouped(self._inputs, unit_bytes=0)
 
-    def documents(self, unit: Unit) -> Iterator[Document | Dropped]:
+    def _documents(self, item: Input) -> Iterator[Document | Dropped]:
         """Yields the articles of a file, which names their part."""
-        for item in unit.inputs:
-            with reading(item.path), self._open(item) as file:
-                for offset, raw in articles(iter(file)):
-                    try:
-                        yield Document(f"{item.name}@{offset}", texts.decode(raw), item.part)
-                    except UnicodeDecodeError as error:
-                        place = offset + error.start
-                        raise UserError(f"{item.path}: not UTF-8 at byte {place}: {error.reason}") from error
+        with reading(item.path), self._open(item) as file:
+            for offset, raw in articles(iter(file)):
+                try:
+                    yield Document(f"{item.name}@{offset}", texts.decode(raw), item.part)
+                except UnicodeDecodeError as error:
+                    place = offset + error.start
+                    raise UserError(f"{item.path}: not UTF-8 at byte {place}: {error.reason}") from error
 
     def _open(self, item: Input) -> BinaryIO:
         if not item.path.lower().endswith(".zip"):
@@ -106,15 +102,15 @@ class WikiText(Corpus):
 
 def _in_zip(source: str, corpus: str) -> Listing:
     """Lists the members of a zip file as if they were files."""
-    files, passed_over = [], PassedOver()
+    files, passed_over = [], []
     for file in find(source, (".zip",), corpus).files:
         with reading(file.path), _archive(file.path) as archive:
             for entry in archive.infolist():
                 if kind := kind_passed_over(entry.filename):
-                    passed_over.add(kind, entry.filename)
+                    passed_over.append((kind, entry.filename))
                 else:
                     files.append(File(file.path, entry.filename, entry.file_size))
-    return Listing(files, passed_over.notes())
+    return Listing(files, note_of(passed_over))
 
 
 def _archive(path: str) -> zipfile.ZipFile:

@@ -92,7 +92,7 @@ EXPECTED: dict[str, list[str]] = {}
 def test_members_are_those_of_the_library(format):
     name = "a/" + "long" * (20 if format == tarfile.USTAR_FORMAT else 60) + ".txt"
     files = {name: b"x" * 700, "é.txt": b"", "folder": None, "link": "a.txt", "b.txt": b"y" * 512}
-    members_read = [(member.name, member.stream.read()) for member in members(io.BytesIO(tar(files, format)), "t")]
+    members_read = [(member.name, member.read()) for member in members(io.BytesIO(tar(files, format)), "t")]
     assert members_read == [(name, b"x" * 700), ("é.txt", b""), ("b.txt", b"y" * 512)]
 
 

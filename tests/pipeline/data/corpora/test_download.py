@@ -36,10 +36,8 @@ def server(tmp_path, monkeypatch):
     threading.Thread(target=service.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{service.server_port}/"
     sha256 = hashlib.sha256(data.getvalue()).hexdigest()
-    corpus = download.Published(
-        "wikitext-2-raw-v1.zip", sha256, (address + "gone.zip", address + "wikitext-2-raw-v1.zip")
-    )
-    monkeypatch.setitem(download.PUBLISHED, "wikitext-2", corpus)
+    monkeypatch.setitem(download.SHA256, "wikitext-2", sha256)
+    monkeypatch.setattr(download, "FOLDERS", (address + "gone/", address))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     yield asked
@@ -55,12 +53,11 @@ def test_download_by_name_happens_once_and_falls_back(server):
         corpus = open_corpus(config("wikitext-2"), None)
         parts = [document.part for unit in corpus.units() for document in corpus.documents(unit)]
         assert parts == ["train", "validation", "test"]
-    assert server.count("/wikitext-2-raw-v1.zip") == 1 and "/gone.zip" in server
+    assert server.count("/wikitext-2-raw-v1.zip") == 1 and "/gone/wikitext-2-raw-v1.zip" in server
 
 
 def test_other_bytes_are_not_kept(server, monkeypatch, tmp_path):
-    corpus = download.PUBLISHED["wikitext-2"]
-    monkeypatch.setitem(download.PUBLISHED, "wikitext-2", corpus._replace(sha256="0" * 64))
+    monkeypatch.setitem(download.SHA256, "wikitext-2", "0" * 64)
     with pytest.raises(UserError, match="cannot be downloaded .*has sha256 .* instead of 0000.*--source"):
         open_corpus(config("wikitext-2"), None)
     assert not list((tmp_path / "cache").rglob("*.*"))
