@@ -43,13 +43,9 @@ def check_engines(tokenizer: "Tokenizer") -> None:
 
 
 def compare(tokenizer: "Tokenizer", text: str, ids: np.ndarray, *, whole: bool = True) -> None:
-    """Refuses ids that are not the library's for this text, or that do not give the text back.
+    """Refuses the bulk engine's ids if they are not the library's for this text, or do not give the text back.
 
-    Args:
-        tokenizer: whose ids they are.
-        text: what was encoded, or its beginning up to a split point.
-        ids: the bulk engine's ids.
-        whole: whether they end where the text does.
+    A text that is not ``whole`` is the beginning, up to a split point, of what the ids are of.
 
     Raises:
         UserError: it shows the beginning of the text.
@@ -74,14 +70,9 @@ def compare(tokenizer: "Tokenizer", text: str, ids: np.ndarray, *, whole: bool =
 def check_bytes(
     tokenizer: "Tokenizer", texts: Sequence[str], ids: np.ndarray, offsets: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Refuses ids that stand for more or fewer bytes than their text has.
+    """Refuses ids that stand for more or fewer bytes than their text has; both as ``encode_batch`` returns them.
 
-    Args:
-        tokenizer: whose ids they are.
-        texts: what was encoded.
-        ids: of all texts.
-        offsets: int64 [len(texts) + 1], as ``encode_batch`` returns them.
-        names: the document that each text is of.
+    ``names`` says of each text which document it is of.
 
     Raises:
         UserError: it names the first such text.

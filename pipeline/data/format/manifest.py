@@ -121,12 +121,7 @@ class Manifest:
         end_of_text: int | None = None,
         vocabulary_size: int | None = None,
     ) -> None:
-        """Refuses a data set that does not fit what is expected of it.
-
-        Args:
-            tokenizer_fingerprint: sha256 of the expected tokenizer.json; None skips the check, as for the others.
-            end_of_text: the model's end-of-text id.
-            vocabulary_size: the model's number of ids, without padding.
+        """Refuses a data set that does not fit what is expected of it; None expects nothing.
 
         Raises:
             UserError: names both sides of the first difference.
@@ -145,15 +140,11 @@ class Manifest:
     def check_files(self, directory: str, *parts: str) -> None:
         """Refuses a directory in which a shard is missing, of another size than stated, or not to be read by this user.
 
-        Args:
-            directory: local or ``gs://``.
-            parts: those that will be read, as far as there are such; none means all.
+        Looks at the shards of ``parts``, as far as there are such; of all where none is named.
         """
         listed = storage.list_files(directory, deep=False) or []
         sizes = {path.rpartition("/")[2]: size for path, size in listed}
-        for shard in (
-            shard for name, part in self.parts.items() if not parts or name in parts for shard in part.shards
-        ):
+        for shard in (shard for name in parts or self.parts if name in self.parts for shard in self.parts[name].shards):
             path, size = storage.join(directory, shard.file), sizes.get(shard.file)
             if size != shard.bytes:
                 state = "is missing" if size is None else f"has {size} bytes"
@@ -163,14 +154,12 @@ class Manifest:
 
 
 def _part(data: dict[str, Any]) -> Part:
-    shards = tuple(Shard(**shard) for shard in data.pop("shards"))
-    return Part(**data | {"tail": tuple(data["tail"])}, shards=shards)
+    shards = tuple(Shard(**shard) for shard in data["shards"])
+    return Part(**data | {"tail": tuple(data["tail"]), "shards": shards})
 
 
 def _contradiction(manifest: Manifest) -> str:
     """Returns what contradicts itself in a manifest, or an empty string."""
-    if manifest.format_version != FORMAT_VERSION:
-        return f"format version {manifest.format_version}, but this code reads version {FORMAT_VERSION}"
     if manifest.tokenizer.vocabulary_size > 65_536:
         return f"a vocabulary of {manifest.tokenizer.vocabulary_size}, but records hold ids below 65,536"
     if not 0 <= manifest.tokenizer.end_of_text < manifest.tokenizer.vocabulary_size:

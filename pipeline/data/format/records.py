@@ -79,14 +79,7 @@ def _payload_checksums(records_RB: np.ndarray) -> np.ndarray:
 
 
 def encode(tokens_RT: np.ndarray) -> np.ndarray:
-    """Builds records.
-
-    Args:
-        tokens_RT: uint16 ids [R, context + 1].
-
-    Returns:
-        uint8 [R, record_bytes(context)], ready to be written to a file as it is.
-    """
+    """Returns the records of uint16 ids [R, context + 1], as a file holds them: uint8 [R, record_bytes(context)]."""
     if tokens_RT.dtype != np.uint16:
         raise ValueError(f"records hold uint16 ids, not {tokens_RT.dtype}")
     count, context = tokens_RT.shape[0], tokens_RT.shape[1] - 1
@@ -135,20 +128,3 @@ def faults(data: bytes, context: int, vocabulary_size: int) -> Iterable[tuple[st
     for kind, rows in faulty_rows.items():
         if rows.any():
             yield kind, int(rows.argmax())
-
-
-def padding_weights(tokens_RT: np.ndarray, end_of_text: int) -> np.ndarray:
-    """The loss mask of records packed line by line.
-
-    A line ends with end-of-text and the rest of its record is end-of-text too. Predicting the first of them is part
-    of the task; what follows it is padding. Text cannot hold the token (it is encoded as ordinary text), so the mask
-    is a function of the ids and needs no feature of its own.
-
-    Args:
-        tokens_RT: ids [R, context + 1].
-        end_of_text: the id that ends a line.
-
-    Returns:
-        float32 [R, context]: 1 where the label, tokens_RT[:, 1:], counts.
-    """
-    return (np.cumsum(tokens_RT[:, :-1] == end_of_text, axis=1) == 0).astype(np.float32)

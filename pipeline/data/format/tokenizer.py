@@ -118,7 +118,11 @@ class Tokenizer:
         return text
 
     def transformers_settings(self, context: int) -> dict[str, Any]:
-        """Returns the tokenizer_config.json that belongs beside ``plain_data``, for a model of that context.
+        """Returns the tokenizer_config.json by which transformers gives the ids of ``plain_data``.
+
+        Without it transformers builds GPT-2's own tokenizer around the vocabulary, whatever tokenizer.json says, and
+        adds ``<|endoftext|>`` as an id that the model has no row for where the vocabulary does not know it.
+        ``context`` is the most tokens that the model takes.
 
         Raises:
             UserError: the library under transformers gives the end-of-text token another id.
@@ -129,7 +133,14 @@ class Tokenizer:
                 f"tokenizer {self.name} says that {self.end_of_text_token!r} is id {self.end_of_text}, but for "
                 f"transformers it is {index}; expected the same"
             )
-        return tokenizer_file.transformers_settings(self.settings, self.end_of_text_token, context)
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is
+            "bos_token": self.end_of_text_token,
+            "eos_token": self.end_of_text_token,
+            "model_max_length": context,
+            "add_prefix_space": tokenizer_file.has_prefix_space(self.settings),
+            "clean_up_tokenization_spaces": False,  # or decoding takes spaces before punctuation away
+        }
 
     def encode(self, text: str) -> list[int]:
         """Encodes one text with the oracle; no end-of-text is added."""

@@ -152,27 +152,6 @@ def has_gpt2s_pattern(settings: Settings) -> bool:
     )
 
 
-def transformers_settings(settings: Settings, token: str, context: int) -> Settings:
-    """Returns the tokenizer_config.json by which transformers gives the ids of tokenizer.json.
-
-    Without it transformers builds GPT-2's own tokenizer around the vocabulary, whatever tokenizer.json says, and adds
-    ``<|endoftext|>`` as an id that the model has no row for where the vocabulary does not know it.
-
-    Args:
-        settings: what tokenizer.json says.
-        token: the one that ends a document.
-        context: the most tokens that the model takes.
-    """
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is
-        "bos_token": token,
-        "eos_token": token,
-        "model_max_length": context,
-        "add_prefix_space": has_prefix_space(settings),
-        "clean_up_tokenization_spaces": False,  # or decoding takes spaces before punctuation away
-    }
-
-
 def byte_characters() -> list[str]:
     """Returns the character by which a byte-level vocabulary writes each byte."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]

@@ -7,7 +7,7 @@ reads a part once, as the corpus has it. Both work on gs:// as on a disk, and no
 a remote TPU host can run them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -113,14 +113,11 @@ def evaluation_dataset(
     first_record = min(start, in_records) // per_record
     last_record = min(-(-(start + share) // per_record), described.records)
     blocks = _ordered_rows(directory, manifest, described, first_record, last_record)
-    split = _SplitRecords(manifest, context)
+    split = _split_records(manifest, context)
     sequences = blocks.map(split, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
     padding = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in tail.items()}
-    for after_records in (
-        tf.data.Dataset.from_tensor_slices(tail),
-        tf.data.Dataset.from_tensor_slices(padding).repeat(),
-    ):
-        sequences = sequences.concatenate(after_records)
+    sequences = sequences.concatenate(tf.data.Dataset.from_tensor_slices(tail))
+    sequences = sequences.concatenate(tf.data.Dataset.from_tensor_slices(padding).repeat())
     another_hosts = min(start, total) - first_record * per_record  # in this host's first record, or of the tail
     sequences = sequences.skip(another_hosts).take(share)
 
@@ -133,27 +130,20 @@ def evaluation_dataset(
     return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-class _SplitRecords:
-    """Cuts each record of a block into its C/T sequences, with their weights."""
-
-    def __init__(self, manifest: Manifest, context: int):
-        self._manifest, self._context = manifest, context
+def _split_records(manifest: Manifest, T: int) -> Callable[[tf.Tensor], Batch]:
+    """Returns what cuts each record of a block into its C/T sequences, with their weights."""
+    C = manifest.record.context
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, rows_KP: tf.Tensor) -> Batch:
-        C, T = self._manifest.record.context, self._context
+    def split(rows_KP: tf.Tensor) -> Batch:
         tokens = tf.cast(tfrecord_ops.ids(rows_KP, C), tf.int32)
-        lines = self._manifest.record.packing == "lines"
-        weights = (
-            tfrecord_ops.line_weights(tokens, self._manifest.tokenizer.end_of_text)
-            if lines
-            else tf.ones_like(tokens[:, 1:], tf.float32)
-        )
-        columns = tf.range(C // T)[:, None] * T + tf.range(T + 1)
-        return {
-            "tokens": tf.reshape(tf.gather(tokens, columns, axis=1), [-1, T + 1]),
-            "weights": tf.reshape(weights, [-1, T]),
-        }
+        weights = tf.ones_like(tokens[:, 1:], tf.float32)
+        if manifest.record.packing == "lines":
+            weights = tfrecord_ops.line_weights(tokens, manifest.tokenizer.end_of_text)
+        tokens = tf.gather(tokens, tf.range(C // T)[:, None] * T + tf.range(T + 1), axis=1)
+        return {"tokens": tf.reshape(tokens, [-1, T + 1]), "weights": tf.reshape(weights, [-1, T])}
+
+    return split
 
 
 def _ordered_rows(directory: str, manifest: Manifest, part: Part, first: int, last: int) -> tf.data.Dataset:

@@ -57,12 +57,7 @@ def rotation(seed: int, epoch: int, shard: int, records: int) -> int:
 
 
 class RecordOrder:
-    """The endless order of one part.
-
-    Args:
-        part: the manifest's part; every shard holds at least one record.
-        seed: any integer.
-    """
+    """The endless order of one part, each of whose shards holds at least one record, by any integer as seed."""
 
     def __init__(self, part: Part, seed: int):
         self.shard_records = [shard.records for shard in part.shards]
@@ -102,13 +97,7 @@ def check_shards(part: Part, name: str) -> None:
 def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, global_batch: int, context: int) -> None:
     """Refuses what cannot be spread over the machine. Imports no TensorFlow, so that it runs before connecting.
 
-    Args:
-        manifest: the data set.
-        part: name of the part to train on.
-        hosts: processes that read, one per TPU host.
-        replicas: replicas over all hosts.
-        global_batch: sequences per step over all replicas.
-        context: tokens per sequence.
+    ``hosts`` are the processes that read; replicas and the sequences of a global batch are counted over all of them.
 
     Raises:
         UserError: fewer shards than hosts, shards that the hosts do not divide, a batch that the replicas do not

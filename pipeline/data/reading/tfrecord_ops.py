@@ -22,13 +22,7 @@ def read(
     Only inside a function of tf.data, such as that of flat_map: TensorFlow 2.21 cannot serialize the dataset that it
     starts from, and so optimizes none that begins with it.
 
-    Args:
-        file: its path.
-        context: T - 1, the records' context.
-        first: where to begin, in records; int64, as all counts.
-        count: records to read.
-        at_once: K.
-        remote: the file is on gs://.
+    Reads ``count`` records from record ``first`` on (int64), K = ``at_once``; ``context`` is T - 1.
 
     Raises:
         tf.errors.DataLossError: while iterating, at a record whose checksums are not those of its bytes.
@@ -57,6 +51,11 @@ def ids(rows: tf.Tensor, context: int) -> tf.Tensor:
 
 
 def line_weights(tokens: tf.Tensor, end_of_text: int) -> tf.Tensor:
-    """records.padding_weights on tensors: float32 [K, T-1] for ids [K, T]."""
+    """The loss mask of records packed line by line: float32 [K, T-1], 1 where the label tokens[:, 1:] counts.
+
+    A line ends with end-of-text and the rest of its record is end-of-text too. Predicting the first of them is part
+    of the task; what follows it is padding. Text cannot hold the token (it is encoded as ordinary text), so the mask
+    is a function of the ids and needs no feature of its own.
+    """
     ended = tf.cumsum(tf.cast(tf.equal(tokens[:, :-1], end_of_text), tf.int32), axis=1)
     return tf.cast(tf.equal(ended, 0), tf.float32)

@@ -69,9 +69,3 @@ def test_an_id_beyond_the_vocabulary_is_found():
     tokens = ids(6, 16, high=500)
     tokens[3, 7] = 500
     assert list(records.faults(records.encode(tokens).tobytes(), 16, 500)) == [("vocabulary", 3)]
-
-
-def test_padding_weighs_nothing_and_the_first_end_of_text_counts():
-    tokens = np.array([[5, 6, 9, 9, 9], [5, 6, 7, 8, 5], [5, 6, 7, 8, 9]], np.uint16)
-    expected = [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
-    np.testing.assert_array_equal(records.padding_weights(tokens, 9), expected)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.data.format import records
-from pipeline.data.reading import datasets, record_order
+from pipeline.data.reading import datasets, record_order, tfrecord_ops
 from pipeline.errors import UserError
 from tests.helpers.shards import CONTEXT, write_data
 
@@ -157,6 +157,12 @@ def test_evaluation_scores_every_token_once_and_in_order(tmp_path, tail, hosts, 
     assert (places[len(real) :] == -1).all()
 
 
+def test_padding_weighs_nothing_and_the_first_end_of_text_counts():
+    tokens = np.array([[5, 6, 9, 9, 9], [5, 6, 7, 8, 5], [5, 6, 7, 8, 9]], np.int32)
+    expected = [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(tfrecord_ops.line_weights(tokens, 9), expected)
+
+
 def test_records_packed_by_line_weigh_what_follows_the_first_end_of_text_nothing(tmp_path):
     data = write_data(tmp_path, shards=1, count=3, tail=1, packing="lines", end_of_text=0)
     rows = np.zeros([3, CONTEXT + 1], np.uint16)
@@ -165,8 +171,7 @@ def test_records_packed_by_line_weigh_what_follows_the_first_end_of_text_nothing
     (tmp_path / data.part.shards[0].file).write_bytes(records.encode(rows).tobytes())
     options = {"global_batch": 3, "context": CONTEXT, "replicas": 1}
     (element,) = datasets.evaluation_dataset(data.path, data.manifest, "train", **options).as_numpy_iterator()
-    assert element["weights"].sum(axis=1).tolist() == [3, CONTEXT, 9]
-    assert np.array_equal(element["weights"], records.padding_weights(rows, 0))
+    assert element["weights"].tolist() == [[1] * n + [0] * (CONTEXT - n) for n in (3, CONTEXT, 9)]
     endless = datasets.train_dataset(data.path, data.manifest, seed=0, start_step=0, **options)
     trained = next(endless.as_numpy_iterator())
     assert sorted(trained["weights"].sum(axis=1).tolist()) == [3, 9, CONTEXT]
