@@ -32,9 +32,9 @@ def main() -> None:
         _on_beam(settings)
         return
 
-    from pipeline.data.sharding.sharder import shard  # numpy, only after the flags and gin files are checked
+    from pipeline.data.sharding.sharder import Sharder  # numpy, only after the flags and gin files are checked
 
-    shard(settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir)
+    Sharder(settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir).shard()
 
 
 def _on_beam(settings: ShardConfig) -> None:
@@ -46,16 +46,16 @@ def _on_beam(settings: ShardConfig) -> None:
             f"--runner={FLAGS.runner}: Apache Beam is not installed here; `make setup-beam`, and then the same command "
             "with build/beam/bin/python"
         )
-    from pipeline.data.sharding.beam import sharder as on_beam
+    from pipeline.data.sharding.beam.sharder import BeamSharder
 
-    sharder = on_beam.BeamSharder(
+    sharder = BeamSharder(
         settings, FLAGS.source, FLAGS.output, FLAGS.workers, FLAGS.work_dir, FLAGS.runner, FLAGS.beam_option
     )
     if FLAGS.describe_job:
         print(sharder.estimate())
         print(sharder.describe(FLAGS.describe_job))
     else:
-        on_beam.shard_on_beam(sharder)
+        sharder.shard()
 
 
 def define_flags() -> None:

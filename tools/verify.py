@@ -7,7 +7,7 @@ Exit code 0 if there is no fault, otherwise 1, with the file, record and byte of
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from absl import flags
@@ -107,10 +107,10 @@ def main() -> int:
     total = sum(shard.bytes for shard in shards)
     progress = Throughput("checking", total, "MB", 1e6)
 
-    def make() -> Callable[[Shard], list[Fault]]:
-        return lambda shard: list(check_shard(FLAGS.data, manifest, shard))
+    def check(shard: Shard) -> list[Fault]:
+        return list(check_shard(FLAGS.data, manifest, shard))
 
-    with Pool(make, FLAGS.workers) as pool:
+    with Pool(check, FLAGS.workers) as pool:
         for shard, shard_faults in pool.run(shards):
             faults += shard_faults
             progress.add(shard.bytes)

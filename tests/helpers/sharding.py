@@ -18,7 +18,7 @@ SMALL_LIMITS = {
 def run_sharder(limits, config, *arguments):
     """Sets module constants and shards; runs in another process."""
     from pipeline.data.format.settings import ShardConfig
-    from pipeline.data.sharding.sharder import shard
+    from pipeline.data.sharding.sharder import Sharder
 
     originals = {}
     for path, value in limits.items():
@@ -26,7 +26,7 @@ def run_sharder(limits, config, *arguments):
         originals[path] = getattr(importlib.import_module(module), name)
         setattr(importlib.import_module(module), name, value)
     try:
-        return shard(ShardConfig(**config), *arguments)
+        return Sharder(ShardConfig(**config), *arguments).shard()
     finally:
         for path, value in originals.items():
             module, name = path.rsplit(".", 1)

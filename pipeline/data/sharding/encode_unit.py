@@ -4,6 +4,7 @@ Memory is bounded by BATCH_CHARACTERS of text and SEGMENT_TOKENS of tokens, howe
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
@@ -41,7 +42,7 @@ class UnitEncoder:
     def __init__(self, config: ShardConfig, tokenizer: Tokenizer, file: BinaryIO):
         self._config, self._tokenizer = config, tokenizer
         self._writer = RunWriter(file)
-        self._counts: dict[str, Counts] = {}
+        self._counts: dict[str, Counts] = defaultdict(Counts)
         self._faults: dict[str, str] = {}  # of each reason, the first
         self._batch: list[Document] = []
         self._batch_characters = 0
@@ -78,11 +79,8 @@ class UnitEncoder:
         self._writer.finish(self._counts, {"size": unit.size, "seconds": seconds, "faults": self._faults})
         return self._counts
 
-    def _count(self, part: str) -> Counts:
-        return self._counts.setdefault(part, Counts())
-
     def _drop(self, part: str, reason: str, fault: str) -> None:
-        self._count(part).drop(reason)
+        self._counts[part].drop(reason)
         if fault:
             self._faults.setdefault(reason, fault)
 
@@ -96,6 +94,10 @@ class UnitEncoder:
             return np.array([PARTS.index(item.part or "train") for item in items], np.uint8)
         names = self._names(items) if names is None else names
         return (salted(names, self._config.seed)[:, 1] < self._validation_below).astype(np.uint8)
+
+    def _keys(self, names: np.ndarray) -> np.ndarray:
+        """What the documents are sorted by: a salted hash, or nothing."""
+        return salted(names, self._config.seed)[:, 0] * np.uint64(self._config.order == "hash")
 
     def _encode_batch(self) -> None:
         if not self._batch:
@@ -117,7 +119,7 @@ class UnitEncoder:
 
     def _count_text(self, part: str, raws: list[bytes]) -> None:
         """Counts the bytes and words of documents, all at once."""
-        joined, count = b"\n".join(raws), self._count(part)
+        joined, count = b"\n".join(raws), self._counts[part]
         between = len(raws) - 1  # newlines that are not theirs
         count.utf8_bytes += len(joined) - between
         count.words += count_words(joined, self._config.word_rule)
@@ -143,12 +145,8 @@ class UnitEncoder:
         """Returns the ids of all texts as the packing has them, and where each text ends."""
         if self._config.packing == "lines":
             return self._lines(texts, documents, parts)
-        return self._contiguous(texts, documents)
-
-    def _contiguous(self, texts: list[str], documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids of all texts, still without end-of-text, and where each ends."""
         ids, offsets = self._engine(texts, documents)
-        return ids.astype(np.uint16), offsets[1:]
+        return ids.astype(np.uint16), offsets[1:]  # still without end-of-text
 
     def _lines(
         self, texts: list[str], documents: Sequence[Document], parts: np.ndarray
@@ -164,7 +162,7 @@ class UnitEncoder:
         lengths = np.diff(offsets) + 1
         part_of_line = np.repeat(parts, [len(lines) for lines in lines_of])
         for part in np.unique(part_of_line):
-            mine, count = lengths[part_of_line == part], self._count(PARTS[part])
+            mine, count = lengths[part_of_line == part], self._counts[PARTS[part]]
             count.truncated_tokens += int(np.maximum(mine - width, 0).sum())
             count.padding_tokens += int(np.maximum(width - mine, 0).sum())
         return rows.reshape(-1), np.cumsum([len(lines) * width for lines in lines_of])
@@ -173,14 +171,10 @@ class UnitEncoder:
         """Writes the buffer as one sorted segment per part."""
         if not self._buffer:
             return
-        parts, names, contents, tokens = (
-            np.concatenate(column) for column in list(zip(*self._buffer, strict=True))[:4]
-        )
+        parts, names, contents, tokens, _ = map(np.concatenate, zip(*self._buffer, strict=True))
         ends = np.cumsum(np.concatenate([np.diff(batch.ends, prepend=0) for batch in self._buffer]))
         self._buffer, self._buffered = [], 0
-        keys = (
-            salted(names, self._config.seed)[:, 0] if self._config.order == "hash" else np.zeros(len(names), np.uint64)
-        )
+        keys = self._keys(names)
         last = [self._end_of_text] if self._config.packing == "contiguous" else []
         for part in np.unique(parts):
             chosen = np.flatnonzero(parts == part)
@@ -196,7 +190,7 @@ class UnitEncoder:
 
     def _end(self, part: str, keys: np.ndarray, names: np.ndarray, contents: np.ndarray, lengths: np.ndarray) -> None:
         """Closes the segment of these documents, and counts them."""
-        count = self._count(part)
+        count = self._counts[part]
         count.documents += len(keys)
         count.tokens += int(lengths.sum())
         count.add_fingerprint(fingerprint(names, contents))
@@ -209,7 +203,7 @@ class UnitEncoder:
         part = PARTS[parts[0]]
         pieces = iter([document.text]) if isinstance(document.text, str) else document.text
         crc = size = tokens = words = 0
-        before = (self._count(part).truncated_tokens, self._count(part).padding_tokens)
+        before = (self._counts[part].truncated_tokens, self._counts[part].padding_tokens)
         after_space = True
         self._writer.begin()
         try:
@@ -223,17 +217,16 @@ class UnitEncoder:
                 tokens += len(packed)
         except DropError as reason:
             self._writer.cancel()
-            self._count(part).truncated_tokens, self._count(part).padding_tokens = before
+            self._counts[part].truncated_tokens, self._counts[part].padding_tokens = before
             self._drop(part, str(reason), reason.fault)
             return
         if self._config.packing == "contiguous":
             self._writer.append(self._end_of_text)
             tokens += 1
-        self._count(part).utf8_bytes += size
-        self._count(part).words += words
-        keys = salted(names, self._config.seed)[:, 0] * np.uint64(self._config.order == "hash")
+        self._counts[part].utf8_bytes += size
+        self._counts[part].words += words
         contents = np.array([crc << 32 | size & 0xFFFFFFFF], np.uint64)
-        self._end(part, keys, names, contents, np.array([tokens]))
+        self._end(part, self._keys(names), names, contents, np.array([tokens]))
 
     def _pieces(self, texts: Iterator[str]) -> Iterator[str]:
         """Cuts a long text where it may be encoded apart."""

@@ -1,16 +1,19 @@
 """Builds the manifest of a finished data set, and its summary in a few lines."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pipeline.data.format import manifest as manifests
 from pipeline.data.format import records
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.format.tokenizer import Tokenizer
-from pipeline.data.sharding.packing import Packing
 from pipeline.data.sharding.sorted_runs import Counts
 from pipeline.progress import counted, duration
+
+if TYPE_CHECKING:
+    from pipeline.data.sharding.stages import Job, Merged
 
 
 def settings(config: ShardConfig, tokenizer: Tokenizer) -> dict[str, object]:
@@ -18,28 +21,17 @@ def settings(config: ShardConfig, tokenizer: Tokenizer) -> dict[str, object]:
     return dataclasses.asdict(config) | {"tokenizer": tokenizer.fingerprint}
 
 
-def build_manifest(
-    config: ShardConfig,
-    tokenizer: Tokenizer,
-    listing: str,
-    notes: tuple[str, ...],
-    tails: Mapping[str, Sequence[int]],
-    counts: Mapping[str, Counts],
-    shards: Mapping[str, Sequence[manifests.Shard]],
-) -> Manifest:
-    """Returns the manifest of a data set whose shards are committed."""
-    packing = Packing(context=config.context, kind=config.packing)
-    total = Counts()
-    for count in counts.values():
-        total.add(count)
+def build_manifest(job: "Job", merged: "Merged", shards: Mapping[str, manifests.Shard]) -> Manifest:
+    """Returns the manifest of a data set whose shards, by the names of their files, are committed."""
+    config, tokenizer, total = job.config, job.tokenizer, sum(merged.counts.values(), Counts())
     return Manifest(
         corpus=manifests.Corpus(
             name=config.name,
             fingerprint="".join(f"{word:016x}" for word in total.fingerprint),
-            listing=listing,
+            listing=job.corpus.listing,
             seed=config.seed,
             order=config.order,
-            notes=notes,
+            notes=merged.notes,
         ),
         tokenizer=manifests.Tokenizer(
             name=tokenizer.name,
@@ -51,25 +43,20 @@ def build_manifest(
             context=config.context, bytes=records.record_bytes(config.context), packing=config.packing
         ),
         settings=settings(config, tokenizer),
-        parts={name: _part(config, packing, tails[name], counts[name], shards[name]) for name in tails},
+        parts={part: _part(job, merged, part, shards) for part in merged.tails},
     )
 
 
-def _part(
-    config: ShardConfig, packing: Packing, tail: Sequence[int], counts: Counts, shards: Sequence[manifests.Shard]
-) -> manifests.Part:
+def _part(job: "Job", merged: "Merged", part: str, shards: Mapping[str, manifests.Shard]) -> manifests.Part:
+    counts = merged.counts[part]
+    numbers = dataclasses.asdict(counts) | {"dropped": dict(sorted(counts.dropped.items()))}
+    del numbers["fingerprint"]
     return manifests.Part(
-        documents=counts.documents,
-        tokens=counts.tokens,
-        records=packing.records(counts.tokens),
-        tail=tuple(tail),
-        utf8_bytes=counts.utf8_bytes,
-        words=counts.words,
-        word_rule=config.word_rule,
-        dropped=dict(sorted(counts.dropped.items())),
-        truncated_tokens=counts.truncated_tokens,
-        padding_tokens=counts.padding_tokens,
-        shards=tuple(shards),
+        **numbers,
+        records=job.packing.records(counts.tokens),
+        tail=tuple(merged.tails[part]),
+        word_rule=job.config.word_rule,
+        shards=tuple(shards[block.file] for block in merged.blocks if block.part == part),
     )
 
 

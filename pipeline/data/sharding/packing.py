@@ -44,11 +44,6 @@ def blocks(count: int, shards: int) -> list[tuple[int, int]]:
     return [(s * size + min(s, larger), size + (s < larger)) for s in range(shards)]
 
 
-def shard_name(part: str, shard: int, shards: int) -> str:
-    """The file of a shard, such as train-00003-of-00256.tfrecord."""
-    return f"{part}-{shard:05d}-of-{shards:05d}.tfrecord"
-
-
 @dataclass(frozen=True)
 class Block:
     """The work of one shard."""
@@ -61,17 +56,12 @@ class Block:
 
     @property
     def file(self) -> str:
-        """Its name in the output."""
-        return shard_name(self.part, self.shard, self.shards)
+        """Its name in the output, such as train-00003-of-00256.tfrecord."""
+        return f"{self.part}-{self.shard:05d}-of-{self.shards:05d}.tfrecord"
 
 
 def plan_blocks(config: ShardConfig, packing: Packing, tokens: Mapping[str, int]) -> list[Block]:
-    """Divides every part's records among its shards.
-
-    Args:
-        config: the numbers of shards.
-        packing: how many records a stream makes.
-        tokens: length of each part's stream.
+    """Divides every part's records among its shards; ``tokens`` is the length of each part's stream.
 
     Raises:
         UserError: the train part has no text, or fewer records than shards.

@@ -1,8 +1,7 @@
 """From a source to a committed data set: every unit at most once, every shard whole, the manifest last.
 
-Three stages (stages.py): (a) each unit of the source becomes a run file; (b) the run files' tables give every document
-its place in the stream; (c) each shard is cut from the stream. Workers do (a) and (c) by units; the journal knows which
-are finished. The bytes of the shards are a function of corpus, tokenizer and settings alone.
+Workers do the stages (a) and (c) of stages.py by units; the journal knows which are finished. The bytes of the shards
+are a function of corpus, tokenizer and settings alone.
 """
 
 import dataclasses
@@ -11,7 +10,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 
 from pipeline import storage
 from pipeline.data.corpora import open_corpus
@@ -34,7 +32,7 @@ UNITS_PER_WORKER = 8  # then a new one: the bulk engine's cache of words grows w
 
 
 class Sharder:
-    """Makes one data set. ``run`` does everything."""
+    """Makes one data set. ``shard`` does everything."""
 
     def __init__(self, config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None):
         """Checks everything and writes nothing.
@@ -44,15 +42,25 @@ class Sharder:
         """
         if workers < 1:
             raise UserError(f"--workers={workers}: expected 1 or more")
+        self._began = time.monotonic()
         self._config, self._output, self._workers = config, output.rstrip("/") or output, bounded(workers)
         tokenizer = load_tokenizer(config.tokenizer)
         self.job = Job(config, tokenizer, open_corpus(config, source), self._output)
         self._corpus = self.job.corpus
-        self._plan = settings(config, tokenizer) | {
-            "listing": self._corpus.listing,
-            "format_version": manifests.FORMAT_VERSION,
-        }
+        self._plan = settings(config, tokenizer)
+        self._plan |= {"listing": self._corpus.listing, "format_version": manifests.FORMAT_VERSION}
         self._work_dir = _work_folder(self._output, work_dir)
+
+    def shard(self) -> Manifest:
+        """Makes the data set, or finds it finished, and prints which; UserError as ``finished`` and ``run``."""
+        if manifest := self.finished():
+            print(f"{self._output} already holds this data set; nothing to do\n{summary(manifest)}")
+        else:
+            manifest = self.run()
+            print(f"{summary(manifest, time.monotonic() - self._began)}\nwrote {self._output}")
+        for note in manifest.corpus.notes:
+            print(f"note: {note}", file=sys.stderr)
+        return manifest
 
     def finished(self) -> Manifest | None:
         """Returns the manifest of a data set that the same command has finished before.
@@ -60,18 +68,11 @@ class Sharder:
         Raises:
             UserError: the output holds another data set, or files that this pipeline did not write.
         """
-        try:
-            manifest = manifests.load(self._output)
-        except UserError:
-            if storage.size(storage.join(self._output, manifests.FILE_NAME)) is not None:
-                raise
+        if storage.size(storage.join(self._output, manifests.FILE_NAME)) is None:
             self._check_output_is_ours()
             return None
-        existing = {
-            **manifest.settings,
-            "listing": manifest.corpus.listing,
-            "format_version": manifest.format_version,
-        }
+        manifest = manifests.load(self._output)
+        existing = {**manifest.settings, "listing": manifest.corpus.listing, "format_version": manifest.format_version}
         if mismatch := difference(existing, self._plan):
             raise UserError(f"{self._output} already holds a data set of {manifest.corpus.name}, with {mismatch}")
         manifest.check_files(self._output)
@@ -106,14 +107,11 @@ class Sharder:
             os.unlink(path)
         try:
             self._encode(journal)
-            manifest = self._write(journal)
-        except UnavailableError:
-            journal.close()
-            raise
-        except UserError:
-            journal.remove()  # the same command would fail again: leave nothing half-written
-            raise
-        except BaseException:
+            merged = self.job.merge(journal.units())
+            manifest = self.job.commit(merged, self._write_shards(journal, merged))
+        except BaseException as error:
+            if isinstance(error, UserError) and not isinstance(error, UnavailableError):
+                journal.remove()  # the same command would fail again: leave nothing half-written
             journal.close()
             raise
         journal.remove()
@@ -124,7 +122,12 @@ class Sharder:
         done = sum(extra["size"] for _, _, extra in journal.units())
         progress = Throughput("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
-        with Pool(self._encode_unit_in(journal), self._workers, UNITS_PER_WORKER) as pool:
+
+        def encode(unit: Unit) -> None:
+            with journal.unit_file(unit.index) as file:
+                self.job.encode(unit, file)
+
+        with Pool(encode, self._workers, UNITS_PER_WORKER) as pool:
             for unit, _ in pool.run(todo):
                 progress.add(unit.size)
         progress.finish()
@@ -134,50 +137,31 @@ class Sharder:
             share = decompressing / sum(seconds["all"] for seconds in spent)
             print(f"decompression took {100 * share:.0f} % of the tokenizing workers' time")
 
-    def _encode_unit_in(self, journal: Journal) -> Callable[[], Callable[[Unit], None]]:
-        def make() -> Callable[[Unit], None]:
-
-            def encode(unit: Unit) -> None:
-                with journal.unit_file(unit.index) as file:
-                    self.job.encode(unit, file)
-
-            return encode
-
-        return make
-
-    def _write(self, journal: Journal) -> Manifest:
-        """Stages (b) and (c), then the tokenizer and the manifest."""
-        merged = self.job.merge(journal.units())
-        return self.job.commit(merged, self._write_shards(journal, merged))
-
     def _write_shards(self, journal: Journal, merged: Merged) -> dict[str, manifests.Shard]:
         """Stage (c): commits every shard that is not there yet; returns all, by the name of the file."""
         if not storage.is_remote(self._output):
             os.makedirs(self._output, exist_ok=True)
         size = records.record_bytes(self._config.context)
         streams = {part: self.job.stream(merged.segments[part]) for part in merged.tails}
-        shards = {block.file: self._committed(journal, block) for block in merged.blocks}
-        todo = [block for block in merged.blocks if shards[block.file] is None]
+        shards: dict[str, manifests.Shard] = {}
+        for block in merged.blocks:
+            noted = journal.noted(block.file)
+            if noted and storage.size(storage.join(self._output, block.file)) == noted["bytes"]:
+                shards[block.file] = manifests.Shard(**noted)
+        todo = [block for block in merged.blocks if block.file not in shards]
         total = sum(block.count for block in merged.blocks) * size
         progress = Throughput("writing", total, "MB", 1e6, total - sum(block.count for block in todo) * size)
 
-        def make() -> Callable[[Block], manifests.Shard]:
-            return lambda block: self.job.write_shard(journal.folder, streams[block.part], block)
+        def write(block: Block) -> manifests.Shard:
+            return self.job.write_shard(journal.folder, streams[block.part], block)
 
-        with Pool(make, self._workers) as pool:
+        with Pool(write, self._workers) as pool:
             for block, shard in pool.run(todo):
                 journal.note(block.file, dataclasses.asdict(shard))
                 shards[block.file] = shard
                 progress.add(shard.bytes)
         progress.finish()
-        return {file: shard for file, shard in shards.items() if shard is not None}
-
-    def _committed(self, journal: Journal, block: Block) -> manifests.Shard | None:
-        """Returns a shard that an earlier run has committed."""
-        noted = journal.noted(block.file)
-        if noted and storage.size(storage.join(self._output, block.file)) == noted["bytes"]:
-            return manifests.Shard(**noted)
-        return None
+        return shards
 
 
 def _work_folder(output: str, work_dir: str | None) -> str:
@@ -186,22 +170,3 @@ def _work_folder(output: str, work_dir: str | None) -> str:
         return os.path.join(output, ".unfinished")
     name = "unfinished-" + (output if storage.is_remote(output) else os.path.abspath(output)).strip("/")
     return os.path.join(work_dir or tempfile.gettempdir(), name.replace("gs://", "").replace("/", "-"))
-
-
-def shard(config: ShardConfig, source: str | None, output: str, workers: int, work_dir: str | None = None) -> Manifest:
-    """Makes a data set, or finds it finished, and prints which.
-
-    Raises:
-        UserError: see Sharder.
-    """
-    began = time.monotonic()
-    sharder = Sharder(config, source, output, workers, work_dir)
-    manifest = sharder.finished()
-    if manifest:
-        print(f"{output} already holds this data set; nothing to do\n{summary(manifest)}")
-    else:
-        manifest = sharder.run()
-        print(f"{summary(manifest, time.monotonic() - began)}\nwrote {output}")
-    for note in manifest.corpus.notes:
-        print(f"note: {note}", file=sys.stderr)
-    return manifest

@@ -14,7 +14,7 @@ import json
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
@@ -58,17 +58,14 @@ class Counts:
     fingerprint: list[int] = field(default_factory=lambda: [0, 0])
     dropped: dict[str, int] = field(default_factory=dict)
 
-    def add(self, other: "Counts") -> None:
-        """Adds another unit's counts."""
-        self.documents += other.documents
-        self.tokens += other.tokens
-        self.utf8_bytes += other.utf8_bytes
-        self.words += other.words
-        self.truncated_tokens += other.truncated_tokens
-        self.padding_tokens += other.padding_tokens
-        self.add_fingerprint(other.fingerprint)
+    def __add__(self, other: "Counts") -> "Counts":
+        total = replace(self, dropped=dict(self.dropped))
+        for name in ("documents", "tokens", "utf8_bytes", "words", "truncated_tokens", "padding_tokens"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        total.add_fingerprint(other.fingerprint)
         for reason, count in other.dropped.items():
-            self.drop(reason, count)
+            total.drop(reason, count)
+        return total
 
     def add_fingerprint(self, other: Sequence[int]) -> None:
         """Adds the fingerprint of more documents."""

@@ -84,7 +84,7 @@ class Job:
             for segment in unit_segments:
                 segments.setdefault(segment.part, []).append(segment)
             for part, count in unit_counts.items():
-                counts.setdefault(part, Counts()).add(count)
+                counts[part] = counts.get(part, Counts()) + count
             for reason, fault in extra.get("faults", {}).items():
                 faults.setdefault(reason, printable(fault))
         self._check(counts, faults)
@@ -92,21 +92,15 @@ class Job:
         for part, stream in streams.items():
             if counts[part].tokens != stream.tokens:
                 raise RuntimeError(f"{part}: {counts[part].tokens} tokens read, but {stream.tokens} in the stream")
-        firsts = tuple(f"the first that was dropped ({reason}): {fault}" for reason, fault in faults.items())
-        notes = (
-            self.corpus.notes
-            + tokenizer_notes(self.tokenizer.name, self.tokenizer.settings)
-            + firsts
-            + shared_texts(streams)
-        )
+        notes = self.corpus.notes + tokenizer_notes(self.tokenizer.name, self.tokenizer.settings)
+        notes += tuple(f"the first that was dropped ({reason}): {fault}" for reason, fault in faults.items())
+        notes += shared_texts(streams)
         blocks = plan_blocks(self.config, self.packing, {part: stream.tokens for part, stream in streams.items()})
         tails = {part: tuple(self.packing.tail(stream)) for part, stream in streams.items()}
         return Merged(segments, counts, tails, notes, blocks)
 
     def _check(self, counts: Mapping[str, Counts], faults: Mapping[str, str]) -> None:
-        total = Counts()
-        for count in counts.values():
-            total.add(count)
+        total = sum(counts.values(), Counts())
         dropped = sum(total.dropped.values())
         reasons = ", ".join(f"{reason}: {count}" for reason, count in total.dropped.items())
         first = "".join(f"; {fault}" for fault in [*faults.values()][:1])
@@ -134,10 +128,7 @@ class Job:
 
     def commit(self, merged: Merged, shards: Mapping[str, manifests.Shard]) -> Manifest:
         """Writes the tokenizer, and the manifest last. ``shards``: every block's, by the name of its file."""
-        by_part = {part: [shards[block.file] for block in merged.blocks if block.part == part] for part in merged.tails}
-        manifest = build_manifest(
-            self.config, self.tokenizer, self.corpus.listing, merged.notes, merged.tails, merged.counts, by_part
-        )
+        manifest = build_manifest(self, merged, shards)
         storage.publish_bytes(self.tokenizer.data, storage.join(self.output, manifests.TOKENIZER_FILE))
         storage.publish_bytes(manifest.dumps().encode(), storage.join(self.output, manifests.FILE_NAME))
         return manifest

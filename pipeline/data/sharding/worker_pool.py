@@ -33,20 +33,14 @@ def bounded(workers: int) -> int:
 
 
 class Pool(Generic[Task, Result]):
-    """Runs ``make()`` once in every worker; the function it returns then does the tasks.
+    """Does tasks in workers. A context manager: when it is left, in whatever way, all workers are gone."""
 
-    A context manager: when it is left, in whatever way, all workers are gone.
-    """
-
-    def __init__(self, make: Callable[[], Callable[[Task], Result]], workers: int, lifetime: int | None = None):
+    def __init__(self, do: Callable[[Task], Result], workers: int, lifetime: int | None = None):
         """Starts nothing yet: a worker is started when there is a task and none is idle.
 
-        Args:
-            make: called once in every worker.
-            workers: at most; no more than MOST_WORKERS per processor, however many are asked for.
-            lifetime: the tasks after which a worker is replaced by a new one; None: never.
+        They are ``bounded(workers)`` at most; each is replaced by a new one after ``lifetime`` tasks (None: never).
         """
-        self._make, self._lifetime = make, lifetime
+        self._do, self._lifetime = do, lifetime
         self._count = bounded(workers)
         self._workers: dict[connection.Connection, Any] = {}
         self._done: dict[connection.Connection, int] = {}
@@ -57,7 +51,7 @@ class Pool(Generic[Task, Result]):
 
     def _start(self) -> connection.Connection:
         ours, theirs = _FORK.Pipe()
-        process = _FORK.Process(target=_work, args=(self._make, theirs, ours), daemon=True)
+        process = _FORK.Process(target=_work, args=(self._do, theirs, ours), daemon=True)
         process.start()
         theirs.close()
         self._workers[ours], self._done[ours] = process, 0
@@ -122,9 +116,8 @@ class Pool(Generic[Task, Result]):
         process.join(5)
         code = process.exitcode
         how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
-        raise WorkerDiedError(
-            f"a worker ended {how}" + (": is there enough memory?" if code == -signal.SIGKILL else "")
-        ) from None
+        hint = ": is there enough memory?" if code == -signal.SIGKILL else ""
+        raise WorkerDiedError(f"a worker ended {how}{hint}") from None
 
 
 def _die_with_parent() -> None:
@@ -138,14 +131,11 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(
-    make: Callable[[], Callable[[Any], Any]], pipe: connection.Connection, parents: connection.Connection
-) -> None:
+def _work(do: Callable[[Any], Any], pipe: connection.Connection, parents: connection.Connection) -> None:
     parents.close()  # or the pipe would never end
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
-    do: Callable[[Any], Any] | None = None
     while True:
         try:
             task = pipe.recv()
@@ -154,7 +144,6 @@ def _work(
         if task is None:  # no more tasks for this worker
             return
         try:
-            do = do or make()
             pipe.send((None, do(task)))
         except (UserError, OSError) as error:
             pipe.send((error, None))

@@ -64,15 +64,6 @@ def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
     return parsed
 
 
-def check_reach(runner: str, *, source: str | None, output: str, work_dir: str) -> None:
-    """Refuses paths that the runner's machines cannot see."""
-    if runner != "DataflowRunner":
-        return
-    for flag, path in (("source", source), ("output", output), ("work_dir", work_dir)):
-        if path and not storage.is_remote(path):
-            raise UserError(f"--{flag}={path}: Dataflow's workers cannot see this machine's files; expected gs://…")
-
-
 @contextlib.contextmanager
 def staged(runner: str, options: PipelineOptions) -> Iterator[str]:
     """Makes the package of the units' modules in a temporary folder, and names it to runners of other machines."""

@@ -12,7 +12,6 @@ import hashlib
 import json
 import pickle
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.manifest import load as load_manifest
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.sharding.beam import options, units
-from pipeline.data.sharding.manifest_builder import summary
 from pipeline.data.sharding.sharder import Sharder
 from pipeline.data.sharding.work_folder import Journal
 from pipeline.errors import UnavailableError, UserError
@@ -51,14 +49,8 @@ class BeamSharder(Sharder):
     ):
         """Looks at everything and writes nothing.
 
-        Args:
-            config: what is read, and how.
-            source: as Sharder, like ``output``.
-            output: a directory, local or ``gs://``.
-            work_dir: where unfinished work goes; the workers see it too.
-            workers: processes of DirectRunner; other runners have options of their own for that.
-            runner: DirectRunner, or one whose workers are other machines.
-            given: Beam's pipeline options, each NAME=VALUE.
+        ``workers`` counts the processes of DirectRunner; other runners have options of their own for that, and workers
+        on other machines, which see ``work_dir`` too. Beam's options are ``given`` as NAME=VALUE.
 
         Raises:
             UserError: as Sharder, or the runner's options are not what they should be.
@@ -70,7 +62,9 @@ class BeamSharder(Sharder):
         self.options = options.parse(runner, given, self._workers)
         if storage.is_remote(self._work_dir):  # where no journal compares plans, another plan is another folder
             self._work_dir += "-" + hashlib.sha256(json.dumps(self._plan).encode()).hexdigest()[:12]
-        options.check_reach(runner, source=source, output=self._output, work_dir=self._work_dir)
+        for flag, path in (("source", source), ("output", self._output), ("work_dir", self._work_dir)):
+            if runner == "DataflowRunner" and path and not storage.is_remote(path):
+                raise UserError(f"--{flag}={path}: Dataflow's workers cannot see this machine's files; expected gs://…")
 
     def estimate(self) -> str:
         """Times the first unit here and returns how long the local engine would take for all of them."""
@@ -108,12 +102,12 @@ class BeamSharder(Sharder):
         return pipeline
 
     def run(self) -> Manifest:
-        """Runs the pipeline to its end.
+        """Prints ``estimate``, then runs the pipeline to its end.
 
         Raises:
             UserError: see Sharder.run; finished run files are kept for the next try.
         """
-        self.job.tokenizer.warm_up()
+        print(self.estimate())
         journal = None
         if storage.is_remote(self._output):
             storage.check_writable(self._output)
@@ -155,18 +149,3 @@ def _refusal(error: Exception) -> UserError | None:
     if not match:
         return None
     return (UnavailableError if match[1] == "UnavailableError" else UserError)(match[2])
-
-
-def shard_on_beam(sharder: BeamSharder) -> Manifest:
-    """Makes a data set on Beam, or finds it finished, and prints which."""
-    began = time.monotonic()
-    manifest = sharder.finished()
-    if manifest:
-        print(f"this data set is there already; nothing to do\n{summary(manifest)}")
-        return manifest
-    print(sharder.estimate())
-    manifest = sharder.run()
-    print(f"{summary(manifest, time.monotonic() - began)}\nwrote {sharder.job.output}")
-    for note in manifest.corpus.notes:
-        print(f"note: {note}", file=sys.stderr)
-    return manifest

@@ -20,7 +20,7 @@ from pipeline.data.sharding import encode_unit as encode
 from pipeline.data.sharding import packing
 from pipeline.data.corpora import base
 from pipeline.data.format.settings import ShardConfig
-from pipeline.data.sharding.sharder import shard
+from pipeline.data.sharding.sharder import Sharder
 base.UNIT_BYTES, encode.BATCH_CHARACTERS, encode.SEGMENT_TOKENS = 20_000, 5_000, 3_000
 source, output, tokenizer, workers = sys.argv[1:]
 for module, name in ((encode.UnitEncoder, "run"), (packing.Packing, "tail")):
@@ -37,7 +37,7 @@ def slow_shard(file, *arguments):
 stages.write_shard = slow_shard
 config = ShardConfig(corpus="text", name="t", tokenizer=tokenizer, shards=12, context=32, validation_fraction=0.1)
 print("begun", flush=True)
-shard(config, source, output, int(workers))
+Sharder(config, source, output, int(workers)).shard()
 """
 
 

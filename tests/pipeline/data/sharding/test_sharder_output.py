@@ -132,13 +132,14 @@ def test_the_engine_is_checked_against_the_oracle_in_every_unit(tmp_path, source
 def shard_with_a_wrong_oracle(source, output):
     from pipeline.data.format import fidelity, tokenizer
     from pipeline.data.format.settings import ShardConfig
-    from pipeline.data.sharding.sharder import shard
+    from pipeline.data.sharding.sharder import Sharder
 
     right, at_the_start = tokenizer.Tokenizer.encode, fidelity.check_engines
     fidelity.check_engines = lambda tokenizer: None
     tokenizer.Tokenizer.encode = lambda self, text: [0, *right(self, text)[1:]]
     try:
-        shard(ShardConfig(corpus="text", name="t", shards=1, context=16, validation_fraction=0.0), source, output, 2)
+        config = ShardConfig(corpus="text", name="t", shards=1, context=16, validation_fraction=0.0)
+        Sharder(config, source, output, 2).shard()
     finally:
         tokenizer.Tokenizer.encode, fidelity.check_engines = right, at_the_start
 
@@ -165,7 +166,7 @@ def full_disk(source, output, tokenizer, stage):
         config = ShardConfig(
             corpus="text", name="t", tokenizer=tokenizer, shards=2, context=16, validation_fraction=0.0
         )
-        sharder.shard(config, source, output, 2)
+        sharder.Sharder(config, source, output, 2).shard()
     finally:
         setattr(owner, name, original)
 

@@ -138,7 +138,7 @@ def test_fingerprints_add_up_in_any_order_and_notice_any_change():
     order = dice.permutation(50)
     assert fingerprint(names[order], contents[order]) == whole
     parts = Counts(fingerprint=fingerprint(names[:20], contents[:20]))
-    parts.add(Counts(fingerprint=fingerprint(names[20:], contents[20:])))
+    parts += Counts(fingerprint=fingerprint(names[20:], contents[20:]))
     assert parts.fingerprint == whole
     assert fingerprint(names, np.roll(contents, 1)) != whole
 

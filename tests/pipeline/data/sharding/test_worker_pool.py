@@ -34,7 +34,7 @@ def tasks():
         drawn += 1
         yield n
 seen = []
-with Pool(lambda: lambda n: n * n, {workers}) as pool:
+with Pool(lambda n: n * n, {workers}) as pool:
     for task, result in pool.run(tasks()):
         seen.append((task, result))
         assert drawn <= len(seen) + {workers} + 1, (drawn, len(seen))
@@ -46,7 +46,7 @@ print("fine")
 
 def test_a_worker_is_replaced_after_its_lifetime():
     done = run("""
-with Pool(lambda: lambda n: os.getpid(), 2, lifetime=3) as pool:
+with Pool(lambda n: os.getpid(), 2, lifetime=3) as pool:
     results = dict(pool.run(range(20)))
     alive = len(pool._workers)
 lives = [list(results.values()).count(pid) for pid in set(results.values())]
@@ -57,32 +57,14 @@ print("fine")
     assert done.stdout == "fine\n", done.stderr
 
 
-def test_each_worker_is_made_once():
-    done = run("""
-def make():
-    calls = [0]
-    def do(n):
-        calls[0] += 1
-        time.sleep(0.01)
-        return os.getpid(), calls[0]
-    return do
-with Pool(make, 2) as pool:
-    results = [result for _, result in pool.run(range(20))]
-counts = {pid: max(n for p, n in results if p == pid) for pid, _ in results}
-assert sum(counts.values()) == 20 and len(counts) == 2, counts
-print("fine")
-""")
-    assert done.stdout == "fine\n", done.stderr
-
-
 def test_workers_are_no_more_than_tasks_and_than_the_machine_bears():
     done = run("""
 from pipeline.data.sharding import worker_pool as pools
-with Pool(lambda: lambda n: n, 10**6) as pool:
+with Pool(lambda n: n, 10**6) as pool:
     assert sorted(result for _, result in pool.run(range(3))) == [0, 1, 2]
     assert len(pool._workers) <= 3, len(pool._workers)
 os.sched_getaffinity = lambda process: {0}
-with Pool(lambda: lambda n: n, 10**30) as pool:
+with Pool(lambda n: n, 10**30) as pool:
     assert len(list(pool.run(range(50)))) == 50
     assert len(pool._workers) <= pools.MOST_WORKERS, len(pool._workers)
 print("fine")
@@ -96,7 +78,7 @@ def fail(kind):
     raise kind("what happened")
 for kind in (UserError, OSError, KeyError):
     try:
-        with Pool(lambda: fail, 2) as pool:
+        with Pool(fail, 2) as pool:
             list(pool.run([kind, kind]))
     except Exception as error:
         print(type(error).__name__, str(error).splitlines()[0])
@@ -116,7 +98,7 @@ def do(n):
         os.kill(os.getpid(), signal.SIGKILL)
     return n
 try:
-    with Pool(lambda: do, 2) as pool:
+    with Pool(do, 2) as pool:
         list(pool.run(range(10)))
 except RuntimeError as error:
     print(error)
@@ -126,7 +108,7 @@ except RuntimeError as error:
 
 def test_leaving_early_leaves_no_worker():
     done = run("""
-with Pool(lambda: lambda n: time.sleep(n) or os.getpid(), 2) as pool:
+with Pool(lambda n: time.sleep(n) or os.getpid(), 2) as pool:
     pid = next(iter(pool.run([0, 60, 60])))[1]
 try:
     os.kill(pid, 0)
@@ -142,7 +124,7 @@ def test_workers_die_with_their_parent():
 def do(n):
     os.write(1, b"%d\n" % os.getpid())  # in one piece, where three workers print at once
     time.sleep(60)
-with Pool(lambda: do, 3) as pool:
+with Pool(do, 3) as pool:
     list(pool.run([1] * 3))
 """
     process = subprocess.Popen([sys.executable, "-c", HEADER + script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
