@@ -1,16 +1,8 @@
 """Paths on a local disk and on ``gs://``, with the few operations that a data set and a run need."""
+# ruff: noqa: F401  (what is imported here is for all others)
 
 from pipeline.storage.disk import check_space, check_writable, nearest_existing
-from pipeline.storage.read import (
-    file_crc32c,
-    is_empty,
-    is_remote,
-    join,
-    list_files,
-    open_read,
-    read_bytes,
-    size,
-)
+from pipeline.storage.read import file_crc32c, is_empty, is_remote, join, list_files, open_read, read_bytes, size
 from pipeline.storage.write import (
     PARTIAL,
     delete_files,
@@ -21,25 +13,3 @@ from pipeline.storage.write import (
     sync,
     sync_path,
 )
-
-__all__ = [
-    "PARTIAL",
-    "check_space",
-    "check_writable",
-    "delete_files",
-    "file_crc32c",
-    "is_empty",
-    "is_remote",
-    "join",
-    "list_files",
-    "nearest_existing",
-    "open_read",
-    "partial_file",
-    "publish",
-    "publish_bytes",
-    "read_bytes",
-    "replace_bytes",
-    "size",
-    "sync",
-    "sync_path",
-]

@@ -53,10 +53,9 @@ def enough_space(directory: str) -> Iterator[None]:
 
 
 def check_space(needed: Mapping[str, int]) -> None:
-    """Compares the bytes that directories will take with what their disks have free; prints a need of over a gigabyte.
+    """Compares the bytes that local directories will take with what their disks have free.
 
-    Args:
-        needed: bytes by local directory; those on one disk are added up.
+    Those on one disk are added up. Prints a need of over a gigabyte.
 
     Raises:
         UnavailableError: there is not enough.

@@ -151,12 +151,9 @@ def replace_bytes(data: bytes, path: str) -> None:
 
 
 def upload(local: str, path: str, crc32c: int) -> None:
-    """Commits a local file as an object, by resumable chunks if it is larger than 8 MiB.
+    """Commits a local file, which stays, as an object; by resumable chunks if it is larger than 8 MiB.
 
-    Args:
-        local: the file, which stays.
-        path: of the object.
-        crc32c: of the file, computed when it was written: the service makes no object of other bytes.
+    Its crc32c was computed when it was written: the service makes no object of other bytes.
 
     Raises:
         UserError: there is an object with other bytes. One with the same size and crc32c is success.

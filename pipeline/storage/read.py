@@ -50,7 +50,7 @@ def size(path: str) -> int | None:
     if is_remote(path):
         return gcs().size(path)
     status = _stat(path)
-    return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
+    return status.st_size if status and stat.S_ISREG(status.st_mode) else None
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -61,22 +61,15 @@ def _stat(path: str) -> os.stat_result | None:
         return None
 
 
-def is_directory(path: str) -> bool:
-    """Whether a local path is a directory; UserError where this user may not know."""
-    status = _stat(path)
-    return status is not None and stat.S_ISDIR(status.st_mode)
-
-
 def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | None:
     """Lists (path, bytes) of all files under a directory, in no particular order; None where there is no directory.
 
-    Args:
-        directory: local or ``gs://``.
-        deep: whether those in its folders count.
+    Those in its folders count if it is ``deep``.
     """
     if is_remote(directory):
         return gcs().list_files(directory, deep=deep)
-    if not is_directory(directory):
+    status = _stat(directory)
+    if not status or not stat.S_ISDIR(status.st_mode):
         return None
     files: list[tuple[str, int]] = []
     with explained(directory):
@@ -121,10 +114,7 @@ def open_read(path: str) -> BinaryIO:
 
 def read_bytes(path: str) -> bytes:
     """Reads a whole file; raises as ``open_read`` does."""
-    if is_remote(path):
-        with open_read(path) as file:
-            return file.read()
-    with explained(path), open(path, "rb") as file:
+    with explained(path), open_read(path) as file:
         return file.read()
 
 

@@ -53,20 +53,17 @@ def _temporary(directory: str) -> Iterator[BinaryIO]:
     """Opens a file whose permissions follow the umask, which ``tempfile`` ignores."""
     path = os.path.join(directory, PARTIAL + secrets.token_hex(8))
     try:
-        with _created(path) as file:
-            yield file
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-def _created(path: str) -> BinaryIO:
-    try:
-        return open(path, "x+b", buffering=1 << 20)
+        file = open(path, "x+b", buffering=1 << 20)  # noqa: SIM115  (closed below)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         raise UserError(f"{os.path.dirname(path) or '.'} cannot be written to ({error.strerror})") from None
+    try:
+        with file:
+            yield file
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def publish(local: str, path: str, crc32c: int) -> None:
