@@ -6,6 +6,7 @@ python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--
 Both are printed as JSON, and kept in the run directory for tools.report.
 """
 
+import hashlib
 import json
 import sys
 from typing import Any
@@ -85,7 +86,7 @@ def _text(run: Any, prepared: tuple[str, str, dict[str, Any]]) -> tuple[dict[str
     stride = context if FLAGS.stride is None else FLAGS.stride
     likelihood = scoring.score_text(run, text, published=published, context=context, stride=stride, batch=BATCH)
     return likelihood.figures(), protocol | {
-        "text_sha256": benchmarks.sha256(published),
+        "text_sha256": hashlib.sha256(published.encode()).hexdigest(),
         "context": context,
         "stride": stride,
         "last_window": protocols.FULL,

@@ -4,27 +4,26 @@ Shapes: B rows per batch, T tokens of the longest row, K tokens of the longest a
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.devices.replicas import strategy_options
 from pipeline.errors import UserError
 from pipeline.evaluation.benchmarks import Example
-from pipeline.evaluation.likelihood import on_replicas
+from pipeline.evaluation.likelihood import exp, on_replicas
 from pipeline.runs.trained_model import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The tokens of a prompt and an answer; the last ``answer`` tokens are scored."""
+    """The tokens of a prompt, which may be cut, and an answer; the last ``answer`` tokens are scored."""
 
     tokens: list[int]
     answer: int
+    cut: bool
 
 
 def score(run: TrainedModel, examples: Sequence[Example], *, batch: int) -> dict[str, float]:
@@ -32,32 +31,17 @@ def score(run: TrainedModel, examples: Sequence[Example], *, batch: int) -> dict
 
     ``accuracy`` of last words: the share whose every token is the likeliest. Of choices: the share in which the right
     one has the highest log-likelihood; ``accuracy_normalised`` divides it by the choice's UTF-8 bytes. A prompt longer
-    than the context is cut at its beginning and counted in ``cut_prompts``.
-
-    Args:
-        run: the trained model.
-        examples: all of one choice, or all of several.
-        batch: rows per replica.
+    than the context is cut at its beginning and counted in ``cut_prompts``. ``batch`` counts the rows of a replica.
 
     Raises:
         UserError: an answer is longer than the model's context.
     """
-    rows = [
-        _row(run.tokenizer, example.prompt, choice, run.model.config.context)
-        for example in examples
-        for choice in example.choices
-    ]
-    cut = sum(was_cut for _, was_cut in rows)
-    nats, greedy = _score_rows(run, [row for row, _ in rows], batch * run.replicas)
+    rows = [_row(run, example.prompt, choice) for example in examples for choice in example.choices]
+    counts = {"examples": len(examples), "cut_prompts": sum(row.cut for row in rows)}
+    nats, greedy = _score_rows(run, rows, batch * run.replicas)
     if all(len(example.choices) == 1 for example in examples):
         mean = float(nats.sum()) / len(examples)
-        return {
-            "accuracy": float(greedy.mean()),
-            "nats_per_word": mean,
-            "perplexity": math.exp(mean) if mean < 700 else math.inf,
-            "examples": len(examples),
-            "cut_prompts": cut,
-        }
+        return {"accuracy": float(greedy.mean()), "nats_per_word": mean, "perplexity": exp(mean)} | counts
     right = right_normalised = place = 0
     for example in examples:
         of_choices = nats[place : place + len(example.choices)]
@@ -65,22 +49,16 @@ def score(run: TrainedModel, examples: Sequence[Example], *, batch: int) -> dict
         right += int(np.argmin(of_choices) == example.answer)
         right_normalised += int(np.argmin(of_choices / sizes) == example.answer)
         place += len(example.choices)
-    count = len(examples)
-    return {
-        "accuracy": right / count,
-        "accuracy_normalised": right_normalised / count,
-        "examples": count,
-        "cut_prompts": cut,
-    }
+    return {"accuracy": right / len(examples), "accuracy_normalised": right_normalised / len(examples)} | counts
 
 
-def _row(tokenizer: Tokenizer, prompt: str, answer: str, context: int) -> tuple[Row, bool]:
-    before = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
-    after = tokenizer.encode(answer)
+def _row(run: TrainedModel, prompt: str, answer: str) -> Row:
+    before = [run.tokenizer.end_of_text, *run.tokenizer.encode(prompt)]
+    after, context = run.tokenizer.encode(answer), run.model.config.context
     if len(after) > context:
         raise UserError(f"an answer has {len(after)} tokens; the model's context is {context}")
     tokens = (before + after)[-(context + 1) :]
-    return Row(tokens, len(after)), len(tokens) < len(before) + len(after)
+    return Row(tokens, len(after), len(tokens) < len(before) + len(after))
 
 
 def _score_rows(run: TrainedModel, rows: Sequence[Row], batch: int) -> tuple[np.ndarray, np.ndarray]:

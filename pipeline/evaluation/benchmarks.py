@@ -74,10 +74,7 @@ def read_file(file: str) -> tuple[str, str]:
 def text_of(benchmark: str, published: str, detokenizer: str | None = None) -> tuple[str, str, dict[str, Any]]:
     """Returns the published text to score, the same text as the model reads it, and their protocol.
 
-    Args:
-        benchmark: a name of TEXTS.
-        published: the whole file.
-        detokenizer: in place of the benchmark's own; a name of detokenizers.DETOKENIZERS.
+    ``published`` is the whole file; ``detokenizer`` takes the place of the benchmark's own.
     """
     settings = TEXTS[benchmark]
     if settings.last_bytes:
@@ -104,10 +101,10 @@ def examples_of(benchmark: str, file: str, text: str) -> list[Example]:
             examples.append(_last_word(line, where))
             continue
         record = _record(line, where)
-        if fields.choices is None:
-            examples.append(_last_word(_field(record, fields.prompt, str, where), where))
-            continue
         prompt = _field(record, fields.prompt, str, where)
+        if fields.choices is None:
+            examples.append(_last_word(prompt, where))
+            continue
         choices = _field(record, fields.choices, list, where)
         answer = _field(record, str(fields.answer), (int, str), where)
         examples.append(_example(prompt, choices, answer, where))
@@ -147,8 +144,3 @@ def _example(prompt: str, choices: list[Any], answer: int | str, where: str) -> 
         raise UserError(f"{where}: answer {answer!r}; expected one of the choices, or 0 to {len(choices) - 1}")
     joined = tuple(choice if prompt[-1:].isspace() or choice[0].isspace() else f" {choice}" for choice in choices)
     return Example(prompt, joined, index)
-
-
-def sha256(text: str) -> str:
-    """Returns the sha256 of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).hexdigest()

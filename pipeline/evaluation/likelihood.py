@@ -30,9 +30,9 @@ class Likelihood:
     def figures(self) -> dict[str, float]:
         """Returns nats per token, perplexities, and bits per byte and per character; divides before exponentiating."""
         per_token, bits = self.nats / self.tokens, self.nats / math.log(2)
-        figures = {"nats_per_token": per_token, "token_perplexity": _exp(per_token), "tokens": self.tokens}
+        figures = {"nats_per_token": per_token, "token_perplexity": exp(per_token), "tokens": self.tokens}
         if self.words is not None:
-            figures |= {"word_perplexity": _exp(self.nats / max(self.words, 1)), "words": self.words}
+            figures |= {"word_perplexity": exp(self.nats / max(self.words, 1)), "words": self.words}
         if self.utf8_bytes:
             figures |= {"bits_per_byte": bits / self.utf8_bytes, "utf8_bytes": self.utf8_bytes}
         if self.characters:
@@ -40,7 +40,8 @@ class Likelihood:
         return figures
 
 
-def _exp(nats: float) -> float:
+def exp(nats: float) -> float:
+    """Returns e to this power, or infinity where that is too large."""
     return math.exp(nats) if nats < 700 else math.inf
 
 
@@ -77,20 +78,15 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
         rank_BT = starts_B1 + np.arange(context)[None]  # the index of each label in the stream
         scored_before_B1 = np.where(numbers_B1 == 0, 0, (numbers_B1 - 1) * stride + context)
         weights = (rank_BT >= scored_before_B1) & (rank_BT < labels) & (numbers_B1 < count)
-        yield {
-            "tokens": tokens[np.minimum(places, labels)].astype(np.int32),
-            "weights": weights.astype(np.float32),
-        }
+        yield {"tokens": tokens[np.minimum(places, labels)].astype(np.int32), "weights": weights.astype(np.float32)}
 
 
 def scorer(
     model: LanguageModel, strategy: tf.distribute.Strategy | None = None
 ) -> Callable[[dict[str, Any]], tuple[float, float]]:
-    """Returns a function batch -> (summed nats, tokens scored) over all replicas, compiled by XLA.
+    """Returns a function batch -> (summed nats, tokens scored), compiled by XLA.
 
-    Args:
-        model: created in the strategy's scope.
-        strategy: its replicas divide the batch's rows; None is the current strategy.
+    The replicas of the strategy (None: the current one), in whose scope the model was made, divide the batch's rows.
     """
     strategy = strategy or tf.distribute.get_strategy()
     evaluation_step = make_evaluation_step(model, **strategy_options(strategy))

@@ -50,13 +50,8 @@ def score_text(
 ) -> Likelihood:
     """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are.
 
-    Args:
-        run: the trained model.
-        text: the text that the model reads.
-        published: the text whose words, bytes and characters divide the likelihood; None for the same text.
-        context: tokens of a window, at most the model's context.
-        stride: tokens between the starts of windows.
-        batch: windows per replica.
+    The words, bytes and characters of ``published`` (None: the same text) divide the likelihood. Windows of ``context``
+    tokens, at most the model's, begin every ``stride`` tokens.
 
     Raises:
         UserError: a context that the model does not have, a stride above it, or a text shorter than a window.

@@ -8,7 +8,6 @@ Source: Sennrich et al. 2016, Neural Machine Translation of Rare Words with Subw
 Shapes: N texts, W pieces, M bytes, A ids that may still be merged.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import tensorflow as tf
 import tensorflow_text
 
 from pipeline.data.format.tokenizer import Tokenizer
-from pipeline.data.format.tokenizer_file import byte_characters
+from pipeline.data.format.tokenizer_file import all_tokens, byte_characters
 from pipeline.errors import UserError
 from pipeline.serving import pieces
 
@@ -28,17 +27,15 @@ UNUSUAL = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "
 class BytePairs(tf.Module):
     """A tokenizer's encoder and decoder inside a graph, with the ids and the texts of ``tokenizers``.
 
-    Args:
-        tokenizer: a byte-level BPE with GPT-2's pattern.
-
     Raises:
-        UserError: another kind of tokenizer, which these ops would not reproduce exactly.
+        UserError: not a byte-level BPE with GPT-2's pattern, which these ops would not reproduce exactly.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
-        model = json.loads(tokenizer.data)["model"]
-        vocabulary, merges = model["vocab"], [_pair(merge) for merge in model["merges"]]
+        model = tokenizer.settings["model"]
+        vocabulary = model["vocab"]  # a merge is one string in older files, and else a list of two
+        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
         alphabet = byte_characters()
         _check(tokenizer, model, alphabet)
         merged_ids = [vocabulary[left + right] for left, right in merges]
@@ -48,7 +45,7 @@ class BytePairs(tf.Module):
         self.merged_ids = tf.constant([*merged_ids, 0], tf.int32)  # the last is for pairs that are never merged
         rank_of_pair = tf.lookup.KeyValueTensorInitializer(tf.constant(pairs, tf.int64), tf.range(len(pairs)))
         self.ranks = tf.lookup.StaticHashTable(rank_of_pair, NONE)
-        self.texts = tf.constant(_bytes_of_ids(tokenizer, vocabulary, alphabet))
+        self.texts = tf.constant(_bytes_of_ids(tokenizer, alphabet))
 
     def encode(self, texts_N: tf.Tensor) -> tf.RaggedTensor:
         """Returns ids int32 [N, (tokens)]; invalid UTF-8 is read as U+FFFD, as by Python's "replace"."""
@@ -119,12 +116,6 @@ def _put(values: tf.Tensor, places: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(values, places[:, None], updates)
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    """Reads a merge in either form of tokenizer.json: one string, or a list of two."""
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
-
-
 def _ordered(merges: Sequence[tuple[str, str]]) -> bool:
     """Whether the result of each merge appears only in later merges, as after training."""
     last_made = {left + right: rank for rank, (left, right) in enumerate(merges)}
@@ -143,12 +134,11 @@ def _check(tokenizer: Tokenizer, model: dict[str, Any], alphabet: Sequence[str])
         )
 
 
-def _bytes_of_ids(tokenizer: Tokenizer, vocabulary: dict[str, int], alphabet: Sequence[str]) -> list[bytes]:
+def _bytes_of_ids(tokenizer: Tokenizer, alphabet: Sequence[str]) -> list[bytes]:
     """Returns the bytes of each id; none for an id that the vocabulary skips."""
     byte_of = {character: byte for byte, character in enumerate(alphabet)}
-    added = {token["content"]: token["id"] for token in json.loads(tokenizer.data).get("added_tokens", [])}
     texts = [b""] * tokenizer.vocabulary_size
-    for content, token in (vocabulary | added).items():
+    for content, token in all_tokens(tokenizer.settings).items():
         is_byte_level = all(character in byte_of for character in content)
         texts[token] = bytes(byte_of[character] for character in content) if is_byte_level else content.encode()
     return texts

@@ -36,11 +36,7 @@ def pattern() -> str:
 
 
 def split(texts_N: tf.Tensor) -> tf.RaggedTensor:
-    """Returns the length in bytes of each piece of each text, int32 [N, (pieces)].
-
-    Args:
-        texts_N: valid UTF-8.
-    """
+    """Returns the length in bytes of each piece of each text, which is valid UTF-8: int32 [N, (pieces)]."""
     # regex_split ends a text at NUL; the pattern treats \x01 the same.
     without_nul = tf.strings.regex_replace(texts_N, r"\x00", "\x01")
     splits = tensorflow_text.regex_split(without_nul, pattern(), pattern())

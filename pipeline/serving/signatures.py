@@ -32,10 +32,6 @@ STRINGS = tf.TensorSpec([None], tf.string)
 class TextModel(tf.Module):
     """A model and its tokenizer as functions of text.
 
-    Args:
-        model: from ``models.build``.
-        tokenizer: the run's.
-
     Raises:
         UserError: the tokenizer cannot be part of a graph.
     """
@@ -171,17 +167,10 @@ class TextModel(tf.Module):
         with tf.control_dependencies([*checks, few, sizes]):
             ids = self.byte_pairs.encode(tf.identity(texts))
         tokens = tf.cast(ids.row_lengths(), tf.int32)
-        with tf.control_dependencies(
-            [
-                _expect_each(tokens >= least, name, tokens, "tokens; expected some text"),
-                _expect_each(
-                    tokens <= most,
-                    name,
-                    tokens,
-                    f"tokens; expected at most {most} in a context of {self._model.config.context}",
-                ),
-            ]
-        ):
+        limit = f"at most {most} in a context of {self._model.config.context}"
+        some = _expect_each(tokens >= least, name, tokens, "tokens; expected some text")
+        not_too_many = _expect_each(tokens <= most, name, tokens, f"tokens; expected {limit}")
+        with tf.control_dependencies([some, not_too_many]):
             return ids.with_values(tf.identity(ids.values))
 
 
@@ -199,7 +188,7 @@ def _one_by_one(ids: tf.RaggedTensor, function: Callable, dtypes: tuple[tf.DType
     return tf.map_fn(function, ids, fn_output_signature=specs, parallel_iterations=1)
 
 
-def _expect(condition: tf.Tensor, sentence: str, value: tf.Tensor) -> tf.Operation:
+def _expect(condition: tf.Tensor, sentence: str, value: Any) -> tf.Operation:
     return tf.debugging.Assert(condition, [tf.strings.format(sentence, value)])
 
 
@@ -207,6 +196,4 @@ def _expect_each(good_N: tf.Tensor, name: str, values_N: tf.Tensor, sentence: st
     """Fails with the number and value of the first text that is not good."""
     first = tf.argmin(tf.cast(tf.concat([good_N, [False]], 0), tf.int32), output_type=tf.int32)
     value = tf.concat([values_N, [0]], 0)[first]
-    return tf.debugging.Assert(
-        tf.reduce_all(good_N), [tf.strings.format(f"{name} {{}} has {{}} {sentence}", (first, value))]
-    )
+    return _expect(tf.reduce_all(good_N), f"{name} {{}} has {{}} {sentence}", (first, value))

@@ -12,7 +12,8 @@ from models import key_value_cache
 from models.protocols import LanguageModel
 from models.sampling import Sampling, choose_by
 
-CACHE = tf.TensorSpec([None] * 5)
+CACHE, LOGITS, NUMBER = tf.TensorSpec([None] * 5), tf.TensorSpec([1, None]), tf.TensorSpec([])
+INTEGER, INTEGERS = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)
 Tensors = tuple[tf.Tensor, ...]
 
 
@@ -27,27 +28,13 @@ class Step(NamedTuple):
 class Stepper:
     """Generates one token at a time with a model; not thread-safe.
 
-    Args:
-        model: from ``models.build``.
-        widths: ascending widths; a prompt is padded to the first that holds it. The last is the context.
-        alternatives: how many of the likeliest tokens each step lists.
+    A prompt is padded to the first of the ascending ``widths`` that holds it; the last is the context. Each step lists
+    the likeliest tokens, as many as ``alternatives``.
     """
 
     def __init__(self, model: LanguageModel, widths: Sequence[int], alternatives: int = 5):
         self._model, self._widths, self._alternatives = model, widths, alternatives
         self._table_VE = model.output_table()
-        number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)
-        logits = tf.TensorSpec([1, model.config.known_vocabulary])
-        # Without XLA, which would compile again for every size of the cache.
-        self._prefill = tf.function(self._prefill_graph, autograph=False)
-        self._choose = tf.function(
-            self._choose_graph,
-            autograph=False,
-            input_signature=[logits, tf.TensorSpec([]), number, tf.TensorSpec([]), tf.TensorSpec([2], tf.int32)],
-        )
-        self._advance = tf.function(
-            self._advance_graph, autograph=False, input_signature=[numbers, number, numbers, CACHE, CACHE]
-        )
 
     def steps(
         self, prompt: Sequence[int], *, max_new_tokens: int, end_of_text: int, sampling: Sampling, seed: int
@@ -76,20 +63,25 @@ class Stepper:
             if step + 1 < max_new_tokens:
                 logits, keys, values = self._advance(token, width + step, shift, keys, values)
 
-    def _prefill_graph(self, tokens_BP: tf.Tensor, lengths_B: tf.Tensor, new_tokens: tf.Tensor) -> Tensors:
+    # Without XLA, which would compile again for every size of the cache.
+    @tf.function(autograph=False)
+    def _prefill(self, tokens_BP: tf.Tensor, lengths_B: tf.Tensor, new_tokens: tf.Tensor) -> Tensors:
         return key_value_cache.prefill(
             self._model, tokens_BP, lengths_B, new_tokens, self._table_VE, write=key_value_cache.write_plain
         )
 
-    def _choose_graph(
+    @tf.function(autograph=False, input_signature=[LOGITS, NUMBER, INTEGER, NUMBER, tf.TensorSpec([2], tf.int32)])
+    def _choose(
         self, logits_BV: tf.Tensor, temperature: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, seed_2: tf.Tensor
     ) -> Tensors:
+        logits_BV = tf.ensure_shape(logits_BV, [1, self._model.config.known_vocabulary])
         token_B = choose_by(logits_BV, temperature, top_k, top_p, seed_2)
         probabilities_V = tf.nn.softmax(logits_BV)[0]
         best = tf.math.top_k(probabilities_V, min(self._alternatives, logits_BV.shape[1]))
         return token_B, probabilities_V[token_B[0]], best.indices, best.values
 
-    def _advance_graph(
+    @tf.function(autograph=False, input_signature=[INTEGERS, INTEGER, INTEGERS, CACHE, CACHE])
+    def _advance(
         self, token_B: tf.Tensor, column: tf.Tensor, shift_B: tf.Tensor, keys: tf.Tensor, values: tf.Tensor
     ) -> Tensors:
         config = self._model.config
