@@ -8,27 +8,31 @@ import json
 import os
 import pathlib
 import platform
+import re
+from collections.abc import Mapping
 
 from absl import flags
 
 from pipeline import cli
 from pipeline.devices import wheels
 from pipeline.errors import UserError, nearest
-from tools.benchmarks import page
+from tools import doctor
 
 FLAGS = flags.FLAGS
 # tools/benchmarks/NAME.py, each with run() -> {figure: number}
 BENCHMARKS = ("shard", "read", "step", "evaluate", "accumulation", "generate")
+HEAD = """# Benchmarks
+
+Written by `python -m tools.bench --page=docs/benchmarks.md`, which is `make bench` with a page; `--only=NAME` measures
+one and leaves the others. Ratios come from one run on one machine, where all contenders take turns; times of different
+machines, or of another hour, do not compare.
+"""
 
 
 def machine() -> str:
     """Returns one line that says what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
-            model = next(line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    stated = doctor.stated("/proc/cpuinfo", r"model name\s*:(.*)$").strip()
+    model = stated or platform.processor() or platform.machine()
     return f"{model}, {os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"
 
 
@@ -52,7 +56,32 @@ def main() -> None:
             json.dump({"machine": machine(), **results}, file, indent=2)
             file.write("\n")
     if FLAGS.page:
-        page.write(pathlib.Path(FLAGS.page), results, machine())
+        write_page(pathlib.Path(FLAGS.page), results, machine())
+
+
+def write_page(path: pathlib.Path, results: Mapping[str, Mapping[str, object]], measured_on: str) -> None:
+    """Writes the sections of the benchmarks that were run, and keeps the page's others."""
+    sections = _sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sections |= {name: _section(name, figures, measured_on) for name, figures in results.items()}
+    path.write_text("\n".join([HEAD, *(sections[name] for name in sorted(sections))]), encoding="utf-8")
+
+
+def _sections(text: str) -> dict[str, str]:
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {part.split(maxsplit=2)[1]: part.rstrip() + "\n" for part in parts}
+
+
+def _section(name: str, figures: Mapping[str, object], measured_on: str) -> str:
+    description = (importlib.import_module(f"tools.benchmarks.{name}").__doc__ or "").strip()
+    rows = [f"| {figure.replace('_', ' ')} | {_number(value)} |" for figure, value in figures.items()]
+    table = "\n".join(["| figure | value |", "|---|---|", *rows])
+    return f"## {name}\n\n{description}\n\n`python -m tools.bench --only={name}` on {measured_on}:\n\n{table}\n"
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def define_flags() -> None:

@@ -102,7 +102,7 @@ def wheels_together() -> Iterator[Finding]:
     yield Finding(OK, f"tensorflow-tpu {tpu} and its libtpu" if tpu else "tensorflow without TPU support: for CPU, GPU")
 
 
-def _stated(file: str, pattern: str) -> str:
+def stated(file: str, pattern: str) -> str:
     """Returns what a line of one of the kernel's files says; nothing if it has no such line."""
     try:
         match = re.search(f"^{pattern}", pathlib.Path(file).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
@@ -113,7 +113,7 @@ def _stated(file: str, pattern: str) -> str:
 
 def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
     """Checks the vector instructions that TensorFlow's wheels use."""
-    features = _stated(cpuinfo, r"flags\s*:(.*)$").split()
+    features = stated(cpuinfo, r"flags\s*:(.*)$").split()
     if not features:
         yield Finding(WARNING, f"{platform.machine()}: its features cannot be read")
         return
@@ -127,7 +127,7 @@ def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:
 
 def memory(meminfo: str = "/proc/meminfo") -> Iterator[Finding]:
     """Checks the available memory, by the kernel's own estimate."""
-    available = _stated(meminfo, r"MemAvailable:\s+(\d+) kB")
+    available = stated(meminfo, r"MemAvailable:\s+(\d+) kB")
     if not available:
         yield Finding(WARNING, "how much is available cannot be read")
         return
@@ -220,25 +220,16 @@ def one_step() -> Iterator[Finding]:
 
 def _train_tiny(steps: int = 20) -> tuple[list[float], float]:
     import numpy as np
-    import tensorflow as tf
 
     import models
-    from pipeline.config.batch_plan import plan
-    from pipeline.optimizers.build import build
-    from pipeline.optimizers.config import AdamWConfig
-    from pipeline.optimizers.schedules import Schedule
-    from pipeline.training.step import make_train_step
+    from tools.benchmarks.step import compiled_step
 
     began = time.monotonic()
-    model = models.build(models.GPT2Config(layers=1, heads=2, width=32, context=16, vocabulary_size=64))
-    optimizer = build(AdamWConfig(learning_rate=1e-2), Schedule(kind="constant", steps=steps, warmup_steps=0))
-    optimizer.build(model.trainable_variables)
-    batch_plan = plan(global_batch=4, replicas=1, microbatch=2, context=16)
-    step = make_train_step(model, optimizer, batch_plan, clip_norm=1.0, all_reduce=lambda tensors: tensors)
+    config = models.GPT2Config(layers=1, heads=2, width=32, context=16, vocabulary_size=64)
     tokens = np.random.default_rng(0).integers(0, 64, (4, 17)).astype(np.int32)
-    batch = {"tokens": tf.constant(tokens), "index": tf.range(4, dtype=tf.int64)}
-    compiled = tf.function(step, jit_compile=wheels.compiles_for_cpu())
-    return [float(compiled(batch)["loss"]) for _ in range(steps)], time.monotonic() - began
+    jit_compile = wheels.compiles_for_cpu()
+    step, batch = compiled_step(config, tokens, accumulation=2, learning_rate=1e-2, jit_compile=jit_compile)
+    return [float(step(batch)["loss"]) for _ in range(steps)], time.monotonic() - began
 
 
 def define_flags() -> None:

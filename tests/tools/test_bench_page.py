@@ -1,12 +1,14 @@
 """The page of benchmarks: measured sections are written, the others stay, and wrong choices are refused."""
 
-from tools.benchmarks import page
+from tools import bench
 
 
 def test_a_section_is_replaced_and_the_others_stay(tmp_path):
     file = tmp_path / "benchmarks.md"
-    page.write(file, {"step": {"ratio_to_keras_hub": 1.25, "tokens_per_second": 12345.6}, "read": {"ratio": 3}}, "one")
-    page.write(file, {"step": {"ratio_to_keras_hub": 1.5}}, "another")
+    bench.write_page(
+        file, {"step": {"ratio_to_keras_hub": 1.25, "tokens_per_second": 12345.6}, "read": {"ratio": 3}}, "one"
+    )
+    bench.write_page(file, {"step": {"ratio_to_keras_hub": 1.5}}, "another")
     text = file.read_text()
     assert text.count("## ") == 2 and text.index("## read") < text.index("## step")
     assert "| ratio | 3 |" in text and "--only=read` on one:" in text

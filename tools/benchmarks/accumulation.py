@@ -4,18 +4,14 @@ The 30M model and optimizer of step.py, sequences of 256 tokens, float32, on thi
 and the best turn of each counts: other work on the machine can only slow a turn down.
 """
 
-import numpy as np
-
-from tools.benchmarks.step import CONFIG, ours
-from tools.benchmarks.turns import best_seconds
+from tools.benchmarks.step import best_seconds, ours, random_tokens
 
 GLOBAL_BATCH, TURNS = 32, 4
 
 
 def run() -> dict[str, float]:
     """Measures, prints a table and returns seconds and the ratio of times."""
-    shape = (GLOBAL_BATCH, CONFIG.context + 1)
-    tokens = np.random.default_rng(0).integers(0, CONFIG.known_vocabulary, shape).astype(np.int32)
+    tokens = random_tokens(GLOBAL_BATCH)
     seconds = best_seconds({str(count): ours(tokens, accumulation=count) for count in (1, 8)}, TURNS)
     for count, value in seconds.items():
         print(f"  accumulation {count}   {value:7.3f} s per step, {value / seconds['1']:5.3f} of accumulation 1")

@@ -15,7 +15,6 @@ import numpy as np
 import models
 from pipeline.evaluation.likelihood import scorer, windows
 from tools.benchmarks import step as training
-from tools.benchmarks.turns import best_seconds
 
 FORWARD_SHARE = 1 / 3
 BATCHES = 3  # of evaluation per turn, so that a turn is about as long as a step
@@ -31,7 +30,7 @@ def run() -> dict[str, float]:
         batches = list(windows(stream, context=context, stride=stride, batch=training.BATCH))
         assert len(batches) == BATCHES
         read[name], contenders[name] = BATCHES * training.BATCH * context, partial(_score_all, score, batches)
-    rates = {name: read[name] / seconds for name, seconds in best_seconds(contenders, training.TURNS).items()}
+    rates = {name: read[name] / seconds for name, seconds in training.best_seconds(contenders, training.TURNS).items()}
     figures = {f"{name}_tokens_per_second": rate for name, rate in rates.items()}
     for name in ("windows", "half_overlap"):
         figures[f"{name}_to_forward_share"] = rates[name] * FORWARD_SHARE / rates["train"]

@@ -14,7 +14,6 @@ import models
 from models.decoding import generate
 from models.sampling import Sampling
 from tools.benchmarks import step
-from tools.benchmarks.turns import best_seconds
 
 CONFIG = dataclasses.replace(step.CONFIG, context=1024)
 PROMPT, TURNS = 64, 3
@@ -45,7 +44,7 @@ def speeds(prompts: np.ndarray, new: int) -> tuple[float, float]:
     for contender in contenders.values():
         if (count := contender()) != len(prompts) * new:
             raise RuntimeError(f"{count} tokens were generated, expected {len(prompts) * new}: not comparable")
-    seconds = best_seconds(contenders, TURNS)
+    seconds = step.best_seconds(contenders, TURNS)
     return len(prompts) * new / seconds["ours"], len(prompts) * new / seconds["keras-hub"]
 
 
