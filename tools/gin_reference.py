@@ -6,7 +6,6 @@ python -m tools.gin_reference --output=docs/gin.md
 import dataclasses
 import inspect
 import pathlib
-import re
 import typing
 from typing import Any
 
@@ -15,9 +14,9 @@ from absl import flags
 from pipeline import cli
 from pipeline.config.gin_reader import SURFACES
 from pipeline.errors import WorkFailedError
+from tools import explain
 
 FLAGS = flags.FLAGS
-ENTRY = re.compile(r"^    (\w+): (.*(?:\n      .*)*)", re.MULTILINE)  # of Args or Attributes
 HEAD = """# Every name that gin can bind
 
 Made by `python -m tools.gin_reference --output=docs/gin.md` from the settings' docstrings. A gin file, or
@@ -46,33 +45,23 @@ def page() -> str:
 def section(name: str, surface: Any) -> str:
     """Returns the table of one surface's settings; WorkFailedError if its docstring leaves one out."""
     summary = _text(inspect.cleandoc(surface.__doc__).partition("\n\n")[0])
-    meanings = _meanings(surface)
-    missing = [field.name for field in dataclasses.fields(surface) if field.name not in meanings]
+    fields, meanings, hints = explain.fields(surface), explain.meanings(surface), typing.get_type_hints(surface)
+    missing = [key for key in fields if key not in meanings]
     if missing:
         raise WorkFailedError(f"{surface.__name__}'s docstring says nothing of {', '.join(missing)}")
     rows = [
-        f"| `{name}.{field.name}` | `{_type(hint)}` | {_default(field)} | {meanings[field.name]} |\n"
-        for field, hint in zip(dataclasses.fields(surface), _hints(surface), strict=True)
+        f"| `{name}.{key}` | `{_type(hints[key])}` | {_default(field)} | {_sentence(meanings[key])} |\n"
+        for key, field in fields.items()
     ]
     return f"\n## {name}\n\n{summary}\n\n| name | type | default | meaning |\n|---|---|---|---|\n{''.join(rows)}"
 
 
-def _meanings(surface: type) -> dict[str, str]:
-    """Returns what the docstrings of a class, and of those that it inherits from, say of each setting."""
-    meanings: dict[str, str] = {}
-    for owner in reversed(surface.__mro__[:-1]):
-        for setting, text in ENTRY.findall(inspect.cleandoc(owner.__doc__ or "")):
-            meanings[setting] = _text(text[0].upper() + text[1:])
-    return meanings
+def _sentence(meaning: str) -> str:
+    return _text(meaning[0].upper() + meaning[1:])
 
 
 def _text(docstring: str) -> str:
     return " ".join(docstring.replace("``", "`").split()).replace("|", r"\|")
-
-
-def _hints(surface: type) -> list[Any]:
-    hints = typing.get_type_hints(surface)
-    return [hints[field.name] for field in dataclasses.fields(typing.cast(Any, surface))]
 
 
 def _type(hint: Any) -> str:
