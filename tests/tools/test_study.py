@@ -19,10 +19,9 @@ from pipeline.optimizers.build import CLASSES, build
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
 from tools.study import page, results, run
-from tools.study.cells import CORPORA, OPTIMIZERS, Cell, grid, parts
-from tools.study.frozen_adafactor import FrozenAdafactorConfig, frozen_adafactor
+from tools.study.cells import CORPORA, OPTIMIZERS, Cell, StudyConfig, grid, parts
 from tools.study.results import Difference
-from tools.study.settings import StudyConfig
+from tools.study.train import FrozenAdafactorConfig, frozen_adafactor
 from tools.sweep import runner as runners
 
 STUDY = StudyConfig(tokens=8192, seeds=3, batch=8, context=64)

@@ -1,4 +1,7 @@
-"""The cells of the study: every run is the base cell with a few things changed, and equal cells are one run."""
+"""The cells of the study: every run is the base cell with a few things changed, and equal cells are one run.
+
+Imports neither TensorFlow nor Keras.
+"""
 
 import dataclasses
 import pathlib
@@ -6,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tools.study.settings import StudyConfig
 from tools.sweep.runner import Job
 
 OPTIMIZERS = {  # name: (gin surface, its settings, the small grid of learning rates)
@@ -17,9 +19,47 @@ OPTIMIZERS = {  # name: (gin surface, its settings, the small grid of learning r
 }
 ALGPT2 = "algpt2"  # its grid's name: ALGPT2 at E = ALGPT2_EMBEDDING with Adafactor
 ALGPT2_RATES, ALGPT2_EMBEDDING = (5e-4, 1e-3, 2e-3, 4e-3), 64
-CORPORA = ("wikitext", "cpython")
+CORPORA, PACKINGS = ("wikitext", "cpython"), ("contiguous", "lines")
 VOCABULARY = 4096
 LAYERS, HEADS, WIDTH = 3, 3, 192
+SIZE = f"{LAYERS} layers, {HEADS} heads and width {WIDTH}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """The scale of every cell, bound by gin as ``study``, such as ``--gin_param=study.tokens=65536`` for less.
+
+    Attributes:
+        tokens: tokens that a cell trains on.
+        seeds: runs of a cell that differ in their seed only; error bars are taken over them.
+        batch: sequences per optimizer step of the base cell; the batches part halves and doubles it.
+        context: tokens per sequence of the base cell; the contexts part halves and doubles it.
+        workers: cells that run side by side, each in a process of one thread.
+    """
+
+    tokens: int = 524_288
+    seeds: int = 3
+    batch: int = 8
+    context: int = 256
+    workers: int = 2
+
+    @property
+    def contexts(self) -> list[int]:
+        """The contexts that are compared."""
+        return [self.context // 2, self.context, 2 * self.context]
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "seeds", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+        for name in ("batch", "context"):
+            if getattr(self, name) < 2 or getattr(self, name) % 2:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected an even number, for it is halved")
+        if self.tokens % (2 * self.batch * self.context):
+            raise ValueError(
+                f"tokens = {self.tokens}: expected a multiple of 2 × batch × context = "
+                f"{2 * self.batch * self.context}, the largest step"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,14 +86,9 @@ class Cell:
             f"_b{self.batch}_c{self.context}_d{self.dropout:g}_s{self.seed}"
         )
 
-    @property
-    def data(self) -> str:
-        """The name of its data set."""
-        return f"{self.corpus}-{self.packing}"
-
     def job(self, study: StudyConfig, data: pathlib.Path) -> Job:
         """Returns this cell as the sweep's runner runs it, given the folder of the data sets."""
-        arguments = (*self.parameters(study), f"--data={data / self.data}")
+        arguments = (*self.parameters(study), f"--data={data}/{self.corpus}-{self.packing}")
         return Job(key=self.name, label=self.name, overrides=self.overrides(study), arguments=arguments)
 
     def parameters(self, study: StudyConfig) -> list[str]:
@@ -103,20 +138,12 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
     """Returns the rows of each part of the study, given the best rate of each grid."""
     base = Cell(batch=study.batch, context=study.context, rate=best["adafactor"])
 
-    def seeds(cell: Cell) -> list[Cell]:
-        return [replace(cell, seed=seed) for seed in range(study.seeds)]
-
-    def over(labels: Mapping[str, Cell]) -> Rows:
-        return {label: seeds(cell) for label, cell in labels.items()}
-
-    def everywhere(labels: Callable[[Cell], dict[str, Cell]]) -> Rows:
-        return over(
-            {
-                f"{corpus}: {label}": cell
-                for corpus in CORPORA
-                for label, cell in labels(replace(base, corpus=corpus)).items()
-            }
-        )
+    def everywhere(labels: Callable[[Cell], dict[str, Cell]]) -> dict[str, Cell]:
+        return {
+            f"{corpus}: {label}": cell
+            for corpus in CORPORA
+            for label, cell in labels(replace(base, corpus=corpus)).items()
+        }
 
     def optimizers(cell: Cell) -> dict[str, Cell]:
         return {name: replace(cell, optimizer=name, rate=best[name]) for name in OPTIMIZERS}
@@ -128,21 +155,25 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
         }
         return {"GPT-2": cell, **factorized}
 
-    contexts = [study.context // 2, study.context, 2 * study.context]
     batches = [study.batch // 2, study.batch, 2 * study.batch]
     rates = [base.rate / 2, base.rate, 2 * base.rate]
     algpt2 = replace(base, model="algpt2", embedding=ALGPT2_EMBEDDING, rate=best[ALGPT2])
-    return {
+    rows = {
         "optimizers": everywhere(optimizers),
         "embeddings": everywhere(embeddings),
-        "contexts": over({str(c): replace(base, context=c, batch=study.batch * study.context // c) for c in contexts}),
-        "batches": over({f"{b} × {r:g}": replace(base, batch=b, rate=r) for b in batches for r in rates}),
-        "dropout": over(
-            {
-                f"{name}, dropout {rate:g}": replace(cell, dropout=rate)
-                for name, cell in (("GPT-2", base), (f"ALGPT2, E = {ALGPT2_EMBEDDING}", algpt2))
-                for rate in (0.0, 0.1)
-            }
-        ),
-        "packing": over({packing: replace(base, packing=packing) for packing in ("contiguous", "lines")}),
+        "contexts": {
+            str(context): replace(base, context=context, batch=study.batch * study.context // context)
+            for context in study.contexts
+        },
+        "batches": {f"{b} × {r:g}": replace(base, batch=b, rate=r) for b in batches for r in rates},
+        "dropout": {
+            f"{name}, dropout {rate:g}": replace(cell, dropout=rate)
+            for name, cell in (("GPT-2", base), (f"ALGPT2, E = {ALGPT2_EMBEDDING}", algpt2))
+            for rate in (0.0, 0.1)
+        },
+        "packing": {packing: replace(base, packing=packing) for packing in PACKINGS},
+    }
+    return {
+        part: {label: [replace(cell, seed=seed) for seed in range(study.seeds)] for label, cell in cells.items()}
+        for part, cells in rows.items()
     }

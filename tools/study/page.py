@@ -13,10 +13,9 @@ from pipeline import cli
 from pipeline.data.format import manifest
 from pipeline.errors import UserError
 from tools.study import results
-from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, HEADS, LAYERS, VOCABULARY, WIDTH, grid, parts
+from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, PACKINGS, SIZE, VOCABULARY, StudyConfig, grid, parts
 from tools.study.claims import UNTESTABLE, Parts, testable
 from tools.study.results import Row, best_rates, summary_path
-from tools.study.settings import StudyConfig
 
 FLAGS = flags.FLAGS
 TITLES = {
@@ -28,8 +27,8 @@ TITLES = {
     "packing": "Contiguous against line-by-line packing",
 }
 NOTES = {
-    "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([frozen_adafactor.py](../tools/study/"
-    "frozen_adafactor.py)), `scaled` is Adafactor with parameter scaling; both other Adafactors take absolute rates. "
+    "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([train.py](../tools/study/train.py)), "
+    "`scaled` is Adafactor with parameter scaling; both other Adafactors take absolute rates. "
     "The learning rates were chosen on WikiText with one seed and serve both corpora.",
     "embeddings": "All with Adafactor, GPT-2 at its best learning rate and ALGPT2 at the one that is best for E = "
     f"{ALGPT2_EMBEDDING}.",
@@ -61,21 +60,20 @@ def write(folder: pathlib.Path, page: pathlib.Path) -> None:
     best = best_rates(folder, study)
     planned = parts(study, best)
     rows: dict[str, dict[str, Row | None]] = {
-        part: {label: results.read(folder, label, cells) for label, cells in labels.items()}
+        part: {label: results.read(folder, cells) for label, cells in labels.items()}
         for part, labels in planned.items()
     }
     rows["packing"] = {
-        f"trained on {packing}, scored on {data}": results.read(folder, packing, cells, f"wikitext-{data}")
+        f"trained on {packing}, scored on {data}": results.read(folder, cells, f"wikitext-{data}")
         for packing, cells in planned["packing"].items()
-        for data in ("contiguous", "lines")
+        for data in PACKINGS
     }
     missing = sum(
         not summary_path(folder, cell).exists()
         for cell in {cell for labels in planned.values() for cells in labels.values() for cell in cells}
     )
     over = {
-        name: {f"{cell.rate:g}": results.read(folder, f"{cell.rate:g}", [cell]) for cell in cells}
-        for name, cells in grid(study).items()
+        name: {f"{cell.rate:g}": results.read(folder, [cell]) for cell in cells} for name, cells in grid(study).items()
     }
     text = [_head(study, machine, missing), _claims(rows, study), _corpora(folder / "data", study), _grid(over, best)]
     text += [_part(part, rows[part], page.stem) for part in rows]
@@ -93,7 +91,7 @@ def _head(study: StudyConfig, machine: str | None, missing: int) -> str:
 Written by `python -m tools.study.page` from the run directories of `make study`; nothing here is typed by hand.
 
 The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. What
-can be asked of two CPU cores is asked here again: models of {LAYERS} layers, {HEADS} heads and width {WIDTH},
+can be asked of two CPU cores is asked here again: models of {SIZE},
 {study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, {study.seeds} seeds. One
 corpus is the articles of the WikiText files that were given, split anew by article; the other is the documentation and
 library of CPython. Each has its own byte-level BPE vocabulary of {VOCABULARY:,} entries. A perplexity here can be
@@ -108,8 +106,7 @@ standard error over the seeds, taken in pairs. Two rows differ clearly if Studen
 
 
 def _claims(rows: Parts, study: StudyConfig) -> str:
-    contexts = [study.context // 2, study.context, 2 * study.context]
-    lines = [(claim.text, *claim.verdict(rows, study.seeds)) for claim in testable(contexts)]
+    lines = [(claim.text, *claim.verdict(rows, study.seeds)) for claim in testable(study.contexts)]
     lines += [(claim, "not testable at this scale", reason) for claim, reason in UNTESTABLE.items()]
     heading = "## Claims\n\nThe 2020 study's, and ours where marked so. "
     heading += "Confirmed is a clear difference of the claimed sign, whatever its size.\n\n"
@@ -119,7 +116,7 @@ def _claims(rows: Parts, study: StudyConfig) -> str:
 def _corpora(folder: pathlib.Path, study: StudyConfig) -> str:
     lines = []
     for corpus in CORPORA:
-        for packing in ("contiguous", "lines"):
+        for packing in PACKINGS:
             data = manifest.load(str(folder / f"{corpus}-{packing}"))
             for name, part in data.parts.items():
                 passes = f"{study.tokens / part.tokens:.2f}" if name == "train" else "—"
@@ -181,16 +178,15 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
 
     folder.mkdir(exist_ok=True)
     for part, labels in rows.items():
-        drawn = [row for row in labels.values() if row]
+        drawn = {label: row for label, row in labels.items() if row}
         (folder / f"{part}.svg").unlink(missing_ok=True)
         if not drawn:
             continue
-        names = [label for label, row in labels.items() if row]
-        figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * max(1, len(drawn))), layout="constrained")
-        for place, row in enumerate(drawn):
+        figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * len(drawn)), layout="constrained")
+        for place, row in enumerate(drawn.values()):
             axes.errorbar(row.mean, place, xerr=row.deviation, fmt="o", color="#1f5fa8", capsize=3)
             axes.plot([*row.nats.values()], [place] * len(row.nats), "|", color="#888888")
-        axes.set_yticks(range(len(drawn)), names)
+        axes.set_yticks(range(len(drawn)), drawn)
         axes.invert_yaxis()
         axes.grid(axis="x", color="#dddddd")
         axes.set_xlabel("validation loss, nats per token")

@@ -5,10 +5,10 @@ import math
 import pathlib
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 from models.config import from_description
-from tools.study.cells import Cell, grid
-from tools.study.settings import StudyConfig
+from tools.study.cells import Cell, StudyConfig, grid
 
 # Student's t at 95 %, two-sided, by the number of paired seeds. With three seeds, two standard errors prove nothing:
 # equal rows differ by that much one time in six.
@@ -20,7 +20,6 @@ class Row:
     """The finished seeds of one cell.
 
     Attributes:
-        label: name of the row within its part.
         rate: the optimizer's learning rate.
         parameters: trained values of the model.
         flops: model FLOPs per token, forward and backward.
@@ -28,7 +27,6 @@ class Row:
         bits: bits per byte of the validation text, by seed; None for line-packed data, whose text is not all scored.
     """
 
-    label: str
     rate: float
     parameters: int
     flops: float
@@ -51,36 +49,34 @@ class Row:
         return math.exp(self.mean)
 
 
-def read(folder: pathlib.Path, label: str, cells: list[Cell], data: str | None = None) -> Row | None:
+def read(folder: pathlib.Path, cells: list[Cell], data: str | None = None) -> Row | None:
     """Reads a row; None while none of its cells is done.
 
     Args:
         folder: the study's run directory.
-        label: name of the row.
         cells: one cell per seed.
         data: another data set than the cell's own, on which it was scored too.
     """
-    nats, bits, run, summary = {}, {}, None, None
+    nats, bits, home = {}, {}, folder
     for cell in cells:
-        home = folder / "cells" / cell.name
-        scored = home / (f"evaluation-{data}.json" if data else "summary.json")
-        if not scored.exists():
-            continue
-        summary, run = (json.loads((home / name).read_text(encoding="utf-8")) for name in ("summary.json", "run.json"))
-        figures = json.loads(scored.read_text(encoding="utf-8"))["figures"] if data else summary["validation"]
-        nats[cell.seed] = figures["nats_per_token"]
-        bits[cell.seed] = None if (data or cell.packing).endswith("lines") else figures["bits_per_byte"]
-    if run is None or summary is None:
+        scored = summary_path(folder, cell).with_name(f"evaluation-{data}.json" if data else "summary.json")
+        if scored.exists():
+            home, figures = scored.parent, _json(scored)["figures" if data else "validation"]
+            nats[cell.seed] = figures["nats_per_token"]
+            bits[cell.seed] = None if (data or cell.packing).endswith("lines") else figures["bits_per_byte"]
+    if not nats:
         return None
-    model = from_description(run["model"])
     return Row(
-        label=label,
         rate=cells[0].rate,
-        parameters=summary["parameters"],
-        flops=model.flops_per_token(),
+        parameters=_json(home / "summary.json")["parameters"],
+        flops=from_description(_json(home / "run.json")["model"]).flops_per_token(),
         nats=nats,
         bits=bits,
     )
+
+
+def _json(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +123,6 @@ def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
     """Returns the learning rate of each optimizer's lowest validation loss over its grid."""
 
     def loss(cell: Cell) -> float:
-        summary = json.loads(summary_path(folder, cell).read_text(encoding="utf-8"))
-        return summary["validation"]["nats_per_token"]
+        return _json(summary_path(folder, cell))["validation"]["nats_per_token"]
 
     return {name: min(cells, key=loss).rate for name, cells in grid(study).items()}

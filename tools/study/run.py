@@ -23,9 +23,8 @@ from pipeline import cli, storage
 from pipeline.config import gin_reader
 from pipeline.errors import UserError, WorkFailedError
 from tools.bench import machine
-from tools.study.cells import CORPORA, VOCABULARY, Cell, grid, parts
+from tools.study.cells import CORPORA, PACKINGS, VOCABULARY, Cell, StudyConfig, grid, parts
 from tools.study.results import best_rates, summary_path
-from tools.study.settings import StudyConfig
 from tools.sweep.ledger import DONE, FAILED, Ledger
 from tools.sweep.runner import Runner
 
@@ -49,9 +48,9 @@ def main() -> int:
     _run(folder, study, itertools.chain(*grid(study).values()))
     rows = parts(study, best_rates(folder, study))
     _run(folder, study, (cell for row in rows.values() for seeds in row.values() for cell in seeds))
-    for packing in ("contiguous", "lines"):  # both models on both validation sets: the same text, the same normaliser
+    for packing in PACKINGS:  # both models on both validation sets: the same text, the same normaliser
         for cell in rows["packing"][packing]:
-            for other in ("contiguous", "lines"):
+            for other in PACKINGS:
                 _score(folder, cell, f"{cell.corpus}-{other}")
     if FLAGS.page:
         from tools.study import page
