@@ -16,7 +16,6 @@ from absl import flags
 from pipeline import cli
 from pipeline.devices import wheels
 from pipeline.errors import UserError, nearest
-from tools import doctor
 
 FLAGS = flags.FLAGS
 # tools/benchmarks/NAME.py, each with run() -> {figure: number}
@@ -31,9 +30,18 @@ machines, or of another hour, do not compare.
 
 def machine() -> str:
     """Returns one line that says what the figures were measured on."""
-    stated = doctor.stated("/proc/cpuinfo", r"model name\s*:(.*)$").strip()
-    model = stated or platform.processor() or platform.machine()
+    named = stated("/proc/cpuinfo", r"model name\s*:(.*)$").strip()
+    model = named or platform.processor() or platform.machine()
     return f"{model}, {os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"
+
+
+def stated(file: str, pattern: str) -> str:
+    """Returns what a line of one of the kernel's files says; nothing if it has no such line."""
+    try:
+        match = re.search(f"^{pattern}", pathlib.Path(file).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1] if match else ""
 
 
 def main() -> None:

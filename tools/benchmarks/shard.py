@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.progress import duration
+from tools.bench import stated
 from tools.benchmarks import text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -106,7 +107,8 @@ def _shard(dataset: str, source: pathlib.Path, output: pathlib.Path) -> tuple[fl
 
 def _watch(process: subprocess.Popen, peak: list[int]) -> None:
     while process.poll() is None:
-        peak[0] = max(peak[0], sum(_peak_resident_bytes(pid) for pid in _family(process.pid)))
+        peaks = [stated(f"/proc/{pid}/status", r"VmHWM:\s+(\d+) kB") for pid in _family(process.pid)]
+        peak[0] = max(peak[0], 1024 * sum(int(kib or 0) for kib in peaks))  # none of those that have ended meanwhile
         time.sleep(0.02)
 
 
@@ -117,15 +119,6 @@ def _family(pid: int) -> list[int]:
     except OSError:
         return [pid]
     return [pid, *(member for child in children for member in _family(int(child)))]
-
-
-def _peak_resident_bytes(pid: int) -> int:
-    try:
-        status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:  # the process has ended meanwhile
-        return 0
-    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    return 1024 * int(peak.group(1)) if peak else 0
 
 
 def _same_length(ours: pathlib.Path, usual: pathlib.Path) -> None:

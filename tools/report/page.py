@@ -1,6 +1,7 @@
 """The page of tools.report: figures as SVG, tables, samples; colours follow the reader's light or dark setting."""
 
 import html
+import itertools
 import math
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -105,7 +106,8 @@ def svg(figure: Figure) -> str:
         for step in [mark for mark in marks if x0 <= mark <= x1][:200]:
             across = place(step, y0).split(",")[0]
             parts.append(f'<path d="M{across},{TOP}V{HEIGHT - BOTTOM}" stroke="{colour}" stroke-dasharray="2 4"/>')
-        for piece in _pieces(curve):
+        grouped = itertools.groupby(curve, key=lambda point: math.isfinite(point[1]))
+        for piece in [list(group) for finite, group in grouped if finite]:
             if len(piece) == 1:
                 across, down = place(*piece[0]).split(",")
                 parts.append(f'<circle cx="{across}" cy="{down}" r="3" fill="{colour}"/>')
@@ -113,16 +115,6 @@ def svg(figure: Figure) -> str:
                 line = " ".join(place(*point) for point in piece)
                 parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
     return "".join([*parts, "</svg>"])
-
-
-def _pieces(curve: Curve) -> list[Curve]:
-    pieces: list[Curve] = [[]]
-    for point in curve:
-        if math.isfinite(point[1]):
-            pieces[-1].append(point)
-        elif pieces[-1]:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
 
 
 def _range(values: Iterable[float]) -> tuple[float, float]:

@@ -43,12 +43,8 @@ REPLACEMENT = "\ufffd"
 class Server:
     """A trained run behind HTTP.
 
-    Args:
-        run: the trained run.
-        hosts: names that requests may call this server by.
-        most_tokens: new tokens of a request, at most.
-        most_bytes: bytes of a request's body, at most.
-        waiting: requests that may wait while one runs.
+    Requests may call this server by the names in ``hosts``, ask for ``most_tokens`` new tokens and send ``most_bytes``;
+    ``waiting`` of them may wait while one runs.
     """
 
     def __init__(self, run: TrainedModel, *, hosts: Sequence[str], most_tokens: int, most_bytes: int, waiting: int):

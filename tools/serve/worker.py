@@ -64,11 +64,7 @@ class Job:
 
 
 class Worker:
-    """A thread and the queue before it.
-
-    Args:
-        waiting: requests that may wait while one runs.
-    """
+    """A thread and the queue before it, in which ``waiting`` requests may wait while one runs."""
 
     def __init__(self, waiting: int):
         self._most = waiting + 1

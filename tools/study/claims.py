@@ -12,21 +12,13 @@ Parts = Mapping[str, Mapping[str, Row | None]]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that one row's loss is higher than another's, or that it is not.
+    """A claim that of two rows, named by their labels, one has the higher loss, or that it has not."""
 
-    Attributes:
-        text: the study's claim with its figures, in our words.
-        part: the part of the study that has the two rows.
-        higher: label of the row with the higher loss.
-        lower: label of the row with the lower loss.
-        equal: the claim is that there is no difference.
-    """
-
-    text: str
-    part: str
+    text: str  # the study's claim with its figures, in our words
+    part: str  # of the study, which has the two rows
     higher: str
     lower: str
-    equal: bool = False
+    equal: bool = False  # the claim is that there is no difference
 
     def verdict(self, parts: Parts, seeds: int) -> tuple[str, str]:
         """Returns the verdict, which waits for all ``seeds`` of both rows, and what was measured."""

@@ -5,6 +5,7 @@ python -m tools.study.page --run_dir=runs/study --output=docs/study.md
 
 import json
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping
 
 from absl import flags
@@ -149,15 +150,12 @@ def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
             continue
         loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
         figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
-        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", _bits(row)))
+        bits = [value for value in row.bits.values() if value is not None]
+        mean_bits = f"{statistics.mean(bits):.3f}" if bits else "—"
+        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", mean_bits))
     header = ("", "rate", "M parameters", "MFLOPs per token", "seeds", "nats per token", "perplexity", "bits per byte")
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
-
-
-def _bits(row: Row) -> str:
-    measured = [bits for bits in row.bits.values() if bits is not None]
-    return f"{sum(measured) / len(measured):.3f}" if measured else "—"
 
 
 def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

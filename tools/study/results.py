@@ -17,21 +17,13 @@ QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The finished seeds of one cell.
-
-    Attributes:
-        rate: the optimizer's learning rate.
-        parameters: trained values of the model.
-        flops: model FLOPs per token, forward and backward.
-        nats: validation loss in nats per token, by seed.
-        bits: bits per byte of the validation text, by seed; None for line-packed data, whose text is not all scored.
-    """
+    """The finished seeds of one cell."""
 
     rate: float
     parameters: int
-    flops: float
-    nats: dict[int, float]
-    bits: dict[int, float | None]
+    flops: float  # model FLOPs per token, forward and backward
+    nats: dict[int, float]  # validation loss per token, by seed
+    bits: dict[int, float | None]  # per byte, by seed; None for line-packed data, whose text is not all scored
 
     @property
     def mean(self) -> float:
@@ -50,12 +42,9 @@ class Row:
 
 
 def read(folder: pathlib.Path, cells: list[Cell], data: str | None = None) -> Row | None:
-    """Reads a row; None while none of its cells is done.
+    """Reads a row of one cell per seed; None while none is done.
 
-    Args:
-        folder: the study's run directory.
-        cells: one cell per seed.
-        data: another data set than the cell's own, on which it was scored too.
+    ``data`` names another data set than the cells' own, on which they were scored too.
     """
     nats, bits, home = {}, {}, folder
     for cell in cells:

@@ -3,7 +3,7 @@
 Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -27,12 +27,15 @@ def configuration(base: Base, directory: str, axes: Iterable[Axis], *, seeds: in
     if not parameters:
         raise UserError("--wandb_sweep: nothing varies; expected --grid, --sample or --seeds")
     sampled = any("distribution" in parameter for parameter in parameters.values())
+    shared = [f"--gin_file={file}" for file in base.gin_files] + [f"--gin_param={value}" for value in base.gin_params]
+    shared += [f"--tpu={base.tpu}"] if base.tpu else []
+    shared += [f"--data={base.data}", f"--run_dir={directory}"]
     return {
         "program": "tools/sweep",
         "method": "random" if sampled else "grid",
         "metric": {"name": "validation.nats_per_token", "goal": "minimize"},
         "parameters": parameters,
-        "command": ["${env}", "python", "-m", "tools.sweep", *_flags(base, directory), "${args_no_hyphens}"],
+        "command": ["${env}", "python", "-m", "tools.sweep", *shared, "${args_no_hyphens}"],
     }
 
 
@@ -50,9 +53,3 @@ def _parameter(axis: Axis) -> dict[str, Any]:
         "min": kind(axis.values.low),
         "max": kind(axis.values.high),
     }
-
-
-def _flags(base: Base, directory: str) -> Sequence[str]:
-    flags = [f"--gin_file={file}" for file in base.gin_files] + [f"--gin_param={value}" for value in base.gin_params]
-    flags += [f"--tpu={base.tpu}"] if base.tpu else []
-    return [*flags, f"--data={base.data}", f"--run_dir={directory}"]

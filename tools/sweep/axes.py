@@ -100,15 +100,9 @@ def fixed(text: str) -> Overrides:
 def combine(
     listed: Sequence[Overrides], grid: Iterable[Axis], samples: Iterable[Axis], *, count: int, seed: int, seeds: int
 ) -> list[Overrides]:
-    """Returns every combination of listed cells, samples, grid values and seeds, in that order.
+    """Returns every combination of listed cells, ``count`` samples, grid values and seeds, in that order.
 
-    Args:
-        listed: overrides of each listed cell; an empty list means one cell without overrides.
-        grid: axes whose values are all combined.
-        samples: axes to sample.
-        count: number of samples to draw.
-        seed: seed of the samples.
-        seeds: number of values of ``train.seed``, 0 … seeds-1; 0 leaves it alone.
+    An empty list means one cell without overrides. The values of ``train.seed`` are 0 … seeds-1; 0 leaves it alone.
 
     Raises:
         UserError: there are more than MOST_CELLS.
@@ -121,10 +115,7 @@ def combine(
     by_seed: list[Overrides] = [{"train.seed": number} for number in range(seeds)] or [{}]
     return [
         first | second | third | last
-        for first in listed or [{}]
-        for second in drawn
-        for third in products
-        for last in by_seed
+        for first, second, third, last in itertools.product(listed or [{}], drawn, products, by_seed)
     ]
 
 

@@ -27,16 +27,13 @@ NOT_IN_KEY = RESUMABLE_CHANGES - {"microbatch", "steps_per_loop", "evaluate_ever
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The command line of pipeline.train that all cells of a sweep have in common.
-
-    ``manifest`` is that of ``data``, or None if nothing is going to run and the data need not exist.
-    """
+    """The command line of pipeline.train that all cells of a sweep have in common."""
 
     gin_files: tuple[str, ...]
     gin_params: tuple[str, ...]
     data: str
     tpu: str | None
-    manifest: Manifest | None = None
+    manifest: Manifest | None = None  # of ``data``; None if nothing is going to run and they need not exist
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +43,10 @@ class Cell(Job):
     Its key is 12 hexadecimal digits of its whole configuration and of its data: equal runs have equal keys, however
     they are written and wherever the data are. Its overrides are without those of models and optimizers that it does
     not use.
-
-    Attributes:
-        run: the checked run, with what the data decide.
-        program: key of the settings that the compiler sees.
     """
 
-    run: RunConfig
-    program: str
+    run: RunConfig  # checked, with what the data decide
+    program: str  # key of the settings that the compiler sees
 
 
 def shown(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The preflight of a sweep: every program of its cells is compiled for the slice before the first cell runs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError
@@ -18,22 +18,17 @@ def require_compiler() -> None:
         raise UserError(f"{error}; or --nopreflight: a cell that does not fit then fails when it runs") from None
 
 
-def record_misfits(cells: Iterable[Cell], ledger: Ledger, piece: Slice, ended: Iterable[str]) -> None:
+def record_misfits(cells: Iterable[Cell], ledger: Ledger, piece: Slice, ended: Collection[str]) -> None:
     """Compiles each program once; cells that do not fit are recorded as such, and so are not run.
 
-    Args:
-        cells: all cells of the sweep.
-        ledger: where cells that do not fit are recorded.
-        piece: the slice to compile for.
-        ended: keys of cells that need no preflight any more.
+    Cells whose keys are among ``ended`` need no preflight any more.
 
     Raises:
         WorkFailedError: a program could not be compiled.
     """
-    ended_keys = set(ended)
     programs: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.key not in ended_keys:
+        if cell.key not in ended:
             programs.setdefault(cell.program, []).append(cell)
     for number, group in enumerate(programs.values(), 1):
         fits, memory = _preflight(group[0], piece)

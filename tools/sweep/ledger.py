@@ -9,50 +9,40 @@ when it was not renewed for LEASE_SECONDS of this machine's own clock, so that c
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
 import tempfile
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline import storage
 from pipeline.errors import UnavailableError
-from tools.sweep.stores import Entry, Store
 
 RUNNING, DONE, FAILED, MISFIT = "running", "done", "failed", "does not fit"
 ENDED = (DONE, FAILED, MISFIT)
 LEASE_SECONDS = 600.0  # longer than a run that is told to stop may take to save
 RENEWALS = 6  # of a lease
 
+Entry = dict[str, Any]  # a cell's document
+
 
 @dataclass
 class Claim:
-    """The right to run a cell.
-
-    Attributes:
-        key: the cell's key.
-        lock: a descriptor that holds the claim; a run that inherits it holds it too.
-        entry: the ledger's document of the cell.
-        version: the document's version.
-        renewed: when the claim was last renewed, by this machine's monotonic clock.
-        lost: whether another machine has taken the cell over, as from a worker that slept for longer than a lease.
-    """
+    """The right to run the cell of this key, with the ledger's document of it."""
 
     key: str
-    lock: int
+    lock: int  # a descriptor that holds the claim; a run that inherits it holds it too
     entry: Entry
-    version: int
-    renewed: float = field(default_factory=time.monotonic)
-    lost: bool = False
+    version: int  # of the document
+    renewed: float = field(default_factory=time.monotonic)  # for the last time
+    lost: bool = False  # to another machine, as by a worker that slept for longer than a lease
 
 
 class Ledger:
-    """The documents of a sweep.
-
-    Args:
-        folder: their directory, local or ``gs://``.
-    """
+    """The documents of a sweep, in a folder that is local or ``gs://``."""
 
     def __init__(self, folder: str):
         self._store, self._remote = Store(folder), storage.is_remote(folder)
@@ -74,10 +64,8 @@ class Ledger:
     def claim(self, key: str, facts: Entry, *, again: Collection[str] = ()) -> Claim | None:
         """Returns the claim of a cell, or None if another worker runs it or it has ended.
 
-        Args:
-            key: the cell's key.
-            facts: further content of the document, such as the cell's overrides.
-            again: states, such as FAILED, in which a cell has ended and is run again all the same.
+        The document gets ``facts``, such as the cell's overrides. A cell that has ended in one of the states ``again``,
+        such as FAILED, is run again all the same.
         """
         lock = self._lock(key)
         if lock is None:
@@ -154,3 +142,39 @@ def _identity(locks: pathlib.Path) -> str:
         os.link(partial, path)
     partial.unlink()
     return path.read_text(encoding="utf-8")
+
+
+class Store:
+    """Small JSON documents that several processes change: read with a version, replaced only if it has not changed.
+
+    On a local disk a version means nothing: the writer holds the document's lock. On Cloud Storage it is the object's
+    generation, and a write is refused if that has changed.
+    """
+
+    def __init__(self, folder: str):
+        self._folder, self._remote = folder, storage.is_remote(folder)
+
+    def names(self) -> list[str]:
+        """Returns the names of all documents."""
+        files = [path.rpartition("/")[2] for path, _ in storage.list_files(self._folder, deep=False) or []]
+        return sorted(file.removesuffix(".json") for file in files if file.endswith(".json"))
+
+    def read(self, name: str) -> tuple[Entry | None, int]:
+        """Returns a document, or None if there is none, and its version."""
+        path = storage.join(self._folder, f"{name}.json")
+        if not self._remote:
+            return (json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None), 0
+        from pipeline.storage import gcs
+
+        data, generation = gcs.read_version(path)
+        return (None if data is None else json.loads(data)), generation
+
+    def swap(self, name: str, entry: Entry, version: int) -> int | None:
+        """Replaces a document of this version; returns the new version, or None if it has another one by now."""
+        path, data = storage.join(self._folder, f"{name}.json"), json.dumps(entry).encode() + b"\n"
+        if not self._remote:
+            storage.replace_bytes(data, path)
+            return version
+        from pipeline.storage import gcs
+
+        return gcs.replace_version(path, data, version)

@@ -32,19 +32,12 @@ STOPPED, TAKEN_OVER = "stopped", "taken over by another worker"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker runs of a cell.
+    """What a worker runs of a cell."""
 
-    Attributes:
-        key: names the cell in the ledger and its run directory.
-        label: names it for people.
-        overrides: the settings that distinguish it, for the ledger.
-        arguments: its own part of the command line.
-    """
-
-    key: str
-    label: str
-    overrides: dict[str, Any]
-    arguments: tuple[str, ...]
+    key: str  # names the cell in the ledger and its run directory
+    label: str  # names it for people
+    overrides: dict[str, Any]  # the settings that distinguish it, for the ledger
+    arguments: tuple[str, ...]  # its own part of the command line
 
 
 @dataclass

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tools.sweep.cells import Cell, shown
-from tools.sweep.ledger import DONE
-from tools.sweep.stores import Entry
+from tools.sweep.ledger import DONE, Entry
 
 SEED = "train.seed"
 FIGURES = ("validation", "perplexity", "train_loss", "steps", "tokens", "parameters", "tokens_per_second", "seconds")
