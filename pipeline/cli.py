@@ -55,11 +55,11 @@ def define_tpu_flag(meaning: str) -> None:
     flags.register_validator("tpu", lambda name: name != "", "is empty; expected a slice such as v3-8, or no --tpu")
 
 
-def required_gin_files(expected: str) -> list[str]:
-    """Returns the files of ``--gin_file``; UserError, with what was expected, where there is none."""
-    if not FLAGS.gin_file:
-        raise UserError(f"--gin_file is missing; expected {expected}")
-    return FLAGS.gin_file
+def required(flag: str, expected: str) -> Any:
+    """Returns a flag's value; UserError, with what was expected, where it has none."""
+    if not FLAGS[flag].value:
+        raise UserError(f"--{flag} is missing; expected {expected}")
+    return FLAGS[flag].value
 
 
 def run(main: Callable[..., int | None], define_flags: Callable[[], None] | None = None) -> None:

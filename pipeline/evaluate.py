@@ -25,8 +25,7 @@ BATCH = 8  # windows of a replica at once
 
 def main() -> None:
     """Scores what the flags name, prints the figures and keeps them in the run directory."""
-    if not FLAGS.run_dir:
-        raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
+    cli.required("run_dir", "a directory that pipeline.train wrote")
     if bool(FLAGS.data) == bool(FLAGS.text):
         raise UserError("expected one of --data=DIRECTORY and --text=FILE")
     benchmarks.check(FLAGS.benchmark)

@@ -31,8 +31,7 @@ def main() -> None:
         near = nearest(str(FLAGS.format), FORMATS)
         raise UserError(f"--format={FLAGS.format}: expected one of {', '.join(FORMATS)}{near}")
     for flag in ("run_dir", "output"):
-        if not getattr(FLAGS, flag):
-            raise UserError(f"--{flag} is missing; expected a directory")
+        cli.required(flag, "a directory")
     if "://" in FLAGS.output:
         raise UserError(f"--output={FLAGS.output}: is not on this machine; expected a local directory")
     if os.path.exists(FLAGS.output) and (not os.path.isdir(FLAGS.output) or os.listdir(FLAGS.output)):

@@ -19,8 +19,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Prints each prompt with its continuation."""
-    if not FLAGS.run_dir:
-        raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
+    cli.required("run_dir", "a directory that pipeline.train wrote")
     batches = _batches()
     cli.import_tensorflow()
     from models.decoding import Sampling, generate

@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Shards as the flags say."""
-    gin_files = cli.required_gin_files("a data set such as datasets/cpython.gin")
+    gin_files = cli.required("gin_file", "a data set such as datasets/cpython.gin")
     if not FLAGS.output:
         raise UserError("--output is missing: name a directory, local or gs://")
     configuration = gin_reader.load(gin_files, FLAGS.gin_param)

@@ -19,7 +19,6 @@ from pipeline.config.run_config import (
 )
 from pipeline.config.train_config import schedule_note
 from pipeline.devices import tpu_target
-from pipeline.errors import UserError
 from pipeline.preflight.compile_step import require_fit
 
 FLAGS = flags.FLAGS
@@ -27,7 +26,7 @@ FLAGS = flags.FLAGS
 
 def main() -> int:
     """Prints the run of the flags, or checks it and starts it; returns the exit code."""
-    files = cli.required_gin_files("a run such as algpt2.gin, gpt2.gin or quickstart.gin")
+    files = cli.required("gin_file", "a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
     note_overridden_slice(run.configuration, FLAGS.tpu)
     if note := schedule_note(run.settings):
@@ -44,9 +43,8 @@ def main() -> int:
         return 0
     target = tpu_target.check(target, together=True)
     for flag in ("data", "run_dir"):
-        if not getattr(FLAGS, flag):
-            raise UserError(f"--{flag} is missing; expected a directory or a gs:// address (or --dry_run)")
-        check_visible(run.target, **{flag: getattr(FLAGS, flag)})
+        address = cli.required(flag, "a directory or a gs:// address (or --dry_run)")
+        check_visible(run.target, **{flag: address})
     return _train(run, target)
 
 

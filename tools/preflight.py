@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 
 def main() -> int:
     """Compiles the steps of a run for a slice; returns 1 if they do not fit."""
-    gin_files = cli.required_gin_files("a run such as algpt2.gin or gpt2.gin")
+    gin_files = cli.required("gin_file", "a run such as algpt2.gin or gpt2.gin")
     for flag in ("json", "program"):
         file = getattr(FLAGS, flag)
         if file and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file)))):

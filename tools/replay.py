@@ -28,13 +28,9 @@ class Replayed(NamedTuple):
 
 
 def replay(data: str, incident: dict[str, Any], *, seed: int, context: int) -> Iterator[Replayed]:
-    """Yields the records of an incident in the order of the batch.
+    """Yields the records of an incident, a line of incidents.jsonl, in the order of the batch.
 
-    Args:
-        data: directory of the manifest and the shards, local or gs://.
-        incident: a line of incidents.jsonl.
-        seed: the run's.
-        context: the run's, in tokens.
+    ``data`` is a directory of shards, local or gs://; the seed and the context, in tokens, are the run's.
     """
     import tensorflow as tf
 
@@ -60,8 +56,7 @@ def replay(data: str, incident: dict[str, Any], *, seed: int, context: int) -> I
 def main() -> None:
     """Prints an incident and the text of its records."""
     for flag in ("run_dir", "data"):
-        if not getattr(FLAGS, flag):
-            raise UserError(f"--{flag} is missing; expected a directory or a gs:// address")
+        cli.required(flag, "a directory or a gs:// address")
     cli.import_tensorflow()
     from pipeline.data.format.manifest import load, read_tokenizer
     from pipeline.data.format.tokenizer import Tokenizer

@@ -44,23 +44,14 @@ class Topology:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The comparison of a resumed run with the unbroken one.
-
-    Attributes:
-        topology: where the run was resumed.
-        steps: steps compared.
-        tokens: steps whose token ids are the same.
-        loss_difference: largest relative difference of the loss.
-        weight_difference: largest absolute difference over weights and slots.
-        equal_bits: whether all weights and slots are the same to the bit.
-    """
+    """The comparison of a resumed run with the unbroken one."""
 
     topology: Topology
     steps: int
-    tokens: int
-    loss_difference: float
-    weight_difference: float
-    equal_bits: bool
+    tokens: int  # steps whose token ids are the same
+    loss_difference: float  # the largest, relative
+    weight_difference: float  # the largest over weights and slots, absolute
+    equal_bits: bool  # all weights and slots are the same to the bit
 
     def holds(self, exact: bool) -> bool:
         """Whether the tokens and, within the tolerance, the losses are equal; if ``exact``, all to the bit."""
@@ -70,14 +61,9 @@ class Outcome:
 
 
 def prove(run_flags: list[str], steps: int, more: int, home: Topology, others: list[Topology]) -> list[Outcome]:
-    """Runs all runs and compares them.
+    """Runs ``run_flags`` unbroken at home, and killed there and resumed on each topology; compares the outcomes.
 
-    Args:
-        run_flags: flags of pipeline.train: gin files and parameters, and the data.
-        steps: number of steps before the checkpoint that the killed run leaves.
-        more: number of steps after it.
-        home: topology of the unbroken and of the killed run.
-        others: further topologies on which the killed run is resumed.
+    The killed run leaves a checkpoint after ``steps`` steps; the whole is ``steps + more``.
 
     Raises:
         WorkFailedError: a run failed that should not have.
@@ -177,9 +163,8 @@ def report(outcomes: list[Outcome]) -> bool:
 
 def main() -> int:
     """Proves it on three topologies; returns 1 on a difference."""
-    if not FLAGS.data:
-        raise UserError("--data is missing; expected a directory of shards with a manifest")
-    gin_files = cli.required_gin_files("a run such as quickstart.gin")
+    cli.required("data", "a directory of shards with a manifest")
+    gin_files = cli.required("gin_file", "a run such as quickstart.gin")
     if FLAGS.steps < 1 or FLAGS.more < 2:
         raise UserError(f"--steps={FLAGS.steps} --more={FLAGS.more}: expected at least 1 and 2")
     from pipeline.config import gin_reader

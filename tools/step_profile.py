@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from absl import flags
 
 from pipeline import cli
-from pipeline.errors import UserError
 from pipeline.preflight import hlo as program
 from tools.bench import machine
 
@@ -30,8 +29,7 @@ NOTHING = "products that run untraced (below), and threads that wait"
 
 def main() -> None:
     """Measures, traces and writes the page."""
-    if not FLAGS.output:
-        raise UserError("--output is missing; expected a file such as docs/step_profile.md")
+    cli.required("output", "a file such as docs/step_profile.md")
     cli.import_tensorflow()
     import tensorflow as tf
 
@@ -41,7 +39,8 @@ def main() -> None:
     step = benchmark.ours(tokens)
     best, peak = benchmark.best_seconds_and_peak({"ours": step}, TIMED)
     seconds = best["ours"]
-    instructions = _instructions(benchmark.ours_hlo(tokens))
+    computations = program.parse(benchmark.ours_hlo(tokens)).computations.values()
+    instructions = {name: i for computation in computations for name, i in computation.instructions.items()}
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
         start = time.perf_counter()
@@ -54,11 +53,6 @@ def main() -> None:
     with open(FLAGS.output, "w", encoding="utf-8") as file:
         file.write(text)
     print(f"wrote {FLAGS.output}: {seconds:.3f} s per step, {benchmark.flops() / seconds / peak:.0%} of the peak")
-
-
-def _instructions(hlo: str) -> dict[str, program.Instruction]:
-    computations = program.parse(hlo).computations.values()
-    return {name: i for computation in computations for name, i in computation.instructions.items()}
 
 
 def _spans(folder: str, instructions: dict[str, program.Instruction]) -> list[tuple[int, int, str]]:

@@ -30,25 +30,15 @@ IGNORED_KEYS = {"shard.shards", "shard.evaluation_shards", "shard.name"}
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The contents of a run directory.
+    """The contents of a run directory."""
 
-    Args:
-        name: its path, as it was given.
-        identity: run.json, flattened to ``section.setting``.
-        records: metrics.jsonl, one record per loop, steps ascending.
-        incidents: updates that were skipped.
-        samples: samples.txt.
-        summary: summary.json; {} while the run is not done.
-        evaluations: results of pipeline.evaluate, the newest step of each protocol.
-    """
-
-    name: str
-    identity: dict[str, Any]
-    records: list[dict[str, Any]]
-    incidents: list[dict[str, Any]]
+    name: str  # its path, as it was given
+    identity: dict[str, Any]  # run.json, flattened to ``section.setting``
+    records: list[dict[str, Any]]  # metrics.jsonl, one record per loop, steps ascending
+    incidents: list[dict[str, Any]]  # updates that were skipped
     samples: str
-    summary: dict[str, Any]
-    evaluations: list[dict[str, Any]]
+    summary: dict[str, Any]  # {} while the run is not done
+    evaluations: list[dict[str, Any]]  # results of pipeline.evaluate, the newest step of each protocol
 
     def points(self, x: str, y: str) -> list[tuple[float, float]]:
         """Returns a curve; a value that is not a finite number is (x, nan), a gap."""
@@ -147,10 +137,8 @@ def _lines(files: RunDirectory, name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Reads every run, then writes the page."""
-    if not FLAGS.run_dir:
-        raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote (it repeats)")
-    if not FLAGS.output:
-        raise UserError("--output is missing; expected a file such as report.html")
+    cli.required("run_dir", "a directory that pipeline.train wrote (it repeats)")
+    cli.required("output", "a file such as report.html")
     output = pathlib.Path(FLAGS.output)
     if output.suffix != ".html" or not output.absolute().parent.is_dir():
         raise UserError(f"--output={output}: expected a file FILE.html in a directory that exists")

@@ -23,8 +23,7 @@ STOP_SECONDS = 5
 
 def main() -> None:
     """Loads the run and serves it until a signal."""
-    if not FLAGS.run_dir:
-        raise UserError("--run_dir is missing; expected a directory that pipeline.train wrote")
+    cli.required("run_dir", "a directory that pipeline.train wrote")
     listener = _listen(FLAGS.host, FLAGS.port)
     cli.import_tensorflow()
     try:

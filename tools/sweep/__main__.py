@@ -35,15 +35,14 @@ SIGNALLED = 128  # plus the signal's number: the exit code of a command that a s
 
 def main(*overrides: str) -> int:
     """Runs, lists or tabulates the sweep."""
-    if not FLAGS.run_dir:
-        raise UserError("--run_dir is missing; expected a directory for the sweep, local or gs://")
+    cli.required("run_dir", "a directory for the sweep, local or gs://")
     ledger = Ledger(storage.join(FLAGS.run_dir, "ledger"))
     if FLAGS.table:
         return _finish([], ledger)
     only_printed = FLAGS.dry_run or FLAGS.wandb_sweep
     reads_data = FLAGS.data and not (only_printed and storage.is_remote(FLAGS.data))
     base = Base(
-        gin_files=tuple(cli.required_gin_files("a run such as algpt2.gin")),
+        gin_files=tuple(cli.required("gin_file", "a run such as algpt2.gin")),
         gin_params=tuple(FLAGS.gin_param),
         data=FLAGS.data or "",
         tpu=FLAGS.tpu,
@@ -56,8 +55,7 @@ def main(*overrides: str) -> int:
     if FLAGS.dry_run:
         _show(cells)
         return 0
-    if not FLAGS.data:
-        raise UserError("--data is missing; expected a directory or a gs:// address (or --dry_run)")
+    cli.required("data", "a directory or a gs:// address (or --dry_run)")
     configuration = gin_reader.load(base.gin_files, base.gin_params)
     note_overridden_slice(configuration, FLAGS.tpu)
     target = tpu_target.resolve(place(configuration, FLAGS.tpu))
