@@ -70,7 +70,9 @@ def _evaluations(runs: Sequence[Any]) -> str:
     sources: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for run in runs:
         for evaluation in run.evaluations:
-            sources.setdefault(_source(evaluation["protocol"]), []).append((run.name, evaluation))
+            scored = evaluation["protocol"]  # a file, known by its bytes, or a part of a corpus
+            source = str(scored.get("file_sha256") or f"{scored.get('corpus')} {scored.get('part')}")
+            sources.setdefault(source, []).append((run.name, evaluation))
     sections = ""
     for key in sorted(sources):
         rows = sources[key]
@@ -92,11 +94,6 @@ def _evaluations(runs: Sequence[Any]) -> str:
         why = _left_out(protocol.get("packing") for protocol in protocols)
         sections += f"{title}{_warning(different)}{_table(head, lines)}{why}{folded}"
     return f"<h2>Evaluation</h2>{sections}" if sections else ""
-
-
-def _source(protocol: dict[str, Any]) -> str:
-    """Returns a key of the text that was scored: a file by its bytes, or a part of a corpus."""
-    return str(protocol.get("file_sha256") or f"{protocol.get('corpus')} {protocol.get('part')}")
 
 
 def _title(protocol: dict[str, Any]) -> str:

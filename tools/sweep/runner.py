@@ -54,31 +54,19 @@ class _Run:
     began: float = field(default_factory=time.monotonic)
 
 
+@dataclass
 class Runner:
-    """One worker of a sweep.
+    """One worker of a sweep."""
 
-    Args:
-        command: arguments of Python that all jobs have in common: ``-m``, a module and its flags.
-        ledger: the sweep's ledger.
-        directory: the sweep's directory; runs go to ``cells/``.
-        again: states of jobs that have ended and are run again, once, such as FAILED.
-        parallel: jobs that run at a time.
-        environment: variables that the runs get.
-    """
+    command: Sequence[str]  # arguments of Python that all jobs have in common: ``-m``, a module and its flags
+    ledger: Ledger
+    directory: str  # of the sweep; runs go to ``cells/``
+    again: Collection[str] = ()  # states of jobs that have ended and are run again, once, such as FAILED
+    parallel: int = 1  # jobs that run at a time
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables that the runs get
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        ledger: Ledger,
-        directory: str,
-        *,
-        again: Collection[str] = (),
-        parallel: int = 1,
-        environment: Mapping[str, str] | None = None,
-    ):
-        self._command, self._ledger, self._directory = command, ledger, directory
-        self._again, self._parallel, self._environment = again, parallel, environment or {}
-        self._group = os.path.basename(directory.rstrip("/"))
+    def __post_init__(self) -> None:
+        self._group = os.path.basename(self.directory.rstrip("/"))
         self._runs: list[_Run] = []
         self._tty = sys.stdout.isatty()
         self.stopped = 0  # the signal that ended it before all jobs had ended
@@ -96,7 +84,7 @@ class Runner:
         while left or self._runs:
             if self.stopped and not self._runs:
                 return False
-            if not self.stopped and len(self._runs) < self._parallel and time.monotonic() >= look_at:
+            if not self.stopped and len(self._runs) < self.parallel and time.monotonic() >= look_at:
                 if self._claim_one(left, untried):
                     continue
                 look_at = time.monotonic() + WAIT_SECONDS
@@ -114,7 +102,7 @@ class Runner:
                     self._say(f"{outcome}  {run.job.label}")
                     continue
                 ended, spent, rest = ended + 1, spent + time.monotonic() - run.began, len(left) + len(self._runs)
-                remaining = f"  {duration(spent / ended * rest / self._parallel)} left" if rest else ""
+                remaining = f"  {duration(spent / ended * rest / self.parallel)} left" if rest else ""
                 self._say(f"{len(jobs) - rest}/{len(jobs)}  {outcome}  {run.job.label}{remaining}")
             self._show()
             time.sleep(POLL_SECONDS)
@@ -123,14 +111,14 @@ class Runner:
     def _claim_one(self, left: list[Job], untried: set[str]) -> bool:
         """Claims a job that no other worker has; removes it, and those that have ended meanwhile, from ``left``."""
         for job in list(left):
-            again = self._again if job.key in untried else ()
-            claim = self._ledger.claim(job.key, {"overrides": job.overrides}, again=again)
+            again = self.again if job.key in untried else ()
+            claim = self.ledger.claim(job.key, {"overrides": job.overrides}, again=again)
             untried.discard(job.key)
             if claim:
                 left.remove(job)
                 self._runs.append(_Run(job, claim, self._log(job)))
                 return True
-            if (self._ledger.read(job.key) or {}).get("state") in ENDED:
+            if (self.ledger.read(job.key) or {}).get("state") in ENDED:
                 left.remove(job)
         return False
 
@@ -143,15 +131,15 @@ class Runner:
         if run.process is not None and run.process.poll() is None:
             if self.stopped and not run.told:  # the signal came while the run was being started
                 self._tell(run, signal.SIGTERM)
-            if not self._ledger.renew(run.claim):  # this machine slept, and another took the cell over
+            if not self.ledger.renew(run.claim):  # this machine slept, and another took the cell over
                 run.process.kill()
             return None
         summary = self._summary(run.job)
         if summary is not None:
-            self._ledger.end(run.claim, DONE, result=result_of(summary))
+            self.ledger.end(run.claim, DONE, result=result_of(summary))
             return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats per token"
         if run.claim.lost or self.stopped:
-            self._ledger.release(run.claim)
+            self.ledger.release(run.claim)
             return TAKEN_OVER if run.claim.lost else STOPPED
         code = run.process.returncode if run.process else 0
         if code > 0 and code != os.EX_TEMPFAIL:
@@ -161,11 +149,11 @@ class Runner:
         else:
             run.process, run.start_at = None, time.monotonic() + RESTART_SECONDS
             return None
-        self._ledger.end(run.claim, FAILED, reason=reason, log=str(run.log))
+        self.ledger.end(run.claim, FAILED, reason=reason, log=str(run.log))
         return f"failed ({reason}; see {run.log})"
 
     def _start(self, run: _Run) -> None:
-        command = [sys.executable, *self._command, *run.job.arguments, f"--run_dir={self._home(run.job)}"]
+        command = [sys.executable, *self.command, *run.job.arguments, f"--run_dir={self._home(run.job)}"]
         names = {"WANDB_RUN_GROUP": self._group, "WANDB_NAME": run.job.label}
         run.starts, run.told = run.starts + 1, False
         with open(run.log, "ab") as output:
@@ -174,7 +162,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**names, **os.environ, **self._environment},
+                env={**names, **os.environ, **self.environment},
                 pass_fds=(run.claim.lock,),  # held by the run too: the cell is free when both are gone
                 start_new_session=True,  # Ctrl-C reaches the worker alone, which passes it on
                 preexec_fn=_die_with(os.getpid()),
@@ -202,12 +190,12 @@ class Runner:
         print(f"\r\x1b[2K{text}" if self._tty else text, flush=True)
 
     def _home(self, job: Job) -> str:
-        return storage.join(storage.join(self._directory, "cells"), job.key)
+        return storage.join(storage.join(self.directory, "cells"), job.key)
 
     def _log(self, job: Job) -> pathlib.Path:
         """Returns a local file, beside the run if that is local too."""
-        folder = pathlib.Path(self._directory, "cells")
-        if storage.is_remote(self._directory):
+        folder = pathlib.Path(self.directory, "cells")
+        if storage.is_remote(self.directory):
             folder = pathlib.Path(tempfile.gettempdir(), f"sweep-{os.getuid()}-{self._group}")
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{job.key}.log"

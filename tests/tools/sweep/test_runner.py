@@ -89,10 +89,10 @@ def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path,
 
     monkeypatch.setattr(runner, "_summary", summary)
     runner.run([CELL])
-    assert not runner.stopped and runner._ledger.read(CELL.key)["state"] == DONE
+    assert not runner.stopped and runner.ledger.read(CELL.key)["state"] == DONE
     others = [dataclasses.replace(CELL, key=key) for key in ("second", "third")]
     runner.run([CELL, *others])
-    assert runner.stopped == number and [runner._ledger.read(cell.key) is None for cell in others] == [False, True]
+    assert runner.stopped == number and [runner.ledger.read(cell.key) is None for cell in others] == [False, True]
 
 
 def test_some_run_at_a_time_and_all_are_told_to_stop(started, tmp_path):
@@ -104,8 +104,8 @@ def test_some_run_at_a_time_and_all_are_told_to_stop(started, tmp_path):
     finally:
         timer.cancel()  # or it would end pytest where no run takes the signal
     assert [process.returncode for process in started] == [-runners.signal.SIGTERM] * 2
-    assert [runner._ledger.read(key) for key in ("third",)] == [None]
-    assert {runner._ledger.read(key)["state"] for key in ("first", "second")} == {"stopped"}
+    assert [runner.ledger.read(key) for key in ("third",)] == [None]
+    assert {runner.ledger.read(key)["state"] for key in ("first", "second")} == {"stopped"}
 
 
 @pytest.mark.parametrize("started", [("true",)], indirect=True)
