@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pipeline.optimizers.config import FLOAT32_BYTES, OptimizerConfig, block_shape, decays
 from pipeline.optimizers.schedules import Schedule
-from pipeline.optimizers.sharded_slots import WholeSlot
+from pipeline.optimizers.sharded_slots import WholeSlot, own_rows, placed
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -124,26 +124,36 @@ class Optimizer(keras.optimizers.Optimizer):
                 self.update_step(gradient, variable, learning_rate)
         self._iterations.assign_add(1)
 
-    def update_rows(
-        self, gradients: Sequence[tf.Tensor], weights: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
-    ) -> list[tf.Tensor]:
-        """Makes one update of the rows that a replica owns: their slots, then the step counter, but not the weights.
+    def update_own_rows(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], replica: tf.Tensor, usable: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Updates the slots of the rows that a replica owns, then the step counter; must be compiled by XLA.
 
         Args:
-            gradients: One block of rows per variable, float32, otherwise as ``update`` takes them.
-            weights: One block of rows per variable, float32.
-            variables: The variables given to ``build``, in any order.
+            gradients: As ``update`` takes them, of the whole variables, the same on every replica.
+            variables: As ``update`` takes them; they are not assigned.
+            replica: int32, the number of this replica.
+            usable: bool, whether to update; otherwise the old weights are kept.
 
         Returns:
-            The new weights of these rows, which the replicas must still exchange.
+            1.0 if the update was skipped and else 0.0, and for each variable its new weights in the rows that this
+            replica owns with zeros in all others, to be summed over the replicas.
         """
-        learning_rate = self._scheduled_rate()
-        rows = []
-        for gradient, old, variable in zip(gradients, weights, variables, strict=True):
-            with tf.name_scope(f"update/{variable.path}"):
-                rows.append(self._new_weights(gradient, old, variable, learning_rate))
-        self._iterations.assign_add(1)
-        return rows
+        replicas = self.slot_owners
+        own = [own_rows(gradient, replica, replicas) for gradient in gradients]
+        old = [own_rows(tf.convert_to_tensor(variable), replica, replicas) for variable in variables]
+
+        def apply() -> tuple[tf.Tensor, ...]:
+            learning_rate = self._scheduled_rate()
+            rows = []
+            for gradient, weights, variable in zip(own, old, variables, strict=True):
+                with tf.name_scope(f"update/{variable.path}"):
+                    rows.append(self._new_weights(gradient, weights, variable, learning_rate))
+            self._iterations.assign_add(1)
+            return tf.constant(0.0), *rows
+
+        skipped, *new = tf.cond(usable, apply, lambda: (tf.constant(1.0), *old))
+        return skipped, [placed(rows, v.shape, replica, replicas) for rows, v in zip(new, variables, strict=True)]
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Updates one variable and its slots.
@@ -191,12 +201,8 @@ class Optimizer(keras.optimizers.Optimizer):
 
         Reads the weights, so call it when the run starts, outside the compiled step.
         """
-        return {
-            variable.path: self.config.effective_rate(
-                float(tf.math.sqrt(mean_square(tf.convert_to_tensor(variable), variable)))
-            )
-            for variable in variables
-        }
+        roots = {v.path: float(tf.math.sqrt(mean_square(tf.convert_to_tensor(v), v))) for v in variables}
+        return {path: self.config.effective_rate(rms) for path, rms in roots.items()}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, as plain dictionaries."""
@@ -216,10 +222,5 @@ def real_size(variable: keras.Variable) -> int:
 
 
 def mean_square(x: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
-    """Returns the mean of x² over the variable's real elements, a float32 scalar.
-
-    Args:
-        x: float32, of the variable's shape, zero in the padding.
-        variable: Gives the number of real rows.
-    """
+    """Returns the mean of x² over a variable's real elements, a float32 scalar; x is of its shape, 0 in the padding."""
     return tf.reduce_sum(tf.square(x)) / real_size(variable)

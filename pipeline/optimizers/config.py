@@ -7,6 +7,7 @@ Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrin
 × itself, separately from the update. It does not apply to biases and layer norms: variables of fewer than two axes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,11 +39,6 @@ def block_shape(shape: Sequence[int], replicas: int) -> tuple[int, ...]:
     return (-(-shape[0] // replicas), *shape[1:])
 
 
-def _require(name: str, value: float | None, condition: bool, expected: str) -> None:
-    if not condition:
-        raise UserError(f"{name}={value} must be {expected}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Settings of every optimizer.
@@ -56,8 +52,12 @@ class OptimizerConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _require("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        _require("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require("weight_decay", self.weight_decay >= 0, "0 or more")
+
+    def _require(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            raise UserError(f"{name}={getattr(self, name)} must be {expected}")
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Returns the shape of each float32 slot that a variable of this shape needs, by the slot's name."""
@@ -76,14 +76,7 @@ class OptimizerConfig:
         slots = [slot for shape in shapes.values() for slot in self.slot_shapes(shape).values()]
         if self.splits_slots(replicas):
             slots = [block_shape(slot, replicas) for slot in slots]
-        return FLOAT32_BYTES * sum(_product(slot) for slot in slots)
-
-
-def _product(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= int(length)
-    return size
+        return FLOAT32_BYTES * sum(map(math.prod, slots))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,17 +111,12 @@ class AdafactorConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("beta1", self.beta1, self.beta1 is None or 0 <= self.beta1 < 1, "None, or from 0 to below 1")
-        _require("decay_exponent", self.decay_exponent, 0 < self.decay_exponent <= 1, "above 0 and at most 1")
-        _require(
-            "clip_threshold",
-            self.clip_threshold,
-            self.clip_threshold is None or self.clip_threshold > 0,
-            "None, or above 0",
-        )
-        _require("min_dim_size_to_factor", self.min_dim_size_to_factor, self.min_dim_size_to_factor >= 1, "at least 1")
-        _require("epsilon1", self.epsilon1, self.epsilon1 > 0, "above 0")
-        _require("epsilon2", self.epsilon2, self.epsilon2 > 0, "above 0")
+        self._require("beta1", self.beta1 is None or 0 <= self.beta1 < 1, "None, or from 0 to below 1")
+        self._require("decay_exponent", 0 < self.decay_exponent <= 1, "above 0 and at most 1")
+        self._require("clip_threshold", self.clip_threshold is None or self.clip_threshold > 0, "None, or above 0")
+        self._require("min_dim_size_to_factor", self.min_dim_size_to_factor >= 1, "at least 1")
+        self._require("epsilon1", self.epsilon1 > 0, "above 0")
+        self._require("epsilon2", self.epsilon2 > 0, "above 0")
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Returns ``row`` (without the largest axis) and ``column`` (without the second largest), or ``moment``."""
@@ -173,9 +161,9 @@ class AdamWConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("beta1", self.beta1, 0 <= self.beta1 < 1, "from 0 to below 1")
-        _require("beta2", self.beta2, 0 <= self.beta2 < 1, "from 0 to below 1")
-        _require("epsilon", self.epsilon, self.epsilon > 0, "above 0")
+        self._require("beta1", 0 <= self.beta1 < 1, "from 0 to below 1")
+        self._require("beta2", 0 <= self.beta2 < 1, "from 0 to below 1")
+        self._require("epsilon", self.epsilon > 0, "above 0")
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Returns ``mean`` and ``moment``, both of the variable's shape."""
@@ -204,7 +192,7 @@ class SGDConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("momentum", self.momentum, 0 <= self.momentum < 1, "from 0 to below 1")
+        self._require("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
 
     def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Returns ``momentum``, or nothing without it."""

@@ -16,40 +16,8 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice has no public alias
 
 from pipeline.optimizers.config import block_shape
-from pipeline.optimizers.protocols import TrainOptimizer
 
 TRANSFERS = 16  # concurrent, between this host and the replicas' hosts; on a pod each takes a round trip
-
-
-def update_own_rows(
-    optimizer: TrainOptimizer,
-    gradients: Sequence[tf.Tensor],
-    variables: Sequence[keras.Variable],
-    replica: tf.Tensor,
-    usable: tf.Tensor,
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Updates the rows that a replica owns, or skips the update; must be compiled by XLA.
-
-    Args:
-        optimizer: an Optimizer whose slots are split; its slots and its counter are assigned, weights are not.
-        gradients: of the whole variables, the same on every replica.
-        variables: the variables that the optimizer is built on.
-        replica: int32, the number of this replica.
-        usable: bool, whether to update; otherwise the old weights are kept.
-
-    Returns:
-        1.0 if the update was skipped and else 0.0, and for each variable its new weights in the rows that this replica
-        owns with zeros in all others, to be summed over the replicas.
-    """
-    replicas = optimizer.slot_owners
-    own = [own_rows(gradient, replica, replicas) for gradient in gradients]
-    old = [own_rows(tf.convert_to_tensor(variable), replica, replicas) for variable in variables]
-
-    def apply() -> tuple[tf.Tensor, ...]:
-        return tf.constant(0.0), *optimizer.update_rows(own, old, variables)
-
-    skipped, *new = tf.cond(usable, apply, lambda: (tf.constant(1.0), *old))
-    return skipped, [placed(rows, v.shape, replica, replicas) for rows, v in zip(new, variables, strict=True)]
 
 
 def own_rows(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:

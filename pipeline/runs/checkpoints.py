@@ -11,8 +11,8 @@ and deletes its folders; commits and the other files of a run directory go throu
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from models.protocols import LanguageModel
 from models.tf_checkpoints import plain_name
 from pipeline.devices.connect import on_this_machine
 from pipeline.errors import UserError, WorkFailedError, disk_fault
-from pipeline.optimizers.protocols import TrainOptimizer
+from pipeline.optimizers.base import Optimizer
 from pipeline.runs import checkpoint_files
 from pipeline.runs.checkpoint_files import Checkpoint
 
@@ -33,7 +33,7 @@ PREFIX = "state"
 BEST = "best"  # the folder of the weights of the lowest validation loss
 
 
-def state_of(model: LanguageModel, optimizer: TrainOptimizer | None = None) -> dict[str, tf.Variable]:
+def state_of(model: LanguageModel, optimizer: Optimizer | None = None) -> dict[str, tf.Variable]:
     """Returns a run's whole state, with names and shapes that do not depend on the topology.
 
     Args:
@@ -73,8 +73,8 @@ class Checkpoints:
         self._directory, self._variables = directory.rstrip("/"), dict(variables)
         self._reference = dict(reference or {})
         self._keep_last, self._keep_every, self._writes = keep_last, keep_every, writes
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -96,17 +96,13 @@ class Checkpoints:
         self.wait()
         metadata = json.loads(json.dumps({**self._reference, **metadata}))
         values = {name: variable.numpy() for name, variable in self._variables.items()}
-        self._thread = threading.Thread(target=self._write_or_keep_error, args=(step, metadata, values))
-        self._thread.start()
+        self._written = self._writer.submit(self._write, step, metadata, values)
 
     def wait(self) -> None:
         """Blocks until the last checkpoint is committed; raises whatever writing it raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     @contextlib.contextmanager
     def named_on_disk_faults(self) -> Iterator[None]:
@@ -139,12 +135,6 @@ class Checkpoints:
         checkpoint, self._damaged = newest
         _assign(checkpoint, self._variables)
         return checkpoint
-
-    def _write_or_keep_error(self, step: int, metadata: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
-        try:
-            self._write(step, metadata, values)
-        except BaseException as error:
-            self._error = error
 
     def _write(self, step: int, metadata: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
         folder = f"{self._directory}/{checkpoint_files.folder_name(step)}"

@@ -25,9 +25,9 @@ from pipeline.devices import matmul_peak
 from pipeline.devices.connect import Connection
 from pipeline.devices.heartbeat import Heartbeat
 from pipeline.errors import UserError
+from pipeline.optimizers.base import Optimizer
 from pipeline.optimizers.build import build
 from pipeline.optimizers.config import OptimizerConfig
-from pipeline.optimizers.protocols import TrainOptimizer
 from pipeline.progress import Progress, counted
 from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.metrics import MetricsWriter
@@ -258,7 +258,7 @@ class Session:
         return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else self.connection.hosts)
 
 
-def optimizer_line(optimizer: TrainOptimizer, variables: Sequence[keras.Variable]) -> str:
+def optimizer_line(optimizer: Optimizer, variables: Sequence[keras.Variable]) -> str:
     """Returns a line with the slots' bytes and the effective learning rates at the schedule's highest point."""
     rates = optimizer.effective_rates(variables)
     least = min(rates, key=rates.__getitem__)

@@ -18,15 +18,14 @@ from models.loss import summed_nll
 from models.protocols import LanguageModel
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.devices.replicas import AllReduce, Compiled, Tensors, replica_of_strategy
-from pipeline.optimizers.protocols import TrainOptimizer
-from pipeline.optimizers.sharded_slots import update_own_rows
+from pipeline.optimizers.base import Optimizer
 
 Batch = dict[str, tf.Tensor]
 
 
 def make_train_step(
     model: LanguageModel,
-    optimizer: TrainOptimizer,
+    optimizer: Optimizer,
     plan: BatchPlan,
     *,
     clip_norm: float | None,
@@ -75,7 +74,7 @@ class _Step:
     """The computations of a step on one replica; the arguments are those of ``make_train_step``."""
 
     model: LanguageModel
-    optimizer: TrainOptimizer
+    optimizer: Optimizer
     plan: BatchPlan
     clip_norm: float | None
     skip_loss_above: float | None
@@ -133,7 +132,7 @@ class _Step:
         if replica is None:
             skipped = tf.cond(usable, apply, lambda: tf.constant(1.0))
         else:
-            skipped, pieces = update_own_rows(self.optimizer, gradients, self.variables, replica, usable)
+            skipped, pieces = self.optimizer.update_own_rows(gradients, self.variables, replica, usable)
         metrics = {"loss": loss, "grad_norm": norm, "skipped": skipped, "gradient_norms": tf.sqrt(tf.stack(squares))}
         return metrics, pieces
 

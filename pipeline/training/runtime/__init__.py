@@ -11,7 +11,7 @@ import tensorflow as tf
 from models.protocols import LanguageModel
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import TrainConfig
-from pipeline.optimizers.protocols import TrainOptimizer
+from pipeline.optimizers.base import Optimizer
 from pipeline.progress import Progress
 from pipeline.training.runtime.goodput import Clock
 from pipeline.training.runtime.workers import Workers
@@ -49,7 +49,7 @@ class State:
     """
 
     model: LanguageModel
-    optimizer: TrainOptimizer
+    optimizer: Optimizer
     step: int = 0
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
 
