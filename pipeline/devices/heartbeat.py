@@ -28,13 +28,9 @@ def responds(address: str, seconds: float = PROBE_SECONDS) -> bool:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds) as connection:
             connection.sendall(PREFACE)
-            header = b""
-            while len(header) < FRAME_HEADER:
-                more = connection.recv(FRAME_HEADER - len(header))
-                if not more:
-                    return False
-                header += more
-            return header[3] == SETTINGS
+            with connection.makefile("rb") as answer:
+                header = answer.read(FRAME_HEADER)
+            return len(header) == FRAME_HEADER and header[3] == SETTINGS
     except (OSError, ValueError):
         return False
 
@@ -125,11 +121,8 @@ class Heartbeat:
     def state(self, call: _Call, seconds: float) -> str:
         """Asks every host; returns a line that names those that do not answer."""
         with ThreadPoolExecutor(len(self._hosts)) as pool:
-            silent = [
-                f"host {number} ({host})"
-                for number, (host, answers) in enumerate(zip(self._hosts, pool.map(responds, self._hosts), strict=True))
-                if not answers
-            ]
+            answers = list(pool.map(responds, self._hosts))
+        silent = [f"host {i} ({host})" for i, host in enumerate(self._hosts) if not answers[i]]
         usual = f"the longest before took {call.longest:.0f} s" if call.longest else "it is the first one"
         result = f"no answer from {', '.join(silent)}" if silent else "all hosts answer"
         return f"{call.kind} has not returned for {seconds:.0f} s ({usual}): {result}, of {len(self._hosts)}"

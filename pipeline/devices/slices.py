@@ -4,6 +4,7 @@ Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch ari
 ``gin/slices/NAME.gin``; the figures of a generation's cores are in tpu_specs.py only.
 """
 
+import math
 import os
 import pathlib
 import re
@@ -71,10 +72,7 @@ class Slice:
     @property
     def chips(self) -> int:
         """Total chips."""
-        count = 1
-        for edge in self.topology.split("x"):
-            count *= int(edge)
-        return count
+        return math.prod(map(int, self.topology.split("x")))
 
     @property
     def figures(self) -> Generation:

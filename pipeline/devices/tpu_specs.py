@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Generation:
     """One generation of TPU, by the device that a program sees: a core, or on v4 and v5p a whole chip ("megacore").
 
@@ -32,59 +32,11 @@ class Generation:
 
 
 _PAGES = "https://cloud.google.com/tpu/docs/"
-GENERATIONS = {
-    "v2": Generation(
-        cores_per_chip=2,
-        hbm_gib=8,
-        usable_hbm_gib=7.48,
-        peak_tflops=23,
-        hbm_gbps=350,
-        flops_per_cycle=2**15,
-        source=_PAGES + "v2",
-    ),
-    "v3": Generation(
-        cores_per_chip=2,
-        hbm_gib=16,
-        usable_hbm_gib=15.48,
-        peak_tflops=61.5,
-        hbm_gbps=450,
-        flops_per_cycle=2**16,
-        source=_PAGES + "v3",
-    ),
-    "v4": Generation(
-        cores_per_chip=1,
-        hbm_gib=32,
-        usable_hbm_gib=30.75,
-        peak_tflops=275,
-        hbm_gbps=1200,
-        flops_per_cycle=2**18,
-        source=_PAGES + "v4",
-    ),
-    "v5e": Generation(
-        cores_per_chip=1,
-        hbm_gib=16,
-        usable_hbm_gib=15.75,
-        peak_tflops=197,
-        hbm_gbps=819,
-        flops_per_cycle=2**17,
-        source=_PAGES + "v5e",
-    ),
-    "v5p": Generation(
-        cores_per_chip=1,
-        hbm_gib=95,
-        usable_hbm_gib=95.73,
-        peak_tflops=459,
-        hbm_gbps=2765,
-        flops_per_cycle=2**18,
-        source=_PAGES + "v5p",
-    ),
-    "v6e": Generation(
-        cores_per_chip=1,
-        hbm_gib=32,
-        usable_hbm_gib=31.24,
-        peak_tflops=918,
-        hbm_gbps=1640,
-        flops_per_cycle=2**19,
-        source=_PAGES + "v6e",
-    ),
+GENERATIONS = {  # the fields in their order above
+    "v2": Generation(2, 8, 7.48, 23, 350, 2**15, _PAGES + "v2"),
+    "v3": Generation(2, 16, 15.48, 61.5, 450, 2**16, _PAGES + "v3"),
+    "v4": Generation(1, 32, 30.75, 275, 1200, 2**18, _PAGES + "v4"),
+    "v5e": Generation(1, 16, 15.75, 197, 819, 2**17, _PAGES + "v5e"),
+    "v5p": Generation(1, 95, 95.73, 459, 2765, 2**18, _PAGES + "v5p"),
+    "v6e": Generation(1, 32, 31.24, 918, 1640, 2**19, _PAGES + "v6e"),
 }

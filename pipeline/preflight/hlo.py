@@ -4,6 +4,7 @@ A loop's body runs as often as the compiler states ("known_trip_count") or as it
 TensorFlow nor JAX. Costs of instructions are in hlo_costs.py.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -135,11 +136,8 @@ def _array(match: re.Match) -> Array:
     dimensions = tuple(int(length.lstrip("<=")) for length in match["shape"].split(",") if length)
     size = ITEM_BYTES.get(match["type"])
     if size is None:
-        bits = int(re.sub(r"\D", "", match["type"].split("e")[0]) or 8)
-        size = max(1, bits // 8)
-    for length in dimensions:
-        size *= length
-    return Array(dimensions, size, not OUTSIDE_HBM.search(match["layout"] or ""))
+        size = max(1, int(re.sub(r"\D", "", match["type"].split("e")[0]) or 8) // 8)
+    return Array(dimensions, size * math.prod(dimensions), not OUTSIDE_HBM.search(match["layout"] or ""))
 
 
 def executed(program: Program, unroll: bool = True) -> Iterator[tuple[Computation, Instruction, float]]:
@@ -157,9 +155,8 @@ def executed(program: Program, unroll: bool = True) -> Iterator[tuple[Computatio
                 trips = trip_count(program, computation, instruction) if unroll else 1
                 pending.extend((callee, times * (trips or 1)) for callee in instruction.called)
             elif instruction.opcode == "conditional":
-                pending.append(
-                    (max(instruction.called, key=lambda c: len(program.computations[c].instructions)), times)
-                )
+                longest = max(instruction.called, key=lambda c: len(program.computations[c].instructions))
+                pending.append((longest, times))
             elif instruction.opcode in ("call", "async-start"):
                 pending.extend((callee, times) for callee in instruction.called)
 
@@ -176,8 +173,8 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
     if test.opcode == "fusion":  # the comparison alone, wrapped
         inner = program.computations[test.called[0]]
         arguments = [condition.instructions[name] for name in test.operands]
-        compare = inner.root
-        sides = [_argument_of(inner, name, arguments) for name in compare.operands]
+        compare, sides = inner.root, [inner.instructions[name] for name in inner.root.operands]
+        sides = [arguments[int(side.argument)] if side.opcode == "parameter" else side for side in sides]
     else:
         compare, sides = test, [condition.instructions[name] for name in test.operands]
     if compare.opcode != "compare" or "direction=LT" not in compare.rest or len(sides) != 2:
@@ -185,17 +182,10 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
     counter, limit = sides
     if counter.opcode != "get-tuple-element" or limit.opcode != "constant":
         return None
-    index = TUPLE_INDEX.findall(counter.rest)[0]
-    start = _tuple_element(computation, loop.operands[0], int(index))
+    start = _tuple_element(computation, loop.operands[0], int(TUPLE_INDEX.findall(counter.rest)[0]))
     if start is None or start.opcode != "constant" or start.argument != "0":
         return None
     return int(limit.argument)
-
-
-def _argument_of(inner: Computation, name: str, arguments: list[Instruction]) -> Instruction:
-    """Returns a fusion's instruction by name, or for a parameter the argument that is passed to the fusion."""
-    instruction = inner.instructions[name]
-    return arguments[int(instruction.argument)] if instruction.opcode == "parameter" else instruction
 
 
 def _tuple_element(computation: Computation, name: str, index: int) -> Instruction | None:
