@@ -75,7 +75,7 @@ def call(main: Callable[..., int | None], define_flags: Callable[[], None] | Non
     """Runs a command in this process, with flags of its own, and returns its exit code.
 
     Args:
-        main: does the work; is given the arguments that are not flags, as many as it has parameters.
+        main: is given the arguments that are not flags, as many as it has parameters.
         define_flags: defines the command's flags, which are gone again afterwards.
         arguments: as on a command line.
 
@@ -115,9 +115,6 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
     except PermissionError as error:  # that no command handles itself
         print(f"error: {error.filename}: not permitted to this user ({error.strerror})", file=sys.stderr)
         return 2
-    except WorkFailedError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
     except WorkerLostError as error:
         print(f"lost: {error}; the same command continues from the newest checkpoint", file=sys.stderr)
         return os.EX_TEMPFAIL
@@ -125,10 +122,10 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        fault = disk_fault(error)
-        if fault is None:
+        reason = str(error) if isinstance(error, WorkFailedError) else disk_fault(error)
+        if reason is None:
             raise
-        print(f"failed: {fault}", file=sys.stderr)
+        print(f"failed: {reason}", file=sys.stderr)
         return 1
 
 
@@ -156,10 +153,8 @@ def _parse_once(flag: flags.Flag, parse: Callable[[Any], None], argument: Any) -
 def import_tensorflow() -> None:
     """Imports TensorFlow without its C++ start-up log, which no setting of TensorFlow 2.21 silences.
 
-    If the import fails, what was written to stderr meanwhile is shown.
-
-    Raises:
-        UserError: the installed wheels would abort the process, and their message would be lost.
+    If the import fails, what was written to stderr meanwhile is shown; UserError if the installed wheels would abort
+    the process, since their message would be lost.
     """
     from pipeline.devices import wheels
 

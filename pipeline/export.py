@@ -13,6 +13,7 @@ The directory appears only when it is complete.
 
 import json
 import os
+import pathlib
 import tempfile
 
 from absl import flags
@@ -54,22 +55,21 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--output={FLAGS.output}: cannot be written to ({error.strerror})") from None
     with folder as parent:
-        unfinished = os.path.join(parent, "unfinished")  # a subdirectory has the usual permissions
-        os.mkdir(unfinished)
+        unfinished = pathlib.Path(parent, "unfinished")  # a subdirectory has the usual permissions
+        unfinished.mkdir()
         note = ""
         try:
             if FLAGS.format == "huggingface":
-                note = pretrained.save_huggingface(run.model, unfinished, end_of_text=run.tokenizer.end_of_text)
-                with open(os.path.join(unfinished, "tokenizer_config.json"), "w", encoding="utf-8") as file:
-                    json.dump(run.tokenizer.transformers_settings(run.model.config.context), file, indent=2)
+                note = pretrained.save_huggingface(run.model, str(unfinished), end_of_text=run.tokenizer.end_of_text)
+                settings = json.dumps(run.tokenizer.transformers_settings(run.model.config.context), indent=2)
+                (unfinished / "tokenizer_config.json").write_text(settings, encoding="utf-8")
             elif FLAGS.format == "native":
-                pretrained.save_native(run.model, unfinished)
+                pretrained.save_native(run.model, str(unfinished))
             else:
-                signatures.TextModel(run.model, run.tokenizer).save(unfinished)
+                signatures.TextModel(run.model, run.tokenizer).save(str(unfinished))
         except ValueError as error:
             raise UserError(f"--format={FLAGS.format}: {error}") from None
-        with open(os.path.join(unfinished, "tokenizer.json"), "wb") as binary:
-            binary.write(run.tokenizer.plain_data)
+        (unfinished / "tokenizer.json").write_bytes(run.tokenizer.plain_data)
         os.rename(unfinished, output)  # replaces an empty directory
     print(f"wrote step {run.step:,} of {FLAGS.run_dir} to {FLAGS.output}. {note}".rstrip())
 

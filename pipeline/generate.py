@@ -67,8 +67,10 @@ def _batches() -> Iterator[list[str]]:
     if not FLAGS.prompts_file:
         if not FLAGS.prompt:
             raise UserError("--prompt is empty; expected some text to continue")
-        if not _is_text(FLAGS.prompt):
-            raise UserError(f"--prompt={FLAGS.prompt!a}: is not UTF-8 text")
+        try:
+            FLAGS.prompt.encode()
+        except UnicodeEncodeError:  # Python passes undecodable bytes of a command line on as lone surrogates
+            raise UserError(f"--prompt={FLAGS.prompt!a}: is not UTF-8 text") from None
         return iter([[FLAGS.prompt]])
     prompts = texts.lines(texts.read_file(FLAGS.prompts_file, "--prompts_file")[0].rstrip("\r\n"))
     if "" in prompts:
@@ -86,15 +88,6 @@ def _typed() -> str:
         return texts.without_end(texts.decode(sys.stdin.buffer.readline()))
     except UnicodeDecodeError as error:
         raise UserError(f"--interactive: what was typed is not UTF-8 text ({error})") from None
-
-
-def _is_text(text: str) -> bool:
-    """Whether UTF-8 can encode it: Python passes undecodable bytes of a command line on as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def define_flags() -> None:

@@ -60,18 +60,13 @@ class Configuration:
         surfaces: the dataclasses whose fields can be bound, by their names in gin.
         bindings: of each setting, as (surface's name, field's name): its values in the order in which they were bound,
             of which the last counts, each with its origin.
+        folders: where files are looked up, in this order.
     """
 
     def __init__(self, surfaces: Mapping[str, type], folders: Sequence[pathlib.Path] = (pathlib.Path(), ROOT)) -> None:
-        """Makes an empty configuration.
-
-        Args:
-            surfaces: as above.
-            folders: where files are looked up, in this order.
-        """
         self.surfaces = surfaces
         self.bindings: dict[tuple[str, str], list[tuple[Any, str]]] = {}
-        self._folders = folders
+        self.folders = folders
         self._macros: dict[str, tuple[Any, str]] = {}
         self._references = _References()
 
@@ -157,10 +152,10 @@ class Configuration:
 
     def _find(self, file: str, asked_by: str) -> pathlib.Path:
         file = _path(asked_by, file)
-        for folder in self._folders:
+        for folder in self.folders:
             if storage.size(str(folder / file)) is not None:
                 return folder / file
-        root = self._folders[-1]
+        root = self.folders[-1]
         near = nearest(file, [str(path.relative_to(root)) for path in root.rglob("*.gin")])
         raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{near}")
 

@@ -12,24 +12,12 @@ MARK = "\ufeff"  # U+FEFF, which editors put before a file's text
 
 
 def decode(raw: bytes | bytearray | memoryview) -> str:
-    """Returns UTF-8 bytes as text, without a byte order mark before it.
-
-    Raises:
-        UnicodeDecodeError: they are not UTF-8.
-    """
+    """Returns UTF-8 bytes as text, without a byte order mark before it; UnicodeDecodeError if they are not."""
     return str(raw, "utf-8").removeprefix(MARK)
 
 
 def read_file(path: str, flag: str) -> tuple[str, bytes]:
-    """Returns a user's local file as text, its line ends as they are, and as bytes.
-
-    Args:
-        path: of the file.
-        flag: which names it, such as ``--text``; for errors.
-
-    Raises:
-        UserError: there is no such file, or it cannot be read as UTF-8.
-    """
+    """Returns a local file as text, its line ends as they are, and as bytes; UserError names the path's flag."""
     try:
         with open(path, "rb") as file:
             raw = file.read()

@@ -8,15 +8,7 @@ import sys
 from absl import flags
 
 from pipeline import cli, storage
-from pipeline.config import dry_run
-from pipeline.config.run_config import (
-    RunConfig,
-    check_data,
-    check_visible,
-    load_run_config,
-    note_overridden_slice,
-    with_data,
-)
+from pipeline.config import dry_run, run_config
 from pipeline.config.train_config import schedule_note
 from pipeline.devices import tpu_target
 from pipeline.preflight.compile_step import require_fit
@@ -27,14 +19,14 @@ FLAGS = flags.FLAGS
 def main() -> int:
     """Prints the run of the flags, or checks it and starts it; returns the exit code."""
     files = cli.required("gin_file", "a run such as algpt2.gin, gpt2.gin or quickstart.gin")
-    run = load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
-    note_overridden_slice(run.configuration, FLAGS.tpu)
+    run = run_config.load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
+    run_config.note_overridden_slice(run.configuration, FLAGS.tpu)
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
     optimizer, target, plan = run.optimizer, run.target, run.plan
     sized = run
     if FLAGS.data and not storage.is_remote(FLAGS.data):  # report errors that need no connection first
-        sized = with_data(run, check_data(FLAGS.data, run))
+        sized = run_config.with_data(run, run_config.check_data(FLAGS.data, run))
     if FLAGS.dry_run:
         print(run.provenance())
         print(dry_run.arithmetic(sized.settings, sized.model, optimizer, plan, target.hosts))
@@ -44,15 +36,15 @@ def main() -> int:
     target = tpu_target.check(target, together=True)
     for flag in ("data", "run_dir"):
         address = cli.required(flag, "a directory or a gs:// address (or --dry_run)")
-        check_visible(run.target, **{flag: address})
+        run_config.check_visible(run.target, **{flag: address})
     return _train(run, target)
 
 
-def _train(run: RunConfig, target: tpu_target.Target) -> int:
+def _train(run: run_config.RunConfig, target: tpu_target.Target) -> int:
     storage.check_writable(FLAGS.run_dir)
-    data = check_data(FLAGS.data, run)
+    data = run_config.check_data(FLAGS.data, run)
     data.check_files(FLAGS.data, "train", "validation")
-    run = with_data(run, data)
+    run = run_config.with_data(run, data)
     if FLAGS.preflight:
         require_fit(run.settings, run.model, run.optimizer, run.target.slice)
     cli.import_tensorflow()

@@ -21,8 +21,9 @@ def text(module: ModuleType, own: list[flags.Flag]) -> str:
     lines = [(module.__doc__ or "").strip(), "", "Flags:"]
     for flag in own:
         lines += ["", f"  --{_spelled(flag)}"]
+        default = "" if flag.default in (None, [], "") else f" Default: {flag.default}."
         meaning = flag.help.partition(";\n")[0]  # absl adds that it repeats
-        lines += textwrap.wrap(f"{meaning}{_default(flag)}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += textwrap.wrap(f"{meaning}{default}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
@@ -30,7 +31,3 @@ def _spelled(flag: flags.Flag) -> str:
     if flag.boolean:
         return f"[no]{flag.name}"
     return f"{flag.name}=… (repeats)" if isinstance(flag, flags.MultiFlag) else f"{flag.name}=…"
-
-
-def _default(flag: flags.Flag) -> str:
-    return "" if flag.default in (None, [], "") else f" Default: {flag.default}."

@@ -17,10 +17,9 @@ LARGEST, SMALLEST = float.fromhex("0x1.fffffep127"), 2.0**-126
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """Returns the value of the setting ``name``; -0.0 becomes 0.0, or equal settings would be two runs.
+    """Returns the value of the setting ``name``; UserError if it is of another type or TensorFlow cannot hold it.
 
-    Raises:
-        UserError: it is of another type, or a number that TensorFlow could not compute with.
+    -0.0 becomes 0.0, or equal settings would be two runs.
     """
     if not fits(value, hint):
         near = nearest(str(value), [choice for choice in typing.get_args(hint) if isinstance(choice, str)])
