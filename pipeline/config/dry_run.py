@@ -21,12 +21,7 @@ def arithmetic(
 ) -> str:
     """Returns the batch arithmetic, parameters, FLOPs, slots and effective learning rates of a run as lines of text.
 
-    Args:
-        settings: the run's.
-        model: without a vocabulary size, GPT-2's replaces the data's.
-        optimizer: the optimizer's settings.
-        plan: the split of a step's batch.
-        hosts: machines that the replicas are on.
+    For a model without a vocabulary size, GPT-2's replaces the data's; ``hosts`` are machines with the replicas.
     """
     vocabulary = model.vocabulary_size or GPT2_VOCABULARY
     sized = dataclasses.replace(model, vocabulary_size=vocabulary)
@@ -51,8 +46,7 @@ def arithmetic(
 def effective_rates(rates: Mapping[str, float]) -> str:
     """Returns the effective learning rate of each variable at the schedule's highest point, as lines of text.
 
-    Args:
-        rates: by variable; variables with the same rate share a line, and those of several blocks a name.
+    Variables with the same rate share a line, and those of several blocks a name.
     """
     lines: dict[str, dict[str, int]] = {}
     for name, rate in rates.items():

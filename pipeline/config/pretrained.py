@@ -59,7 +59,11 @@ def model_config(configuration: Configuration, settings: TrainConfig) -> GPT2Con
 def read_config(directory: str) -> GPT2Config:
     """Returns the configuration of the model in ``directory``; UserError if there is no usable one."""
     if storage.size(storage.join(directory, RUN)) is not None:
-        return _run_config(directory)
+        try:
+            return from_description(json.loads(storage.read_bytes(storage.join(directory, RUN)))["model"])
+        except (ValueError, KeyError, TypeError):
+            damaged = f"{RUN} is damaged; expected the one that a run wrote"
+            raise UserError(f"train.pretrained = {directory}: {damaged}") from None
     if storage.is_remote(directory):
         raise UserError(
             f"train.pretrained = {directory}: no {RUN} there; expected a run, or a directory on this machine"
@@ -73,15 +77,6 @@ def read_config(directory: str) -> GPT2Config:
         return files.read_config(directory)
     except ValueError as error:
         raise UserError(f"train.pretrained: {error}") from None
-
-
-def _run_config(directory: str) -> GPT2Config:
-    try:
-        return from_description(json.loads(storage.read_bytes(storage.join(directory, RUN)))["model"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"train.pretrained = {directory}: {RUN} is damaged; expected the one that a run wrote"
-        ) from None
 
 
 def _check_weights(directory: str, config: GPT2Config) -> None:
@@ -107,11 +102,7 @@ def _warn_once(sentence: str) -> None:
 
 
 def load_into(model: LanguageModel, directory: str) -> None:
-    """Assigns the weights in ``directory``, a run's newest checkpoint or a file, to ``model``.
-
-    Raises:
-        UserError: an incomplete file, or the first tensor that is missing or has another shape.
-    """
+    """Assigns a run's newest checkpoint, or a file's weights; UserError names the first tensor that does not fit."""
     from models import pretrained as files
 
     try:

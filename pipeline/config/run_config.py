@@ -57,12 +57,7 @@ def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: st
         context=model.context,
     )
     return RunConfig(
-        configuration=configuration,
-        settings=settings,
-        model=model,
-        optimizer=optimizer,
-        target=target,
-        plan=plan,
+        configuration=configuration, settings=settings, model=model, optimizer=optimizer, target=target, plan=plan
     )
 
 

@@ -9,17 +9,8 @@ from pipeline.values import INT32
 # Changing these between two starts of one run does not change its mathematics.
 RESUMABLE_CHANGES = frozenset(
     {
-        "microbatch",
-        "steps_per_loop",
-        "evaluate_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "keep_every",
-        "keep_best",
-        "max_skipped_steps",
-        "profile_steps",
-        "sample_prompt",
-        "wandb",
+        *("microbatch", "steps_per_loop", "evaluate_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
+        *("keep_best", "max_skipped_steps", "profile_steps", "sample_prompt", "wandb"),
         "slots",  # of AdamW
     }
 )

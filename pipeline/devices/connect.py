@@ -77,11 +77,7 @@ class Connection:
 
 
 def connect(target: tpu_target.Target) -> Connection:
-    """Connects to the devices that ``tpu_target.check`` found; checks a TPU against the requested slice.
-
-    Raises:
-        UserError: They cannot be reached or used, or are fewer than the slice's; one sentence each.
-    """
+    """Connects to what ``tpu_target.check`` found; UserError, one sentence, if it is not usable or not the slice."""
     if target.kind == "here":
         return _connect_here()
     if target.kind == "virtual":

@@ -50,10 +50,7 @@ class Observed:
 def generation_of(text: str) -> str | None:
     """Returns the generation in an accelerator's name: "v3-128", "v5litepod-16", "TPU v5 lite", "TPU type: TPU v2"."""
     match = re.search(r"\b(v5litepod|v\d+ ?lite|v\d+[ep]?)\b", text.replace("-", " "), re.IGNORECASE)
-    if not match:
-        return None
-    name = match[1].lower()
-    return NAMES.get(name, name)
+    return NAMES.get(match[1].lower(), match[1].lower()) if match else None
 
 
 def check(expected: Slice, observed: Observed) -> None:
@@ -64,10 +61,9 @@ def check(expected: Slice, observed: Observed) -> None:
     got = f"got {_size(observed.generation or 'TPU', observed.cores, observed.hosts, got_hbm)}"
     if observed.generation is not None and observed.generation != expected.generation:
         raise UserError(f"{asked}, {got}: another generation")
-    if observed.cores != expected.cores:
-        raise UserError(f"{asked}, {got}: {'fewer' if observed.cores < expected.cores else 'more'} cores")
-    if observed.hosts != expected.hosts:
-        raise UserError(f"{asked}, {got}: {'fewer' if observed.hosts < expected.hosts else 'more'} hosts")
+    for what in ("cores", "hosts"):
+        if (found := getattr(observed, what)) != (wanted := getattr(expected, what)):
+            raise UserError(f"{asked}, {got}: {'fewer' if found < wanted else 'more'} {what}")
     if got_hbm is not None and got_hbm < 0.9 * expected.hbm_gib_per_core:
         raise UserError(f"{asked}, {got}: less memory")
 
@@ -78,13 +74,7 @@ def _size(generation: str, cores: int, hosts: int, hbm: float | None) -> str:
 
 
 def observe(resolver: Any, topology: Any, address: str) -> Observed:
-    """Asks every source, and returns what is known of the machine.
-
-    Args:
-        resolver: The TPUClusterResolver that connected.
-        topology: The result of tf.tpu.experimental.initialize_tpu_system.
-        address: "local", a grpc:// address or a Cloud TPU's name.
-    """
+    """Asks every source about the machine that the resolver connected to, with the topology of its initialisation."""
     cores = int(topology.num_tasks * topology.num_tpus_per_task)
     return combine(cores, int(topology.num_tasks), _claims(resolver, address))
 
@@ -100,14 +90,8 @@ def combine(cores: int, hosts: int, claims: Iterable[tuple[str, str]]) -> Observ
         return Observed(cores=cores, hosts=hosts)
     order = list(GENERATIONS)
     generation, source = min(named, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
-    figures = GENERATIONS.get(generation)
-    return Observed(
-        cores=cores,
-        hosts=hosts,
-        generation=generation,
-        hbm_gib_per_core=figures.hbm_gib if figures else None,
-        source=source,
-    )
+    hbm = GENERATIONS[generation].hbm_gib if generation in GENERATIONS else None
+    return Observed(cores=cores, hosts=hosts, generation=generation, hbm_gib_per_core=hbm, source=source)
 
 
 def _claims(resolver: Any, address: str) -> Iterator[tuple[str, str]]:

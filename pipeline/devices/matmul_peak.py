@@ -1,6 +1,6 @@
 """Measures this machine's float32 matrix-multiply peak, the denominator of MFU on a CPU or a GPU."""
 
-import time
+import timeit
 
 import tensorflow as tf
 
@@ -14,9 +14,4 @@ def measure(size: int = 1536, repeats: int = 6) -> float:
     a, b = generator.normal([size, size]), generator.normal([size, size])
     product = tf.function(lambda x, y: tf.reduce_sum(tf.matmul(x, y)), jit_compile=True)
     product(a, b).numpy()
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        product(a, b).numpy()
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
+    return 2.0 * size**3 / min(timeit.repeat(lambda: product(a, b).numpy(), number=1, repeat=repeats))

@@ -79,16 +79,6 @@ class Slice:
         """Figures of each core of the generation."""
         return GENERATIONS[self.generation]
 
-    @property
-    def peak_tflops_per_core(self) -> float:
-        """bfloat16 matrix multiply, in 10**12 FLOP/s."""
-        return self.figures.peak_tflops
-
-    @property
-    def hbm_gbps_per_core(self) -> float:
-        """Memory bandwidth, in 10**9 bytes/s."""
-        return self.figures.hbm_gbps
-
 
 def names() -> list[str]:
     """Returns the names of all slices that have a file, in natural order."""
@@ -102,11 +92,7 @@ def is_known(name: str) -> bool:
 
 
 def find(name: str) -> Slice:
-    """Returns the slice of this name; ``NAME@ADDRESS`` also sets its address.
-
-    Raises:
-        UserError: No such slice (with the nearest name), or its file is wrong.
-    """
+    """Returns the slice of this name (``NAME@ADDRESS`` sets its address too); UserError names the nearest one."""
     name, _, address = name.partition("@")
     if not is_known(name):
         way_out = "" if address else f"; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@{name}"
@@ -119,11 +105,7 @@ def find(name: str) -> Slice:
 
 
 def local() -> Slice | None:
-    """Returns the slice of this TPU VM by its accelerator type; None if the type is unknown or no file describes it.
-
-    Raises:
-        UserError: It is one of several hosts, which ``local`` does not reach.
-    """
+    """Returns the slice that this TPU VM is, None if no file describes it; UserError if it is one of several hosts."""
     name = accelerator_type()
     return find(f"{name}@local") if is_known(name) else None
 

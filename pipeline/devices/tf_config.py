@@ -27,11 +27,7 @@ class Cluster:
 
 
 def here() -> Cluster | None:
-    """Returns the cluster that TF_CONFIG describes; None if it is not set or names a single worker.
-
-    Raises:
-        UserError: It is malformed, or it names jobs that this pipeline does not have.
-    """
+    """Returns the cluster that TF_CONFIG describes, None if it names no two workers; UserError if it is malformed."""
     text = os.environ.get("TF_CONFIG", "").strip()
     if not text:
         return None

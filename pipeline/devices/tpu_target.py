@@ -60,11 +60,8 @@ class Target:
 def resolve(tpu: Place) -> Target:
     """Returns the target of a place; connects to nothing, and asks only the metadata server what "local" is.
 
-    Several workers (TF_CONFIG) must have the same number of GPUs each, or none.
-
-    Args:
-        tpu: None, ``virtual-8``, a slice's name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's name;
-            or the slice itself.
+    It is None, ``virtual-8``, a slice or its name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's
+    name. Several workers (TF_CONFIG) must have the same number of GPUs each, or none.
 
     Raises:
         UserError: It names no slice, or one that cannot be.
@@ -108,9 +105,7 @@ def _gpus() -> int:
 def check(target: Target, *, together: bool = False) -> Target:
     """Returns a target with its address, after every check that needs no TensorFlow.
 
-    Args:
-        target: as ``resolve`` returns it.
-        together: Whether the workers of TF_CONFIG connect together, as they do for training.
+    For training, the workers of TF_CONFIG connect ``together``.
 
     Raises:
         UserError: There is nothing there, or the installed wheels would abort or cannot look it up.

@@ -36,7 +36,7 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def __init__(self, config: OptimizerConfig, schedule: Schedule):
         name = type(self).__name__.lower()
-        super().__init__(learning_rate=self._scheduled_rate, name=name)
+        super().__init__(learning_rate=lambda: self.learning_rate, name=name)
         self.config = config
         self.schedule = schedule
         # Keras's counter is an int64, which TPUs emulate, and aggregates over replicas, which is a merge call. 2**31
@@ -57,14 +57,11 @@ class Optimizer(keras.optimizers.Optimizer):
         identity = super()._var_key
         return {identity(variable): variable.path for variable in self._trainable_variables}
 
-    def _scheduled_rate(self) -> tf.Tensor:
-        step = tf.cast(tf.convert_to_tensor(self._iterations), tf.float32)
-        return self.config.learning_rate * self.schedule(step, tf.math)
-
     @property
     def learning_rate(self) -> Any:
         """The rate of the next update (float32 scalar)."""
-        return self._scheduled_rate()
+        step = tf.cast(tf.convert_to_tensor(self._iterations), tf.float32)
+        return self.config.learning_rate * self.schedule(step, tf.math)
 
     def rate_after(self, updates: int) -> float:
         """Returns the learning rate of the update that follows ``updates`` updates."""
@@ -118,7 +115,7 @@ class Optimizer(keras.optimizers.Optimizer):
             gradients: One per variable, of its shape, already summed over replicas, averaged and clipped.
             variables: The variables given to ``build``, in any order.
         """
-        learning_rate = self._scheduled_rate()
+        learning_rate = self.learning_rate
         for gradient, variable in zip(gradients, variables, strict=True):
             with tf.name_scope(f"update/{variable.path}"):
                 self.update_step(gradient, variable, learning_rate)
@@ -144,7 +141,7 @@ class Optimizer(keras.optimizers.Optimizer):
         old = [own_rows(tf.convert_to_tensor(variable), replica, replicas) for variable in variables]
 
         def apply() -> tuple[tf.Tensor, ...]:
-            learning_rate = self._scheduled_rate()
+            learning_rate = self.learning_rate
             rows = []
             for gradient, weights, variable in zip(own, old, variables, strict=True):
                 with tf.name_scope(f"update/{variable.path}"):

@@ -5,6 +5,7 @@ inside the compiled step), depending on the ``xp`` module that is passed in.
 """
 
 import math
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,8 @@ from pipeline.errors import UserError, nearest
 KINDS = ("linear", "cosine", "constant", "inverse_sqrt")
 
 
-class _Scalars:
-    """The few functions of an array module that the formula needs, for plain Python numbers."""
-
-    minimum = staticmethod(min)
-    maximum = staticmethod(max)
-    sqrt = staticmethod(math.sqrt)
-    cos = staticmethod(math.cos)
+# The few functions of an array module that the formula needs, for plain Python numbers.
+_SCALARS = types.SimpleNamespace(minimum=min, maximum=max, sqrt=math.sqrt, cos=math.cos)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +59,7 @@ class Schedule:
         if not 0.0 <= self.final_fraction <= 1.0:
             raise UserError(f"schedule.final_fraction={self.final_fraction} must lie between 0 and 1")
 
-    def __call__(self, step: Any, xp: Any = _Scalars) -> Any:
+    def __call__(self, step: Any, xp: Any = _SCALARS) -> Any:
         """Returns the factor of one update.
 
         Args:

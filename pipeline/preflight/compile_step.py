@@ -9,6 +9,7 @@ from typing import Any
 
 from models.config import GPT2Config
 from pipeline.config import batch_plan
+from pipeline.config.dry_run import GPT2_VOCABULARY
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
@@ -17,7 +18,6 @@ from pipeline.preflight import lowering, own_process, tpu_compiler
 from pipeline.preflight.compiled import Compiled
 from pipeline.preflight.figures import Figures, figures, gib, report
 
-GPT2_VOCABULARY = 50_257
 LOWERING = "the lowering of the step"
 
 
@@ -37,11 +37,7 @@ def require_fit(
 ) -> None:
     """Compiles the steps of a run for ``pipeline.train --preflight``, prints their figures, and returns if they fit.
 
-    Args:
-        settings: the run's.
-        model: the run's; without a vocabulary size it gets GPT-2's.
-        optimizer: the run's settings of it.
-        piece: the slice of the run.
+    A model without a vocabulary size gets GPT-2's.
 
     Raises:
         UserError: the run is not on a slice, its number of steps depends on data, or the compiler is not installed.
@@ -64,18 +60,10 @@ def report_fit(
     evaluation: bool = True,
     keep_text: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Compiles the training step and, if it fits, the evaluation step; prints and returns their figures.
+    """Compiles the training step and, if it fits, the evaluation step; prints their figures.
 
-    Args:
-        settings: the run's.
-        model: the run's, with a vocabulary size.
-        optimizer: the run's settings of it.
-        piece: the slice.
-        evaluation: whether to compile the evaluation step too.
-        keep_text: file for the training step's compiled program, as HLO text.
-
-    Returns:
-        The figures as JSON values: those of the training step, ``evaluation``, and ``fits`` for both.
+    Returns them as JSON values: those of the training step, ``evaluation``, and ``fits`` for both. Writes the training
+    step's compiled program to ``keep_text``, as HLO text.
     """
     training = check(settings, model, optimizer, piece, keep_text=keep_text)
     print(report(training, title_of(model, optimizer, settings), piece))
@@ -128,10 +116,9 @@ def check_evaluation(settings: TrainConfig, model: GPT2Config, piece: slices.Sli
 def largest_that_fits(
     settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice, sizes: list[int]
 ) -> Figures:
-    """Bisects the microbatches that divide a core's share: if one fits, so do all smaller ones.
+    """Returns the figures of the largest microbatch of ``sizes`` that fits, or of the smallest if none does.
 
-    Returns:
-        The figures of the largest that fits, or of the smallest if none does.
+    Bisects: if one fits, so do all smaller ones.
     """
     low, high, best = 0, len(sizes) - 1, None
     middle = high  # the largest first: in most runs it fits, and nothing else needs to be compiled

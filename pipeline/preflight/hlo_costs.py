@@ -6,7 +6,7 @@ XLA's cost analysis counts the body of a loop once. Here every instruction count
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.preflight.hlo import ARRAY, Computation, Instruction, Program, executed, trip_count
@@ -184,12 +184,10 @@ def prefetches(program: Program) -> bool:
     return any(instruction.opcode in PREFETCHES for _, instruction, _ in executed(program, unroll=False))
 
 
-def costliest(
-    program: Program, cost: Callable[[Program, Computation, Instruction], float], count: int = 20
-) -> list[tuple[float, str, str]]:
-    """Returns the instructions that cost most in all, as (cost, op name, opcode and shape), greatest first."""
+def costliest(program: Program, count: int) -> list[tuple[float, str, str]]:
+    """Returns the instructions that move most bytes in all, as (bytes, op name, name), greatest first."""
     rows = [
-        (times * cost(program, computation, instruction), instruction.op_name, instruction.name)
+        (times * hbm_bytes(program, computation, instruction), instruction.op_name, instruction.name)
         for computation, instruction, times in executed(program)
     ]
     return sorted(rows, reverse=True)[:count]

@@ -42,15 +42,10 @@ def compile_program(
     replicas: int,
     keep_text: pathlib.Path | None,
 ) -> Compiled:
-    """Compiles and measures a serialised HLO module.
+    """Compiles and measures a serialised HLO module, which TensorFlow lowered; writes its text to ``keep_text``.
 
-    Args:
-        module: The module, as lowered by TensorFlow.
-        topology: As libtpu names it, such as "v3:8x8".
-        chips_per_host: Chips along each edge of a host.
-        megacore: Whether a chip's two cores act as one device.
-        replicas: Running copies, one per device.
-        keep_text: File for the compiled program's text, or None.
+    libtpu names a topology "v3:8x8". ``chips_per_host`` are counted along each edge of a host; with ``megacore`` a
+    chip's two cores act as one device; each device runs one of the ``replicas``.
 
     Raises:
         UserError: libtpu refuses the topology.
@@ -147,7 +142,7 @@ def measure(compiled: Any, text: str) -> Compiled:
         once_traffic_bytes=once.hbm_bytes,
         unknown_loops=all_trips.unknown_loops,
         largest=tuple(Buffer(bytes=size, shape=shape, op=op) for size, shape, op in hlo_costs.largest(parsed, LISTED)),
-        costliest=tuple(hlo_costs.costliest(parsed, hlo_costs.hbm_bytes, LISTED)),
+        costliest=tuple(hlo_costs.costliest(parsed, LISTED)),
     )
 
 

@@ -26,9 +26,8 @@ def unfilled_variables() -> Iterator[None]:
         if callable(initial):
             with tf.Graph().as_default():
                 described = initial()
-            arguments["initial_value"] = lambda: tf.raw_ops.Empty(
-                shape=described.shape, dtype=described.dtype, init=False
-            )
+            empty = {"shape": described.shape, "dtype": described.dtype, "init": False}
+            arguments["initial_value"] = lambda: tf.raw_ops.Empty(**empty)
         return next_creator(**arguments)
 
     with tf.variable_creator_scope(create):
@@ -52,16 +51,9 @@ def all_reduce_over(replicas: int) -> Callable[[list], list]:
 def lower_train(
     model_config: GPT2Config, optimizer_config: OptimizerConfig, settings: TrainConfig, plan: BatchPlan
 ) -> tuple[bytes, dict[str, int]]:
-    """Lowers one optimizer step on one replica.
+    """Returns the serialised HLO of one optimizer step on one replica, and bytes by purpose.
 
-    Args:
-        model_config: a config of models/config.py with its vocabulary size.
-        optimizer_config: a config of pipeline/optimizers/config.py.
-        settings: TrainConfig.
-        plan: BatchPlan; its replicas take part in the all-reduce.
-
-    Returns:
-        The serialised HLO, and the bytes of the weights, of the slots and of the input to all-reduces.
+    All of the plan's replicas take part in the all-reduce, whose input is counted beside the weights and the slots.
     """
     cli.import_tensorflow()
     import tensorflow as tf
@@ -91,11 +83,7 @@ def lower_train(
     }
     weights = sum(4 * variable.shape.num_elements() for variable in model.trainable_variables)
     reductions = (plan.replicas > 1) + (optimizer.slot_owners > 1)  # of the gradients; of the new weights
-    return _hlo(step, batch), {
-        "weights": weights,
-        "slots": optimizer.slot_bytes(),
-        "all_reduce": reductions * weights,
-    }
+    return _hlo(step, batch), {"weights": weights, "slots": optimizer.slot_bytes(), "all_reduce": reductions * weights}
 
 
 def lower_evaluation(model_config: GPT2Config, settings: TrainConfig, plan: BatchPlan) -> tuple[bytes, dict[str, int]]:

@@ -20,16 +20,10 @@ R = TypeVar("R")
 
 
 def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-    """Returns a function's result.
-
-    Args:
-        what: what the process is, for the message if it dies.
-        function: a module's function, which imports what it needs itself.
-        *arguments: the function's; picklable, as its result is.
-        **named: the function's; picklable.
+    """Returns the result of a module's function, which imports what it needs itself; all of it can be pickled.
 
     Raises:
-        UserError, WorkFailedError: by the function; WorkFailedError also if the process died.
+        UserError, WorkFailedError: by the function; WorkFailedError also if the process, named by ``what``, died.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = pathlib.Path(folder, "call"), pathlib.Path(folder, "result")

@@ -44,11 +44,8 @@ def require_compiler() -> str:
 def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.Path | None = None) -> Compiled:
     """Compiles a serialised HLO module for the slice, or returns the cached figures of the same program.
 
-    Args:
-        hlo: The module, as lowered by TensorFlow.
-        piece: The slice; its topology determines the layout of the all-reduce.
-        replicas: Running copies, one per core.
-        keep_text: Also write the compiled program's text to this file; compiles again even if cached.
+    The slice's topology determines the layout of the all-reduce; ``replicas`` run, one per core. With ``keep_text``,
+    compiles even if cached, and writes the compiled program's text to this file.
 
     Raises:
         UserError: libtpu refuses the topology, or is not installed.

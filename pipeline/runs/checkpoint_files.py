@@ -40,8 +40,7 @@ def steps(directory: str) -> list[int]:
 def newest_sound(directory: str) -> tuple[Checkpoint, set[int]] | None:
     """Returns the newest sound checkpoint and the steps of damaged newer ones; None if nothing was ever committed.
 
-    Raises:
-        UserError: there are committed checkpoints, but none is sound.
+    UserError if there are committed checkpoints, but none is sound.
     """
     damaged: set[int] = set()
     for step, committed in reversed(_folders(directory)):

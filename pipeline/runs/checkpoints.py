@@ -34,17 +34,10 @@ BEST = "best"  # the folder of the weights of the lowest validation loss
 
 
 def state_of(model: LanguageModel, optimizer: Optimizer | None = None) -> dict[str, tf.Variable]:
-    """Returns a run's whole state, with names and shapes that do not depend on the topology.
-
-    Args:
-        model: a Keras model with distinct variable paths.
-        optimizer: built on the model's variables; None leaves its slots out.
-    """
+    """Returns a run's whole state, or the model's alone, with names and shapes that do not depend on the topology."""
     state = {f"weights/{variable.path}": variable.value for variable in model.variables}
     if optimizer is not None:  # a slot that is split over the replicas is saved whole
-        state |= {
-            f"optimizer/{variable.path}": getattr(variable, "whole", variable.value) for variable in optimizer.variables
-        }
+        state |= {f"optimizer/{slot.path}": getattr(slot, "whole", slot.value) for slot in optimizer.variables}
     return state
 
 
@@ -82,14 +75,9 @@ class Checkpoints:
         return checkpoint_files.steps(self._directory)
 
     def save(self, step: int, metadata: Mapping[str, Any]) -> None:
-        """Copies the variables to this host, and writes them in a thread.
+        """Copies the variables to this host, and writes them in a thread; raises what writing the previous ones raised.
 
-        Args:
-            step: optimizer steps done.
-            metadata: JSON values, kept in the commit beside the reference.
-
-        Raises:
-            Exception: whatever writing the previous checkpoint raised.
+        The metadata are JSON values, kept in the commit beside the reference.
         """
         if not self._writes:
             return
@@ -120,10 +108,7 @@ class Checkpoints:
             raise WorkFailedError(f"{fault}; {newest}; with room, the same command continues from there") from error
 
     def restore_newest(self) -> Checkpoint | None:
-        """Assigns the newest sound checkpoint to the variables; damaged and half-written ones are skipped.
-
-        Returns:
-            The restored checkpoint, or None if nothing has been committed.
+        """Assigns the newest sound checkpoint to the variables and returns it; None if nothing has been committed.
 
         Raises:
             UserError: there are checkpoints but none is sound, or the newest sound one is of other variables.
@@ -168,12 +153,7 @@ class Checkpoints:
 
 
 def restore_weights(directory: str, model: LanguageModel, step: int | None = None) -> Checkpoint:
-    """Assigns the weights of a checkpoint to a model, and nothing else.
-
-    Args:
-        directory: of the run's checkpoints.
-        model: built as the run's model was.
-        step: which checkpoint; None is the newest sound one.
+    """Assigns the weights of a checkpoint, or of the newest sound one, to a model built as the run's was.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or it is of another model.

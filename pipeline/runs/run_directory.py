@@ -63,11 +63,7 @@ class RunDirectory:
         return self.read_text(name)
 
     def lock(self) -> None:
-        """Locks a local directory against other training commands until this process ends, however it ends.
-
-        Raises:
-            UserError: another command is training in it, or it cannot be written to.
-        """
+        """Locks a local directory until this process ends, however it does; UserError if another one trains there."""
         if storage.is_remote(self.path):  # Cloud Storage has no locks that are released when a process is killed
             return
         try:
@@ -84,14 +80,11 @@ class RunDirectory:
             ) from None
 
     def claim(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> bool:
-        """Writes ``run.json`` in a new directory, or compares the run with the existing one.
+        """Writes ``run.json`` in a new directory, or compares the run with the existing one and returns True.
 
         Args:
             identity: sections (``train``, ``model``, …) of JSON values that identify the run.
             ignored: keys that may differ between two starts of one run.
-
-        Returns:
-            True if the run has been started before.
 
         Raises:
             UserError: the directory holds another run (the message names the values that differ), or another process is
@@ -108,11 +101,7 @@ class RunDirectory:
         return False
 
     def check(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> None:
-        """Compares a run with the existing one, as ``claim`` does, without locking the directory.
-
-        Raises:
-            UserError: there is no run, or another one.
-        """
+        """Compares a run with the existing one, as ``claim`` does, without a lock; UserError if it is another."""
         identity, existing = json.loads(json.dumps(identity)), self.read_json("run.json")
         differing = [
             f"{section}.{key} is {_get(existing, section, key)!r} there and {_get(identity, section, key)!r} here"

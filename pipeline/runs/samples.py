@@ -16,8 +16,7 @@ class SampleWriter:
     """Continues a prompt with a model's current weights, at temperature 0.8 from its 40 likeliest tokens.
 
     Args:
-        model: the run's.
-        tokenizer: the run's.
+        model, tokenizer: the run's.
         prompt: the text to continue; a long one is cut.
         on_host: whether to generate with a copy of the model on this machine's CPU, as on TPUs: they run only what
             ``strategy.run`` gives them, and one row of text would waste a pod.

@@ -32,11 +32,7 @@ class TrainedModel:
 def load(
     run_dir: str, *, compute_dtype: str = "float32", strategy: tf.distribute.Strategy | None = None
 ) -> TrainedModel:
-    """Builds the model of a run directory on a strategy's devices and restores its weights.
-
-    Raises:
-        UserError: no run there, or none of its checkpoints is sound.
-    """
+    """Builds a run's model on a strategy's devices and restores its weights; UserError without a sound checkpoint."""
     directory = RunDirectory(run_dir)
     identity = directory.read_json("run.json")
     strategy = strategy or tf.distribute.get_strategy()

@@ -84,11 +84,7 @@ class Trainer:
 
     @tf.function
     def _run_steps(self, batches: Iterator[Any], count: tf.Tensor) -> tf.Tensor:
-        """Runs ``count`` optimizer steps.
-
-        Returns:
-            float32 [count, columns]: METRICS, each variable's gradient norm, and the seconds of input wait.
-        """
+        """Returns METRICS, each variable's gradient norm and the seconds of input wait, float32 [count, columns]."""
         rows = tf.TensorArray(tf.float32, size=count, element_shape=[self._columns])
         for i in tf.range(count):
             asked = tf.timestamp()

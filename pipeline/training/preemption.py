@@ -32,20 +32,13 @@ _SIGNS = re.compile(
 )
 
 
-def is_lost_worker(error: BaseException) -> bool:
-    """Whether an error means that a machine was lost, rather than that the program is wrong."""
-    if isinstance(error, _ALWAYS):
-        return True
-    return isinstance(error, _WITH_A_SIGN) and bool(_SIGNS.search(str(error)))
-
-
 @contextmanager
 def restartable() -> Iterator[None]:
     """Turns the errors of a lost worker into WorkerLostError; other errors pass unchanged."""
     try:
         yield
     except tf.errors.OpError as error:
-        if not is_lost_worker(error):
+        if not isinstance(error, _ALWAYS) and not (isinstance(error, _WITH_A_SIGN) and _SIGNS.search(str(error))):
             raise
         lines = [line.strip() for line in str(error).splitlines()]
         message = next((line for line in lines if line and line != "Graph execution error:"), "")

@@ -84,9 +84,8 @@ class Session:
         """Trains to the last step, evaluates and writes ``summary.json``; returns the exit code."""
         with restartable(), contextlib.ExitStack() as stack:
             if not self.workers.is_chief:
-                stack.enter_context(
-                    contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
-                )
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
             return self._run(stack)
 
     def _run(self, stack: contextlib.ExitStack) -> int:
@@ -226,15 +225,9 @@ class Session:
         plan = self.plan
 
         def distributed(make: Callable[..., Any], **options: Any) -> Any:
+            options |= {"context": plan.context, "replicas": plan.replicas}
             return self.connection.strategy.distribute_datasets_from_function(
-                lambda host: make(
-                    self.data,
-                    self.manifest,
-                    context=plan.context,
-                    replicas=plan.replicas,
-                    input_context=host,
-                    **options,
-                )
+                lambda host: make(self.data, self.manifest, input_context=host, **options)
             )
 
         def train(step: int) -> Any:
@@ -254,7 +247,7 @@ class Session:
     def peak_flops(self) -> float:
         """Returns the peak of all devices in FLOP/s: a slice's stated peak, or a matrix multiply measured here."""
         if self.connection.slice:
-            return self.connection.slice.cores * self.connection.slice.peak_tflops_per_core * 1e12
+            return self.connection.slice.cores * self.connection.slice.figures.peak_tflops * 1e12
         return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else self.connection.hosts)
 
 

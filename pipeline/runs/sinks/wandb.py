@@ -65,17 +65,10 @@ class WeightsAndBiases(Sink):
 def start(
     directory: "RunDirectory", configuration: dict[str, Any], mode: str, repeated: range
 ) -> WeightsAndBiases | None:
-    """Starts or resumes a run of Weights & Biases.
+    """Starts or resumes a run of Weights & Biases; returns None when it is off or could not start, which it says.
 
-    Args:
-        directory: the run's; ``wandb_id.txt`` holds the id, and ``wandb/`` the files that `wandb sync` can upload.
-        configuration: shown as the run's config.
-        mode: ``'auto'``: WANDB_MODE, else online if a key is known and the server answers, else offline; ``'offline'``;
-            ``'off'``.
-        repeated: steps that the run repeats.
-
-    Returns:
-        The sink, or None when it is off or could not start, which a warning says.
+    The mode ``'auto'`` is WANDB_MODE, else online if a key is known and the server answers, else offline.
+    ``wandb_id.txt`` holds the id, and ``wandb/`` the files that `wandb sync` can upload.
     """
     if mode == "off":
         return None
@@ -87,6 +80,8 @@ def start(
     local = None if "://" in directory.path else directory.path
     if local:
         os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
+    timeouts: Any = {"init_timeout": 10 * ANSWER_SECONDS, "finish_timeout": UPLOAD_SECONDS}
+    timeouts |= {"finish_timeout_raises": False}
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
@@ -95,14 +90,7 @@ def start(
             mode=chosen,
             dir=local,
             config=configuration,
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                x_disable_stats=True,
-                init_timeout=10 * ANSWER_SECONDS,
-                finish_timeout=UPLOAD_SECONDS,
-                finish_timeout_raises=False,
-            ),
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, **timeouts),
         )
     except (wandb.Error, ValueError) as error:  # a key that is none, or a server that refuses: training matters more
         reason = " ".join(str(error).split())[:200]

@@ -24,8 +24,8 @@ def test_every_file_describes_a_slice(name):
 def test_the_pod_of_the_study():
     pod = slices.find("pod-128")
     assert (pod.generation, pod.topology, pod.cores, pod.hosts, pod.chips) == ("v3", "8x8", 128, 16, 64)
-    assert pod.peak_tflops_per_core * 2 == 123
-    assert pod.hbm_gbps_per_core * 2 == 900
+    assert pod.figures.peak_tflops * 2 == 123
+    assert pod.figures.hbm_gbps * 2 == 900
 
 
 def asked_of_libtpu(code, names, **figures):

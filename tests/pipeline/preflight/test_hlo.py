@@ -132,7 +132,7 @@ def test_a_loop_that_cannot_be_counted_is_reported(change):
 
 
 def test_costliest_and_largest_name_their_ops(parsed):
-    top = hlo_costs.costliest(parsed, hlo_costs.hbm_bytes, 1)
+    top = hlo_costs.costliest(parsed, 1)
     assert top[0][1] == "scores"
     size, shape, op = hlo_costs.largest(parsed, 1)[0]
     assert (size, shape, op) == (4 * 4 * 12 * 256 * 256, "f32[4,12,256,256]", "scores")
