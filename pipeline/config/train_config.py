@@ -110,10 +110,9 @@ class TrainConfig:
                 raise ValueError(
                     f"profile_steps = {self.profile_steps}: expected (i, j) with 2 ≤ i ≤ j; step 1 compiles"
                 )
-        if self.skip_loss_above is not None and self.skip_loss_above <= 0:
-            raise ValueError(f"skip_loss_above = {self.skip_loss_above}: expected a positive number, or None for none")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm = {self.clip_norm}: expected a positive number, or None for no clipping")
+        for name, none in (("skip_loss_above", "none"), ("clip_norm", "no clipping")):
+            if (bound := getattr(self, name)) is not None and bound <= 0:
+                raise ValueError(f"{name} = {bound}: expected a positive number, or None for {none}")
 
     def resolved(self, sequences: int) -> "TrainConfig":
         """Returns the settings with steps and warm-up as numbers, for a train part of ``sequences`` sequences."""

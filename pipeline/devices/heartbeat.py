@@ -75,12 +75,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def watching(self, kind: str, *, compiles: bool = False) -> Iterator[None]:
-        """Watches one call.
-
-        Args:
-            kind: what is called, as the subject of a sentence: "a loop of steps".
-            compiles: whether the first call of this kind compiles, which takes minutes.
-        """
+        """Watches a call of a kind, such as "a loop of steps", whose first call may compile, which takes minutes."""
         longest, compiled = self._longest.get(kind, 0.0), self._compiled.get(kind, 0.0)
         first = not longest and not compiled
         expected = TIMES_LONGER * longest if longest else compiled

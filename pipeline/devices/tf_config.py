@@ -27,7 +27,7 @@ class Cluster:
 
 
 def here() -> Cluster | None:
-    """Returns the cluster that TF_CONFIG describes, None if it names no two workers; UserError if it is malformed."""
+    """Returns TF_CONFIG's cluster, None without two workers; UserError if it is malformed or names jobs of others."""
     text = os.environ.get("TF_CONFIG", "").strip()
     if not text:
         return None

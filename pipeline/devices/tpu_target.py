@@ -130,12 +130,15 @@ def check(target: Target, *, together: bool = False) -> Target:
         piece = dataclasses.replace(target.slice, address=address)  # which checks it
         target = dataclasses.replace(target, address=address, slice=piece)
     if address == "local":
-        _require_attached_tpu(target.asked)
+        if not tpu_attached():
+            raise UserError(f"{target.asked}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
+        if wheels.installed("tensorflow-tpu") is None:
+            how = "pip install -r requirements-tpu.txt"
+            raise UserError(f"{target.asked}: the installed TensorFlow has no TPU support; {how}")
     elif address.startswith("grpc://"):
         require_reachable(address)
     else:
-        _require_metadata_server(target.asked, address)
-        _require_api_client(target.asked, address)
+        _require_lookup(target.asked, address)
     return target
 
 
@@ -168,13 +171,6 @@ def is_here(piece: slices.Slice) -> bool:
     return piece.hosts == 1 and tpu_attached() and piece.address in (None, "local")
 
 
-def _require_attached_tpu(asked: str) -> None:
-    if not tpu_attached():
-        raise UserError(f"{asked}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
-    if wheels.installed("tensorflow-tpu") is None:
-        raise UserError(f"{asked}: the installed TensorFlow has no TPU support; pip install -r requirements-tpu.txt")
-
-
 def require_reachable(address: str) -> None:
     """Raises UserError unless a grpc:// address (every host of a list) accepts TCP connections."""
     for part in address.split(","):
@@ -191,8 +187,11 @@ def require_reachable(address: str) -> None:
             raise UserError(f"the TPU at {part} is not reachable ({error.strerror or error})") from None
 
 
-def _require_metadata_server(asked: str, name: str) -> None:
-    """Raises UserError without a metadata server: a Cloud TPU's name is looked up through a VM's service account."""
+def _require_lookup(asked: str, name: str) -> None:
+    """Raises UserError if a Cloud TPU's name cannot be looked up.
+
+    That takes a VM's service account, and packages that TensorFlow's resolver uses but does not install.
+    """
     host, _, port = metadata.server().partition(":")
     try:
         socket.create_connection((host, int(port or 80)), timeout=PROBE_SECONDS).close()
@@ -202,10 +201,6 @@ def _require_metadata_server(asked: str, name: str) -> None:
             f"{asked}: {name!r} is not a slice{hint}, and Cloud TPUs cannot be looked up by name from here "
             f"(no metadata server answers: this is not a Google Cloud machine)"
         ) from None
-
-
-def _require_api_client(asked: str, name: str) -> None:
-    """Raises UserError without the packages that TensorFlow's resolver uses but does not install."""
     missing = [package for package in API_CLIENT if wheels.installed(package) is None]
     if missing:
         raise UserError(

@@ -66,7 +66,11 @@ def report_fit(
     step's compiled program to ``keep_text``, as HLO text.
     """
     training = check(settings, model, optimizer, piece, keep_text=keep_text)
-    print(report(training, title_of(model, optimizer, settings), piece))
+    title = (
+        f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
+        f"{model.parameters():,} parameters; {settings.optimizer}, {settings.compute_dtype}, remat {model.remat}"
+    )
+    print(report(training, title, piece))
     answer = training.as_json()
     if evaluation and training.fits:
         compiled = check_evaluation(settings, model, piece, training)
@@ -74,14 +78,6 @@ def report_fit(
         verdict = "fits" if compiled.fits else "does NOT fit"
         print(f"evaluation        {verdict}: {gib(compiled.peak_bytes)} GiB with the slots")
     return answer
-
-
-def title_of(model: GPT2Config, optimizer: OptimizerConfig, settings: TrainConfig) -> str:
-    """Returns one line that describes the run."""
-    return (
-        f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
-        f"{model.parameters():,} parameters; {settings.optimizer}, {settings.compute_dtype}, remat {model.remat}"
-    )
 
 
 def check(

@@ -158,9 +158,9 @@ def report(result: Figures, title: str, piece: Slice) -> str:
 
 def plan_text(result: Figures) -> str:
     """Returns the factors of the global batch as text."""
-    parts = {"replicas": result.replicas, "accumulation": result.accumulation, "microbatch": result.microbatch}
-    total = result.replicas * result.accumulation * result.microbatch
-    return f"{total} sequences = {' × '.join(f'{count} {name}' for name, count in parts.items())}"
+    replicas, accumulation, microbatch = result.replicas, result.accumulation, result.microbatch
+    total = replicas * accumulation * microbatch
+    return f"{total} sequences = {replicas} replicas × {accumulation} accumulation × {microbatch} microbatch"
 
 
 def _time_lines(result: Figures, piece: Slice) -> list[str]:

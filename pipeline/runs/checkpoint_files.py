@@ -94,15 +94,6 @@ def load(folder: str) -> Checkpoint:
     return checkpoint
 
 
-def is_sound(folder: str) -> bool:
-    """Whether every file of a committed checkpoint is as it was committed."""
-    try:
-        load(folder)
-    except DamagedError:
-        return False
-    return True
-
-
 def measure(path: str) -> dict[str, Any]:
     """Returns the current bytes and crc32c of a file."""
     size, crc = 0, 0

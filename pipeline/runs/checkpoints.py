@@ -124,8 +124,10 @@ class Checkpoints:
     def _write(self, step: int, metadata: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
         folder = f"{self._directory}/{checkpoint_files.folder_name(step)}"
         if gfile.exists(folder):
-            if step not in self._damaged and checkpoint_files.is_sound(folder):
-                return  # already saved: the same step of the same run
+            if step not in self._damaged:
+                with contextlib.suppress(checkpoint_files.DamagedError):
+                    checkpoint_files.load(folder)
+                    return  # already saved: the same step of the same run
             gfile.rmtree(folder)  # half-written by a killed process
         try:
             self._write_new(folder, {"step": step, "metadata": metadata}, values)

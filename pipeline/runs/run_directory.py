@@ -102,12 +102,11 @@ class RunDirectory:
 
     def check(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> None:
         """Compares a run with the existing one, as ``claim`` does, without a lock; UserError if it is another."""
-        identity, existing = json.loads(json.dumps(identity)), self.read_json("run.json")
+        here, there = _flat(json.loads(json.dumps(identity))), _flat(self.read_json("run.json"))
         differing = [
-            f"{section}.{key} is {_get(existing, section, key)!r} there and {_get(identity, section, key)!r} here"
-            for section in sorted({*existing, *identity})
-            for key in sorted({*existing.get(section, {}), *identity.get(section, {})})
-            if key not in ignored and _get(existing, section, key) != _get(identity, section, key)
+            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in sorted({*there, *here})
+            if name.partition(".")[2] not in ignored and there.get(name) != here.get(name)
         ]
         if differing:
             raise UserError(
@@ -116,8 +115,8 @@ class RunDirectory:
             )
 
 
-def _get(sections: dict[str, dict[str, Any]], section: str, key: str) -> Any:
-    return sections.get(section, {}).get(key)
+def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def as_json(configuration: Any) -> dict[str, Any]:

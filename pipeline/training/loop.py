@@ -61,9 +61,7 @@ class Trainer:
 
     def summary(self) -> dict[str, Any]:
         """Returns the hooks' entries of ``summary.json``, and the clock's."""
-        entries: dict[str, Any] = {}
-        for hook in self.hooks:
-            entries |= hook.summary()
+        entries = {name: value for hook in self.hooks for name, value in hook.summary().items()}
         clock = self.runtime.clock
         return entries | {"seconds": clock.rounded(), "goodput": round(clock.goodput(), 4)}
 

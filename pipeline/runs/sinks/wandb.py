@@ -80,8 +80,7 @@ def start(
     local = None if "://" in directory.path else directory.path
     if local:
         os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
-    timeouts: Any = {"init_timeout": 10 * ANSWER_SECONDS, "finish_timeout": UPLOAD_SECONDS}
-    timeouts |= {"finish_timeout_raises": False}
+    waits: Any = {"init_timeout": 10 * ANSWER_SECONDS, "finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": False}
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "gpt2-tpu"),
@@ -90,7 +89,7 @@ def start(
             mode=chosen,
             dir=local,
             config=configuration,
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, **timeouts),
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, **waits),
         )
     except (wandb.Error, ValueError) as error:  # a key that is none, or a server that refuses: training matters more
         reason = " ".join(str(error).split())[:200]

@@ -28,11 +28,10 @@ class Evaluation(Hook):
 
     def after_steps(self, info: StepInfo) -> None:
         """Evaluates if that is due and there are data."""
-        if self._every and info.step % self._every == 0 and self._data.validation:
-            figures = self.evaluate()
-            if figures:
-                loss = figures["nats_per_token"]
-                self._runtime.progress.note(f"step {info.step:,}: validation {loss:.4f} nats per token")
+        due = self._every and info.step % self._every == 0 and self._data.validation
+        if due and (figures := self.evaluate()):
+            loss = figures["nats_per_token"]
+            self._runtime.progress.note(f"step {info.step:,}: validation {loss:.4f} nats per token")
 
     def evaluate(self) -> dict[str, float]:
         """Scores the whole validation part; records and returns its figures, or {} if a signal ended it early."""
