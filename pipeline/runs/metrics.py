@@ -8,7 +8,7 @@
     learning_rate            of the last step's update
     grad_norm                global norm before clipping: mean over the loop's steps
     skipped                  updates skipped in this loop (incidents.jsonl says which)
-    tokens_per_s             over the loop; left out for a process's first step, most of which is compiling
+    tokens_per_second        over the loop; left out for a process's first step, most of which is compiling
     mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out there too, and if no peak is
                              known
     seconds.PART             of the run so far, by the parts of goodput.py, whose sum is the wall clock since the run's

@@ -16,6 +16,11 @@ from pipeline import storage
 from pipeline.errors import UserError
 
 
+def with_present_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record of metrics.jsonl, of whatever version, with the names of this one."""
+    return {{"tokens_per_s": "tokens_per_second"}.get(name, name): value for name, value in record.items()}
+
+
 class RunDirectory:
     """Paths of one run, local or ``gs://``, and its JSON documents."""
 

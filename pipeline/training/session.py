@@ -31,7 +31,7 @@ from pipeline.optimizers.config import OptimizerConfig
 from pipeline.progress import Progress, counted
 from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.metrics import MetricsWriter
-from pipeline.runs.run_directory import RunDirectory, as_json
+from pipeline.runs.run_directory import RunDirectory, as_json, with_present_names
 from pipeline.runs.samples import SampleWriter
 from pipeline.training.hooks import Hook
 from pipeline.training.hooks.best import KeepBest
@@ -154,7 +154,7 @@ class Session:
             self.workers.check_same_start(state.step, self.directory.path)
         if restored is None:
             return None
-        state.record = restored.metadata["record"]
+        state.record = with_present_names(restored.metadata["record"])
         return restored.metadata.get("seconds")
 
     def _metrics(self, start: int, tokenizer: Tokenizer) -> MetricsWriter:

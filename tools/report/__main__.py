@@ -20,7 +20,7 @@ from absl import flags
 from pipeline import cli, storage
 from pipeline.errors import UserError
 from pipeline.evaluation import protocol
-from pipeline.runs.run_directory import RunDirectory
+from pipeline.runs.run_directory import RunDirectory, with_present_names
 from tools.report import page
 
 FLAGS = flags.FLAGS
@@ -89,7 +89,8 @@ def read(directory: str) -> Run:
     identity = files.read_json("run.json")
     if not isinstance(identity, dict) or not all(isinstance(section, dict) for section in identity.values()):
         raise UserError(f"--run_dir={directory}: its run.json is not one of pipeline.train")
-    records = [record for record in _lines(files, "metrics.jsonl") if isinstance(record.get("step"), int)]
+    lines = _lines(files, "metrics.jsonl")
+    records = [with_present_names(record) for record in lines if isinstance(record.get("step"), int)]
     if not records:
         raise UserError(
             f"--run_dir={directory}: its metrics.jsonl has no record yet; expected a run of at least one step"

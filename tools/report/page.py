@@ -60,7 +60,7 @@ def figures(runs: Sequence[Any]) -> list[Figure]:
         of("validation", "Validation, nats per token", "validation.nats_per_token"),
         of("learning-rate", "Learning rate", "learning_rate"),
         of("gradient-norm", "Gradient norm before clipping", "grad_norm"),
-        of("throughput", "Tokens per second", "tokens_per_s"),
+        of("throughput", "Tokens per second", "tokens_per_second"),
         of("share-of-peak", "Share of peak", "mfu"),
         Figure("goodput", "Goodput: share of the time in steps", "step", [thin(run.goodput()) for run in runs], none),
     ]

@@ -73,7 +73,7 @@ class JSONLines(Corpus):
         if text is None:
             return ""
         if not isinstance(text, str):
-            raise _FaultError(f"{field!r} is no text", f"key {field!r} holds {type(text).__name__}, not text")
+            raise _FaultError(f"{field!r} is not text", f"key {field!r} holds {type(text).__name__}, not text")
         try:
             text.encode()
         except UnicodeEncodeError:  # which JSON can spell and UTF-8 cannot

@@ -18,10 +18,10 @@ class Figures(Hook):
     def after_steps(self, info: StepInfo) -> None:
         """Computes the figures; a first step, which has no speed, keeps that of the loop before."""
         tokens, before = len(info.history) * self._run.plan.tokens_per_step, self._state.record
-        speed = {name: before.get(name) for name in ("tokens_per_s", "mfu")}
+        speed = {name: before.get(name) for name in ("tokens_per_second", "mfu")}
         if info.seconds is not None:
             self._tokens, self._seconds = self._tokens + tokens, self._seconds + info.seconds
-            speed = {"tokens_per_s": tokens / info.seconds, "mfu": self._run.mfu(tokens / info.seconds)}
+            speed = {"tokens_per_second": tokens / info.seconds, "mfu": self._run.mfu(tokens / info.seconds)}
         self._state.record = {
             "step": info.step,
             "tokens": info.step * self._run.plan.tokens_per_step,
@@ -40,7 +40,7 @@ class Figures(Hook):
     def summary(self) -> dict[str, Any]:
         """Returns the counts, the last loss, and the speed over all steps after compiling."""
         record = self._state.record
-        rate, mfu = record["tokens_per_s"], record["mfu"]
+        rate, mfu = record["tokens_per_second"], record["mfu"]
         if self._tokens:  # else the run resumed after its last step
             rate = self._tokens / self._seconds
             mfu = self._run.mfu(rate)

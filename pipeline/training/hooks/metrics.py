@@ -14,5 +14,5 @@ class WriteMetrics(Hook):
     def after_steps(self, info: StepInfo) -> None:
         """Writes the record; without the speed of a loop before."""
         self._state.record |= {f"seconds.{part}": spent for part, spent in self._runtime.clock.rounded().items()}
-        of_others = dict.fromkeys(("tokens_per_s", "mfu")) if info.seconds is None else {}
+        of_others = dict.fromkeys(("tokens_per_second", "mfu")) if info.seconds is None else {}
         self._metrics.write(self._state.record | of_others)

@@ -17,7 +17,7 @@ class ShowProgress(Hook):
             speed = f"compiled in {self._runtime.clock.seconds()['compile']:.0f} s"
         else:
             share = f"  {record['mfu']:.0%} of peak" if record["mfu"] else ""
-            speed = f"{record['tokens_per_s']:,.0f} tokens/s{share}"
+            speed = f"{record['tokens_per_second']:,.0f} tokens/s{share}"
         left = progress.seconds_left(info.step)
         progress.show(
             f"step {info.step:,}/{progress.total:,}  ",

@@ -33,9 +33,9 @@ class Run:
     flops_per_token: float
     peak_flops: float | None
 
-    def mfu(self, tokens_per_s: float) -> float | None:
+    def mfu(self, tokens_per_second: float) -> float | None:
         """Returns the model FLOPs as a share of the peak, at this many tokens per second."""
-        return tokens_per_s * self.flops_per_token / self.peak_flops if self.peak_flops else None
+        return tokens_per_second * self.flops_per_token / self.peak_flops if self.peak_flops else None
 
 
 @dataclasses.dataclass(kw_only=True)

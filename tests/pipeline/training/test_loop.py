@@ -122,7 +122,7 @@ def test_every_figure_belongs_to_its_step(run):
     """The rate is the one that the last step was taken with: 2 steps of warm-up, then a line to 0 after step 8."""
     rates = {record["step"]: record["learning_rate"] for record in run.records}
     assert rates == pytest.approx({1: 5e-4, 3: 1e-3 * 6 / 6, 4: 1e-3 * 5 / 6, 6: 1e-3 * 3 / 6, 8: 1e-3 * 1 / 6})
-    speeds = [record["tokens_per_s"] for record in run.records]
+    speeds = [record["tokens_per_second"] for record in run.records]
     assert speeds[0] is None and all(speeds[1:])
 
 
@@ -135,8 +135,8 @@ def test_what_follows_a_loop_comes_in_one_order(run):
 def test_the_first_line_of_a_process_has_no_speed_of_another_one(run):
     written = len(run.records)
     run.trainer._after_steps(np.zeros([1, 20]), seconds=None)
-    assert run.records[written]["tokens_per_s"] is run.records[written]["mfu"] is None
-    assert run.trainer.state.record["tokens_per_s"] > 0, "the summary's, where nothing is left to do"
+    assert run.records[written]["tokens_per_second"] is run.records[written]["mfu"] is None
+    assert run.trainer.state.record["tokens_per_second"] > 0, "the summary's, where nothing is left to do"
 
 
 def test_a_skipped_step_has_the_rate_that_it_was_tried_with(run):

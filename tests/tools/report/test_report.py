@@ -75,6 +75,10 @@ def test_runs_of_every_kind_are_on_one_page_with_pngs(kinds, run_module, tmp_pat
     assert (tmp_path / "r-loss-by-step.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_speed_of_an_older_run_is_drawn_by_its_present_name(kinds):
+    assert report.read(str(kinds[1])).points("step", "tokens_per_second")[0] == (1.0, 1e4)
+
+
 def test_time_before_a_restart_counts(kinds):
     step, parts = report.read(str(kinds[1])).seconds()[-1]
     assert (step, parts) == (10, {"step": 8.0, "compile": 4.0})
