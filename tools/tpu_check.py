@@ -153,7 +153,8 @@ def lower(function: Any, specs: list[Any]) -> str | None:
     import tensorflow as tf
 
     try:
-        tf.function(function, jit_compile=True).experimental_get_compiler_ir(*specs)(stage="hlo", platform_name="TPU")
+        lowered = tf.function(function, jit_compile=True, autograph=False).experimental_get_compiler_ir(*specs)
+        lowered(stage="hlo", platform_name="TPU")
     except Exception as error:  # TensorFlow raises a different class at every stage of lowering
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
         return f"{type(error).__name__}: {lines[-1 if isinstance(error, TypeError) else 0].strip()[:300]}"
