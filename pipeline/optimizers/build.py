@@ -1,6 +1,8 @@
-"""Builds an optimizer from its settings; imports neither TensorFlow nor Keras before that."""
+"""Builds an optimizer from its settings.
 
-import importlib
+Imports neither TensorFlow nor Keras before ``build`` is called.
+"""
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,14 +13,36 @@ if TYPE_CHECKING:
     from pipeline.optimizers.base import Optimizer
 
 
-def _class(name: str) -> "Callable[[], type[Optimizer]]":
-    """Returns a function that imports the optimizer of this name, from the module of its name."""
-    return lambda: getattr(importlib.import_module(f"pipeline.optimizers.{name.lower()}"), name)
+def _adafactor() -> "type[Optimizer]":
+    from pipeline.optimizers.adafactor import Adafactor
+
+    return Adafactor
 
 
-CLASSES = {AdafactorConfig: _class("Adafactor"), AdamWConfig: _class("AdamW"), SGDConfig: _class("SGD")}
+def _adamw() -> "type[Optimizer]":
+    from pipeline.optimizers.adamw import AdamW
+
+    return AdamW
+
+
+def _sgd() -> "type[Optimizer]":
+    from pipeline.optimizers.sgd import SGD
+
+    return SGD
+
+
+# By the class of the settings; each is imported when it is built.
+CLASSES: dict[type[OptimizerConfig], "Callable[[], type[Optimizer]]"] = {
+    AdafactorConfig: _adafactor,
+    AdamWConfig: _adamw,
+    SGDConfig: _sgd,
+}
 
 
 def build(config: OptimizerConfig, schedule: Schedule) -> "Optimizer":
-    """Returns the optimizer with these settings, whose learning rate follows the schedule."""
+    """Returns the optimizer with these settings, whose learning rate follows the schedule.
+
+    Raises:
+        KeyError: no optimizer has settings of this class.
+    """
     return CLASSES[type(config)]()(config, schedule)
