@@ -81,7 +81,9 @@ def resolve(tpu: Place) -> Target:
     if tpu == "local":
         piece = slices.local()
         return _of_slice(asked, piece) if piece else Target(kind="tpu", asked=asked, address=tpu)
-    name, at, _ = tpu.partition("@")
+    name, at, address = tpu.partition("@")
+    if at and not address:  # an unset variable
+        raise UserError(f"{asked}: no address follows the @; expected {name}@ADDRESS, or {name} alone")
     if slices.is_known(name) or (at and "://" not in name):
         return _of_slice(asked, slices.find(tpu))
     return Target(kind="tpu", asked=asked, address=tpu)

@@ -128,6 +128,7 @@ def test_the_slices_that_grants_give_are_there():
     [
         ("pod-129", r"no slice is called 'pod-129' \(did you mean 'pod-128'\?\)"),
         ("../v3-8", "no slice is called '../v3-8'"),
+        ("v3-8@", "--tpu=v3-8@: no address follows the @; expected v3-8@ADDRESS, or v3-8 alone"),
         ("grpc://10.0.0.2:8470", r"known only once connected; name the slice too: --tpu=v3-8@grpc://10.0.0.2:8470"),
         ("local", "known only once connected; name the slice too: --tpu=v3-8@local"),
         ("my-tpu", r"known: .*v6e-256; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@my-tpu"),
