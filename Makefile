@@ -55,7 +55,7 @@ shards: $(VENV)/.runtime  ## shards of DATASET (default cpython) from SOURCE in 
 quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evaluated ALGPT2, in a few minutes
 	$(RUN) -m tools.quickstart
 
-test: $(VENV)/.dev  ## all tests, ten minutes on two cores
+test: $(VENV)/.dev  ## all tests, twelve minutes on two cores
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)
 
 quick: TESTS = --quick -q -rfE
