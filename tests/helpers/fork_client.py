@@ -34,6 +34,7 @@ def _read(connection: socket.socket) -> int:
 
 
 def main() -> None:
+    # What multiprocessing starts inherits descriptors, which a fork of the server has not.
     if sys.argv[1] not in ("-m", "-c") or UNFORKED & set(sys.argv[2:]) or "multiprocessing" in sys.argv[2]:
         os.execv(PYTHON, [PYTHON, *sys.argv[1:]])
     streams = _opened()
