@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from pipeline import paths, streams, usage
+from pipeline import help_text, paths, streams
 from pipeline.errors import UserError, WorkerLostError, WorkFailedError, disk_fault
 
 FLAGS = flags.FLAGS
@@ -95,8 +95,8 @@ def call(main: Callable[..., int | None], define_flags: Callable[[], None] | Non
 
 def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments: Sequence[str]) -> int:
     module = sys.modules[main.__module__]
-    if any(argument in usage.HELP for argument in arguments):
-        print(usage.text(module, own))
+    if any(argument in help_text.HELP for argument in arguments):
+        print(help_text.text(module, own))
         return 0
     try:
         rest = _parsed(own, arguments)
@@ -109,7 +109,7 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
         if isinstance(error, flags.Error):
             message = message.removeprefix("FATAL Flags parsing error: ")
         if not arguments:
-            message += f" ({usage.command(module)} --help says what there is)"
+            message += f" ({help_text.command(module)} --help says what there is)"
         print(f"error: {message}", file=sys.stderr)
         return 2
     except PermissionError as error:  # that no command handles itself

@@ -16,8 +16,7 @@ from absl import flags
 from pipeline import cli
 from pipeline.devices import tpu_target
 from pipeline.errors import UserError
-from pipeline.evaluation import benchmarks, detokenizers
-from pipeline.evaluation import protocol as protocols
+from pipeline.evaluation import benchmarks, comparability, detokenizers
 
 FLAGS = flags.FLAGS
 BATCH = 8  # windows of a replica at once
@@ -65,7 +64,7 @@ def _keep(figures: dict[str, float], protocol: dict[str, Any]) -> None:
 
     try:
         document = {"figures": figures, "protocol": protocol}
-        RunDirectory(FLAGS.run_dir).write_json(protocols.file_name(protocol), document)
+        RunDirectory(FLAGS.run_dir).write_json(comparability.file_name(protocol), document)
     except (OSError, tf.errors.OpError) as error:
         print(f"warning: not kept in {FLAGS.run_dir} for tools.report: {error}", file=sys.stderr)
 
@@ -88,7 +87,7 @@ def _text(run: Any, prepared: tuple[str, str, dict[str, Any]]) -> tuple[dict[str
         "text_sha256": hashlib.sha256(published.encode()).hexdigest(),
         "context": context,
         "stride": stride,
-        "last_window": protocols.FULL,
+        "last_window": comparability.FULL,
         "first_token": "scored after an end-of-text token",
         "words": "of the published text: runs of non-white-space, and one a newline",
     }

@@ -24,7 +24,7 @@ FILE_LINES, FUNCTION_LINES = 300, 60  # at most
 # From the bottom up, a line a storey: a room may use those below it and its neighbours on the same line.
 STOREYS = """
 models
-pipeline.errors pipeline.paths pipeline.progress pipeline.signals pipeline.streams pipeline.usage
+pipeline.errors pipeline.help_text pipeline.paths pipeline.progress pipeline.stop_signals pipeline.streams
 pipeline.texts pipeline.values
 pipeline.storage pipeline.optimizers
 pipeline.data.format pipeline.gin_files

@@ -95,8 +95,8 @@ def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> st
     for microbatch in MICROBATCHES:
         settings, model, optimizer = configure(model_name, optimizer_name, remat, piece, microbatch)
         state = state_bytes(model, optimizer, piece.cores)
-        if state > piece.figures.usable_hbm_gib * GIB:  # the compiler need not be asked
-            columns = misfit(f"needs over {state / GIB:.2f}", piece.figures.usable_hbm_gib)
+        if state > piece.specs.usable_hbm_gib * GIB:  # the compiler need not be asked
+            columns = misfit(f"needs over {state / GIB:.2f}", piece.specs.usable_hbm_gib)
             break
         checked = compile_step.check(settings, model, optimizer, piece)
         columns = cells(checked)

@@ -52,7 +52,7 @@ def kill_at(step: int) -> None:
     """Kills this process with SIGKILL once ``step`` is recorded and the checkpoints due before it are committed."""
     from pipeline.config.train_config import TrainConfig
     from pipeline.runs import checkpoint_files
-    from pipeline.runs.metrics import MetricsWriter
+    from pipeline.runs.metrics_writer import MetricsWriter
 
     original = MetricsWriter.write
 

@@ -54,7 +54,7 @@ class Slice:
             raise UserError(f"slice.generation={self.generation!r} is not one of {', '.join(GENERATIONS)}{hint}")
         if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){1,2}", self.topology):
             raise UserError(f"slice.topology={self.topology!r} must be chips along each edge, such as '8x8' or '2x2x4'")
-        expected = self.chips * self.figures.cores_per_chip
+        expected = self.chips * self.specs.cores_per_chip
         if self.cores != expected:
             raise UserError(
                 f"{self.name}: {self.topology} chips of {self.generation} have {expected} cores, not {self.cores}"
@@ -75,8 +75,8 @@ class Slice:
         return math.prod(map(int, self.topology.split("x")))
 
     @property
-    def figures(self) -> Generation:
-        """Figures of each core of the generation."""
+    def specs(self) -> Generation:
+        """What each core of the generation has."""
         return GENERATIONS[self.generation]
 
 

@@ -11,7 +11,7 @@ from pipeline.data.format import manifest
 from pipeline.data.format.hashing import count_words
 from pipeline.data.reading import datasets
 from pipeline.errors import UserError
-from pipeline.evaluation import protocol as protocols
+from pipeline.evaluation import comparability
 from pipeline.evaluation.likelihood import Likelihood, scorer, windows
 from pipeline.runs.trained_model import TrainedModel
 
@@ -39,9 +39,9 @@ def score_data(run: TrainedModel, directory: str, part: str, *, batch: int) -> t
         "words": described.word_rule,
     }
     if not data.record.scores_all_text:
-        left_out = {"first_token": "of each line: not scored", "left_out": protocols.LEFT_OUT}
+        left_out = {"first_token": "of each line: not scored", "left_out": comparability.LEFT_OUT}
         return Likelihood(nats, tokens), protocol | left_out
-    whole = {"first_token": "of the part: not scored", "last_window": protocols.SHORT}
+    whole = {"first_token": "of the part: not scored", "last_window": comparability.SHORT}
     return Likelihood(nats, tokens, described.words, described.utf8_bytes), protocol | whole
 
 

@@ -70,17 +70,17 @@ def figures(
 
     ``sizes`` are bytes: "weights" and "slots" that a core holds, and "all_reduce". The model has a vocabulary size.
     """
-    limit = compiled.hbm_limit_bytes or round(piece.figures.usable_hbm_gib * GIB)
+    limit = compiled.hbm_limit_bytes or round(piece.specs.usable_hbm_gib * GIB)
     tokens_per_core = plan.per_replica * plan.context
     model_flops = model.flops_per_token(plan.context) * tokens_per_core
     attention = 12.0 * model.layers * model.width * plan.context * tokens_per_core
     dense = (compiled.flops - compiled.attention_flops) / (model_flops - attention)
-    compute = compiled.flops / (piece.figures.peak_tflops * 1e12)
-    traffic = compiled.traffic_bytes / (piece.figures.hbm_gbps * 1e9)
-    cycles = compiled.cycles / (piece.figures.clock_ghz * 1e9)
+    compute = compiled.flops / (piece.specs.peak_tflops * 1e12)
+    traffic = compiled.traffic_bytes / (piece.specs.hbm_gbps * 1e9)
+    cycles = compiled.cycles / (piece.specs.clock_ghz * 1e9)
     seconds, source = step_time(compiled.compiler_seconds, max(compute, traffic), cycles)
     rate = plan.tokens_per_step / seconds if compiled.fits and seconds else None
-    peak_flops = piece.figures.peak_tflops * 1e12 * piece.cores
+    peak_flops = piece.specs.peak_tflops * 1e12 * piece.cores
     return Figures(
         fits=compiled.fits,
         peak_bytes_per_core=compiled.peak_bytes,
@@ -177,11 +177,11 @@ def _time_lines(result: Figures, piece: Slice) -> list[str]:
         f"(the compiler says {compiled.compiler_traffic_bytes / 1e9:.1f}, counting a loop's body once)",
         f"all-reduce        {result.all_reduce_bytes / 1e9:.3f} GB per core and step",
         f"roofline          {max(result.compute_seconds, result.traffic_seconds) * 1e3:.1f} ms: arithmetic "
-        f"{result.compute_seconds * 1e3:.1f} ms at {piece.figures.peak_tflops:g} TFLOP/s, memory "
-        f"{result.traffic_seconds * 1e3:.1f} ms at {piece.figures.hbm_gbps:g} GB/s; assumes that both overlap fully "
+        f"{result.compute_seconds * 1e3:.1f} ms at {piece.specs.peak_tflops:g} TFLOP/s, memory "
+        f"{result.traffic_seconds * 1e3:.1f} ms at {piece.specs.hbm_gbps:g} GB/s; assumes that both overlap fully "
         "and that the all-reduce and the input cost nothing more",
         f"cycles            {result.cycles_seconds * 1e3:.1f} ms: what the compiler expects of each instruction, one "
-        f"after another at {piece.figures.clock_ghz:.2f} GHz",
+        f"after another at {piece.specs.clock_ghz:.2f} GHz",
         f"estimate          {result.estimate_seconds * 1e3:.1f} ms per step ({source})",
         f"rate              {result.tokens_per_second:,.0f} tokens/s, {100 * result.mfu:.1f} % of the slice's peak, "
         "by the estimate",

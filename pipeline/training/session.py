@@ -30,21 +30,22 @@ from pipeline.optimizers.build import build
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.progress import Progress, counted
 from pipeline.runs.checkpoints import Checkpoints, state_of
-from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory, as_json, with_present_names
 from pipeline.runs.samples import SampleWriter
+from pipeline.stop_signals import set_by_signals
 from pipeline.training.hooks import Hook
 from pipeline.training.hooks.best import KeepBest
 from pipeline.training.hooks.checkpoint import SaveCheckpoints
 from pipeline.training.hooks.evaluation import Evaluation
-from pipeline.training.hooks.figures import Figures
 from pipeline.training.hooks.incidents import WriteIncidents
-from pipeline.training.hooks.metrics import WriteMetrics
 from pipeline.training.hooks.profile import Profiler
 from pipeline.training.hooks.progress import ShowProgress
 from pipeline.training.hooks.samples import WriteSamples
+from pipeline.training.hooks.training_record import TrainingRecord
+from pipeline.training.hooks.write_metrics import WriteMetrics
 from pipeline.training.loop import Trainer
-from pipeline.training.preemption import restartable, signals_set
+from pipeline.training.lost_workers import restartable
 from pipeline.training.runtime import Data, Run, Runtime, State
 from pipeline.training.runtime.goodput import Clock
 from pipeline.training.runtime.workers import Workers
@@ -115,7 +116,7 @@ class Session:
         began = float(self.directory.read_or_create("began.txt", f"{cli.STARTED:.3f}\n"))
         trainer.runtime.clock = Clock(began, seconds)
         signals = stack.enter_context(contextlib.ExitStack())
-        signals.enter_context(signals_set(trainer.runtime.stop))
+        signals.enter_context(set_by_signals(trainer.runtime.stop))
         summary = None
         if trainer.fit():
             signals.close()  # from here a signal ends the process: nothing can be lost, but the rest takes a while
@@ -205,7 +206,7 @@ class Session:
             progress=Progress(self.settings.steps),
         )
         data = self._batches()
-        hooks: list[Hook] = [Figures(run, state), Evaluation(run, state, data, runtime)]
+        hooks: list[Hook] = [TrainingRecord(run, state), Evaluation(run, state, data, runtime)]
         if self.settings.keep_best:
             hooks.append(KeepBest(state, runtime, self.directory))
         if self.settings.sample_prompt and self.workers.is_chief:
@@ -247,7 +248,7 @@ class Session:
     def peak_flops(self) -> float:
         """Returns the peak of all devices in FLOP/s: a slice's stated peak, or a matrix multiply measured here."""
         if self.connection.slice:
-            return self.connection.slice.cores * self.connection.slice.figures.peak_tflops * 1e12
+            return self.connection.slice.cores * self.connection.slice.specs.peak_tflops * 1e12
         return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else self.connection.hosts)
 
 

@@ -72,7 +72,7 @@ cli.run(main)
 def test_what_tensorflow_raises_for_lost_workers_is_told_from_mistakes():
     import tensorflow as tf
 
-    from pipeline.training.preemption import restartable
+    from pipeline.training.lost_workers import restartable
 
     errors = tf.errors
     lost = (

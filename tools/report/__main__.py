@@ -19,7 +19,7 @@ from absl import flags
 
 from pipeline import cli, storage
 from pipeline.errors import UserError
-from pipeline.evaluation import protocol
+from pipeline.evaluation import comparability
 from pipeline.runs.run_directory import RunDirectory, with_present_names
 from tools.report import page
 
@@ -98,8 +98,8 @@ def read(directory: str) -> Run:
     flat = {f"{name}.{key}": value for name, section in identity.items() for key, value in section.items()}
     summary = files.read_json("summary.json") if files.exists("summary.json") else {}
     if flat.get("shard.packing") == "lines":
-        records = [protocol.for_line_packing(record, "validation.") for record in records]
-        summary["validation"] = protocol.for_line_packing(summary.get("validation") or {})
+        records = [comparability.for_line_packing(record, "validation.") for record in records]
+        summary["validation"] = comparability.for_line_packing(summary.get("validation") or {})
     return Run(
         name=directory,
         identity=flat,
@@ -120,8 +120,8 @@ def _evaluations(files: RunDirectory) -> list[dict[str, Any]]:
         if not isinstance(evaluation, dict) or not {"figures", "protocol"} <= evaluation.keys():
             continue
         if evaluation["protocol"].get("packing") == "lines":
-            evaluation["figures"] = protocol.for_line_packing(evaluation["figures"])
-        key = json.dumps(protocol.comparable(evaluation["protocol"]), sort_keys=True)
+            evaluation["figures"] = comparability.for_line_packing(evaluation["figures"])
+        key = json.dumps(comparability.comparable(evaluation["protocol"]), sort_keys=True)
         if key not in newest or evaluation["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
             newest[key] = evaluation
     return list(newest.values())

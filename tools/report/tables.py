@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.evaluation.protocol import LEFT_OUT, comparable, differing
+from pipeline.evaluation.comparability import LEFT_OUT, comparable, differing
 
 SHOWN_INCIDENTS = 20
 

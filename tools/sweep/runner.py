@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from pipeline import signals, storage
+from pipeline import stop_signals, storage
 from pipeline.progress import duration
 from tools.sweep.ledger import DONE, ENDED, FAILED, Claim, Ledger
 
@@ -73,7 +73,7 @@ class Runner:
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Runs the jobs that no worker has run or is running; blocks until all have ended or a signal stops it."""
-        with signals.handled(self._stop):
+        with stop_signals.handled(self._stop):
             if self._run_all(jobs):
                 self.stopped = 0
 

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.devices.replicas import strategy_options
-from pipeline.evaluation import protocol
+from pipeline.evaluation import comparability
 from pipeline.evaluation.evaluation_step import make_evaluation_step
 from pipeline.training.hooks import Hook, StepInfo, until_multiple
 from pipeline.training.runtime import Data, Run, Runtime, State
@@ -61,5 +61,5 @@ class Evaluation(Hook):
         if not figures and self._data.validation:
             figures = self.evaluate()
         if figures and self._data.validation_bytes is None:
-            return {"validation": protocol.for_line_packing(figures) | {"left_out": protocol.LEFT_OUT}}
+            return {"validation": comparability.for_line_packing(figures) | {"left_out": comparability.LEFT_OUT}}
         return {"validation": figures}

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.runs.samples import SampleWriter
 from pipeline.training.hooks import Hook, StepInfo

@@ -27,7 +27,7 @@ print(f"by default: {tf.constant(1.0).device}")
 
 import models
 from pipeline.runs.checkpoints import Checkpoints, state_of
-from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.runs.samples import SampleWriter
 

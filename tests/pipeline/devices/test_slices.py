@@ -15,17 +15,17 @@ from pipeline.errors import UserError
 def test_every_file_describes_a_slice(name):
     found = slices.find(name)
     assert found.name == name
-    assert found.hbm_gib_per_core == found.figures.hbm_gib
+    assert found.hbm_gib_per_core == found.specs.hbm_gib
     assert found.cores % found.hosts == 0
-    assert found.cores == found.chips * found.figures.cores_per_chip
-    assert found.figures.usable_hbm_gib < 1.01 * found.hbm_gib_per_core
+    assert found.cores == found.chips * found.specs.cores_per_chip
+    assert found.specs.usable_hbm_gib < 1.01 * found.hbm_gib_per_core
 
 
 def test_the_pod_of_the_study():
     pod = slices.find("pod-128")
     assert (pod.generation, pod.topology, pod.cores, pod.hosts, pod.chips) == ("v3", "8x8", 128, 16, 64)
-    assert pod.figures.peak_tflops * 2 == 123
-    assert pod.figures.hbm_gbps * 2 == 900
+    assert pod.specs.peak_tflops * 2 == 123
+    assert pod.specs.hbm_gbps * 2 == 900
 
 
 def asked_of_libtpu(code, names, **figures):
@@ -79,8 +79,8 @@ for name, options, wanted in json.loads(sys.argv[1]):
 print("all agree")
 """
     names = ("v2-8", "v3-8", "v4-8", "v5e-4", "v5p-8", "v6e-4")
-    asked_of_libtpu(code, names, flops_per_cycle=lambda piece: piece.figures.flops_per_cycle)
-    assert 0.9 < slices.find("v3-8").figures.clock_ghz < 0.95
+    asked_of_libtpu(code, names, flops_per_cycle=lambda piece: piece.specs.flops_per_cycle)
+    assert 0.9 < slices.find("v3-8").specs.clock_ghz < 0.95
 
 
 def test_googles_name_for_v5e():

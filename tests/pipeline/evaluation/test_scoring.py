@@ -13,8 +13,7 @@ from pipeline.config.batch_plan import BatchPlan
 from pipeline.data.format import manifest, records
 from pipeline.data.format import tokenizer as tokenizers
 from pipeline.errors import UserError
-from pipeline.evaluation import answers, benchmarks, scoring
-from pipeline.evaluation import protocol as protocols
+from pipeline.evaluation import answers, benchmarks, comparability, scoring
 from pipeline.evaluation.benchmarks import Example
 from pipeline.optimizers import config
 from pipeline.optimizers.build import build
@@ -122,12 +121,12 @@ def test_data_are_divided_by_what_was_scored_or_not_at_all(run, tmp_path, packin
     figures = likelihood.figures()
     assert figures["tokens"] == tokens and figures["nats_per_token"] == pytest.approx(nats / tokens, abs=1e-6)
     if packing == "lines":
-        assert not {*figures} & {*protocols.BY_TEXT} and protocol["left_out"] == protocols.LEFT_OUT
+        assert not {*figures} & {*comparability.BY_TEXT} and protocol["left_out"] == comparability.LEFT_OUT
         assert protocol["first_token"] == "of each line: not scored" and "last_window" not in protocol
     else:
         assert figures["bits_per_byte"] == pytest.approx(nats / np.log(2) / counts["utf8_bytes"], rel=1e-6)
         assert np.log(figures["word_perplexity"]) == pytest.approx(nats / counts["words"], rel=1e-6)
-        assert "left_out" not in protocol and protocol["last_window"] == protocols.SHORT
+        assert "left_out" not in protocol and protocol["last_window"] == comparability.SHORT
 
 
 def test_choices_equal_the_reference(run):

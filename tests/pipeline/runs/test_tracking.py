@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.runs.sinks import wandb
 from pipeline.training.hooks import StepInfo

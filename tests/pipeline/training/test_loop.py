@@ -14,15 +14,15 @@ import tensorflow as tf
 import models
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
-from pipeline.evaluation import protocol
+from pipeline.evaluation import comparability
 from pipeline.optimizers.config import AdamWConfig
 from pipeline.progress import Progress
 from pipeline.training import session as sessions
 from pipeline.training.hooks import METRICS, StepInfo
 from pipeline.training.hooks.best import KeepBest
 from pipeline.training.hooks.evaluation import Evaluation
-from pipeline.training.hooks.figures import Figures
 from pipeline.training.hooks.samples import WriteSamples
+from pipeline.training.hooks.training_record import TrainingRecord
 from tests.helpers.sessions import SIZE, Watch, hook_of, session_on, trainer_of
 
 
@@ -145,7 +145,7 @@ def test_a_skipped_step_has_the_rate_that_it_was_tried_with(run):
     skipped = np.zeros([1, 20])
     skipped[:, METRICS.index("skipped")] = 1
     for history, updates in ((np.zeros([1, 20]), done - 1), (skipped, done)):
-        rate = hook_of(run.trainer, Figures).last_rate(StepInfo(8, history, None))
+        rate = hook_of(run.trainer, TrainingRecord).last_rate(StepInfo(8, history, None))
         assert rate == pytest.approx(1e-3 * (8 - updates) / 6)
 
 
@@ -177,7 +177,7 @@ def test_the_last_rate_is_known_on_several_replicas(tmp_path, virtual_devices):
     optimizer = trainer.state.optimizer
     optimizer.iterations.assign(5)
     info = StepInfo(5, np.zeros((1, len(METRICS))), None)
-    assert hook_of(trainer, Figures).last_rate(info) == pytest.approx(optimizer.rate_after(4))
+    assert hook_of(trainer, TrainingRecord).last_rate(info) == pytest.approx(optimizer.rate_after(4))
 
 
 @pytest.mark.parametrize("packing", ["contiguous", "lines"])
@@ -197,7 +197,7 @@ def test_validation_is_divided_by_bytes_only_where_all_of_the_text_is_scored(tmp
     summary = evaluation.summary()["validation"]
     if packing == "lines":
         assert "bits_per_byte" not in figures
-        assert summary == {"nats_per_token": 2.0, "left_out": protocol.LEFT_OUT}
+        assert summary == {"nats_per_token": 2.0, "left_out": comparability.LEFT_OUT}
     else:
         assert figures["bits_per_byte"] == pytest.approx(200 / math.log(2) / 400)
         assert summary == {"nats_per_token": 2.0, "bits_per_byte": 0.7}

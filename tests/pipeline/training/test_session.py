@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 
 import models
+from pipeline import stop_signals
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.config import AdamWConfig
-from pipeline.runs.metrics import MetricsWriter
-from pipeline.training import preemption
+from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.training import session as sessions
 from tests.helpers.sessions import SIZE, Watch, session_on, trainer_of
 
@@ -133,7 +133,7 @@ def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(runnable,
         checkpoints=types.SimpleNamespace(save=lambda *_: None, wait=lambda: None),
         metrics=types.SimpleNamespace(write=lambda record: steps.append(record["step"])),
     )
-    with preemption.signals_set(trainer.runtime.stop):
+    with stop_signals.set_by_signals(trainer.runtime.stop):
         assert not trainer.fit()
     assert said == answers and steps == [1, 3]
 
@@ -141,7 +141,7 @@ def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(runnable,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_each_signal_that_ends_a_process_lets_the_run_save(number):
     stop, before = threading.Event(), signal.getsignal(number)
-    with preemption.signals_set(stop):
+    with stop_signals.set_by_signals(stop):
         signal.raise_signal(number)
         assert stop.is_set()
     assert signal.getsignal(number) is before
@@ -150,7 +150,7 @@ def test_each_signal_that_ends_a_process_lets_the_run_save(number):
 def test_a_run_under_nohup_goes_on():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with preemption.signals_set(stop := threading.Event()):
+        with stop_signals.set_by_signals(stop := threading.Event()):
             signal.raise_signal(signal.SIGHUP)
             assert not stop.is_set()
     finally:

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from pipeline.evaluation import protocol as protocols
+from pipeline.evaluation import comparability
 from tools.report import __main__ as report
 from tools.report import page as report_page
 
@@ -117,7 +117,7 @@ def keep():
     def run(directory, step, figures, **changes):
         protocol = {"file_sha256": "f00", "text": "wiki.test.raw", "tokenizer": "t", "stride": 64, "step": step}
         evaluation = {"figures": figures, "protocol": protocol | changes}
-        (directory / protocols.file_name(evaluation["protocol"])).write_text(json.dumps(evaluation))
+        (directory / comparability.file_name(evaluation["protocol"])).write_text(json.dumps(evaluation))
 
     return run
 
@@ -152,9 +152,9 @@ def test_line_packed_data_have_no_figures_by_text_even_where_older_runs_kept_the
     run = make_run("a", [1], identity=IDENTITY | {"shard": {"packing": "lines"}}, more=lambda step: more)
     assert "Left out of line-packed data: bits per byte" in report_page.page([report.read(str(run))], [])
     (run / "summary.json").write_text(
-        json.dumps({"steps": 1, "validation": {"nats_per_token": 3.0, **dict.fromkeys(protocols.BY_TEXT, 1.0046)}})
+        json.dumps({"steps": 1, "validation": {"nats_per_token": 3.0, **dict.fromkeys(comparability.BY_TEXT, 1.0046)}})
     )
-    keep(run, 1, {"nats_per_token": 3.5, **dict.fromkeys(protocols.BY_TEXT, 1.0047)}, packing="lines")
+    keep(run, 1, {"nats_per_token": 3.5, **dict.fromkeys(comparability.BY_TEXT, 1.0047)}, packing="lines")
     page = report_page.page([report.read(str(run))], [])
     assert "1.004" not in page and "3.5000" in page and page.count("Left out of line-packed data: bits per byte") == 2
 

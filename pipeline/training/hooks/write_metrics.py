@@ -1,6 +1,6 @@
 """The record of a loop, written to the run's sinks with the seconds so far."""
 
-from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.training.hooks import Hook, StepInfo
 from pipeline.training.runtime import Runtime, State
 

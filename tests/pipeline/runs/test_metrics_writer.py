@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from pipeline.runs.metrics import MetricsWriter
+from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory
 
 

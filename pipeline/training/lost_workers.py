@@ -5,15 +5,11 @@ process can be trusted, so it does not save, and the steps since the last checkp
 """
 
 import re
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import tensorflow as tf
 
-from pipeline import signals
 from pipeline.errors import WorkerLostError
 
 # Raised by TensorFlow when a remote worker stops, restarts, or has lost the resources of its predecessor.
@@ -43,15 +39,3 @@ def restartable() -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines()]
         message = next((line for line in lines if line and line != "Graph execution error:"), "")
         raise WorkerLostError(f"a worker was lost ({type(error).__name__}: {message[:200]})") from error
-
-
-@contextmanager
-def signals_set(stop: threading.Event) -> Iterator[None]:
-    """Makes a signal to terminate set ``stop``, so that the loop ends and saves; a later SIGINT interrupts."""
-
-    def set_stop(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    with signals.handled(set_stop):
-        yield

@@ -1,6 +1,7 @@
 """The signals that ask a process to save and exit."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,3 +24,15 @@ def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, former in previous.items():
             signal.signal(number, former)
+
+
+@contextmanager
+def set_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Makes a signal to terminate set ``stop``, so that the loop ends and saves; a later SIGINT interrupts."""
+
+    def set_stop(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with handled(set_stop):
+        yield

@@ -8,7 +8,7 @@ from pipeline.training.hooks import Hook, StepInfo
 from pipeline.training.runtime import Run, State
 
 
-class Figures(Hook):
+class TrainingRecord(Hook):
     """Begins the state's record anew; other hooks add to it."""
 
     def __init__(self, run: Run, state: State):
