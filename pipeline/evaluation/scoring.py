@@ -12,7 +12,8 @@ from pipeline.data.format.hashing import count_words
 from pipeline.data.reading import datasets
 from pipeline.errors import UserError
 from pipeline.evaluation import comparability
-from pipeline.evaluation.likelihood import Likelihood, scorer, windows
+from pipeline.evaluation.likelihood import Likelihood, scorer
+from pipeline.evaluation.windows import windows
 from pipeline.runs.trained_model import TrainedModel
 
 

@@ -73,7 +73,9 @@ def publish(local: str, path: str, crc32c: int) -> None:
         UserError: the path exists with other bytes. The same bytes are success.
     """
     if is_remote(path):
-        gcs().upload(local, path, crc32c)
+        from pipeline.storage import gcs_upload
+
+        gcs_upload.upload(local, path, crc32c)
     elif os.path.exists(path):
         if os.path.getsize(path) != os.path.getsize(local) or file_crc32c(path) != crc32c:
             raise UserError(f"{path} exists and holds other bytes: remove it or choose another --output")
@@ -123,7 +125,9 @@ def publish_bytes(data: bytes, path: str) -> None:
     import google_crc32c
 
     if is_remote(path):
-        gcs().upload_bytes(data, path)
+        from pipeline.storage import gcs_upload
+
+        gcs_upload.upload_bytes(data, path)
         return
     with partial_file(os.path.dirname(path) or ".") as file:
         file.write(data)

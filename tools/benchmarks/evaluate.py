@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 import models
-from pipeline.evaluation.likelihood import scorer, windows
+from pipeline.evaluation.likelihood import scorer
+from pipeline.evaluation.windows import windows
 from tools.benchmarks import step as training
 
 FORWARD_SHARE = 1 / 3

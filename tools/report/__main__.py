@@ -21,7 +21,7 @@ from pipeline import cli, storage
 from pipeline.errors import UserError
 from pipeline.evaluation import comparability
 from pipeline.runs.run_directory import RunDirectory, with_present_names
-from tools.report import page
+from tools.report import charts, page
 
 FLAGS = flags.FLAGS
 # Settings of the shards that do not decide whether two validation figures may be compared.
@@ -148,10 +148,10 @@ def main() -> None:
     if FLAGS.png and not importlib.util.find_spec("matplotlib"):
         raise UserError("--png needs matplotlib; pip install -r requirements-plots.txt")
     runs = [read(directory) for directory in FLAGS.run_dir]
-    figures = page.figures(runs)
+    figures = charts.figures(runs)
     storage.replace_bytes(page.page(runs, figures).encode(), str(output))
     print(f"wrote {output}: {len(runs)} run(s), {output.stat().st_size / 1e6:.2f} MB")
-    for path in page.write_pngs(figures, output) if FLAGS.png else []:
+    for path in charts.write_pngs(figures, output) if FLAGS.png else []:
         print(f"wrote {path}")
 
 

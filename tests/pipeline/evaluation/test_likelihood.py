@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.evaluation.likelihood import Likelihood, windows
+from pipeline.evaluation.likelihood import Likelihood
+from pipeline.evaluation.windows import windows
 
 
 @pytest.mark.parametrize("count", [2, 8, 9, 10, 17, 40, 41])

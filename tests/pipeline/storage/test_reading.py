@@ -6,8 +6,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import UnavailableError
-from pipeline.storage import gcs as client
-from pipeline.storage import gcs_reader
+from pipeline.storage import gcs_reader, gcs_upload
 from tests.helpers.stored import LARGE, SHARD
 
 
@@ -72,9 +71,9 @@ def test_listings_are_whole_whatever_a_page_holds(gcs):
     gcs.page_size = 3
     try:
         for name in range(10):
-            client.upload_bytes(bytes(name), f"gs://corpus/deep/{name % 2}/{name}")
-        client.upload_bytes(b"", "gs://corpus/deep/empty/")  # the marker of a folder
-        client.upload_bytes(b"", "gs://corpus/deeper")
+            gcs_upload.upload_bytes(bytes(name), f"gs://corpus/deep/{name % 2}/{name}")
+        gcs_upload.upload_bytes(b"", "gs://corpus/deep/empty/")  # the marker of a folder
+        gcs_upload.upload_bytes(b"", "gs://corpus/deeper")
         expected = sorted((f"gs://corpus/deep/{name % 2}/{name}", name) for name in range(10))
         for directory in ("gs://corpus/deep", "gs://corpus/deep/"):
             assert sorted(storage.list_files(directory)) == expected

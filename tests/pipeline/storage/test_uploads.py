@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.errors import UnavailableError, UserError
 from pipeline.storage import gcs as client
+from pipeline.storage import gcs_upload
 from tests.helpers.stored import LARGE, POST, PUT, SHARD, SMALL, crc
 
 
@@ -114,7 +115,7 @@ def test_of_two_writers_the_first_wins(gcs, publish, monkeypatch, theirs, error)
     answers = [lambda path: publish_theirs() or None]
 
     def publish_theirs():
-        client.upload_bytes(theirs, SHARD)
+        gcs_upload.upload_bytes(theirs, SHARD)
 
     monkeypatch.setattr(client, "stat", lambda path: (answers.pop() if answers else look)(path))
     if error:

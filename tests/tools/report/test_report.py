@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.evaluation import comparability
 from tools.report import __main__ as report
+from tools.report import charts
 from tools.report import page as report_page
 
 IDENTITY = {
@@ -89,9 +90,9 @@ def test_100_000_records_keep_their_spikes_in_a_small_page(make_run, tmp_path):
         "long", range(1, 100_001), loss=lambda step: 99.0 if step == 77_777 else -7.0 if step == 5_555 else 2.0
     )
     read = report.read(str(run))
-    figures = report_page.figures([read])
+    figures = charts.figures([read])
     loss = figures[0].curves[0]
-    assert len(loss) <= report_page.POINTS + 2
+    assert len(loss) <= charts.POINTS + 2
     assert (77_777.0, 99.0) in loss and (5_555.0, -7.0) in loss
     assert loss[0][0] == 1 and loss[-1][0] == 100_000
     assert len(report_page.page([read], figures).encode()) < 3e6
@@ -181,7 +182,7 @@ def test_a_run_on_cloud_storage_makes_the_same_page(gcs, kinds, keep):
         gcs.put(f"runs/nan/{path.name}", path.read_bytes())
     local, remote = report.read(str(kinds[0])), report.read("gs://corpus/runs/nan")
     assert remote.evaluations and remote.incidents and remote.samples
-    pages = [report_page.page([run], report_page.figures([run])) for run in (local, remote)]
+    pages = [report_page.page([run], charts.figures([run])) for run in (local, remote)]
     assert pages[0].replace(local.name, "RUN") == pages[1].replace(remote.name, "RUN")
 
 
@@ -195,7 +196,7 @@ def test_a_directory_that_is_not_a_run_is_refused(refused, make_run, tmp_path):
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 def test_a_phone_needs_no_sideways_scrolling(kinds, tmp_path):
     runs = [report.read(str(run)) for run in kinds]
-    page = report_page.page(runs, report_page.figures(runs))
+    page = report_page.page(runs, charts.figures(runs))
     (tmp_path / "page.html").write_text(page)
     # Headless Chromium's windows are 500 wide at least: a frame of 390 is the phone, and says how much is out of sight.
     measure = "let page=this.contentDocument.documentElement;document.title=page.scrollWidth-page.clientWidth+' over'"
