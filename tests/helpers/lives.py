@@ -17,7 +17,7 @@ from pipeline import cli, train
 cli.import_tensorflow()
 
 from pipeline.devices import matmul_peak  # noqa: E402
-from pipeline.runs import checkpoint_files, metrics  # noqa: E402
+from pipeline.runs import checkpoint_files, metrics_writer  # noqa: E402
 from pipeline.training import session  # noqa: E402
 
 
@@ -27,7 +27,7 @@ def die(*_):
 
 def die_after(records, delay):
     """Dies ``delay`` seconds after that many more records."""
-    original, left = metrics.MetricsWriter.write, [records]
+    original, left = metrics_writer.MetricsWriter.write, [records]
 
     def write(self, record):
         original(self, record)
@@ -35,7 +35,7 @@ def die_after(records, delay):
         if left[0] == 0:
             threading.Timer(delay, die).start()
 
-    metrics.MetricsWriter.write = write
+    metrics_writer.MetricsWriter.write = write
 
 
 def die_in_checkpoint(number, point):
