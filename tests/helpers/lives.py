@@ -6,6 +6,7 @@ Each life but the last is ended by SIGKILL, at a random moment after a random nu
 writing a checkpoint: before its files are measured, or before the commit. Prints a line for each.
 """
 
+import gc
 import os
 import random
 import signal
@@ -62,10 +63,13 @@ def one_life(death, arguments):
 
 def main():
     kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    gc.collect()
+    gc.freeze()  # or each fork's collector would walk, and so copy, all that it inherits
+    gc.set_threshold(100_000, 20, 20)  # as tests/conftest.py does
     chance = random.Random(seed)
     deaths = []
     for number in range(kills):
-        if number % 4 == 1:
+        if number % 3 == 1:
             point, which = chance.choice(["measure", "commit"]), chance.randint(1, 3)
             deaths.append((f"in checkpoint {which}, {point}", lambda w=which, p=point: die_in_checkpoint(w, p)))
         else:

@@ -136,8 +136,10 @@ class Runner:
             return None
         summary = self._summary(run.job)
         if summary is not None:
-            self.ledger.end(run.claim, DONE, result=result_of(summary))
-            return f"done  {result_of(summary).get('validation', float('nan')):.4f} nats per token"
+            result = result_of(summary)
+            self.ledger.end(run.claim, DONE, result=result)
+            part = "validation" if "validation" in result else "train_loss"
+            return f"done  {part.removesuffix('_loss')} {result[part]:.4f} nats per token"
         if run.claim.lost or self.stopped:
             self.ledger.release(run.claim)
             return TAKEN_OVER if run.claim.lost else STOPPED

@@ -7,12 +7,12 @@ import models
 from tests.helpers.steps import ALGPT2, GPT2, OPTIMIZERS, SAVED, SGD, STEPS, VOCABULARY, train
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in OPTIMIZERS), ("adafactor", "bfloat16")])
+@pytest.mark.parametrize(("name", "dtype"), [("sgd", "float32"), ("adafactor", "float32"), ("adafactor", "bfloat16")])
 @pytest.mark.slow
 def test_replicas_accumulation_and_a_restart_change_nothing(virtual_devices, name, dtype, tmp_path):
-    """Each optimizer, and each dtype: on other replicas, in other microbatches, and from a checkpoint on."""
+    """On other replicas, in other microbatches, and from a checkpoint on; AdamW is in test_sharded_slots.py."""
     spreads = [(1, 4, SAVED), (2, 2, SAVED)]
-    spreads += [(2, 4, 0), (4, 1, SAVED)] if (name, dtype) == ("sgd", "float32") else []
+    spreads += [(4, 1, 0)] if (name, dtype) == ("sgd", "float32") else []
     model, optimizer = ALGPT2 if name == "adafactor" else GPT2, OPTIMIZERS[name]
     options = {"dtype": dtype, "folder": tmp_path}
     want_history, want_weights, _ = train(model, optimizer, virtual_devices[:1], 1, **options)
