@@ -83,7 +83,9 @@ def choice(flag: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the names that a comma-separated flag chooses; all known ones when the flag is empty."""
     chosen = tuple(part for part in getattr(FLAGS, flag) if part)
     for name in chosen:
-        if name not in known and not (flag == "slices" and slices.is_known(name)):
+        if flag == "slices" and not slices.is_known(name):
+            raise UserError(f"--slices={name}: expected slices such as {', '.join(known)}{slices.hint(name)}")
+        if flag != "slices" and name not in known:
             raise UserError(f"--{flag}={name}: expected some of {', '.join(known)}{nearest(name, known)}")
     return chosen or known
 
@@ -197,7 +199,7 @@ def define_flags() -> None:
     cli.define_path("output", "docs/preflight.md", "The Markdown file that holds the table.")
     cli.define_path("readme", None, "A page that gets an excerpt between its two marks, such as README.md.")
     flags.DEFINE_list("models", [], "Models, comma-separated; none means all.")
-    flags.DEFINE_list("slices", [], "Slices; none means all of the table's.")
+    flags.DEFINE_list("slices", [], "Slices, comma-separated; none means those of the table.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")
     flags.DEFINE_list("remat", [], "none, full.")
     flags.DEFINE_bool("missing", False, "Keep the complete rows that the output has.")

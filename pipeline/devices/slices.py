@@ -1,16 +1,18 @@
 """TPU slices: the devices that a name such as ``pod-128`` stands for, known before connecting.
 
-Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch arithmetic at once. A slice is a file
-``gin/slices/NAME.gin``; the figures of a generation's cores are in tpu_specs.py only.
+Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch arithmetic at once. A slice follows from
+its name (slice_rules.py), unless a file ``gin/slices/NAME.gin`` describes it: one of the user's own, another name
+(``pod-128``), or one that run files include. The figures of a generation's cores are in tpu_specs.py only.
 """
 
+import dataclasses
 import math
 import os
 import pathlib
 import re
 from dataclasses import dataclass
 
-from pipeline.devices import metadata
+from pipeline.devices import metadata, slice_rules
 from pipeline.devices.tpu_specs import GENERATIONS, Generation
 from pipeline.errors import UserError, nearest
 from pipeline.gin_files import ROOT, Configuration
@@ -20,7 +22,7 @@ FOLDER = ROOT / "slices"
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """A TPU slice as a gin file describes it, against which the machine is checked after connecting.
+    """A TPU slice, by its name or a gin file, against which the machine is checked after connecting.
 
     Args:
         name: Its name for ``--tpu``.
@@ -81,31 +83,58 @@ class Slice:
 
 
 def names() -> list[str]:
-    """Returns the names of all slices that have a file, in natural order."""
-    stems = [path.stem for path in FOLDER.glob("*.gin")]
-    return sorted(stems, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    """Returns the names of all slices: of those that only a file describes, then of all generations' by size."""
+    return [*_names_of_files_alone(), *slice_rules.names()]
 
 
 def is_known(name: str) -> bool:
-    """Whether ``gin/slices/NAME.gin`` exists (``v5litepod-N``, Google's name for ``v5e-N``, counts)."""
-    return _file_of(name).is_file()
+    """Whether there is such a slice (``v5litepod-N`` is Google's name for ``v5e-N``)."""
+    return _file_of(name).is_file() or slice_rules.shape(_ours(name)) is not None
 
 
 def find(name: str) -> Slice:
     """Returns the slice of this name (``NAME@ADDRESS`` sets its address too); UserError names the nearest one."""
     name, _, address = name.partition("@")
-    if not is_known(name):
-        way_out = "" if address else f"; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@{name}"
-        raise UserError(f"no slice is called {name!r}{nearest(name, names())}; known: {', '.join(names())}{way_out}")
-    configuration = Configuration({"slice": Slice}, [FOLDER.parent])
-    configuration.read([f"slices/{_file_of(name).name}"])
-    if address:
-        configuration.bind(Slice, "address", address, "--tpu")
-    return configuration.get(Slice)
+    if _file_of(name).is_file():
+        configuration = Configuration({"slice": Slice}, [FOLDER.parent])
+        configuration.read([f"slices/{_file_of(name).name}"])
+        found = configuration.get(Slice)
+    elif slice_rules.shape(_ours(name)):
+        found = by_rule(_ours(name))
+    else:
+        known = ", ".join([*_names_of_files_alone(), *slice_rules.ranges()])
+        way_out = (
+            ""
+            if address or slice_rules.near(_ours(name))
+            else f"; if it is a Cloud TPU's name, name its slice too: --tpu=v3-8@{name}"
+        )
+        raise UserError(f"no slice is called {name!r}{hint(name)}; known: {known}{way_out}")
+    return dataclasses.replace(found, address=address) if address else found
+
+
+def by_rule(name: str) -> Slice:
+    """Returns the slice that its generation's rules describe, whatever the files say."""
+    shape = slice_rules.shape(name)
+    assert shape, name
+    specs = GENERATIONS[shape.generation]
+    return Slice(
+        name=name,
+        generation=shape.generation,
+        topology=shape.topology,
+        cores=shape.chips * specs.cores_per_chip,
+        hosts=shape.hosts,
+        hbm_gib_per_core=specs.hbm_gib,
+    )
+
+
+def hint(name: str) -> str:
+    """Returns ``" (did you mean 'v3-64' or 'v3-128'?)"`` for a name that is no slice, as ``errors.nearest`` does."""
+    near = slice_rules.near(_ours(name))
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else nearest(name, names())
 
 
 def local() -> Slice | None:
-    """Returns the slice that this TPU VM is, None if no file describes it; UserError if it is one of several hosts."""
+    """Returns the slice that this TPU VM is, None if it is unknown; UserError if it is one of several hosts."""
     name = accelerator_type()
     return find(f"{name}@local") if is_known(name) else None
 
@@ -115,5 +144,13 @@ def accelerator_type() -> str:
     return os.environ.get("TPU_ACCELERATOR_TYPE") or metadata.attribute("accelerator-type")
 
 
+def _ours(name: str) -> str:
+    return name.replace("v5litepod-", "v5e-")
+
+
 def _file_of(name: str) -> pathlib.Path:
-    return FOLDER / f"{name.replace('v5litepod-', 'v5e-')}.gin" if re.fullmatch(r"[\w.-]+", name) else FOLDER / "-"
+    return FOLDER / f"{_ours(name)}.gin" if re.fullmatch(r"[\w.-]{1,100}", name) else FOLDER / "-"
+
+
+def _names_of_files_alone() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.gin") if not slice_rules.shape(path.stem))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pipeline.devices import metadata, slices, tf_config, wheels
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError
 
 PROBE_SECONDS = 1.0
 GRPC_PORT = 8470
@@ -52,8 +52,8 @@ class Target:
         machine_type = slices.accelerator_type() if self.address == "local" else ""
         if self.address != "local" and "://" not in self.address:
             slices.find(self.address)  # which names the nearest slice
-        no_file = f"this machine is a {machine_type!r}, for which gin/slices has no file"
-        why = no_file if machine_type else "its cores are known only once connected"
+        unknown = f"this machine is a {machine_type!r}, which is no slice{slices.hint(machine_type)}"
+        why = unknown if machine_type else "its cores are known only once connected"
         raise UserError(f"{self.asked}: {why}; name the slice too: --tpu=v3-8@{self.address}")
 
 
@@ -198,10 +198,9 @@ def _require_lookup(asked: str, name: str) -> None:
     try:
         socket.create_connection((host, int(port or 80)), timeout=PROBE_SECONDS).close()
     except (OSError, ValueError):  # ValueError: the port in GCE_METADATA_HOST is not a number
-        hint = nearest(name, slices.names())
         raise UserError(
-            f"{asked}: {name!r} is not a slice{hint}, and Cloud TPUs cannot be looked up by name from here "
-            f"(no metadata server answers: this is not a Google Cloud machine)"
+            f"{asked}: {name!r} is not a slice{slices.hint(name)}, and Cloud TPUs cannot be looked up by name "
+            f"from here (no metadata server answers: this is not a Google Cloud machine)"
         ) from None
     missing = [package for package in API_CLIENT if wheels.installed(package) is None]
     if missing:

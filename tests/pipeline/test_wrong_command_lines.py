@@ -15,7 +15,7 @@ CASES = [
     ({}, ["--gin_file=gpt2.gin", "--gin_params=train.steps=1"], "gin_param"),
     ({}, ["--gin_file=gpt2.gin", "--tpu=pod-182"], "pod-128"),
     ({}, ["--gin_file=gpt2.gin", "--tpu=v3_8"], "v3-8"),
-    ({}, ["--gin_file=gpt2.gin", "--tpu=v3-127"], "did you mean 'v3-128'?"),
+    ({}, ["--gin_file=gpt2.gin", "--tpu=v3-127"], "did you mean 'v3-64' or 'v3-128'?"),
     ({}, ["--gin_file=gpt2.gin", "--tpu=virtual-0"], "virtual-"),
     ({}, ["--gin_file=gpt2.gin", "train.steps=5"], "--name=value"),
     ({}, ["--gin_file=gpt2.gin", "--gin_param=train.stepz=5"], "steps"),

@@ -1,5 +1,6 @@
-"""Slices: their files agree with the generations' figures and with libtpu; mistakes are answered in one sentence."""
+"""Slices: rules and files agree with Google's tables and with libtpu; mistakes are answered in one sentence."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,18 +8,73 @@ import sys
 
 import pytest
 
-from pipeline.devices import slices, tpu_target
+from pipeline.devices import slice_rules, slices, tpu_target
 from pipeline.errors import UserError
+from tests.helpers.places import ROOT
 
 
-@pytest.mark.parametrize("name", slices.names())
-def test_every_file_describes_a_slice(name):
+def test_every_slice_agrees_with_its_generation():
+    for found in map(slices.find, slices.names()):
+        assert found.hbm_gib_per_core == found.specs.hbm_gib, found
+        assert found.cores % found.hosts == 0, found
+        assert found.cores == found.chips * found.specs.cores_per_chip, found
+        assert found.specs.usable_hbm_gib < 1.01 * found.hbm_gib_per_core, found
+
+
+@pytest.mark.parametrize("path", sorted(slices.FOLDER.glob("*.gin")), ids=lambda path: path.stem)
+def test_every_file_that_comes_along_says_what_the_rules_say(path):
+    """They are there for ``include 'slices/v3-128.gin'``."""
+    rule = "v3-128" if path.stem == "pod-128" else path.stem
+    assert slices.find(path.stem) == dataclasses.replace(slices.by_rule(rule), name=path.stem)
+
+
+@pytest.mark.parametrize(
+    ("name", "topology", "replicas", "hosts"),
+    [
+        ("v2-32", "4x4", 32, 4),
+        ("v2-512", "16x16", 512, 64),
+        ("v3-64", "4x8", 64, 8),
+        ("v3-2048", "32x32", 2048, 256),
+        ("v4-8", "2x2x1", 4, 1),
+        ("v4-256", "4x4x8", 128, 32),
+        ("v4-4096", "8x16x16", 2048, 512),
+        ("v5e-1", "1x1", 1, 1),
+        ("v5e-4", "2x2", 4, 1),
+        ("v5e-8", "2x4", 8, 1),
+        ("v5litepod-32", "4x8", 32, 8),
+        ("v5e-128", "8x16", 128, 32),
+        ("v6e-1", "1x1", 1, 1),
+        ("v6e-32", "4x8", 32, 8),
+        # the table of https://cloud.google.com/tpu/docs/v5p, whose cores are two to a chip
+        ("v5p-8", "2x2x1", 4, 1),
+        ("v5p-16", "2x2x2", 8, 2),
+        ("v5p-64", "2x4x4", 32, 8),
+        ("v5p-128", "4x4x4", 64, 16),
+        ("v5p-256", "4x4x8", 128, 32),
+        ("v5p-512", "4x8x8", 256, 64),
+        ("v5p-1024", "8x8x8", 512, 128),
+        ("v5p-2048", "8x8x16", 1024, 256),
+        ("v5p-4096", "8x16x16", 2048, 512),
+        ("v5p-8192", "16x16x16", 4096, 1024),
+        ("v5p-12288", "16x16x24", 6144, 1536),
+    ],
+)
+def test_slices_of_googles_tables(name, topology, replicas, hosts):
     found = slices.find(name)
-    assert found.name == name
-    assert found.hbm_gib_per_core == found.specs.hbm_gib
-    assert found.cores % found.hosts == 0
-    assert found.cores == found.chips * found.specs.cores_per_chip
-    assert found.specs.usable_hbm_gib < 1.01 * found.hbm_gib_per_core
+    assert (found.topology, found.cores, found.hosts) == (topology, replicas, hosts)
+
+
+def test_the_page_lists_what_there_is():
+    page = (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert [known for known in slice_rules.ranges() if known not in page] == []
+
+
+def test_a_file_of_the_users_own_comes_before_the_rules(tmp_path, monkeypatch):
+    (tmp_path / "slices").mkdir()
+    text = (slices.FOLDER / "v3-128.gin").read_text().replace("v3-128", "v3-64")
+    (tmp_path / "slices" / "v3-64.gin").write_text(text + "slice.address = 'my-tpu'\n")
+    monkeypatch.setattr(slices, "FOLDER", tmp_path / "slices")
+    assert (slices.find("v3-64").cores, slices.find("v3-64").address) == (128, "my-tpu")
 
 
 def test_the_pod_of_the_study():
@@ -49,17 +105,27 @@ def asked_of_libtpu(code, names, **figures):
 
 
 def test_libtpu_knows_every_topology_and_its_devices_and_hosts():
-    """The compiler itself is asked, in one process; half a second for all of them."""
+    """The compiler itself is asked, in one process: a few seconds for all of them."""
     code = """
-import json, sys
+import collections, json, sys
 from jax.experimental import topologies
 for name, options, wanted in json.loads(sys.argv[1]):
     devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    found = {"cores": len(devices), "hosts": len({device.process_index for device in devices})}
+    cores_by_host = collections.Counter(device.process_index for device in devices)
+    chips = {tuple(device.coords) for device in devices if device.process_index == 0}
+    found = {"cores": len(devices), "hosts": len(cores_by_host), "cores_per_host": sorted(set(cores_by_host.values()))}
+    found["chips_per_host"] = len(chips)
     assert found == wanted, (name, found, wanted)
 print("all agree")
 """
-    asked_of_libtpu(code, slices.names(), cores=lambda piece: piece.cores, hosts=lambda piece: piece.hosts)
+    asked_of_libtpu(
+        code,
+        slices.names(),
+        cores=lambda piece: piece.cores,
+        hosts=lambda piece: piece.hosts,
+        cores_per_host=lambda piece: [piece.cores // piece.hosts],
+        chips_per_host=lambda piece: piece.chips // piece.hosts,
+    )
 
 
 def test_the_clock_is_the_compilers():
@@ -118,9 +184,8 @@ def test_a_host_of_several_is_not_the_slice(name, monkeypatch, metadata_says):
 
 def test_the_slices_that_grants_give_are_there():
     names = ["v2-8", "v3-8", "v3-32", "v3-128", "pod-128", "v3-512", "v4-8", "v4-16", "v4-32", "v4-64", "v4-128"]
-    names += [f"{kind}-{chips}" for kind in ("v5e", "v5litepod") for chips in (4, 8, 16, 64, 256)]
+    names += [f"{kind}-{chips}" for kind in ("v5e", "v5litepod", "v6e") for chips in (1, 4, 8, 16, 32, 64, 128, 256)]
     assert all(slices.is_known(name) for name in names)
-    assert {"v5p", "v6e"} < {slices.find(name).generation for name in slices.names()}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +193,15 @@ def test_the_slices_that_grants_give_are_there():
     [
         ("pod-129", r"no slice is called 'pod-129' \(did you mean 'pod-128'\?\)"),
         ("../v3-8", "no slice is called '../v3-8'"),
+        ("v3-100", r"no slice is called 'v3-100' \(did you mean 'v3-64' or 'v3-128'\?\)"),
+        ("v5e-3", r"no slice is called 'v5e-3' \(did you mean 'v5e-1' or 'v5e-4'\?\)"),
+        ("v5litepod-3", r"no slice is called 'v5litepod-3' \(did you mean 'v5e-1' or 'v5e-4'\?\)"),
+        ("v4-12", r"no slice is called 'v4-12' \(did you mean 'v4-8' or 'v4-16'\?\); known: pod-128, v2-8 to v2-512, "),
+        ("v3-9999", r"no slice is called 'v3-9999' \(did you mean 'v3-2048'\?\)"),
+        ("v3-0128", r"no slice is called 'v3-0128' \(did you mean 'v3-128'\?\)"),
+        ("v3-" + 5000 * "9", "no slice is called 'v3-9999"),
+        ("v7-8", r"no slice is called 'v7-8' \(did you mean 'v6e-8'\?\)"),
+        ("v5-512", r"no slice is called 'v5-512' \(did you mean 'v5e-256' or 'v5p-512'\?\)"),
         ("v3-8@", "--tpu=v3-8@: no address follows the @; expected v3-8@ADDRESS, or v3-8 alone"),
         ("grpc://10.0.0.2:8470", r"known only once connected; name the slice too: --tpu=v3-8@grpc://10.0.0.2:8470"),
         ("local", "known only once connected; name the slice too: --tpu=v3-8@local"),
@@ -143,10 +217,11 @@ def test_what_no_name_can_tell(tpu, message, metadata_says):
         tpu_target.resolve(tpu).check_size()
 
 
-def test_a_machine_that_no_file_describes(metadata_says):
-    metadata_says({"accelerator-type": "v5litepod-1"})
+def test_a_machine_that_is_no_known_slice(metadata_says):
+    metadata_says({"accelerator-type": "v5litepod-2"})
     assert slices.local() is None
-    with pytest.raises(UserError, match="this machine is a 'v5litepod-1', for which gin/slices has no file; name the"):
+    reason = r"this machine is a 'v5litepod-2', which is no slice \(did you mean 'v5e-1' or 'v5e-4'\?\); name the"
+    with pytest.raises(UserError, match=reason):
         tpu_target.resolve("local").check_size()
 
 
