@@ -3,6 +3,7 @@
 ``batch`` counts the windows of one replica.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,9 @@ def score_data(run: TrainedModel, directory: str, part: str, *, batch: int) -> t
     data.check(tokenizer_fingerprint=run.tokenizer.fingerprint, end_of_text=run.tokenizer.end_of_text)
     described = data.part(part)
     data.check_files(directory, part)
-    dataset = datasets.evaluation_dataset(
-        directory, data, part, global_batch=batch * run.replicas, context=run.model.config.context, replicas=1
-    )
-    nats, tokens = _sum(run, dataset)
+    shape = {"global_batch": batch * run.replicas, "context": run.model.config.context}
+    dataset = datasets.evaluation_dataset(directory, data, part, **shape, replicas=1)
+    nats, tokens = _sum(run, itertools.islice(dataset, datasets.evaluation_steps(data, part, **shape)))
     protocol = {
         "data": directory,
         "part": part,

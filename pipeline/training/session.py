@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import tempfile
@@ -236,7 +237,9 @@ class Session:
             return distributed(datasets.train_dataset, seed=seed, global_batch=batch, start_step=step)
 
         def validation() -> Any:
-            return distributed(datasets.evaluation_dataset, global_batch=plan.replicas * plan.microbatch)
+            batch = plan.replicas * plan.microbatch
+            steps = datasets.evaluation_steps(self.manifest, global_batch=batch, context=plan.context)
+            return itertools.islice(distributed(datasets.evaluation_dataset, global_batch=batch), steps)
 
         part = self.manifest.parts.get("validation")
         return Data(

@@ -107,7 +107,8 @@ def evaluation_dataset(
     tail = _tail_sequences(described.tail, context)
     in_records = described.records * per_record
     total = in_records + len(tail["tokens"])
-    share = -(-total // global_batch) * global_batch // hosts  # sequences of this host, padding included
+    steps = evaluation_steps(manifest, part, global_batch=global_batch, context=context)
+    share = steps * global_batch // hosts  # sequences of this host, padding included
     start = host * share
 
     first_record = min(start, in_records) // per_record
@@ -128,6 +129,17 @@ def evaluation_dataset(
 
     batches = sequences.enumerate().map(numbered).batch(global_batch // replicas, drop_remainder=True)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def evaluation_steps(manifest: Manifest, part: str = "validation", *, global_batch: int, context: int) -> int:
+    """Returns how many batches of all replicas ``evaluation_dataset`` has.
+
+    Who takes so many never asks for one more. On a remote host that question is answered with an error that
+    TensorFlow prints when it deletes the iterator's executor, although it has been handled.
+    """
+    described = manifest.part(part)
+    in_records = described.records * (manifest.record.context // context)
+    return -(-(in_records + _tail_count(described.tail, context)) // global_batch)
 
 
 def _split_records(manifest: Manifest, T: int) -> Callable[[tf.Tensor], Batch]:
@@ -170,13 +182,16 @@ def _tail_sequences(tail: tuple[int, ...], context: int) -> dict[str, np.ndarray
 
     The first id of the tail is the last one of the last record, so it is not a label here.
     """
-    labels = max(0, len(tail) - 1)
-    count = -(-labels // context)
+    labels, count = max(0, len(tail) - 1), _tail_count(tail, context)
     padded = np.zeros([count * context + 1], np.int32)
     padded[: len(tail)] = tail[: len(padded)]
     columns = np.arange(count)[:, None] * context + np.arange(context + 1)
     weights = (np.arange(count * context) < labels).astype(np.float32)
     return {"tokens": padded[columns], "weights": weights.reshape(count, context)}
+
+
+def _tail_count(tail: tuple[int, ...], context: int) -> int:
+    return -(-max(0, len(tail) - 1) // context)
 
 
 def _host(input_context: tf.distribute.InputContext | None) -> tuple[int, int]:

@@ -60,7 +60,7 @@ class Data:
 
     Attributes:
         train: step -> distributed dataset whose first element is that step's batch.
-        validation: () -> distributed dataset over the whole validation part; None skips evaluation.
+        validation: () -> iterator over the distributed batches of the whole validation part; None skips evaluation.
         validation_bytes: UTF-8 bytes of the validation text, for bits per byte; None if not all of the text is scored.
     """
 

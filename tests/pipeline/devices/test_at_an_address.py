@@ -47,6 +47,24 @@ checkpoints = Checkpoints("run/checkpoints", state_of(model))
 checkpoints.save(1, {})
 assert checkpoints.restore_newest().step == 1
 values = {name: variable.numpy() for name, variable in state_of(model).items()}
+
+import pathlib
+from pipeline.devices.connect import Connection
+from pipeline.evaluation import scoring
+from tests.helpers import sessions
+there = tf.distribute.OneDeviceStrategy("/job:worker/task:0/device:CPU:0")
+connection = Connection(strategy=there, replicas=1, kind="cpu")
+session = sessions.session_on(connection, pathlib.Path.cwd(), model.config, None)
+pathlib.Path("manifest.json").write_text(session.manifest.dumps())
+weight = lambda batch: float(tf.reduce_sum(batch["weights"]))
+for _ in range(2):  # as after so many steps, again and again
+    print(f"read: {sum(map(weight, session._batches().validation()))}")
+scoring.scorer = lambda model, strategy: lambda batch: (0.0, weight(batch))
+tokenizer = types.SimpleNamespace(fingerprint="f", end_of_text=0)
+config = types.SimpleNamespace(context=16)
+run = types.SimpleNamespace(
+    model=types.SimpleNamespace(config=config), strategy=there, replicas=1, tokenizer=tokenizer)
+print(f"scored: {scoring.score_data(run, session.data, 'train', batch=64)[0].tokens}")
 print("saved: 1", flush=True)
 sys.stdin.readline()  # until the server is silent
 checkpoints._write(2, {}, values)
@@ -82,3 +100,5 @@ def test_files_and_samples_are_made_on_this_machine_even_when_the_other_is_silen
     assert "/job:localhost/" in jobs["copy"]
     assert any((here / "run" / "tensorboard").iterdir()) and any((here / "run" / "checkpoints").iterdir())
     assert not list(there.iterdir())
+    assert (jobs["read"], jobs["scored"]) == (f"{16 * 40 + 4}.0", f"{16 * 32 * 40 + 4}")
+    assert error == "", "the end of the data is no error"

@@ -144,7 +144,8 @@ def test_evaluation_scores_every_token_once_and_in_order(tmp_path, tail, hosts, 
             input_context=host(h, hosts),
         )
         elements = list(dataset.as_numpy_iterator())
-        assert len(elements) % 2 == 0, "an equal number for both replicas"
+        steps = datasets.evaluation_steps(data.manifest, "train", global_batch=batch, context=context)
+        assert len(elements) == 2 * steps, "an equal number for both replicas"
         for element in elements:
             assert element["tokens"].shape == (batch // hosts // 2, context + 1)
             assert (element["weights"][element["index"] < 0] == 0).all()
