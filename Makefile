@@ -1,5 +1,8 @@
 # Every target builds the environment it needs: .venv holds requirements.txt, and what the target adds to it.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first of these that starts: a version manager puts names of Pythons on the path that it does not have on.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	    $$name -c '' 2>/dev/null && command -v $$name && break; done)
+PYTHONS ?= python3.12 python3.13
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
@@ -14,7 +17,7 @@ WORKERS   ?=
 SOURCE    ?=
 WIKITEXT  ?=
 
-.PHONY: help setup setup-dev setup-beam test-beam tokenizer shards quickstart quick test check lint types format bench preflight-table tpu-check study clean
+.PHONY: help setup setup-dev setup-beam test-beam test-pythons tokenizer shards quickstart quick test check lint types format bench preflight-table tpu-check study clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -24,8 +27,8 @@ setup: $(VENV)/.runtime  ## .venv with what users run
 setup-dev: $(VENV)/.dev  ## .venv with tests, linters and reference implementations too
 
 $(VENV)/.runtime: requirements.txt constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "error: $(PYTHON) is not CPython 3.11; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	  || { echo "error: PYTHON=$(PYTHON) is not CPython 3.11 to 3.13; name one: PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(RUN) || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	$(INSTALL) -r requirements.txt
 	@touch $@
@@ -43,6 +46,9 @@ build/beam/.ready: requirements-beam.txt
 
 test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local engine's; make test skips these without it
 	$(RUN) -m pytest tests/pipeline/data/sharding/test_beam.py
+
+test-pythons: $(VENV)/.dev  ## what users install and run, on each of PYTHONS (default python3.12 python3.13); minutes
+	TEST_PYTHONS="$(PYTHONS)" $(RUN) -m pytest tests/test_pythons.py
 
 tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on the embedded corpus
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192

@@ -1,8 +1,10 @@
 """Each check of the doctor finds its fault, and says what to do."""
 
 import shutil
+import tomllib
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from pipeline.devices import metadata, wheels
 from tools import doctor
@@ -24,6 +26,19 @@ def test_a_fault_ends_with_1(run_module):
     """Without credentials, or without a network."""
     done = run_module("tools.doctor", "--bucket=gs://no-such-bucket-here/x")
     assert done.returncode == 1 and "fault    bucket     gs://no-such-bucket-here" in done.stdout
+
+
+def test_the_pythons_are_those_of_the_project():
+    allowed = SpecifierSet(tomllib.loads((doctor.ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
+    oldest, newest = doctor.PYTHONS
+    for minor in range(6, 20):
+        assert allowed.contains(f"3.{minor}") == (oldest <= (3, minor) <= newest), minor
+    assert f"{oldest} <= sys.version_info[:2] <= {newest}" in (doctor.ROOT / "Makefile").read_text()
+
+
+def test_another_python_is_warned_of(monkeypatch):
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 14, 0))
+    assert levels(doctor.python()) == [doctor.WARNING]
 
 
 def test_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch):
