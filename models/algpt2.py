@@ -29,14 +29,22 @@ class ALGPT2(GPT2):
     config: ALGPT2Config
 
     def add_linear_layers(self) -> None:
-        """Creates the linear layers E→D after the tables and D→E before the output table."""
+        """Creates the linear layers E→D after the tables and D→E before the output table.
+
+        They keep the size of what passes through them at the start: at the 0.02 of other kernels, as in ALBERT, they
+        shrink both the residual stream and the logits, and ALGPT2 learns far more slowly (quickstart.gin has figures).
+        """
         self.factorized = self.config.embedding is not None
         if not self.factorized:
             return
         narrow, wide = self.config.table_width, self.config.width
-        self.enter_kernel = self.add_weight(shape=(narrow, wide), initializer=Normal(self.seed, 2), name="enter_kernel")
+        self.enter_kernel = self.add_weight(
+            shape=(narrow, wide), initializer=Normal(self.seed, 2, narrow**-0.5), name="enter_kernel"
+        )
         self.enter_bias = self.add_weight(shape=(wide,), initializer="zeros", name="enter_bias")
-        self.leave_kernel = self.add_weight(shape=(wide, narrow), initializer=Normal(self.seed, 3), name="leave_kernel")
+        self.leave_kernel = self.add_weight(
+            shape=(wide, narrow), initializer=Normal(self.seed, 3, wide**-0.5), name="leave_kernel"
+        )
         self.leave_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="leave_bias")
 
     def embedding_in(self, x_BTE: tf.Tensor) -> tf.Tensor:

@@ -29,9 +29,9 @@ def weight_specs(config: GPT2Config) -> dict[str, WeightSpec]:
         "position_table": WeightSpec((config.context, tables), STANDARD_DEVIATION),
     }
     if isinstance(config, ALGPT2Config) and config.embedding is not None:
-        specs["enter_kernel"] = WeightSpec((tables, width), STANDARD_DEVIATION)
+        specs["enter_kernel"] = WeightSpec((tables, width), tables**-0.5)
         specs["enter_bias"] = WeightSpec((width,), 0.0)
-        specs["leave_kernel"] = WeightSpec((width, tables), STANDARD_DEVIATION)
+        specs["leave_kernel"] = WeightSpec((width, tables), width**-0.5)
         specs["leave_bias"] = WeightSpec((tables,), 0.0)
     specs["final_norm_scale"], specs["final_norm_bias"] = WeightSpec((width,), 1.0), WeightSpec((width,), 0.0)
     for layer in range(config.distinct_blocks):

@@ -37,6 +37,7 @@ class Progress:
     def __init__(self, total: float, done: float | None = None, stream: TextIO | None = None):
         self.total, self._stream = total, stream or sys.stdout  # as it is now: the command line replaces it
         self.on_terminal = self._stream.isatty()
+        self._open = False  # whether a terminal shows a line that is not ended
         self._first = None if done is None else (done, time.monotonic())
 
     def rate(self, done: float) -> float:
@@ -51,18 +52,30 @@ class Progress:
         return (self.total - done) / rate if rate > 0 else None
 
     def show(self, head: str, text: str = "", tail: str = "") -> None:
-        """Replaces the line; on a terminal ``text`` is cut, since a line that wraps could not be rewritten."""
+        """Replaces the line; a terminal gets as many fields of ``text``, two spaces apart, as fit without wrapping."""
         if self.on_terminal:
-            text = text[: max(0, shutil.get_terminal_size().columns - 1 - len(head) - len(tail))]
+            fields, room = text.split("  "), shutil.get_terminal_size().columns - 1 - len(head) - len(tail)
+            while fields and len("  ".join(fields)) > room:
+                fields.pop()
+            text = "  ".join(fields)
         self._write(head + text + tail, "" if self.on_terminal else "\n")
+        self._open = self.on_terminal
+
+    def keep(self) -> None:
+        """Ends the line that a terminal shows, so that it stays and what is printed next begins a new one."""
+        if self._open:
+            self._stream.write("\n")
+            self._open = False
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
         self._write(text, "\n")
+        self._open = False
 
     def finish(self) -> None:
         """Clears the line of a terminal."""
         self._write("", "")
+        self._open = False
 
     def _write(self, text: str, end: str) -> None:
         self._stream.write(f"{CLEAR if self.on_terminal else ''}{text}{end}")

@@ -51,14 +51,6 @@ def test_a_line_is_rewritten_on_a_terminal_and_plain_elsewhere(stream, rewritten
     assert ("\r" in text) is rewritten
 
 
-def test_a_line_that_is_wider_than_the_terminal_stays_one_line(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    stream = Terminal()
-    progress.Progress(100, stream=stream).show("step 50/100  ", "loss 3.0  " + "and more figures " * 8, "  0:07 left")
-    last = stream.getvalue().rpartition(progress.CLEAR)[2]
-    assert len(last) == 39 and last.startswith("step 50/100  loss 3.0") and last.endswith("0:07 left")
-
-
 def test_the_time_left_is_counted_from_the_first_line(clock):
     shown = progress.Progress(100, stream=io.StringIO())
     clock[0] += 60  # compiling
@@ -69,3 +61,33 @@ def test_the_time_left_is_counted_from_the_first_line(clock):
 
 def test_durations():
     assert [progress.duration(s) for s in (0.4, 59.4, 200, 7500)] == ["0 s", "59 s", "3 min 20 s", "2 h 05 min"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (80, "1/9  loss 3.5  5 tokens/s  9% of peak  0:05 left"),
+        (40, "1/9  loss 3.5  5 tokens/s  0:05 left"),
+        (9, "1/9  0:05 left"),
+    ],
+)
+def test_a_narrow_terminal_gets_whole_fields_and_the_time_left(monkeypatch, columns, line):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = progress.Progress(9, stream=Terminal())
+    shown.show("1/9  ", "loss 3.5  5 tokens/s  9% of peak", "  0:05 left")
+    assert shown._stream.getvalue() == f"\r\x1b[K{line}".replace("1/9  0:05", "1/9    0:05")
+
+
+def test_what_is_printed_after_a_line_that_is_kept_begins_anew():
+    stream = Terminal()
+    shown = progress.Progress(9, stream=stream)
+    shown.keep()
+    shown.show("1/9")
+    shown.keep()
+    shown.keep()
+    stream.write("{}")
+    assert stream.getvalue() == "\r\x1b[K1/9\n{}"
+    elsewhere = progress.Progress(9, stream=io.StringIO())
+    elsewhere.show("1/9")
+    elsewhere.keep()
+    assert elsewhere._stream.getvalue() == "1/9\n"

@@ -25,6 +25,10 @@ class ShowProgress(Hook):
             "" if left is None else f"  {clock_time(left)} left",
         )
 
+    def close(self) -> None:
+        """Leaves the last line where it is."""
+        self._runtime.progress.keep()
+
 
 def clock_time(seconds: float) -> str:
     """Spells seconds as '2:47' or '1:02:47'."""
