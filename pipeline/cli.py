@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from pipeline import help_text, paths, streams
-from pipeline.errors import UserError, WorkerLostError, WorkFailedError, disk_fault
+from pipeline.errors import UserError, WorkerLostError, WorkFailedError, data_fault, disk_fault
 
 FLAGS = flags.FLAGS
 STARTED = time.time()  # of this command, in Unix seconds
@@ -122,7 +122,7 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        reason = str(error) if isinstance(error, WorkFailedError) else disk_fault(error)
+        reason = str(error) if isinstance(error, WorkFailedError) else disk_fault(error) or data_fault(error)
         if reason is None:
             raise
         print(f"failed: {reason}", file=sys.stderr)

@@ -45,6 +45,16 @@ def disk_fault(error: BaseException) -> str | None:
     return None
 
 
+def data_fault(error: BaseException) -> str | None:
+    """Returns a line for TensorFlow's error about a damaged file of records; None for any other error."""
+    if type(error).__name__ != "DataLossError" or not type(error).__module__.startswith("tensorflow."):
+        return None
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = next((line for line in lines if "corrupted" in line or "truncated" in line), " ".join(lines)[:200])
+    what = found.partition("DATA_LOSS: ")[2] or found
+    return f"the data set is damaged ({what}); python -m tools.verify --data=… names the file and the record"
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest of ``choices``, or an empty string when none is close."""
 

@@ -1,5 +1,7 @@
 """The signals that ask a process to save and exit."""
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +33,9 @@ def set_by_signals(stop: threading.Event) -> Iterator[None]:
     """Makes a signal to terminate set ``stop``, so that the loop ends and saves; a later SIGINT interrupts."""
 
     def set_stop(number: int, frame: Any) -> None:
+        if not stop.is_set():  # not print: the signal may have come within one
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, b"\nstopping once the steps that run are saved; Ctrl-C ends at once, without them\n")
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -26,7 +26,9 @@ def main() -> int:
     optimizer, target, plan = run.optimizer, run.target, run.plan
     sized = run
     if FLAGS.data and not storage.is_remote(FLAGS.data):  # report errors that need no connection first
-        sized = run_config.with_data(run, run_config.check_data(FLAGS.data, run))
+        data = run_config.check_data(FLAGS.data, run)
+        data.check_files(FLAGS.data, "train", "validation")
+        sized = run_config.with_data(run, data)
     if FLAGS.dry_run:
         print(run.provenance())
         print(dry_run.arithmetic(sized.settings, sized.model, optimizer, plan, target.hosts))

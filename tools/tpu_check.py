@@ -15,6 +15,7 @@ import venv
 from typing import Any
 
 from models.config import ALGPT2Config, GPT2Config
+from pipeline import cli
 from pipeline.devices.wheels import LAST_LIBTPU_FOR
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, OptimizerConfig, SGDConfig
 from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBTPU
@@ -162,4 +163,6 @@ def lower(function: Any, specs: list[Any]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(inside() if sys.argv[1:] == ["inside"] else main())
+    if sys.argv[1:] == ["inside"]:
+        sys.exit(inside())
+    cli.run(main)

@@ -6,6 +6,7 @@
 # Ends with the command's code otherwise: 0 done (or stopped by SIGTERM, its state saved), 1 failed, 2 wrong input.
 # RESTART_SECONDS (30) is the pause before each new start. SIGTERM, SIGINT, SIGHUP (a lost session) and SIGUSR1 (SLURM's
 # warning) are passed on as SIGTERM, and end the loop.
+[ $# -gt 0 ] || { echo "usage: tools/until_done.sh COMMAND …" >&2; exit 2; }
 pause=${RESTART_SECONDS:-30}
 stopped=
 child=

@@ -104,8 +104,10 @@ class Checkpoints:
             with contextlib.suppress(OSError, tf.errors.OpError):  # perhaps the same fault again
                 self.wait()
             steps = self.steps()
-            newest = f"the newest whole checkpoint is of step {steps[-1]:,}" if steps else "there is no checkpoint yet"
-            raise WorkFailedError(f"{fault}; {newest}; with room, the same command continues from there") from error
+            rest = "there is no checkpoint yet; with room, the same command begins again"
+            if steps:
+                rest = f"the newest whole checkpoint is of step {steps[-1]:,}; with room, the same command continues it"
+            raise WorkFailedError(f"{fault}; {rest}") from error
 
     def restore_newest(self) -> Checkpoint | None:
         """Assigns the newest sound checkpoint to the variables and returns it; None if nothing has been committed.

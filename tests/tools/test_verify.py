@@ -126,3 +126,19 @@ def test_bad_input(refused, arguments, message):
 def test_another_tokenizer_beside_the_manifest_is_refused(refused, copy):
     (copy / "tokenizer.json").write_text("{}")
     assert "has sha256" in refused("tools.verify", f"--data={copy}")
+
+
+@pytest.mark.slow
+def test_training_on_damaged_records_ends_with_one_line_that_leads_here(small_data, run_flags, run_module, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    for shard in data.glob("*.tfrecord"):
+        raw = bytearray(shard.read_bytes())
+        for place in range(40, len(raw), 100):
+            raw[place] ^= 1
+        shard.write_bytes(raw)
+    flags = [*run_flags, f"--data={data}", f"--run_dir={tmp_path / 'run'}", "--gin_param=train.steps=2"]
+    done = run_module("pipeline.train", *flags)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("failed: the data set is damaged (") and "python -m tools.verify --data=" in line

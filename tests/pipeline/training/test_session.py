@@ -139,11 +139,12 @@ def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(runnable,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_each_signal_that_ends_a_process_lets_the_run_save(number):
+def test_each_signal_that_ends_a_process_lets_the_run_save_and_says_so(number, capfd):
     stop, before = threading.Event(), signal.getsignal(number)
     with stop_signals.set_by_signals(stop):
         signal.raise_signal(number)
         assert stop.is_set()
+    assert "stopping once the steps that run are saved" in capfd.readouterr().err
     assert signal.getsignal(number) is before
 
 
