@@ -7,12 +7,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from pipeline import help_text, paths, streams
 from pipeline.errors import UserError, WorkerLostError, WorkFailedError, data_fault, disk_fault
+
+if TYPE_CHECKING:
+    from pipeline.devices.tpu_target import Target
 
 FLAGS = flags.FLAGS
 STARTED = time.time()  # of this command, in Unix seconds
@@ -150,15 +153,19 @@ def _parse_once(flag: flags.Flag, parse: Callable[[Any], None], argument: Any) -
         raise UserError(f"--{flag.name} is given twice, as {before} and as {flag.value}; expected it once")
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(target: "Target | None" = None) -> None:
     """Imports TensorFlow without its C++ start-up log, which no setting of TensorFlow 2.21 silences.
+
+    For a TPU that ``tpu_target.check`` has found, the environment is first set as it takes.
 
     If the import fails, what was written to stderr meanwhile is shown; UserError if the installed wheels would abort
     the process, since their message would be lost.
     """
-    from pipeline.devices import wheels
+    from pipeline.devices import environment, wheels
 
     wheels.check_wheels()
+    if target and target.kind == "tpu":
+        environment.apply(target.slice, target.address)
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:

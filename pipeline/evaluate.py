@@ -41,7 +41,7 @@ def main() -> None:
     elif source:
         prepared = benchmarks.text_of(FLAGS.benchmark, source, FLAGS.detokenizer)
     target = tpu_target.check(tpu_target.resolve(FLAGS.tpu))
-    cli.import_tensorflow()
+    cli.import_tensorflow(target)
     from pipeline.devices import connect
     from pipeline.runs import trained_model
 

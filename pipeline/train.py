@@ -49,7 +49,7 @@ def _train(run: run_config.RunConfig, target: tpu_target.Target) -> int:
     run = run_config.with_data(run, data)
     if FLAGS.preflight:
         require_fit(run.settings, run.model, run.optimizer, run.target.slice)
-    cli.import_tensorflow()
+    cli.import_tensorflow(target)
     from pipeline.devices import connect
 
     connection = connect.connect(target)
