@@ -1,0 +1,60 @@
+"""The commands of gcloud for a slice: pure functions from a request to words; nothing runs here."""
+
+from tools.pod import offers
+from tools.pod.request import Request
+
+Command = list[str]
+QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
+TPU = ["gcloud", "compute", "tpus", "tpu-vm"]
+
+
+def _place(request: Request) -> Command:
+    return [f"--zone={request.zone}", *([f"--project={request.project}"] if request.project else [])]
+
+
+def create(request: Request) -> Command:
+    """Asks for the slice; it comes when there is room for it."""
+    options = {
+        "service-account": request.service_account,
+        "network": request.network,
+        "subnetwork": request.subnetwork,
+        "labels": ",".join(request.labels),
+        "valid-until-duration": request.valid_until_duration,
+    }
+    return [
+        *(*QUEUE, "create", request.name, *_place(request), f"--node-id={request.name}"),
+        f"--accelerator-type={offers.accelerator_type(request.piece)}",
+        f"--runtime-version={offers.OFFERS[request.piece.generation].image}",
+        *(["--spot"] if request.spot else []),
+        *(["--reserved"] if request.reserved else []),
+        *(f"--{name}={value}" for name, value in options.items() if value),
+        "--quiet",
+    ]
+
+
+def describe_request(request: Request) -> Command:
+    """Asks for the state of the queued resource."""
+    return [*QUEUE, "describe", request.name, *_place(request), "--format=json"]
+
+
+def describe_tpu(request: Request) -> Command:
+    """Asks for the state, the health and the hosts' addresses of the TPU."""
+    return [*TPU, "describe", request.name, *_place(request), "--format=json"]
+
+
+def delete(request: Request) -> Command:
+    """Deletes the queued resource and its TPU."""
+    return [*QUEUE, "delete", request.name, *_place(request), "--force", "--quiet"]
+
+
+def ssh(request: Request, host: int, command: str) -> Command:
+    """Runs a shell command on one host.
+
+    One command a host, rather than --worker=all: the exit codes stay apart, and no ssh-agent is needed.
+    """
+    return [*TPU, "ssh", request.name, *_place(request), f"--worker={host}", "--quiet", f"--command={command}"]
+
+
+def upload(request: Request, host: int, file: str, to: str) -> Command:
+    """Copies a file to one host, to a path below its user's home."""
+    return [*TPU, "scp", file, f"{request.name}:{to}", *_place(request), f"--worker={host}", "--quiet"]

@@ -1,0 +1,93 @@
+"""``run --keep``: watches a run from here, and brings a slice that was preempted back, with its run."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from pipeline.errors import UserError, WorkFailedError
+from pipeline.progress import Progress
+from tools.pod import commands, create, gcloud, run, setup, status
+from tools.pod.request import Request
+
+SILENT = 3  # times that host 0 does not answer before it is said
+
+
+def keep(request: Request, arguments: Sequence[str], bucket: str | None, poll_seconds: float) -> int:
+    """Starts the run, or finds it running, and stays with it to its end; returns its exit code.
+
+    Raises:
+        UserError: Another run is active.
+        WorkFailedError: The slice cannot be had again.
+    """
+    watch = _Watch(request, arguments, bucket, poll_seconds)
+    try:
+        while (code := watch.look()) is None:
+            time.sleep(poll_seconds)
+    except KeyboardInterrupt:
+        print("\nthe run goes on without this command; the same command watches it again", file=sys.stderr)
+        raise
+    finally:
+        watch.progress.finish()
+    print(f"the run ended with {code}", flush=True)
+    return code
+
+
+class _Watch:
+    """What is known of the run that is watched."""
+
+    def __init__(self, request: Request, arguments: Sequence[str], bucket: str | None, poll_seconds: float):
+        self.request, self.arguments, self.bucket, self.poll_seconds = request, list(arguments), bucket, poll_seconds
+        self.progress, self.silent, self.started, self.line = Progress(1.0), 0, False, ""
+
+    def look(self) -> int | None:
+        """Looks once, and does what has to be done; returns the run's exit code when it has one."""
+        if why := self._gone():
+            self._bring_back(why)
+        try:
+            state = run.state(self.request)
+        except WorkFailedError as error:
+            self.silent += 1
+            if self.silent == SILENT:
+                self.progress.note(f"host 0 does not answer ({error}); if it hangs: restart")
+            return None
+        self.silent = 0
+        if state["run"]:
+            if state["command"] != self.arguments:
+                raise UserError(f"another run is active on this slice: {' '.join(state['command'])}; `stop` it first")
+            if state["line"] != self.line:
+                self.line = state["line"]
+                self.progress.show("", self.line)
+        elif self.started and state["exit_status"]:
+            return int(state["exit_status"]) if state["exit_status"].isdigit() else 1
+        else:
+            if self.started:
+                self.progress.note("host 0 went down and came back; the run is started again")
+            run.start(self.request, status.addresses(self.request), self.arguments)
+            self.progress.note(f"started on host 0 of {self.request.name}")
+        self.started = True
+        return None
+
+    def _gone(self) -> str:
+        """Returns why the slice does not work any more, or an empty string."""
+        asked = gcloud.answer(commands.describe_request(self.request), self.request)
+        if asked is None:
+            return "is gone"
+        state, _ = create.state_of(asked)
+        if state in create.ENDED:
+            return f"is {state}"
+        if state != "ACTIVE":
+            create.wait(self.request, self.poll_seconds)
+        tpu = gcloud.answer(commands.describe_tpu(self.request), self.request)
+        return f"is {tpu['state']}" if tpu and tpu.get("state") in create.LOST else ""
+
+    def _bring_back(self, why: str) -> None:
+        self.progress.note(f"{self.request.name} {why}: asking for it again")
+        steps: list[Callable[[], None]] = [
+            lambda: create.create(self.request, self.poll_seconds),
+            lambda: setup.setup(self.request, self.bucket),
+        ]
+        if why != "is gone":
+            steps.insert(0, lambda: create.delete(self.request, yes=True))
+        for step in steps:
+            step()
+        self.started = False

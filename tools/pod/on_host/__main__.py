@@ -1,0 +1,139 @@
+"""On a host of a slice: started by tools.pod over ssh, from ~/pod/checkout; prints its answer as JSON after "pod: ".
+
+python -m tools.pod.on_host state|check|worker|train|stop|start …
+"""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.errors import UserError, WorkFailedError, nearest
+from tools.pod.on_host import checks, units
+
+FLAGS = flags.FLAGS
+ANSWER = "pod: "
+SERVER_SECONDS = 180  # in which the server must answer; importing TensorFlow takes most of them
+
+
+def main(verb: str = "", *arguments: str) -> None:
+    """Does what the verb says."""
+    verbs: dict[str, Callable[[Sequence[str]], None]] = {
+        "state": lambda _: say(state()),
+        "check": lambda _: check(),
+        "worker": lambda _: worker(),
+        "train": train,
+        "stop": lambda _: stop(),
+        "start": lambda _: start(),
+    }
+    if verb not in verbs:
+        raise UserError(f"{verb!r} is not one of {', '.join(verbs)}{nearest(verb, verbs)}")
+    verbs[verb](arguments)
+
+
+def say(answer: dict[str, Any]) -> None:
+    """Prints an answer for tools.pod."""
+    print(ANSWER + json.dumps(answer), flush=True)
+
+
+def state() -> dict[str, Any]:
+    """Returns what this host does."""
+    stamp, command = units.HOME / "stamp", units.HOME / "command.json"
+    return {
+        "stamp": stamp.read_text(encoding="utf-8").strip() if stamp.exists() else "",
+        "server": units.is_active(units.WORKER),
+        "run": units.is_active(units.TRAIN),
+        "restarts": units.show(units.TRAIN).get("NRestarts", "0"),
+        "exit_status": units.EXIT_STATUS.read_text(encoding="utf-8").strip() if units.EXIT_STATUS.exists() else "",
+        "command": json.loads(command.read_text(encoding="utf-8")) if command.exists() else [],
+        "line": units.newest_line(units.TRAIN),
+    }
+
+
+def check() -> None:
+    """Tells the clock and the versions; WorkFailedError if something is not as it should be."""
+    say({"clock": time.time()})
+    found = list(checks.faults(FLAGS.bucket))
+    say({"versions": checks.versions(), "faults": found})
+    if found:
+        raise WorkFailedError("; ".join(found))
+
+
+def worker() -> None:
+    """Starts the TensorFlow server of this host, unless the same one runs, and waits until it answers."""
+    if FLAGS.fresh and units.is_active(units.WORKER):
+        units.systemctl("kill", "--signal=SIGKILL", units.WORKER)  # a server that hangs does not listen to SIGTERM
+        units.systemctl("stop", units.WORKER)
+    addresses = cli.required("hosts", "HOST:PORT of each host").split(",")
+    host, _, port = addresses[FLAGS.index].rpartition(":")
+    command = [str(units.PYTHON), "-m", "tools.pod.tpu_worker", f"--tpu={FLAGS.tpu}", f"--index={FLAGS.index}"]
+    changed = units.install(units.WORKER, units.worker([*command, f"--hosts={FLAGS.hosts}"]))
+    if changed or not units.is_active(units.WORKER):
+        units.systemctl("enable", units.WORKER)
+        units.systemctl("restart", units.WORKER)
+    deadline = time.monotonic() + SERVER_SECONDS
+    while not _listens(host, int(port)):
+        if time.monotonic() > deadline or not units.is_active(units.WORKER):
+            raise WorkFailedError(f"the TensorFlow server does not answer: {units.newest_line(units.WORKER)}")
+        time.sleep(0.2)
+    say({"server": True})
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Starts the training; UserError if one is active."""
+    if units.is_active(units.TRAIN):
+        raise UserError("a run is active on this slice; expected to `stop` it first, or to watch it with logs --follow")
+    command = ["pipeline.train", f"--tpu={FLAGS.tpu}", *arguments]
+    units.install(units.TRAIN, units.train([str(units.PYTHON), "-m", *command]))
+    (units.HOME / "command.json").write_text(json.dumps(list(arguments)), encoding="utf-8")
+    units.EXIT_STATUS.unlink(missing_ok=True)
+    units.systemctl("start", units.TRAIN)
+    say({"run": True})
+
+
+def stop() -> None:
+    """Ends the run: it saves first if it can within --grace seconds, and is killed if it cannot, as on a hang."""
+    units.systemctl("stop", "--no-block", units.TRAIN)
+    deadline = time.monotonic() + FLAGS.grace
+    while units.show(units.TRAIN).get("ActiveState") not in ("inactive", "failed", None):
+        if time.monotonic() > deadline:
+            units.systemctl("kill", "--signal=SIGKILL", units.TRAIN)
+            deadline += FLAGS.grace
+        time.sleep(0.2)
+    say({"run": False})
+
+
+def start() -> None:
+    """Starts the run that was here last once more; UserError if there was none."""
+    if not (units.HOME / "units" / units.TRAIN).exists():
+        raise UserError("no run was started on this slice yet; expected run -- --gin_file=… first")
+    units.EXIT_STATUS.unlink(missing_ok=True)
+    units.systemctl("start", units.TRAIN)
+    say({"run": True})
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("tpu", None, "The slice; for train with its address.")
+    flags.DEFINE_integer("index", 0, "This host's index.")
+    flags.DEFINE_string("hosts", None, "HOST:PORT of each host's server, with commas.")
+    flags.DEFINE_bool("fresh", False, "Start the server anew, even where the same one runs.")
+    flags.DEFINE_float("grace", units.SAVING_SECONDS, "Seconds for a run to save before it is killed.")
+    flags.DEFINE_string("bucket", None, "A bucket, or a folder in one, that must be writable.")
+
+
+if __name__ == "__main__":
+    cli.FLAGS.set_gnu_getopt(True)  # the verb comes before the flags
+    cli.run(main, define_flags)

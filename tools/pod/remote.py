@@ -1,0 +1,50 @@
+"""The shell commands that run on a slice's hosts, and what they answer."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+ARCHIVE = "pod/source.tar.gz"  # below the user's home
+ANSWER = "pod: "
+UNITS = ("gpt2-train.service", "gpt2-tpu-worker.service")
+# What a host says that was never set up: it has no program to ask.
+FRESH = 'echo \'pod: {"stamp": ""}\''
+
+
+def prepare() -> str:
+    """Makes room, and tells the stamp of what is installed."""
+    told = 'echo "pod: {\\"stamp\\": \\"$(cat pod/stamp)\\"}"'
+    return f"mkdir -p pod; if [ -f pod/stamp ]; then {told}; else {FRESH}; fi"
+
+
+def install(stamp: str) -> str:
+    """Unpacks the archive and installs it."""
+    unpack = f"rm -rf pod/new && mkdir pod/new && tar -xzf {ARCHIVE} -C pod/new"
+    return f"{unpack} && sh pod/new/tools/pod/install.sh {shlex.quote(stamp)}"
+
+
+def on_host(*words: str) -> str:
+    """Runs tools.pod.on_host on a host that was set up."""
+    return f"cd pod/checkout && ../venv/bin/python -m tools.pod.on_host {shlex.join(words)}"
+
+
+def state() -> str:
+    """Tells what a host does; also one that was not set up."""
+    return f"if [ -f pod/stamp ]; then {on_host('state')}; else {FRESH}; fi"
+
+
+def logs(lines: int, *, follow: bool) -> str:
+    """Shows the units' logs, each line with its time."""
+    units = " ".join(f"--unit={unit}" for unit in UNITS)
+    how = f"--output=short-iso-precise --no-hostname --no-pager --lines={lines}{' --follow' if follow else ''}"
+    return f"sudo journalctl {units} {how}"
+
+
+def told(lines: Iterable[str]) -> dict[str, Any]:
+    """Returns what a host's program has answered, all its answers together."""
+    answer: dict[str, Any] = {}
+    for line in lines:
+        if line.startswith(ANSWER):
+            answer |= json.loads(line.removeprefix(ANSWER))
+    return answer

@@ -1,0 +1,49 @@
+"""The TensorFlow server of one host of a slice: with it, the program on host 0 reaches this host's chips.
+
+    python -m tools.pod.tpu_worker --tpu=v3-128 --index=3 --hosts=10.0.0.2:8470,10.0.0.3:8470,…
+
+It takes the place of ``start_grpc_tpu_worker`` in the wheel tensorflow-tpu 2.20.0, and sets what that sets. That has no
+v6e in its table of slices, imports TensorFlow before it sets the environment, and starts beside a metadata server only;
+``start_grpc_tpu_service``, which installs it, writes a unit for ~/.local/bin that ends with the user's session.
+"""
+
+import os
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.devices import environment, slices
+from pipeline.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Serves until it is killed."""
+    addresses = cli.required("hosts", "HOST:PORT of each host").split(",")
+    piece = slices.find(cli.required("tpu", "a slice such as v3-128"))
+    if len(addresses) != piece.hosts or not 0 <= FLAGS.index < piece.hosts:
+        has = f"--hosts has {len(addresses)} addresses, and --index={FLAGS.index}"
+        raise UserError(f"{has}; expected those of {piece.name}, which has {piece.hosts} hosts")
+    hosts = [address.rpartition(":")[0] for address in addresses]
+    os.environ.update(environment.worker_variables(piece, FLAGS.index, hosts))
+    cli.import_tensorflow()
+    import tensorflow as tf
+
+    # A cluster of its own, of one: the program on host 0 tells each server of the others when it connects.
+    port = addresses[FLAGS.index].rpartition(":")[2]
+    cluster = tf.train.ClusterSpec({"worker": [f"localhost:{port}"]})
+    server = tf.distribute.Server(cluster, job_name="worker", task_index=0)
+    print(f"host {FLAGS.index} of {piece.name} serves at port {port}", flush=True)
+    server.join()
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    cli.define_tpu_flag("The slice that this host is part of.")
+    flags.DEFINE_integer("index", 0, "This host's index.")
+    flags.DEFINE_string("hosts", None, "HOST:PORT of each host's server, with commas.")
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)
