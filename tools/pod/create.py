@@ -72,7 +72,7 @@ def wait(request: Request, poll_seconds: float) -> None:
 
 def _ended(request: Request, state: str, reason: str) -> Exception:
     known = failures.explain(reason, request) if reason else None
-    why = f": {reason}" if known is None or str(known).startswith("gcloud: ") else f": {known}"
+    why = f": {reason}" if known is None or str(known).startswith(failures.UNKNOWN) else f": {known}"
     return WorkFailedError(f"the request {request.name} is {state}{why if reason else ''}; `delete` it, then ask again")
 
 

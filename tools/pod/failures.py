@@ -76,6 +76,7 @@ FAILED = (
     (r"has state \"", "the TPU is not ready yet; wait for ACTIVE (create), then try again"),
     (r"maintenance event", "the TPU is in a maintenance event; try again when it is over"),
 )
+UNKNOWN = "gcloud: "  # begins the error of a message that is none of these
 MISSING = re.compile(r"NOT_FOUND.*/(queuedResources|nodes)/|/(queuedResources|nodes)/\S+ was not found")
 EXISTS = re.compile(r"ALREADY_EXISTS|already exists|\b409\b")
 
@@ -96,4 +97,4 @@ def explain(text: str, request: Request) -> Exception:
                 return kind(meaning.format(**words))
     lines = [line for line in text.splitlines() if line.strip()] or ["no message"]
     first = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-    return WorkFailedError(f"gcloud: {first.removeprefix('ERROR: ')}"[:300])
+    return WorkFailedError(f"{UNKNOWN}{first.removeprefix('ERROR: ')}"[:300])

@@ -124,13 +124,16 @@ def _checked(request: Request, ready: list[int], bucket: str | None) -> list[Out
 
 
 def _report(request: Request, lost: list[Outcome]) -> WorkFailedError:
+    lost = sorted(lost, key=lambda outcome: outcome.host)
+    why = ""
     for outcome in lost:
         for line in outcome.lines[-LINES_SHOWN:]:
             print(f"host {outcome.host} | {line}", file=sys.stderr)
+        known = str(failures.explain(outcome.text, request))
+        if not why and not known.startswith(failures.UNKNOWN):
+            why = f" (host {outcome.host}: {known})"
     names = ", ".join(str(outcome.host) for outcome in lost)
     kept = len(request.hosts) - len(lost)
-    known = failures.explain(lost[0].text, request)
-    why = "" if str(known).startswith("gcloud: ") else f" ({known})"
     what = f"host{'s' if len(lost) > 1 else ''} {names} of {len(request.hosts)}"
     return WorkFailedError(f"{what} failed{why}; the other {kept} are kept, and the same command does the rest")
 

@@ -80,13 +80,13 @@ esac
 
     def command(self, verb, tpu="v3-8", zone="europe-west4-a", *flags):
         module = [self.python, "-m", "tools.pod"]
-        return [*module, verb, "--name=mine", f"--tpu={tpu}", f"--zone={zone}", "--poll_seconds=0.05", *flags]
+        return [*module, verb, "--name=mine", f"--tpu={tpu}", f"--zone={zone}", "--poll_seconds=0.3", *flags]
 
     def pod(self, verb, *flags, tpu="v3-8", zone="europe-west4-a", **options):
         """Runs tools.pod; returns the process that has ended."""
         command = self.command(verb, tpu, zone, *flags)
-        pipes = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL} | options
-        return subprocess.run(command, cwd=ROOT, env=self.environment(), check=False, **pipes)
+        usual = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "env": self.environment()}
+        return subprocess.run(command, cwd=ROOT, check=False, **usual | options)
 
     def end(self):
         code = "import sys; sys.path.insert(0, sys.argv[1]); import fake_gcloud; fake_gcloud.end_processes()"
