@@ -1,7 +1,9 @@
 """What TensorFlow's TPU build must find in the environment before it is imported, by slice and by part in the work.
 
-Sources: the -se and -pjrt images of https://cloud.google.com/tpu/docs/runtimes (for v5e, v5p and v6e PJRT alone); for
-the hosts of a slice, ``tensorflow/python/tools/grpc_tpu_worker.py`` of the wheel tensorflow-tpu 2.20.0.
+Sources: ``export_env_variables`` in dags/solutions_team/configs/tensorflow/common.py of
+https://github.com/GoogleCloudPlatform/ml-auto-solutions, Google's release tests of TensorFlow 2.18;
+https://cloud.google.com/tpu/docs/runtimes (v5e, v5p and v6e have PJRT alone); for the hosts of a slice,
+``tensorflow/python/tools/grpc_tpu_worker.py`` of the wheel tensorflow-tpu 2.20.0.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Stands in for gcloud: keeps slices in the folder FAKE_CLOUD, answers as gcloud does, and fails where told to.
 
-FAKE_CLOUD holds ``cloud.json`` (``hosts``: the ports of their servers; ``states``: what a request goes through, a state
+FAKE_CLOUD holds ``cloud.json`` (``hosts``: the ports for their servers; ``states``: what a request goes through, a state
 for each look), ``failures.json`` ([WORDS, MESSAGE, TIMES]: a command with these words fails), ``commands.jsonl`` (what
 was run), ``requests/NAME.json`` and ``hosts/INDEX``, the home of each host, in which ``ssh --command`` runs a shell.
 """
@@ -89,7 +89,7 @@ def describe_tpu(names, flags):
     if not path_of(names[0]).exists():
         return missing("tpu-vm.describe", names[0])
     request = json.loads(path_of(names[0]).read_text())
-    endpoints = [{"ipAddress": "127.0.0.1", "port": port} for port in settings()["hosts"]]
+    endpoints = [{"ipAddress": "127.0.0.1", "port": port - 20} for port in settings()["hosts"]]
     state = settings().get("tpu", "READY")
     print(json.dumps({
         "name": names[0],

@@ -17,7 +17,7 @@ GRACE_SECONDS = 60  # for a run to save before `restart` kills it
 
 def plan(request: Request, arguments: Sequence[str]) -> list[Command]:
     """Returns the commands of ``run``, with names in place of addresses that are not known yet."""
-    addresses = [f"HOST{host}:8470" for host in request.hosts]
+    addresses = [f"HOST{host}:{status.SERVER_PORT}" for host in request.hosts]
     return [
         commands.describe_tpu(request),
         commands.ssh(request, 0, remote.state()),
@@ -100,7 +100,7 @@ def restart(request: Request) -> None:
 
 def restart_plan(request: Request) -> list[Command]:
     """Returns the commands of ``restart``."""
-    addresses = [f"HOST{host}:8470" for host in request.hosts]
+    addresses = [f"HOST{host}:{status.SERVER_PORT}" for host in request.hosts]
     return [
         commands.describe_tpu(request),
         commands.ssh(request, 0, remote.state()),

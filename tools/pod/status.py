@@ -9,6 +9,8 @@ from tools.pod.request import Request
 
 COLUMNS = ("host", "set up", "server", "run", "newest line")
 LINE_WIDTH = 80
+# On the images without TensorFlow, a stand-in of Google's (tpu-runtime.service) holds the port that the API names.
+API_PORT, SERVER_PORT = 8470, 8490
 
 
 def plan(request: Request) -> list[Command]:
@@ -39,9 +41,9 @@ def status(request: Request) -> None:
 
 
 def endpoints(tpu: dict[str, Any]) -> list[str]:
-    """Returns the ``HOST:PORT`` of each host in the description of a TPU, in the order of the hosts."""
+    """Returns the ``HOST:PORT`` of each host's server in the description of a TPU, in the order of the hosts."""
     found = tpu.get("networkEndpoints", [])
-    return [f"{endpoint['ipAddress']}:{endpoint.get('port', 8470)}" for endpoint in found]
+    return [f"{point['ipAddress']}:{point.get('port', API_PORT) + SERVER_PORT - API_PORT}" for point in found]
 
 
 def addresses(request: Request) -> list[str]:

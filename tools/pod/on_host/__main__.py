@@ -96,7 +96,8 @@ def train(arguments: Sequence[str]) -> None:
     if units.is_active(units.TRAIN):
         raise UserError("a run is active on this slice; expected to `stop` it first, or to watch it with logs --follow")
     command = ["pipeline.train", f"--tpu={FLAGS.tpu}", *arguments]
-    units.install(units.TRAIN, units.train([str(units.PYTHON), "-m", *command]))
+    unit = units.train([str(units.PYTHON), "-m", *command], chips=FLAGS.tpu.endswith("@local"))
+    units.install(units.TRAIN, unit)
     (units.HOME / "command.json").write_text(json.dumps(list(arguments)), encoding="utf-8")
     units.EXIT_STATUS.unlink(missing_ok=True)
     units.systemctl("start", units.TRAIN)

@@ -19,13 +19,16 @@ SAVING_SECONDS = 300  # what a stopped run may take to finish its loop of steps 
 # On 75 a worker of the run went away, and the same command goes on; any other end is for a person to look at.
 TRAINS = f"Restart=no\nRestartForceExitStatus=75\nRestartSec={RESTART_SECONDS}\nTimeoutStopSec={SAVING_SECONDS}"
 SERVES = "Restart=always\nRestartSec=5\nTimeoutStopSec=10"
+# Left over where a program was killed, perhaps one of root's. Google's own tests of TensorFlow remove it too.
+UNLOCKS = "ExecStartPre=+/bin/rm -f /tmp/libtpu_lockfile"
 
 
-def train(command: Sequence[str]) -> str:
-    """Returns the unit of a training command, whose exit code stays in EXIT_STATUS."""
+def train(command: Sequence[str], *, chips: bool) -> str:
+    """Returns the unit of a training command, whose exit code stays in EXIT_STATUS; it may use this host's chips."""
     # Not when the host goes down: the end of that run is not its own, and `run --keep` starts it again.
     record = f'[ "$(systemctl is-system-running)" = stopping ] || echo "$EXIT_STATUS" > {EXIT_STATUS}'
-    return _unit("GPT-2 training", command, f"{TRAINS}\nExecStopPost=/bin/sh -c {quoted(record)}")
+    unlocks = f"\n{UNLOCKS}" if chips else ""
+    return _unit("GPT-2 training", command, f"{TRAINS}\nExecStopPost=/bin/sh -c {quoted(record)}{unlocks}")
 
 
 def worker(command: Sequence[str]) -> str:
