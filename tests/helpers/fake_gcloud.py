@@ -1,7 +1,7 @@
 """Stands in for gcloud: keeps slices in the folder FAKE_CLOUD, answers as gcloud does, and fails where told to.
 
-FAKE_CLOUD holds ``cloud.json`` (``hosts``: the ports for their servers; ``states``: what a request goes through, a state
-for each look), ``failures.json`` ([WORDS, MESSAGE, TIMES]: a command with these words fails), ``commands.jsonl`` (what
+FAKE_CLOUD holds ``cloud.json`` (``hosts``: ports for servers; ``states``: what a request goes through, a state for
+each look), ``failures.json`` ([WORDS, MESSAGE, TIMES]: a command with these words fails), ``commands.jsonl`` (what
 was run), ``requests/NAME.json`` and ``hosts/INDEX``, the home of each host, in which ``ssh --command`` runs a shell.
 """
 
@@ -28,6 +28,8 @@ def main() -> int:
         sys.stderr.write(message + "\n")
         return 1
     flags = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
+    if words[:2] != ["compute", "tpus"]:  # what sets a project up, and copies files
+        return 0
     group, verb, *names = [word for word in words if not word.startswith("--")][2:]
     return VERBS[group, verb](names, flags)
 

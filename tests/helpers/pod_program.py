@@ -17,7 +17,7 @@ def main() -> int:
         log.write(json.dumps(sys.argv[1:]) + "\n")
     starts = len((home / "starts").read_text().splitlines())
     address = next(word.partition("@")[2] for word in sys.argv if word.startswith("--tpu="))
-    total = 10.0 if address == "local" else on_hosts(address.removeprefix("grpc://").split(","))
+    total = 10.0 if address == "local" else on_hosts(address)
     print(f"start {starts}: the hosts' sum is {total:g}", flush=True)
     codes = json.loads((home / "program.json").read_text())["codes"] if (home / "program.json").exists() else [0]
     if starts <= len(codes):
@@ -28,13 +28,12 @@ def main() -> int:
     return 0
 
 
-def on_hosts(addresses):
-    """Computes on each server, as a TPU's host does, and adds up here."""
-    cluster = tf.train.ClusterSpec({"worker": addresses})
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, master=f"grpc://{addresses[0]}")
+def on_hosts(address):
+    """Connects as pipeline.devices.connect does, computes on each server, and adds up here."""
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
     tf.config.experimental_connect_to_cluster(resolver)
     parts = []
-    for task in range(len(addresses)):
+    for task in range(len(resolver.cluster_spec().job_tasks("worker"))):
         with tf.device(f"/job:worker/replica:0/task:{task}/device:CPU:0"):
             part = tf.reduce_sum(tf.range(5.0)) * (task + 1)
         assert f"task:{task}" in part.device, part.device

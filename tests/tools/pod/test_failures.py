@@ -1,6 +1,7 @@
 """What gcloud says when it fails becomes one sentence that says what to do; its grammar is that of the real one."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
+from tests.helpers.places import ROOT
 from tools.pod import failures
 from tools.pod.on_host import units
 from tools.pod.request import Request
@@ -101,7 +103,7 @@ def test_a_missing_gcloud_is_said(cloud):
 @pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not installed: nothing to take the commands")
 def test_the_real_gcloud_takes_the_printed_commands(run_module, tmp_path):
     """Without credentials it ends with 1 after it has parsed, and with 2 where it does not understand."""
-    environment = os.environ | {"CLOUDSDK_CONFIG": str(tmp_path), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
+    environment = os.environ | {"CLOUDSDK_CONFIG": str(tmp_path), "CLOUDSDK_CORE_PROJECT": "p"}
     every = ["--spot", "--labels=a=b", "--service_account=t@p.iam.gserviceaccount.com", "--network=n"]
     every += ["--subnetwork=s", "--valid_until_duration=6h"]
     asked = [
@@ -116,12 +118,14 @@ def test_the_real_gcloud_takes_the_printed_commands(run_module, tmp_path):
         done = run_module("tools.pod", verb, *place, *flags)
         assert done.returncode == 0, done.stderr
         commands |= set(done.stdout.splitlines())
+    page = (ROOT / "docs" / "pods.md").read_text()
+    commands |= set(re.findall(r"^gcloud (?!config).*", page, re.MULTILINE))
     kinds = {}  # one of each form is enough: each takes a second
     for command in sorted(commands):
         words = shlex.split(command)
         if words[0] == "gcloud":
             form = tuple(word.partition("=")[0] for word in words if word.startswith("--"))
-            kinds.setdefault((*words[3:5], form if words[4] == "create" else ()), words)
+            kinds.setdefault((*words[1:5], form if words[4] == "create" else ()), words)
     assert len(kinds) >= 8
     for words in kinds.values():
         done = subprocess.run(
