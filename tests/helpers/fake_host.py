@@ -72,19 +72,24 @@ def systemctl(words):
         sys.exit(0 if values["ActiveState"] in ("active", "activating") else 3)
     elif verb == "is-system-running":
         print("running")
-    elif verb == "kill":
+    elif verb == "kill" and values["main"]:
         os.killpg(values["main"], signal.Signals[rest[0].removeprefix("--signal=")])
     if verb in ("stop", "restart") and values["ActiveState"] in ("active", "activating"):
-        stop(unit, values, block="--no-block" not in rest)
+        stop(unit, block="--no-block" not in rest)
     if verb in ("start", "restart"):
         start(unit)
 
 
-def stop(unit, values, block):
+def stop(unit, block):
     (STATE / f"{unit}.stop").touch()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(values["main"], signal.SIGTERM)
-    while block and json.loads(read(STATE / f"{unit}.json"))["ActiveState"] not in ("inactive", "failed"):
+    told = 0
+    while (values := json.loads(read(STATE / f"{unit}.json")))["ActiveState"] not in ("inactive", "failed"):
+        if values["main"] not in (0, told):  # 0: between two starts
+            told = values["main"]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(told, signal.SIGTERM)
+        if told and not block:
+            return
         time.sleep(PAUSE)
 
 
@@ -101,7 +106,13 @@ def supervise(unit):
     """Runs a unit to its end; a process of its own."""
     settings = dict(line.split("=", 1) for line in (STATE / unit).read_text().splitlines() if "=" in line)
     forced, always = settings.get("RestartForceExitStatus"), settings["Restart"] == "always"
+    before = [line for line in (STATE / unit).read_text().splitlines() if line.startswith('ExecStartPre="')]
     for restarts in range(100):
+        if (STATE / f"{unit}.stop").exists():
+            keep(unit, "inactive", restarts, 0)
+            return
+        for line in before:  # but for those that begin with +, which run as root
+            subprocess.run(unquoted(line.partition("=")[2]), cwd=settings["WorkingDirectory"], check=True)
         process = subprocess.Popen(
             unquoted(settings["ExecStart"]),
             cwd=settings["WorkingDirectory"],

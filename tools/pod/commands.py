@@ -4,6 +4,8 @@ from tools.pod import offers
 from tools.pod.request import Request
 
 Command = list[str]
+# A host that is down costs seconds at each of gcloud's ten tries, and one that hangs does not hold a command for ever.
+SSH = ("-oConnectTimeout=10", "-oServerAliveInterval=15")
 QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
 TPU = ["gcloud", "compute", "tpus", "tpu-vm"]
 
@@ -52,9 +54,22 @@ def ssh(request: Request, host: int, command: str) -> Command:
 
     One command a host, rather than --worker=all: the exit codes stay apart, and no ssh-agent is needed.
     """
-    return [*TPU, "ssh", request.name, *_place(request), f"--worker={host}", "--quiet", f"--command={command}"]
+    return [
+        *TPU,
+        "ssh",
+        request.name,
+        *_place(request),
+        f"--worker={host}",
+        *_flags("ssh"),
+        "--quiet",
+        f"--command={command}",
+    ]
 
 
 def upload(request: Request, host: int, file: str, to: str) -> Command:
     """Copies a file to one host, to a path below its user's home."""
-    return [*TPU, "scp", file, f"{request.name}:{to}", *_place(request), f"--worker={host}", "--quiet"]
+    return [*TPU, "scp", file, f"{request.name}:{to}", *_place(request), f"--worker={host}", *_flags("scp"), "--quiet"]
+
+
+def _flags(program: str) -> Command:
+    return [f"--{program}-flag={flag}" for flag in SSH]

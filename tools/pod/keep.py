@@ -2,14 +2,15 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.progress import Progress
 from tools.pod import commands, create, gcloud, run, setup, status
 from tools.pod.request import Request
 
-SILENT = 3  # times that host 0 does not answer before it is said
+SILENT = 3  # times that there is no answer before it is said
+TRIES = 3  # of setup, on a slice that is new
 
 
 def keep(request: Request, arguments: Sequence[str], bucket: str | None, poll_seconds: float) -> int:
@@ -41,14 +42,17 @@ class _Watch:
 
     def look(self) -> int | None:
         """Looks once, and does what has to be done; returns the run's exit code when it has one."""
-        if why := self._gone():
+        try:
+            why = self._gone()
+        except WorkFailedError as error:  # the network here is gone for a while, or there is no room yet
+            self._unheard(error)
+            return None
+        if why:
             self._bring_back(why)
         try:
             state = run.state(self.request)
         except WorkFailedError as error:
-            self.silent += 1
-            if self.silent == SILENT:
-                self.progress.note(f"host 0 does not answer ({error}); if it hangs: restart")
+            self._unheard(error)
             return None
         self.silent = 0
         if state["run"]:
@@ -67,6 +71,11 @@ class _Watch:
         self.started = True
         return None
 
+    def _unheard(self, error: Exception) -> None:
+        self.silent += 1
+        if self.silent == SILENT:
+            self.progress.note(f"{self.request.name} does not answer ({error}); if a host hangs: restart")
+
     def _gone(self) -> str:
         """Returns why the slice does not work any more, or an empty string."""
         asked = gcloud.answer(commands.describe_request(self.request), self.request)
@@ -82,12 +91,15 @@ class _Watch:
 
     def _bring_back(self, why: str) -> None:
         self.progress.note(f"{self.request.name} {why}: asking for it again")
-        steps: list[Callable[[], None]] = [
-            lambda: create.create(self.request, self.poll_seconds),
-            lambda: setup.setup(self.request, self.bucket),
-        ]
         if why != "is gone":
-            steps.insert(0, lambda: create.delete(self.request, yes=True))
-        for step in steps:
-            step()
+            create.delete(self.request, yes=True)
+        create.create(self.request, self.poll_seconds)
+        for tries in range(1, TRIES + 1):
+            try:
+                setup.setup(self.request, self.bucket)
+                break
+            except WorkFailedError as error:
+                if tries == TRIES:
+                    raise
+                self.progress.note(f"setup: {error}; once more")
         self.started = False

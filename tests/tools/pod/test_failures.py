@@ -137,9 +137,9 @@ def test_the_real_gcloud_takes_the_printed_commands(run_module, tmp_path):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_understands_the_units(tmp_path):
     awkward = ["/bin/true", "--gin_param=a='b \"c\" $HOME 100% \\'"]
-    for name, text in ((units.TRAIN, units.train(awkward, chips=True)), (units.WORKER, units.worker(awkward))):
+    for name, text in ((units.TRAIN, units.train(awkward, "10.0.0.2:8490")), (units.WORKER, units.worker(awkward))):
         path = tmp_path / name
-        path.write_text(text.replace(str(units.HOME / "checkout"), "/tmp"))
+        path.write_text(text.replace(str(units.HOME / "checkout"), "/tmp").replace(str(units.PYTHON), "/bin/true"))
         done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
         assert done.returncode == 0 and not done.stderr, done.stderr
-    assert "RestartForceExitStatus=75" in units.train(awkward, chips=True)
+    assert "RestartForceExitStatus=75" in units.train(awkward, "")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 
 import pytest
@@ -133,3 +134,11 @@ def test_what_training_would_refuse_is_refused_before_anything_starts(cloud, arg
     done = cloud.pod("run", *arguments, **POD)
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not cloud.ran()
+
+
+def test_a_run_waits_for_the_servers_of_hosts_that_come_back(run_module):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        assert run_module("tools.pod.on_host", "await", f"--hosts={there},{there}").returncode == 0
+    done = run_module("tools.pod.on_host", "await", f"--hosts={there}", "--seconds=0.3")
+    assert done.returncode == 1 and done.stderr == f"failed: the server at {there} has not answered for 0.3 s\n"

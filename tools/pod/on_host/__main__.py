@@ -1,6 +1,6 @@
 """On a host of a slice: started by tools.pod over ssh, from ~/pod/checkout; prints its answer as JSON after "pod: ".
 
-python -m tools.pod.on_host state|check|worker|train|stop|start …
+python -m tools.pod.on_host state|check|worker|await|train|stop|start …
 """
 
 import json
@@ -26,6 +26,7 @@ def main(verb: str = "", *arguments: str) -> None:
         "state": lambda _: say(state()),
         "check": lambda _: check(),
         "worker": lambda _: worker(),
+        "await": lambda _: await_servers(),
         "train": train,
         "stop": lambda _: stop(),
         "start": lambda _: start(),
@@ -83,6 +84,17 @@ def worker() -> None:
     say({"server": True})
 
 
+def await_servers() -> None:
+    """Waits until the servers of all hosts answer; WorkFailedError after a long while."""
+    deadline = time.monotonic() + FLAGS.seconds
+    for address in cli.required("hosts", "HOST:PORT of each host").split(","):
+        host, _, port = address.rpartition(":")
+        while not _listens(host, int(port)):
+            if time.monotonic() > deadline:
+                raise WorkFailedError(f"the server at {address} has not answered for {FLAGS.seconds:g} s")
+            time.sleep(0.2)
+
+
 def _listens(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=1).close()
@@ -96,8 +108,9 @@ def train(arguments: Sequence[str]) -> None:
     if units.is_active(units.TRAIN):
         raise UserError("a run is active on this slice; expected to `stop` it first, or to watch it with logs --follow")
     command = ["pipeline.train", f"--tpu={FLAGS.tpu}", *arguments]
-    unit = units.train([str(units.PYTHON), "-m", *command], chips=FLAGS.tpu.endswith("@local"))
-    units.install(units.TRAIN, unit)
+    at = FLAGS.tpu.partition("@")[2]
+    hosts = "" if at == "local" else at.removeprefix("grpc://")
+    units.install(units.TRAIN, units.train([str(units.PYTHON), "-m", *command], hosts))
     (units.HOME / "command.json").write_text(json.dumps(list(arguments)), encoding="utf-8")
     units.EXIT_STATUS.unlink(missing_ok=True)
     units.systemctl("start", units.TRAIN)
@@ -131,6 +144,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("index", 0, "This host's index.")
     flags.DEFINE_string("hosts", None, "HOST:PORT of each host's server, with commas.")
     flags.DEFINE_bool("fresh", False, "Start the server anew, even where the same one runs.")
+    flags.DEFINE_float("seconds", 900, "How long to wait for the servers.")
     flags.DEFINE_float("grace", units.SAVING_SECONDS, "Seconds for a run to save before it is killed.")
     flags.DEFINE_string("bucket", None, "A bucket, or a folder in one, that must be writable.")
 

@@ -23,12 +23,19 @@ SERVES = "Restart=always\nRestartSec=5\nTimeoutStopSec=10"
 UNLOCKS = "ExecStartPre=+/bin/rm -f /tmp/libtpu_lockfile"
 
 
-def train(command: Sequence[str], *, chips: bool) -> str:
-    """Returns the unit of a training command, whose exit code stays in EXIT_STATUS; it may use this host's chips."""
+def train(command: Sequence[str], hosts: str) -> str:
+    """Returns the unit of a training command, whose exit code stays in EXIT_STATUS.
+
+    Args:
+        command: Words.
+        hosts: HOST:PORT of each host's server, with commas; empty for a run on this host's own chips.
+    """
     # Not when the host goes down: the end of that run is not its own, and `run --keep` starts it again.
     record = f'[ "$(systemctl is-system-running)" = stopping ] || echo "$EXIT_STATUS" > {EXIT_STATUS}'
-    unlocks = f"\n{UNLOCKS}" if chips else ""
-    return _unit("GPT-2 training", command, f"{TRAINS}\nExecStopPost=/bin/sh -c {quoted(record)}{unlocks}")
+    # A host that has rebooted takes minutes until its server answers, and a run that finds none ends with 2.
+    waits = f"ExecStartPre={' '.join(map(quoted, on_host('await', f'--hosts={hosts}')))}\nTimeoutStartSec=infinity"
+    service = f"{TRAINS}\nExecStopPost=/bin/sh -c {quoted(record)}\n{waits if hosts else UNLOCKS}"
+    return _unit("GPT-2 training", command, service)
 
 
 def worker(command: Sequence[str]) -> str:
@@ -56,6 +63,11 @@ KillMode=mixed
 {service}
 
 {install}"""
+
+
+def on_host(*words: str) -> list[str]:
+    """Returns a command of this package."""
+    return [str(PYTHON), "-m", "tools.pod.on_host", *words]
 
 
 def quoted(word: str) -> str:
