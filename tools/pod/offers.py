@@ -9,6 +9,7 @@ images: https://cloud.google.com/tpu/docs/runtimes. Those are the plain ones: th
 
 from dataclasses import dataclass
 
+from pipeline.devices import slice_rules
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, nearest
 
@@ -63,7 +64,8 @@ OFFERS = {
 
 def accelerator_type(piece: Slice) -> str:
     """Returns gcloud's name of a slice: v3-128 for pod-128, v5litepod-16 for v5e-16."""
-    return f"{OFFERS[piece.generation].prefix}-{piece.name.rpartition('-')[2]}"
+    count = piece.chips * slice_rules.RULES[piece.generation].counted
+    return f"{OFFERS[piece.generation].prefix}-{count}"
 
 
 def zones(piece: Slice) -> list[str]:
