@@ -18,6 +18,7 @@ from tests.helpers.places import ROOT
 OTHER_TEXT = {
     *("tpu", "other_tpu", "runner", "format", "prompt", "part", "benchmark", "detokenizer", "zone", "host"),
     *("beam_option", "gin_param", "grid", "sample", "worker", "allow_host"),
+    *("name", "hosts", "project", "network", "subnetwork", "service_account", "valid_until_duration"),
 }
 
 

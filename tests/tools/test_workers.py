@@ -134,7 +134,7 @@ def test_killed_and_stopped_workers_leave_a_run_that_goes_on_to_the_same_weights
 def test_a_worker_with_another_configuration_is_refused(start, tmp_path):
     codes, output = ends(start(tmp_path / "run", 2, *flags(20), only_last=["--gin_param=Adafactor.learning_rate=0.5"]))
     assert codes == [os.EX_TEMPFAIL, 2], output
-    assert "holds another run: optimizer.learning_rate is 0.005 there and 0.5 here" in output[1]
+    assert "holds another run: optimizer.learning_rate is 0.08 there and 0.5 here" in output[1]
 
 
 @pytest.mark.slow

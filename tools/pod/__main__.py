@@ -100,7 +100,7 @@ def define_flags() -> None:
     flags.DEFINE_list("labels", [], "create: KEY=VALUE,KEY=VALUE, for the bill.")
     flags.DEFINE_string("valid_until_duration", None, "create: how long the request may wait, such as 6h.")
     flags.DEFINE_float("poll_seconds", 15, "create, run --keep: seconds between two looks.", lower_bound=0)
-    flags.DEFINE_string("bucket", None, "setup: check that the hosts can write to this bucket, or folder in one.")
+    cli.define_path("bucket", None, "setup: check that the hosts can write to this bucket, or folder in one.")
     flags.DEFINE_bool("keep", False, "run: stay, and bring a preempted slice back with its run.")
     flags.DEFINE_bool("follow", False, "logs: go on as lines come.")
     flags.DEFINE_string("host", "0", "logs: a host's index, or all.")

@@ -146,7 +146,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("fresh", False, "Start the server anew, even where the same one runs.")
     flags.DEFINE_float("seconds", 900, "How long to wait for the servers.")
     flags.DEFINE_float("grace", units.SAVING_SECONDS, "Seconds for a run to save before it is killed.")
-    flags.DEFINE_string("bucket", None, "A bucket, or a folder in one, that must be writable.")
+    cli.define_path("bucket", None, "A bucket, or a folder in one, that must be writable.")
 
 
 if __name__ == "__main__":
