@@ -23,7 +23,10 @@ class WorkFailedError(Exception):
 
 
 class WorkerLostError(Exception):
-    """A machine of the run went away. Command lines exit with code 75 (EX_TEMPFAIL): start the same command again."""
+    """A machine of the run went away, or is about to.
+
+    Command lines exit with code 75 (EX_TEMPFAIL): start the same command again.
+    """
 
 
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

@@ -1,18 +1,43 @@
 """Reads Google's metadata server, which answers on Google Cloud VMs only.
 
-Imports only the standard library. Format: https://cloud.google.com/compute/docs/metadata/overview.
+Imports only the standard library. Format: https://cloud.google.com/compute/docs/metadata/overview, and for waiting
+https://cloud.google.com/compute/docs/metadata/querying-metadata.
 """
 
 import http.client
 import os
+import pathlib
+import urllib.parse
 import urllib.request
+from typing import NamedTuple
 
 SECONDS = 1.0  # a VM's server answers in milliseconds
+PRODUCT_NAME = pathlib.Path("/sys/class/dmi/id/product_name")
+
+
+class Entry(NamedTuple):
+    """An entry of the server: its value, and the tag that is another one as soon as the value is."""
+
+    value: str
+    etag: str
 
 
 def server() -> str:
     """Returns its HOST or HOST:PORT, which the environment can override as in Google's own clients."""
-    return os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_IP") or "metadata.google.internal"
+    return _named_by_environment() or "metadata.google.internal"
+
+
+def is_expected() -> bool:
+    """Whether this is likely a VM of Google Cloud, by what is on the machine itself: nothing is asked, or waited for.
+
+    Its firmware says "Google" or "Google Compute Engine", which Google's own clients go by too.
+    """
+    if _named_by_environment():
+        return True
+    try:
+        return PRODUCT_NAME.read_text(encoding="utf-8").startswith("Google")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def attribute(name: str) -> str:
@@ -22,11 +47,36 @@ def attribute(name: str) -> str:
 
 def instance(path: str) -> str:
     """Returns an entry for this VM, such as its ``zone``, or an empty string if there is none."""
+    found = entry(path)
+    return found.value if found else ""
+
+
+def zone() -> str:
+    """Returns the zone of this VM, such as ``us-central1-a``, or an empty string where no server answers."""
+    return instance("zone").rpartition("/")[2]  # projects/NUMBER/zones/us-central1-a
+
+
+def entry(path: str) -> Entry | None:
+    """Returns an entry for this VM with its tag, or None if there is none or no server answers."""
+    return _get(path, SECONDS)
+
+
+def next_entry(path: str, before: Entry, seconds: float) -> Entry | None:
+    """Returns an entry as soon as it differs from ``before``, or after these seconds; None if no server answers."""
+    wait = {"wait_for_change": "true", "timeout_sec": f"{seconds:.0f}", "last_etag": before.etag}
+    return _get(f"{path}?{urllib.parse.urlencode(wait)}", seconds + SECONDS)
+
+
+def _get(path: str, seconds: float) -> Entry | None:
     url = f"http://{server()}/computeMetadata/v1/instance/{path}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would describe its own machine
     try:
-        with direct.open(request, timeout=SECONDS) as answer:
-            return answer.read().decode()
+        with direct.open(request, timeout=seconds) as answer:
+            return Entry(answer.read().decode(), answer.headers.get("ETag", ""))
     except (OSError, http.client.HTTPException, UnicodeDecodeError):
-        return ""
+        return None
+
+
+def _named_by_environment() -> str:
+    return os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_IP") or ""

@@ -52,12 +52,7 @@ class Trainer:
             self._after_steps(history, seconds)
         for hook in reversed(self.hooks):
             hook.close()
-        if state.step < last or self._must_stop():  # a signal may have cut the last evaluation short
-            runtime.progress.note(
-                f"stopped by a signal; step {state.step:,} is saved, and the same command continues from there"
-            )
-            return False
-        return True
+        return state.step >= last and not self._must_stop()  # a signal may have cut the last evaluation short
 
     def summary(self) -> dict[str, Any]:
         """Returns the hooks' entries of ``summary.json``, and the clock's."""

@@ -22,10 +22,10 @@ from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig, schedul
 from pipeline.data.format.manifest import Manifest, read_tokenizer
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.data.reading import datasets
-from pipeline.devices import matmul_peak
+from pipeline.devices import ending_notice, matmul_peak
 from pipeline.devices.connect import Connection
 from pipeline.devices.heartbeat import Heartbeat
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkerLostError
 from pipeline.optimizers.base import Optimizer
 from pipeline.optimizers.build import build
 from pipeline.optimizers.config import OptimizerConfig
@@ -118,16 +118,32 @@ class Session:
         trainer.runtime.clock = Clock(began, seconds)
         signals = stack.enter_context(contextlib.ExitStack())
         signals.enter_context(set_by_signals(trainer.runtime.stop))
-        summary = None
+        signals.enter_context(ending_notice.watched(trainer.runtime.stop_for))
+        summary = notice = None
         if trainer.fit():
             signals.close()  # from here a signal ends the process: nothing can be lost, but the rest takes a while
+            trainer.runtime.stop.clear()  # what came since the last step would cut the closing evaluation short
             summary = {"parameters": self.model_config.parameters(), **trainer.summary()}
             self.directory.write_json("summary.json", summary)  # last: it marks the run as done
             print(json.dumps(summary, indent=2, ensure_ascii=False))
+        else:
+            notice = self._notice(trainer)
         metrics.close(summary)
         with self.heartbeat.watching("waiting for the other workers"):
             self.workers.barrier()
+        if notice:
+            raise WorkerLostError(f"{notice}; step {state.step:,} is saved")
         return 0
+
+    def _notice(self, trainer: Trainer) -> str | None:
+        """Returns what told of a machine's end and so stopped the run; None, and a line, if it was a signal."""
+        with self.heartbeat.watching("waiting for the other workers"):
+            notice = trainer.runtime.agreed_notice()
+        if notice is None:
+            trainer.runtime.progress.note(
+                f"stopped by a signal; step {trainer.state.step:,} is saved, and the same command continues from there"
+            )
+        return notice
 
     def state(self) -> State:
         """Returns the model and its optimizer, new, on the connection's devices."""

@@ -1,4 +1,4 @@
-"""Signals save and end with 0, lost workers end with 75, and the supervising loop knows what to start again."""
+"""Signals save and end with 0, lost workers and notices with 75, and the loop knows what to start again."""
 
 import json
 import signal
@@ -51,6 +51,30 @@ def test_sigterm_and_sigint_save_and_exit_0_and_the_same_command_goes_on(small_d
         (*_, newest) = checkpoint_files.steps(str(run / "checkpoints"))
         assert newest == metrics(run)[-1]["step"] > reached, "the last step that was taken is saved"
         reached = newest
+
+
+@pytest.mark.slow
+def test_a_notice_saves_and_ends_with_75_and_the_same_command_goes_on(
+    small_data, run_flags, run_module, metadata_server, tmp_path
+):
+    """The notice stands from the beginning, so that the run is stopped where its first steps end."""
+    flags = [*run_flags, f"--data={small_data}", "--gin_param=train.steps=20", "--gin_param=train.steps_per_loop=1"]
+    metadata_server.say({"maintenance-event": "NONE", "preempted": "TRUE"})
+    done = run_module("pipeline.train", *flags, f"--run_dir={tmp_path / 'run'}")
+    reached = metrics(tmp_path / "run")[-1]["step"]
+    assert done.returncode == 75 and reached < 20 and "stopped by" not in done.stdout
+    assert done.stderr == (
+        f"lost: Google Cloud has preempted this machine (instance/preempted: TRUE); step {reached} is saved; "
+        "the same command continues from the newest checkpoint\n"
+    )
+    metadata_server.say({"preempted": "FALSE"})
+    metadata_server.fall_silent(after=2)  # nobody waits for it when the run is done
+    done = run_module("pipeline.train", *flags, f"--run_dir={tmp_path / 'run'}")
+    assert done.returncode == 0 and f"resumes at step {reached}" in done.stdout, done.stderr
+    unbroken = run_module("pipeline.train", *flags, f"--run_dir={tmp_path / 'unbroken'}")
+    assert unbroken.returncode == 0, unbroken.stderr
+    losses = [{record["step"]: record["loss"] for record in metrics(tmp_path / run)} for run in ("run", "unbroken")]
+    assert losses[0] == losses[1] and max(losses[0]) == len(losses[0]) == 20
 
 
 def test_a_lost_worker_ends_with_75():

@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from tests.helpers.metadata_server import MetadataServer
+
 STEPS = 400
 LONGEST = 300  # seconds that a worker may live after another has died; it takes a few
 # Plain gradient descent, for which sums in another order differ by float32 rounding and no more. Adafactor divides by
@@ -29,7 +31,7 @@ def free_addresses(count):
 def start(small_data, run_flags, start_process, python):
     """Starts the workers of a run, in their order."""
 
-    def run(directory, workers, *flags, only_last=(), last_directory=None):
+    def run(directory, workers, *flags, only_last=(), last_directory=None, last_environment=None):
         addresses, started = free_addresses(workers), []
         for index in range(workers):
             environment = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -38,6 +40,7 @@ def start(small_data, run_flags, start_process, python):
                 environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
             command = [python, "-m", "pipeline.train", *run_flags, *flags, f"--data={small_data}"]
             is_last = index == workers - 1
+            environment |= (is_last and last_environment) or {}
             command += [f"--run_dir={(is_last and last_directory) or directory}", *(only_last if is_last else ())]
             started.append(start_process(command, **environment))
         return started
@@ -105,7 +108,14 @@ def test_killed_and_stopped_workers_leave_a_run_that_goes_on_to_the_same_weights
     codes, output = ends(start(tmp_path / "unbroken", 2, *options))
     assert codes == [0, 0], output
 
-    run, reached = tmp_path / "run", 0
+    run = tmp_path / "run"
+    with MetadataServer() as vm:  # of the second worker alone, which is about to end from the first step on
+        vm.say({"maintenance-event": "NONE", "preempted": "TRUE"})
+        codes, output = ends(start(run, 2, *options, last_environment={"GCE_METADATA_HOST": vm.address}))
+    assert codes == [os.EX_TEMPFAIL] * 2, output
+    assert "lost: another worker's machine is about to end" in output[0] and "has preempted this machine" in output[1]
+    reached = weights(run)[0]
+    assert reached == records(run)[-1]["step"] < STEPS, "both stop at the same step, which is saved"
     for victim, number in ((1, signal.SIGKILL), (1, signal.SIGTERM), (0, signal.SIGKILL)):
         workers = start(run, 2, *options)
         after_steps(workers, run, reached + 80)

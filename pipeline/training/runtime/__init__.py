@@ -81,6 +81,7 @@ class Runtime:
         progress: of the steps.
         clock: seconds by purpose.
         stop: set, the run ends after the current loop of steps or evaluation.
+        notice: what told that this machine is about to end, if anything did.
     """
 
     strategy: tf.distribute.Strategy
@@ -89,6 +90,7 @@ class Runtime:
     progress: Progress
     clock: Clock = dataclasses.field(default_factory=Clock)
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    notice: str | None = None
 
     @contextlib.contextmanager
     def timed(self, part: str, kind: str, *, compiles: bool = False) -> Iterator[None]:
@@ -102,6 +104,21 @@ class Runtime:
         if agreed:
             self.stop.set()
         return agreed  # not the flag: a signal during the call would stop only this process
+
+    def stop_for(self, notice: str) -> None:
+        """Ends the run as ``stop`` does, because this machine is about to end; the first notice counts."""
+        self.notice = self.notice or notice
+        self.stop.set()
+
+    def agreed_notice(self) -> str | None:
+        """Returns this process's notice, or that another worker has one; None, in all processes, if none of them has.
+
+        Of a run that has stopped: all processes call it, and what comes later to one of them changes no answer.
+        """
+        own = self.notice
+        if not self.workers.any(own is not None):
+            return None
+        return own or "another worker's machine is about to end"
 
     def one(self, per_replica: Any) -> Any:
         """Returns one replica's value of what is equal on all replicas."""

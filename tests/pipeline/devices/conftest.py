@@ -1,8 +1,6 @@
 """The real TPUStrategy on a slice that is only described: graphs can be built for it anywhere, and nothing runs."""
 
-import http.server
 import socket
-import threading
 
 import pytest
 
@@ -80,30 +78,9 @@ def described_strategy():
 
 
 @pytest.fixture
-def metadata_says(monkeypatch):
-    """A metadata server on loopback, for a VM that has these attributes, and an environment that says nothing."""
-    said = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            folder, _, name = self.path.rpartition("/")
-            asked_well = folder == "/computeMetadata/v1/instance/attributes" and self.headers["Metadata-Flavor"]
-            known = asked_well == "Google" and name in said
-            self.send_response(200 if known else 404)
-            self.end_headers()
-            self.wfile.write(said[name].encode() if known else b"<html>not found</html>")
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
-        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # is not asked: it would tell of its own machine
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-        yield said.update
-        server.shutdown()
+def metadata_says(metadata_server):
+    """A function that gives the VM of ``metadata_server`` attributes."""
+    return lambda attributes: metadata_server.say({f"attributes/{name}": text for name, text in attributes.items()})
 
 
 @pytest.fixture
