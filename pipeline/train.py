@@ -46,6 +46,7 @@ def _train(run: run_config.RunConfig, target: tpu_target.Target) -> int:
     storage.check_writable(FLAGS.run_dir)
     data = run_config.check_data(FLAGS.data, run)
     data.check_files(FLAGS.data, "train", "validation")
+    run_config.note_distance(run.target, FLAGS.data)
     run = run_config.with_data(run, data)
     if FLAGS.preflight:
         require_fit(run.settings, run.model, run.optimizer, run.target.slice)

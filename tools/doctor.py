@@ -15,14 +15,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
 from pipeline import cli, storage
-from pipeline.devices import metadata, wheels
+from pipeline.devices import wheels
 from pipeline.errors import UnavailableError, UserError
 from tools.bench import stated
+
+if TYPE_CHECKING:
+    from pipeline.storage.gcs import Location
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -31,7 +34,6 @@ PYTHONS = (3, 11), (3, 13)  # the oldest and the newest that requirements.txt in
 TIMEOUT_SECONDS = 5
 LEAST_DISK, LEAST_MEMORY = 20e9, 4e9  # bytes: checkpoints of GPT-2 small and its shards; tracing and compiling it
 CPU_FEATURES = {"avx": FAULT, "avx2": WARNING, "fma": WARNING}  # TensorFlow's wheels abort without AVX
-CONTINENTS = {"us": "us-", "eu": "europe-", "asia": "asia-"}  # Cloud Storage's multi-regions, and their zones
 
 
 class Finding(NamedTuple):
@@ -151,37 +153,31 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
         return
     if not storage.is_remote(path):
         raise UserError(f"--bucket={path}: expected gs://BUCKET or gs://BUCKET/FOLDER")
-    from pipeline.storage import gcs_client
+    from pipeline.devices import regions
+    from pipeline.storage import gcs, gcs_client
 
     gcs_client.TIMEOUTS = dataclasses.replace(
         gcs_client.TIMEOUTS, give_up=TIMEOUT_SECONDS, connect=3, silence=TIMEOUT_SECONDS, credentials=TIMEOUT_SECONDS
     )
     try:
         storage.check_writable(path)
-        with gcs_client.explained(path):
-            bucket_info = gcs_client.bucket_of(path)[0]
-            bucket_info.reload(**gcs_client.TIMEOUTS.calls)
     except (UserError, UnavailableError, FileNotFoundError) as error:
         yield Finding(FAULT, str(error))
         return
-    zone = zone or metadata.instance("zone").rpartition("/")[2]
-    yield region(bucket_info.location or "", zone)
+    yield region(gcs.location(path), regions.zone_of_tpu(zone))
 
 
-def region(location: str, zone: str) -> Finding:
-    """Compares a bucket's location with the zone of the machine that will read it."""
-    place = location.lower()
+def region(location: "Location | None", zone: str) -> Finding:
+    """Compares a bucket's location, None if it is not known, with the zone of the machine that will read it."""
+    if location is None:
+        return Finding(OK, "can be written to; this account may not see its location (storage.buckets.get)")
     if not zone:
-        return Finding(
-            OK, f"can be written to; in {place or 'an unknown location'}. The TPU's zone is not known: --zone"
-        )
-    if zone.rpartition("-")[0] == place:
-        return Finding(OK, f"can be written to; in {place}, like the TPU's zone {zone}")
-    if zone.startswith(CONTINENTS.get(place, " ")):
-        return Finding(OK, f"can be written to; in the multi-region {place}, which {zone} belongs to")
-    return Finding(
-        WARNING, f"is in {place}, the TPU in {zone}: reading costs transfer fees and time; make one in the TPU's region"
-    )
+        return Finding(OK, f"can be written to; in {location.name}. The TPU's zone is not known: --zone")
+    from pipeline.devices import regions
+
+    if apart := regions.apart(location, zone):
+        return Finding(WARNING, apart)
+    return Finding(OK, f"can be written to; in {location.name}, like the TPU's zone {zone}")
 
 
 def wandb_login() -> Iterator[Finding]:

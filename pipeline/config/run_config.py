@@ -89,6 +89,19 @@ def check_visible(target: tpu_target.Target, **directories: str) -> None:
             )
 
 
+def note_distance(target: tpu_target.Target, directory: str) -> None:
+    """Prints a note on stderr if a slice reads its data from a bucket in another region, or in a multi-region."""
+    if target.slice is None or not storage.is_remote(directory):
+        return
+    from pipeline.devices import regions
+    from pipeline.storage import gcs
+
+    zone = regions.zone_of_tpu(target.slice.zone)
+    location = gcs.location(directory) if zone else None
+    if location and (apart := regions.apart(location, zone)):
+        print(f"note: the bucket of --data={directory} {apart}", file=sys.stderr)
+
+
 def check_data(directory: str, run: RunConfig) -> manifest.Manifest:
     """Returns the manifest of ``directory``; UserError for data that does not fit the model, the batch or the hosts."""
     data = manifest.load(directory)

@@ -10,7 +10,9 @@ import base64
 import contextlib
 from typing import NamedTuple
 
+import requests
 from google.api_core import exceptions
+from google.auth import exceptions as auth_exceptions
 from google.cloud import storage
 
 from pipeline.errors import UnavailableError
@@ -24,6 +26,49 @@ class Stat(NamedTuple):
     size: int
     crc32c: int
     generation: int
+
+
+class Location(NamedTuple):
+    """Where a bucket is, in lower case as zones are written.
+
+    Attributes:
+        name: such as "us-central1", "us" or "nam4".
+        kind: "region", "zone", "dual-region" or "multi-region", as the service calls it.
+        regions: those that hold all of the data; none are known of a multi-region.
+    """
+
+    name: str
+    kind: str
+    regions: tuple[str, ...]
+
+
+# The pairs that have names, https://cloud.google.com/storage/docs/locations; the service describes all others itself.
+DUAL_REGIONS = {
+    "asia1": ("asia-northeast1", "asia-northeast2"),
+    "eur4": ("europe-north1", "europe-west4"),
+    "eur5": ("europe-west1", "europe-west2"),
+    "eur7": ("europe-west2", "europe-west3"),
+    "eur8": ("europe-west3", "europe-west6"),
+    "nam4": ("us-central1", "us-east1"),
+}
+LOCATION_SECONDS = 5
+
+
+def location(path: str) -> Location | None:
+    """Returns where the bucket of a path is; None if the account may not see that, or there is no quick answer.
+
+    It takes storage.buckets.get, which a role for objects alone does not give.
+    """
+    try:
+        bucket, _ = bucket_of(path)
+        bucket.reload(timeout=LOCATION_SECONDS, retry=None)
+    except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError, requests.RequestException, OSError):
+        return None
+    name, kind = (bucket.location or "").lower(), bucket.location_type or "region"
+    regions = {"region": (name,), "zone": (name, name.rpartition("-")[0])}.get(kind, ())
+    if kind == "dual-region":
+        regions = DUAL_REGIONS.get(name) or tuple(region.lower() for region in bucket.data_locations or ())
+    return Location(name, kind, regions) if name else None
 
 
 def stat(path: str) -> Stat | None:

@@ -7,6 +7,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from pipeline.devices import metadata, wheels
+from pipeline.storage.gcs import Location
 from tools import doctor
 
 
@@ -112,14 +113,17 @@ def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
     assert finding == (doctor.WARNING, f"1.0 GB free in {tmp_path}; shards and checkpoints take 20")
 
 
+IOWA = Location("us-central1", "region", ("us-central1",))
+
+
 @pytest.mark.parametrize(
     ("location", "zone", "expected", "message"),
     [
-        ("US-CENTRAL1", "us-central1-a", doctor.OK, "like the TPU's zone"),
-        ("US", "us-central1-a", doctor.OK, "multi-region us"),
-        ("EU", "us-central1-a", doctor.WARNING, "is in eu, the TPU in us-central1-a"),
-        ("EUROPE-WEST4", "us-central1-a", doctor.WARNING, "transfer fees"),
-        ("US-CENTRAL1", "", doctor.OK, "--zone"),
+        (IOWA, "us-central1-a", doctor.OK, "like the TPU's zone"),
+        (Location("us", "multi-region", ()), "us-central1-a", doctor.WARNING, "in the multi-region us, the TPU in us-"),
+        (IOWA, "europe-west4-b", doctor.WARNING, "egress and time; expected a bucket in europe-west4"),
+        (IOWA, "", doctor.OK, "--zone"),
+        (None, "us-central1-a", doctor.OK, "storage.buckets.get"),
     ],
 )
 def test_regions(location, zone, expected, message):
