@@ -167,14 +167,12 @@ def main() -> int:
     gin_files = cli.required("gin_file", "a run such as quickstart.gin")
     if FLAGS.steps < 1 or FLAGS.more < 2:
         raise UserError(f"--steps={FLAGS.steps} --more={FLAGS.more}: expected at least 1 and 2")
-    from pipeline.config import gin_reader
     from pipeline.config.batch_plan import divisors
-    from pipeline.config.run_config import note_overridden_slice
-    from pipeline.config.train_config import TrainConfig
+    from pipeline.config.run_config import load_run_config, note_overridden_slice
 
-    configuration = gin_reader.load(gin_files, FLAGS.gin_param)
-    settings = configuration.get(TrainConfig)
-    note_overridden_slice(configuration, FLAGS.tpu)
+    run = load_run_config(gin_files, FLAGS.gin_param, FLAGS.tpu)  # refuses here what each of the trainings would refuse
+    settings = run.settings
+    note_overridden_slice(run.configuration, FLAGS.tpu)
     smaller = (1, *divisors(settings.microbatch))[-2]
     home = Topology(f"the same, {FLAGS.tpu}", FLAGS.tpu)
     others = [

@@ -1,0 +1,39 @@
+"""Every command refuses each gin surface that it does not read; of models and optimizers it reads the chosen."""
+
+import importlib
+import typing
+
+import pytest
+
+from pipeline import cli
+from pipeline.config import gin_reader
+
+RUN = ("--gin_file=gpt2.gin", "--gin_param=train.optimizer=adafactor")
+TRAINS = {"train", "GPT2", "Adafactor", "slice"}
+COMMANDS = {  # the flags of a command, and what it reads
+    "pipeline.train": ((*RUN, "--dry_run"), TRAINS),
+    "pipeline.shard": (("--gin_file=datasets/cpython.gin", "--output=never"), {"shard"}),
+    "pipeline.tokenizer": (("--size=300", "--output=never"), {"shard"}),
+    "tools.preflight": ((*RUN, "--tpu=v3-8"), TRAINS),
+    "tools.sweep.__main__": ((*RUN, "--dry_run", "--run_dir=never", "--grid=train.seed=[0,1]"), TRAINS),
+    "tools.resume_proof": ((*RUN, "--data=never"), TRAINS),
+}
+PAIRS = [
+    (command, surface) for command, (_, reads) in COMMANDS.items() for surface in gin_reader.SURFACES.keys() - reads
+]
+
+
+@pytest.mark.parametrize(("command", "surface"), sorted(PAIRS))
+def test_a_surface_that_a_command_never_reads_is_refused(command, surface, capsys):
+    module = importlib.import_module(command)
+    setting = f"{surface}.{next(iter(typing.get_type_hints(gin_reader.SURFACES[surface])))}"
+    arguments = [*COMMANDS[command][0], f"--gin_param={setting}=1"]
+    assert cli.call(module.main, module.define_flags, arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and setting in line
+    assert "has no effect here" in line or "no cell uses" in line
+
+
+@pytest.mark.parametrize("setting", ["train.steps", "slice.name", "shard.shards"])
+def test_the_study_reads_its_own_settings_only(refused, setting):
+    assert f"{setting}=1: the study sets it" in refused("tools.study.run", f"--gin_param={setting}=1")
