@@ -106,11 +106,15 @@ def lower_evaluation(model_config: GPT2Config, settings: TrainConfig, plan: Batc
 
 
 def _hlo(step: Any, batch: dict[str, Any]) -> bytes:
+    return canonical(_compiled(step, batch).experimental_get_compiler_ir(*batch.values())(stage="hlo_serialized"))
+
+
+def _compiled(step: Any, batch: dict[str, Any]) -> Any:
+    """Returns the tf.function whose program is lowered; its parameters are the batch's parts, then its variables."""
     import tensorflow as tf
 
     names = list(batch)
-    compiled = tf.function(lambda *parts: step(dict(zip(names, parts, strict=True))), jit_compile=True)
-    return canonical(compiled.experimental_get_compiler_ir(*batch.values())(stage="hlo_serialized"))
+    return tf.function(lambda *parts: step(dict(zip(names, parts, strict=True))), jit_compile=True)
 
 
 def canonical(serialised: bytes) -> bytes:
