@@ -49,11 +49,16 @@ def disk_fault(error: BaseException) -> str | None:
 
 
 def data_fault(error: BaseException) -> str | None:
-    """Returns a line for TensorFlow's error about a damaged file of records; None for any other error."""
+    """Returns a line for TensorFlow's error about a damaged file of records; None for any other error.
+
+    A damaged checkpoint is a DataLossError too; only the reader of records speaks of a record.
+    """
     if type(error).__name__ != "DataLossError" or not type(error).__module__.startswith("tensorflow."):
         return None
     lines = [line.strip() for line in str(error).splitlines()]
-    found = next((line for line in lines if "corrupted" in line or "truncated" in line), " ".join(lines)[:200])
+    found = next((line for line in lines if "corrupted record" in line or "truncated record" in line), None)
+    if found is None:
+        return None
     what = found.partition("DATA_LOSS: ")[2] or found
     return f"the data set is damaged ({what}); python -m tools.verify --data=… names the file and the record"
 

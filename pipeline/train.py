@@ -10,6 +10,7 @@ from absl import flags
 from pipeline import cli, storage
 from pipeline.config import dry_run, run_config
 from pipeline.config.train_config import schedule_note
+from pipeline.data.format.manifest import Manifest
 from pipeline.devices import tpu_target
 from pipeline.preflight.compile_step import require_fit
 
@@ -23,29 +24,31 @@ def main() -> int:
     run_config.note_overridden_slice(run.configuration, FLAGS.tpu)
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
-    optimizer, target, plan = run.optimizer, run.target, run.plan
-    sized = run
-    if FLAGS.data and not storage.is_remote(FLAGS.data):  # report errors that need no connection first
-        data = run_config.check_data(FLAGS.data, run)
-        data.check_files(FLAGS.data, "train", "validation")
-        sized = run_config.with_data(run, data)
+    # Report errors that need no connection first.
+    data = _checked_data(run) if FLAGS.data and not storage.is_remote(FLAGS.data) else None
     if FLAGS.dry_run:
+        sized = run_config.with_data(run, data) if data else run
         print(run.provenance())
-        print(dry_run.arithmetic(sized.settings, sized.model, optimizer, plan, target.hosts))
+        print(dry_run.arithmetic(sized.settings, sized.model, run.optimizer, run.plan, run.target.hosts))
         if FLAGS.preflight:
-            require_fit(sized.settings, sized.model, optimizer, target.slice)
+            require_fit(sized.settings, sized.model, run.optimizer, run.target.slice)
         return 0
-    target = tpu_target.check(target, together=True)
+    target = tpu_target.check(run.target, together=True)
     for flag in ("data", "run_dir"):
         address = cli.required(flag, "a directory or a gs:// address (or --dry_run)")
         run_config.check_visible(run.target, **{flag: address})
-    return _train(run, target)
+    return _train(run, target, data)
 
 
-def _train(run: run_config.RunConfig, target: tpu_target.Target) -> int:
-    storage.check_writable(FLAGS.run_dir)
+def _checked_data(run: run_config.RunConfig) -> Manifest:
     data = run_config.check_data(FLAGS.data, run)
     data.check_files(FLAGS.data, "train", "validation")
+    return data
+
+
+def _train(run: run_config.RunConfig, target: tpu_target.Target, data: Manifest | None) -> int:
+    storage.check_writable(FLAGS.run_dir)
+    data = data or _checked_data(run)
     run_config.note_distance(run.target, FLAGS.data)
     run = run_config.with_data(run, data)
     if FLAGS.preflight:

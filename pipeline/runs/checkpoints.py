@@ -106,7 +106,8 @@ class Checkpoints:
             steps = self.steps()
             rest = "there is no checkpoint yet; with room, the same command begins again"
             if steps:
-                rest = f"the newest whole checkpoint is of step {steps[-1]:,}; with room, the same command continues it"
+                newest = f"the newest whole checkpoint is of step {steps[-1]:,}"
+                rest = f"{newest}; with room, the same command continues from it"
             raise WorkFailedError(f"{fault}; {rest}") from error
 
     def restore_newest(self) -> Checkpoint | None:

@@ -2,7 +2,6 @@
 
 import re
 import threading
-from collections.abc import Sequence
 
 from pipeline.errors import UserError
 from tools.pod import commands, hosts, remote, run
@@ -29,21 +28,19 @@ def plan(request: Request, host: str, lines: int, *, follow: bool) -> list[Comma
 def logs(request: Request, host: str, lines: int, *, follow: bool) -> None:
     """Prints the lines: those of all hosts in the order of their times, or as they come with --follow."""
     lock = threading.Lock()
+    heard: list[tuple[int, str]] = []  # not Outcome.lines, which are the last ones only
 
     def hear(number: int, line: str) -> None:
         if STAMPED.match(line):
             with lock:
-                print(f"host {number} | {line}", flush=True)
+                if follow:
+                    print(f"host {number} | {line}", flush=True)
+                else:
+                    heard.append((number, line))
 
-    asked = remote.logs(lines, follow=follow)
-    outcomes = hosts.ssh(request, chosen(request, host), asked, hear if follow else lambda number, line: None)
-    if not follow:
-        print(*merged(outcomes), sep="\n")
+    outcomes = hosts.ssh(request, chosen(request, host), remote.logs(lines, follow=follow), hear)
+    by_time = sorted(heard, key=lambda pair: (pair[1].split()[0], pair[0]))  # journalctl writes the time first
+    for number, line in by_time:
+        print(f"host {number} | {line}")
     if lost := [outcome for outcome in outcomes if outcome.code]:
         raise run.failed(request, lost)
-
-
-def merged(outcomes: Sequence[hosts.Outcome]) -> list[str]:
-    """Returns the lines of all hosts by their times, which journalctl writes first."""
-    stamped = [(line, o.host) for o in outcomes for line in o.lines if STAMPED.match(line)]
-    return [f"host {host} | {line}" for line, host in sorted(stamped, key=lambda pair: pair[0].split()[0])]

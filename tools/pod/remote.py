@@ -5,9 +5,10 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from tools.pod.on_host import units
+
 ARCHIVE = "pod/source.tar.gz"  # below the user's home
 ANSWER = "pod: "
-UNITS = ("gpt2-train.service", "gpt2-tpu-worker.service")
 # What a host says that was never set up: it has no program to ask.
 FRESH = 'echo \'pod: {"stamp": ""}\''
 
@@ -36,9 +37,8 @@ def state() -> str:
 
 def logs(lines: int, *, follow: bool) -> str:
     """Shows the units' logs, each line with its time."""
-    units = " ".join(f"--unit={unit}" for unit in UNITS)
     how = f"--output=short-iso-precise --no-hostname --no-pager --lines={lines}{' --follow' if follow else ''}"
-    return f"sudo journalctl {units} {how}"
+    return f"sudo journalctl --unit={units.TRAIN} --unit={units.WORKER} {how}"
 
 
 def told(lines: Iterable[str]) -> dict[str, Any]:

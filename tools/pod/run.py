@@ -71,9 +71,7 @@ def state(request: Request) -> dict[str, Any]:
 def start(request: Request, addresses: Sequence[str], arguments: Sequence[str]) -> None:
     """Starts the servers, then the run."""
     serve(request, addresses)
-    outcome = hosts.one(request, 0, _train(request, addresses, arguments))
-    if outcome.code:
-        raise failed(request, [outcome])
+    _on_host_0(request, _train(request, addresses, arguments))
 
 
 def serve(request: Request, addresses: Sequence[str], *, fresh: bool = False) -> None:
@@ -92,9 +90,7 @@ def restart(request: Request) -> None:
     for command in ("stop", f"--grace={GRACE_SECONDS}"), ("start",):
         if command[0] == "start":
             serve(request, addresses, fresh=True)
-        outcome = hosts.one(request, 0, remote.on_host(*command))
-        if outcome.code:
-            raise failed(request, [outcome])
+        _on_host_0(request, remote.on_host(*command))
     print(f"{request.name}: the run goes on from its newest checkpoint; watch it with logs --follow")
 
 
@@ -112,15 +108,19 @@ def restart_plan(request: Request) -> list[Command]:
 
 def stop(request: Request) -> None:
     """Ends the run: it saves, and the slice stays."""
-    outcome = hosts.one(request, 0, remote.on_host("stop"))
-    if outcome.code:
-        raise failed(request, [outcome])
+    _on_host_0(request, remote.on_host("stop"))
     print(f"{request.name}: the run was stopped and has saved; the same `run` goes on")
 
 
 def stop_plan(request: Request) -> list[Command]:
     """Returns the commands of ``stop``."""
     return [commands.ssh(request, 0, remote.on_host("stop"))]
+
+
+def _on_host_0(request: Request, command: str) -> None:
+    outcome = hosts.one(request, 0, command)
+    if outcome.code:
+        raise failed(request, [outcome])
 
 
 def failed(request: Request, lost: Sequence[Outcome]) -> Exception:

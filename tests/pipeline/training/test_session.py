@@ -11,7 +11,7 @@ import models
 from pipeline import stop_signals
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
-from pipeline.errors import UserError, WorkFailedError
+from pipeline.errors import UserError, WorkFailedError, data_fault
 from pipeline.optimizers.config import AdamWConfig
 from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.training import session as sessions
@@ -171,3 +171,24 @@ def test_a_disk_that_fills_up_is_one_line_with_the_newest_checkpoint(runnable, m
     said = "^run/metrics.jsonl: No space left on device; the newest whole checkpoint is of step 3; with room, the same"
     with pytest.raises(WorkFailedError, match=said):
         session.run()
+
+
+def test_a_signal_right_after_the_last_step_leaves_nothing_out_of_the_summary(runnable, monkeypatch):
+    fit = sessions.Trainer.fit
+
+    def then_stopped(trainer):
+        finished = fit(trainer)
+        trainer.runtime.stop.set()
+        return finished
+
+    monkeypatch.setattr(sessions.Trainer, "fit", then_stopped)
+    session = runnable(steps=2, evaluate_every=0)
+    assert session.run() == 0
+    assert session.directory.read_json("summary.json")["validation"]["nats_per_token"] > 0
+
+
+def test_a_damaged_checkpoint_is_not_called_a_damaged_data_set():
+    table = "Unable to open table file run/step-3: DATA_LOSS: not an sstable (bad magic number)"
+    assert data_fault(tf.errors.DataLossError(None, None, table)) is None
+    record = "{{function_node x}} corrupted record at 12 (Is this even a TFRecord file?)"
+    assert "corrupted record at 12" in data_fault(tf.errors.DataLossError(None, None, record))

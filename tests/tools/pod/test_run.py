@@ -7,7 +7,10 @@ import subprocess
 
 import pytest
 
+from pipeline.devices import slices
 from tests.helpers.places import ROOT
+from tools.pod import logs
+from tools.pod.request import Request
 
 POD = {"tpu": "v4-16", "zone": "us-central2-b"}
 RUN = ("--", "--gin_file=algpt2.gin", "--data=gs://bucket/data", "--run_dir=gs://bucket/run")
@@ -142,3 +145,16 @@ def test_a_run_waits_for_the_servers_of_hosts_that_come_back(run_module):
         assert run_module("tools.pod.on_host", "await", f"--hosts={there},{there}").returncode == 0
     done = run_module("tools.pod.on_host", "await", f"--hosts={there}", "--seconds=0.3")
     assert done.returncode == 1 and done.stderr == f"failed: the server at {there} has not answered for 0.3 s\n"
+
+
+def test_logs_prints_as_many_lines_as_asked_for_by_their_times(monkeypatch, capsys):
+    def journal(request, host, command):
+        lines = f"for i in $(seq 1000 1299); do echo 2026-01-01T00:00:$i of {host}; done"
+        return ["bash", "-c", lines]
+
+    monkeypatch.setattr("tools.pod.commands.ssh", journal)
+    request = Request(name="mine", piece=slices.find(POD["tpu"]), zone=POD["zone"])
+    logs.logs(request, "all", 300, follow=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 600
+    assert [line.split()[-1] for line in lines[:2]] == ["0", "1"] and lines[-1].startswith("host 1 | 2026")

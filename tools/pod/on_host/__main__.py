@@ -14,9 +14,9 @@ from absl import flags
 from pipeline import cli
 from pipeline.errors import UserError, WorkFailedError, nearest
 from tools.pod.on_host import checks, units
+from tools.pod.remote import ANSWER
 
 FLAGS = flags.FLAGS
-ANSWER = "pod: "
 SERVER_SECONDS = 180  # in which the server must answer; importing TensorFlow takes most of them
 
 
