@@ -97,12 +97,21 @@ def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path,
 
 def test_some_run_at_a_time_and_all_are_told_to_stop(started, tmp_path):
     runner = runners.Runner([], Ledger(str(tmp_path / "ledger")), str(tmp_path), parallel=2)
-    timer = threading.Timer(1, runners.os.kill, (runners.os.getpid(), runners.signal.SIGTERM))
-    timer.start()
+    ended = threading.Event()
+
+    def stop_two() -> None:
+        while len(started) < 2 and not ended.wait(0.01):
+            pass
+        if not ended.is_set():  # or it would end pytest
+            runners.os.kill(runners.os.getpid(), runners.signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop_two)
+    stopper.start()
     try:
         runner.run([dataclasses.replace(CELL, key=key) for key in ("first", "second", "third")])
     finally:
-        timer.cancel()  # or it would end pytest where no run takes the signal
+        ended.set()
+        stopper.join()
     assert [process.returncode for process in started] == [-runners.signal.SIGTERM] * 2
     assert [runner.ledger.read(key) for key in ("third",)] == [None]
     assert {runner.ledger.read(key)["state"] for key in ("first", "second")} == {"stopped"}
