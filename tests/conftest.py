@@ -18,6 +18,7 @@ from tests.helpers.places import ROOT
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # a pass over graphs that XLA compiles anyway: a tenth of a start
 VIRTUAL_DEVICES = 4
 pytest_plugins = ("tests.helpers.gcs_fixture", "tests.helpers.metadata_server")
 gc.set_threshold(100_000, 20, 20)  # building graphs, which are millions of objects, costs a fifth more without
