@@ -56,7 +56,6 @@ def train(
     devices,
     accumulation,
     poison=(),
-    dtype="float32",
     folder=None,
     start=0,
     skip_loss_above=None,
@@ -75,13 +74,13 @@ def train(
     )
     assert plan.accumulation == accumulation
     with strategy.scope():
-        model = models.build(model_config, seed=2 if start else 1, compute_dtype=dtype)
+        model = models.build(model_config, seed=2 if start else 1, compute_dtype="float32")
         optimizer = build(optimizer_config, Schedule(steps=STEPS, warmup_steps=2))
         optimizer.build(model.trainable_variables)
     step = make_train_step(
         model, optimizer, plan, clip_norm=0.05, skip_loss_above=skip_loss_above, **strategy_options(strategy)
     )
-    checkpoints = Checkpoints(f"{folder}/{dtype}", state_of(model, optimizer))
+    checkpoints = Checkpoints(f"{folder}", state_of(model, optimizer))
     if start:
         assert checkpoints.restore_newest().step == start
 

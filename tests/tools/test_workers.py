@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.metadata_server import MetadataServer
 
-STEPS = 400
+STEPS = 280
 LONGEST = 300  # seconds that a worker may live after another has died; it takes a few
 # Plain gradient descent, for which sums in another order differ by float32 rounding and no more. Adafactor divides by
 # the root mean square of each variable's gradient, and that of the keys' bias is nothing but rounding.
@@ -75,8 +75,8 @@ def weights(run):
 
 
 @pytest.mark.slow
-def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
-    runs = {count: tmp_path / f"run{count}" for count in (1, 2, 4)}
+def test_four_processes_train_to_the_weights_of_one(start, tmp_path):
+    runs = {count: tmp_path / f"run{count}" for count in (1, 4)}
     for count, run in runs.items():
         codes, output = ends(start(run, count, *flags(20), *SGD))
         assert codes == [0] * count, output
@@ -84,14 +84,12 @@ def test_two_and_four_processes_train_to_the_weights_of_one(start, tmp_path):
             assert [text.count("loss") > 0 for text in output] == [True] + [False] * (count - 1), "one of them prints"
     step, expected = weights(runs[1])
     losses = [record["loss"] for record in records(runs[1])]
-    for count in (2, 4):
-        reached = weights(runs[count])
-        assert reached[0] == step == 20 and reached[1].keys() == expected.keys()
-        for name, value in expected.items():
-            np.testing.assert_allclose(reached[1][name], value, rtol=0, atol=ROUNDING, err_msg=f"{count} {name}")
-        np.testing.assert_allclose([record["loss"] for record in records(runs[count])], losses, rtol=1e-6)
-        summary = json.loads((runs[count] / "summary.json").read_text())
-        assert summary["tokens_seen"] == 20 * 8 * 32
+    reached = weights(runs[4])
+    assert reached[0] == step == 20 and reached[1].keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(reached[1][name], value, rtol=0, atol=ROUNDING, err_msg=name)
+    np.testing.assert_allclose([record["loss"] for record in records(runs[4])], losses, rtol=1e-6)
+    assert json.loads((runs[4] / "summary.json").read_text())["tokens_seen"] == 20 * 8 * 32
 
 
 def after_steps(processes, run, steps):
@@ -104,7 +102,7 @@ def after_steps(processes, run, steps):
 
 @pytest.mark.slow
 def test_killed_and_stopped_workers_leave_a_run_that_goes_on_to_the_same_weights(start, tmp_path):
-    options = (*flags(STEPS), "--gin_param=train.checkpoint_every=50")
+    options = (*flags(STEPS), "--gin_param=train.checkpoint_every=20")
     codes, output = ends(start(tmp_path / "unbroken", 2, *options))
     assert codes == [0, 0], output
 
@@ -118,7 +116,7 @@ def test_killed_and_stopped_workers_leave_a_run_that_goes_on_to_the_same_weights
     assert reached == records(run)[-1]["step"] < STEPS, "both stop at the same step, which is saved"
     for victim, number in ((1, signal.SIGKILL), (1, signal.SIGTERM), (0, signal.SIGKILL)):
         workers = start(run, 2, *options)
-        after_steps(workers, run, reached + 80)
+        after_steps(workers, run, reached + 40)
         workers[victim].send_signal(number)
         codes, output = ends(workers)
         if number == signal.SIGKILL:
