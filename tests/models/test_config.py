@@ -40,7 +40,9 @@ def values_in_the_model(config) -> int:
 @pytest.mark.parametrize("size", SIZES)
 def test_gpt2_has_the_published_parameters(size):
     config = sized(GPT2Config, size)
-    assert config.parameters() == GPT2_PARAMETERS[size] == values_in_the_model(config)
+    assert config.parameters() == GPT2_PARAMETERS[size]
+    if size in ("small", "medium"):  # the others are more of the same layers, which take seconds to build
+        assert values_in_the_model(config) == GPT2_PARAMETERS[size]
 
 
 @pytest.mark.parametrize(("size", "embedding"), ALGPT2_MILLIONS)
