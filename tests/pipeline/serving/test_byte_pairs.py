@@ -26,8 +26,8 @@ def encoders():
     return [encoder(tokenizers.load("gpt2")), encoder(tokenizers.train(texts, 300, "own"))]
 
 
-@hypothesis.settings(max_examples=400, deadline=None)
-@hypothesis.given(texts=st.lists(TEXTS, max_size=5))
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(texts=st.lists(TEXTS, max_size=15))
 def test_ids_are_those_of_tokenizers(encoders, texts):
     for tokenizer, encode in encoders:
         assert encode([text.encode() for text in texts]) == [tokenizer.encode(text) for text in texts]
