@@ -10,7 +10,7 @@ import pathlib
 import re
 import tokenize
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gin import config_parser
@@ -61,10 +61,18 @@ class Configuration:
         bindings: of each setting, as (surface's name, field's name): its values in the order in which they were bound,
             of which the last counts, each with its origin.
         folders: where files are looked up, in this order.
+        by_name: gives the text of a file that is in no folder and follows from its name; None where none follows, and
+            UserError where the name is nearly one.
     """
 
-    def __init__(self, surfaces: Mapping[str, type], folders: Sequence[pathlib.Path] = (pathlib.Path(), ROOT)) -> None:
+    def __init__(
+        self,
+        surfaces: Mapping[str, type],
+        folders: Sequence[pathlib.Path] = (pathlib.Path(), ROOT),
+        by_name: Callable[[str], str | None] = lambda file: None,
+    ) -> None:
         self.surfaces = surfaces
+        self.by_name = by_name
         self.bindings: dict[tuple[str, str], list[tuple[Any, str]]] = {}
         self.folders = folders
         self._macros: dict[str, tuple[Any, str]] = {}
@@ -78,7 +86,7 @@ class Configuration:
                 file sets twice, or a macro that nothing uses.
         """
         for file in files:
-            self._read_file(self._find(file, "--gin_file"), ())
+            self._include(file, "--gin_file", ())
         for parameter in parameters:
             self._read_text(_quoted(parameter), ON_COMMAND_LINE + parameter, ())
         for macro, (_, origin) in self._macros.items():
@@ -150,14 +158,21 @@ class Configuration:
             for field in dataclasses.fields(typing.cast(Any, kind))
         ]
 
-    def _find(self, file: str, asked_by: str) -> pathlib.Path:
+    def _include(self, file: str, asked_by: str, includers: tuple[pathlib.Path, ...]) -> None:
         file = _path(asked_by, file)
         for folder in self.folders:
             if storage.size(str(folder / file)) is not None:
-                return folder / file
-        root = self.folders[-1]
-        near = nearest(file, [str(path.relative_to(root)) for path in root.rglob("*.gin")])
-        raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{near}")
+                self._read_file(folder / file, includers)
+                return
+        try:
+            text = self.by_name(file)
+        except UserError as error:
+            raise UserError(f"{asked_by}: {error}") from None
+        if text is None:
+            root = self.folders[-1]
+            near = nearest(file, [str(path.relative_to(root)) for path in root.rglob("*.gin")])
+            raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{near}")
+        self._read_text(text, file, ())
 
     def _read_file(self, path: pathlib.Path, includers: tuple[pathlib.Path, ...]) -> None:
         if path in includers:
@@ -169,7 +184,7 @@ class Configuration:
         self._read_text(text, _short(path), (*includers, path))
 
     def _read_text(self, text: str, source: str, includers: tuple[pathlib.Path, ...]) -> None:
-        """Reads a file that others include, or an override, which has no lines: its ``includers`` are none."""
+        """Reads a file, the last of ``includers``; an override or a text by name has none, and so no lines to name."""
 
         def place(line: int | None) -> str:
             return f"{source}:{line}" if includers and line else source
@@ -189,7 +204,7 @@ class Configuration:
 
     def _handle(self, statement: Any, origin: str, includers: tuple[pathlib.Path, ...]) -> None:
         if isinstance(statement, config_parser.IncludeStatement):
-            self._read_file(self._find(statement.filename, origin), includers)
+            self._include(statement.filename, origin, includers)
         elif isinstance(statement, config_parser.BindingStatement):
             if statement.scope:
                 raise UserError(f"{origin}: nothing here has scopes; expected no {statement.scope}/")
@@ -208,8 +223,8 @@ class Configuration:
         parameters = [field.name for field in dataclasses.fields(typing.cast(Any, surface))]
         if parameter not in parameters:
             raise UserError(f"{origin}: {name} has no parameter {parameter!r}{nearest(parameter, parameters)}")
-        before = self.origin(name, parameter)
-        in_one_file = before != origin and before.rpartition(":")[0] == origin.rpartition(":")[0]
+        before, file = self.origin(name, parameter), origin.rpartition(":")[0]
+        in_one_file = file and before != origin and before.rpartition(":")[0] == file
         if in_one_file and not origin.startswith(ON_COMMAND_LINE):
             raise UserError(f"{origin}: {name}.{parameter} is set twice, in {before} too: keep one")
         self.bind(surface, parameter, value, origin)

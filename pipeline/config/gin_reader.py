@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from models.config import MODELS
 from pipeline.config.train_config import TrainConfig
 from pipeline.data.format.settings import ShardConfig
-from pipeline.devices.slices import Slice
+from pipeline.devices import slices
 from pipeline.errors import UserError, nearest
 from pipeline.gin_files import ON_COMMAND_LINE, ROOT, Configuration
 from pipeline.optimizers.config import OPTIMIZERS
@@ -21,14 +21,14 @@ SURFACES: dict[str, type] = {
     "train": TrainConfig,
     **{kind.__name__.removesuffix("Config"): kind for kind in (*MODELS.values(), *OPTIMIZERS.values())},
     "shard": ShardConfig,
-    "slice": Slice,
+    "slice": slices.Slice,
 }
 T = TypeVar("T")
 
 
 def load(files: Sequence[str], parameters: Sequence[str] = ()) -> Configuration:
     """Returns the configuration of ``files``, then of ``parameters``, as ``Configuration.read`` binds them."""
-    configuration = Configuration(SURFACES)
+    configuration = Configuration(SURFACES, by_name=slices.gin_text)
     configuration.read(files, parameters)
     return configuration
 

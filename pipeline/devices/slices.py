@@ -1,8 +1,9 @@
 """TPU slices: the devices that a name such as ``pod-128`` stands for, known before connecting.
 
 Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch arithmetic at once. A slice follows from
-its name (slice_rules.py), unless a file ``gin/slices/NAME.gin`` describes it: one of the user's own, another name
-(``pod-128``), or one that run files include. The figures of a generation's cores are in tpu_specs.py only.
+its name: its size by its generation's rules (slice_rules.py), its memory by its generation's table (tpu_specs.py).
+``slices/NAME.gin`` says the same in gin, and is not a file, unless gin/slices has one of that name, for another name
+(``pod-128``), an address or another figure.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ class Slice:
         topology: Chips along each edge, as libtpu writes it: "8x8", "2x2x4".
         cores: Devices that a program sees, each of which is one replica.
         hosts: Machines; each reads its own part of the data.
-        hbm_gib_per_core: Memory of one such device, in GiB.
+        hbm_gib_per_core: Memory of one such device, in GiB; by its name, that of its generation in tpu_specs.py.
         address: A Cloud TPU's name, a grpc:// address, or "local" on a TPU VM that is the whole slice; None = found
             where the run starts.
         zone: The Cloud TPU's zone; None = that of the machine.
@@ -96,7 +97,7 @@ def find(name: str) -> Slice:
     """Returns the slice of this name (``NAME@ADDRESS`` sets its address too); UserError names the nearest one."""
     name, _, address = name.partition("@")
     if _file_of(name).is_file():
-        configuration = Configuration({"slice": Slice}, [FOLDER.parent])
+        configuration = Configuration({"slice": Slice}, [FOLDER.parent], gin_text)
         configuration.read([f"slices/{_file_of(name).name}"])
         found = configuration.get(Slice)
     elif slice_rules.shape(_ours(name)):
@@ -127,10 +128,28 @@ def by_rule(name: str) -> Slice:
     )
 
 
-def hint(name: str) -> str:
-    """Returns ``" (did you mean 'v3-64' or 'v3-128'?)"`` for a name that is no slice, as ``errors.nearest`` does."""
-    near = slice_rules.near(_ours(name))
-    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else nearest(name, names())
+def gin_text(file: str) -> str | None:
+    """Returns what ``slices/NAME.gin``, such as slices/v3-64.gin, binds where it is no file: the slice of that name.
+
+    None for a file of another kind; UserError, with the nearest slices, for one that is nearly a slice's.
+    """
+    match = re.fullmatch(r"((?:.*/)?)(v\d[\w.-]{0,100}?)(?:\.gin)?", file)
+    name = _ours(match[2]) if match else ""
+    known, of_slices = slice_rules.shape(name), file.startswith(("slices/", "gin/slices/"))
+    if not name or not (known or of_slices):
+        return None
+    if not known or not of_slices or not file.endswith(".gin"):
+        raise UserError(f"no gin file {file!r} here or under gin/{hint(name, 'slices/{}.gin')}")
+    bound = {field: value for field, value in vars(by_rule(name)).items() if value is not None}
+    return "".join(f"slice.{field} = {value!r}\n" for field, value in bound.items())
+
+
+def hint(name: str, form: str = "{}") -> str:
+    """Returns ``" (did you mean 'v3-64' or 'v3-128'?)"``, as ``errors.nearest`` does, in the form of what was asked."""
+    near = [name] if slice_rules.shape(name) else slice_rules.near(_ours(name))
+    if not near:
+        return nearest(form.format(name), map(form.format, names()))
+    return f" (did you mean {' or '.join(repr(form.format(other)) for other in near)}?)"
 
 
 def local() -> Slice | None:

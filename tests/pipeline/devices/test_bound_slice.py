@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.config import gin_reader
 from pipeline.config.run_config import load_run_config, note_overridden_slice
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
@@ -30,6 +31,39 @@ def test_a_slice_that_gin_binds_is_that_of_the_run(included, tpu, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_every_name_for_the_flag_is_one_for_gin(tmp_path):
+    """As ``--gin_file=slices/NAME.gin``, and included."""
+    for name in (*slices.names(), "v5litepod-32"):
+        (tmp_path / "mine.gin").write_text(f"include 'slices/{name}.gin'\n")
+        for file in (f"slices/{name}.gin", f"gin/slices/{name}.gin", str(tmp_path / "mine.gin")):
+            assert gin_reader.load([file]).get(slices.Slice) == slices.find(name)
+
+
+def test_what_is_bound_elsewhere_stays_bound(tmp_path):
+    (tmp_path / "mine.gin").write_text("slice.address = 'my-tpu'\ninclude 'slices/v3-64.gin'\nslice.zone = 'z'\n")
+    for files in ([str(tmp_path / "mine.gin")], ["slices/v3-8.gin", str(tmp_path / "mine.gin")]):
+        found = gin_reader.load(files).get(slices.Slice)
+        assert (found.name, found.address, found.zone) == ("v3-64", "my-tpu", "z")
+
+
+@pytest.mark.parametrize(
+    ("file", "near"),
+    [
+        ("slices/v3-63.gin", r"'slices/v3-32.gin' or 'slices/v3-64.gin'"),
+        ("slices/v5litepod-3.gin", r"'slices/v5e-1.gin' or 'slices/v5e-4.gin'"),
+        ("slices/v3-0128.gin", r"'slices/v3-128.gin'"),
+        ("slices/pod-129.gin", r"'slices/pod-128.gin'"),
+        ("slices/v3-64", r"'slices/v3-64.gin'"),
+        ("v3-64.gin", r"'slices/v3-64.gin'"),
+    ],
+)
+def test_a_file_of_no_slice_is_answered_with_the_nearest(file, near, tmp_path):
+    (tmp_path / "mine.gin").write_text(f"\ninclude '{file}'\n")
+    for given, origin in ((file, "--gin_file"), (str(tmp_path / "mine.gin"), r"\S*mine.gin:2")):
+        with pytest.raises(UserError, match=rf"^{origin}: no gin file '{file}' .*\(did you mean {near}\?\)$"):
+            gin_reader.load([given])
+
+
 def test_the_dry_run_says_so(run_module):
     done = run_module("pipeline.train", "--gin_file=algpt2.gin", "--gin_file=slices/v3-128.gin", "--dry_run")
     assert "replicas                128 on 16 hosts\n" in done.stdout and done.stderr == ""
@@ -40,7 +74,7 @@ def test_the_flag_overrides_it_and_says_so_in_one_line(tpu, replicas, capsys):
     run = load_run_config(V3_128, [], tpu)
     assert run.target.replicas == replicas
     note_overridden_slice(run.configuration, tpu)
-    assert capsys.readouterr().err == f"note: --tpu={tpu} overrides slice.name = 'v3-128' (gin/slices/v3-128.gin:2)\n"
+    assert capsys.readouterr().err == f"note: --tpu={tpu} overrides slice.name = 'v3-128' (slices/v3-128.gin)\n"
 
 
 def test_an_address_that_the_flag_overrides_is_said(capsys):

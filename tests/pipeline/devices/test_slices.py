@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from pipeline.devices import slice_rules, slices, tpu_target
+from pipeline.devices.tpu_specs import GENERATIONS
 from pipeline.errors import UserError
 from tests.helpers.places import ROOT
 
@@ -21,11 +22,20 @@ def test_every_slice_agrees_with_its_generation():
         assert found.specs.usable_hbm_gib < 1.01 * found.hbm_gib_per_core, found
 
 
-@pytest.mark.parametrize("path", sorted(slices.FOLDER.glob("*.gin")), ids=lambda path: path.stem)
-def test_every_file_that_comes_along_says_what_the_rules_say(path):
-    """They are there for ``include 'slices/v3-128.gin'``."""
-    rule = "v3-128" if path.stem == "pod-128" else path.stem
-    assert slices.find(path.stem) == dataclasses.replace(slices.by_rule(rule), name=path.stem)
+@pytest.mark.parametrize("change", ["generation", "user"])
+def test_memory_is_changed_in_one_place(change, tmp_path, monkeypatch):
+    """In the table of generations, or in a user's own file; no other file has it."""
+    (tmp_path / "slices").mkdir()
+    text = "include 'slices/v3-64.gin'\nslice.name = 'mine'\n"
+    if change == "generation":
+        row = dataclasses.replace(GENERATIONS["v3"], hbm_gib=15, usable_hbm_gib=14)
+        monkeypatch.setitem(GENERATIONS, "v3", row)
+    else:
+        text += "slice.hbm_gib_per_core = 15\n"
+    (tmp_path / "slices" / "mine.gin").write_text(text)
+    monkeypatch.setattr(slices, "FOLDER", tmp_path / "slices")
+    assert slices.find("mine") == dataclasses.replace(slices.by_rule("v3-64"), name="mine", hbm_gib_per_core=15)
+    assert slices.find("v3-64").hbm_gib_per_core == (15 if change == "generation" else 16)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +81,8 @@ def test_the_page_lists_what_there_is():
 
 def test_a_file_of_the_users_own_comes_before_the_rules(tmp_path, monkeypatch):
     (tmp_path / "slices").mkdir()
-    text = (slices.FOLDER / "v3-128.gin").read_text().replace("v3-128", "v3-64")
-    (tmp_path / "slices" / "v3-64.gin").write_text(text + "slice.address = 'my-tpu'\n")
+    text = "include 'slices/v3-128.gin'\nslice.name = 'v3-64'\nslice.address = 'my-tpu'\n"
+    (tmp_path / "slices" / "v3-64.gin").write_text(text)
     monkeypatch.setattr(slices, "FOLDER", tmp_path / "slices")
     assert (slices.find("v3-64").cores, slices.find("v3-64").address) == (128, "my-tpu")
 
@@ -259,7 +269,6 @@ def test_nobody_is_asked_to_name_a_slice_twice():
 def test_a_wrong_file_is_one_sentence(text, message, tmp_path, monkeypatch):
     folder = tmp_path / "slices"
     folder.mkdir()
-    (folder / "v3-8.gin").write_text((slices.FOLDER / "v3-8.gin").read_text())
     (folder / "bad.gin").write_text(text + "\n", encoding="utf-8")
     monkeypatch.setattr(slices, "FOLDER", folder)
     with pytest.raises(UserError, match=message):
