@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -43,13 +44,13 @@ def define_paths(name: str, meaning: str) -> None:
 
 def define_gin_flags() -> None:
     """Defines ``--gin_file`` and ``--gin_param``, both of which repeat."""
-    define_paths("gin_file", "A gin file, looked up as given and then under gin/. Repeats.")
+    define_paths("gin_file", "A gin file, looked up as given and then under gin/.")
     define_gin_param_flag()
 
 
 def define_gin_param_flag() -> None:
     """Defines ``--gin_param`` alone, for a command whose gin file is its own."""
-    flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100. Repeats.")
+    flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100.")
 
 
 def define_tpu_flag(meaning: str) -> None:
@@ -102,18 +103,14 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
         print(help_text.text(module, own))
         return 0
     try:
-        rest = _parsed(own, arguments)
+        rest = _parsed(own, arguments, module)
         most = _positional(main)
         if len(rest) > most:
             raise UserError(f"{rest[most]!r} is not a flag; flags are written --name=value")
         return main(*rest) or 0
-    except (UserError, flags.Error) as error:
-        message = " ".join(str(error).split())
-        if isinstance(error, flags.Error):
-            message = message.removeprefix("FATAL Flags parsing error: ")
-        if not arguments:
-            message += f" ({help_text.command(module)} --help says what there is)"
-        print(f"error: {message}", file=sys.stderr)
+    except UserError as error:
+        pointer = "" if arguments else f" ({help_text.command(module)} --help says what there is)"
+        print(f"error: {error}{pointer}", file=sys.stderr)
         return 2
     except PermissionError as error:  # that no command handles itself
         print(f"error: {error.filename}: not permitted to this user ({error.strerror})", file=sys.stderr)
@@ -138,17 +135,25 @@ def _positional(main: Callable[..., int | None]) -> int:
     return sys.maxsize if inspect.Parameter.VAR_POSITIONAL in kinds else len(kinds)
 
 
-def _parsed(own: list[flags.Flag], arguments: Sequence[str]) -> list[str]:
+def _parsed(own: list[flags.Flag], arguments: Sequence[str], module: ModuleType) -> list[str]:
     """Parses the flags and returns the other arguments; refuses two values for a flag that takes one."""
     for flag in own:
         if not isinstance(flag, flags.MultiFlag):
             setattr(flag, "parse", functools.partial(_parse_once, flag, flag.parse))  # noqa: B010
-    return FLAGS([sys.argv[0], *arguments])[1:]
+    try:
+        return FLAGS([sys.argv[0], *arguments])[1:]
+    except (flags.Error, ValueError) as error:  # ValueError: --noNAME=VALUE
+        raise UserError(help_text.mistake(error, own, module)) from None
 
 
 def _parse_once(flag: flags.Flag, parse: Callable[[Any], None], argument: Any) -> None:
     before, given = flag.value, flag.present
-    parse(argument)
+    try:
+        parse(argument)
+    except flags.IllegalFlagValueError:
+        if not (expected := help_text.expected(flag)):
+            raise
+        raise UserError(f"--{flag.name}={argument}: expected {expected}") from None
     if given and flag.value != before:
         raise UserError(f"--{flag.name} is given twice, as {before} and as {flag.value}; expected it once")
 

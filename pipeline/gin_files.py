@@ -169,10 +169,16 @@ class Configuration:
         except UserError as error:
             raise UserError(f"{asked_by}: {error}") from None
         if text is None:
-            root = self.folders[-1]
-            near = nearest(file, [str(path.relative_to(root)) for path in root.rglob("*.gin")])
-            raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{near}")
+            raise UserError(f"{asked_by}: no gin file {file!r} here or under gin/{self._near(file)}")
         self._read_text(text, file, ())
+
+    def _near(self, file: str) -> str:
+        """Returns the gin file that is most like one that there is not, and the names of all in its folder."""
+        root = self.folders[-1]
+        near = nearest(file, [str(path.relative_to(root)) for path in root.rglob("*.gin")])
+        folder = pathlib.PurePath(file).parent
+        beside = sorted(path.stem for path in (root / folder).glob("*.gin"))
+        return f"{near}; {root.name}/{folder}/ has {', '.join(beside)}" if beside and folder.name else near
 
     def _read_file(self, path: pathlib.Path, includers: tuple[pathlib.Path, ...]) -> None:
         if path in includers:
@@ -222,7 +228,8 @@ class Configuration:
         surface = self.surfaces[name]
         parameters = [field.name for field in dataclasses.fields(typing.cast(Any, surface))]
         if parameter not in parameters:
-            raise UserError(f"{origin}: {name} has no parameter {parameter!r}{nearest(parameter, parameters)}")
+            near = nearest(parameter, parameters) or f"; it has {', '.join(parameters)}"
+            raise UserError(f"{origin}: {name} has no parameter {parameter!r}{near}")
         before, file = self.origin(name, parameter), origin.rpartition(":")[0]
         in_one_file = file and before != origin and before.rpartition(":")[0] == file
         if in_one_file and not origin.startswith(ON_COMMAND_LINE):

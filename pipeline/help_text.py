@@ -1,10 +1,12 @@
-"""The text of ``--help``: what a command does, an example, and each flag with its default."""
+"""What a command says of its flags: the text of ``--help``, and of one that is wrong."""
 
 import sys
 import textwrap
 from types import ModuleType
 
 from absl import flags
+
+from pipeline.errors import nearest
 
 HELP = ("--help", "-help", "-h", "--h", "--helpfull", "--helpshort")
 WIDTH = 80  # of a terminal
@@ -25,6 +27,29 @@ def text(module: ModuleType, own: list[flags.Flag]) -> str:
         meaning = flag.help.partition(";\n")[0]  # absl adds that it repeats
         lines += textwrap.wrap(f"{meaning}{default}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
+
+
+def mistake(error: flags.Error | ValueError, own: list[flags.Flag], module: ModuleType) -> str:
+    """Returns what is wrong with a command line's flags, and the nearest one to one that there is not."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        no = "no" if error.flagname.startswith("no") else ""  # what turns a boolean flag off
+        near = nearest(error.flagname, [f"{no if flag.boolean else ''}{flag.name}" for flag in own])
+        near = near.replace("'", "'--", 1)
+        return f"there is no flag --{error.flagname}{near}; {command(module)} --help lists them"
+    return " ".join(str(error).split()).removeprefix("flag ").replace("Missing value for flag ", "no value follows ")
+
+
+def expected(flag: flags.Flag) -> str:
+    """Returns what a flag of a number or a boolean one takes; an empty string for others, whose checks are ours.
+
+    absl's own words are Python's: "invalid literal for int() with base 10".
+    """
+    if flag.boolean:
+        return f"--{flag.name} or --no{flag.name}"
+    if isinstance(flag.parser, flags.IntegerParser | flags.FloatParser):
+        words = flag.parser.syntactic_help  # "an integer", "a number in the range [0, 1]"
+        return words.replace("an integer", "a whole number").replace("integer", "whole number")
+    return ""
 
 
 def _spelled(flag: flags.Flag) -> str:

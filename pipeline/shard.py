@@ -66,7 +66,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes at most; no result depends on it.")
     cli.define_path("work_dir", None, "Folder for unfinished work; default: in the output, for gs:// under /tmp.")
     flags.DEFINE_string("runner", None, f"Shard on Apache Beam: {', '.join(RUNNERS)}.")
-    flags.DEFINE_multi_string("beam_option", [], "An option of Beam's, such as project=NAME. Repeats.")
+    flags.DEFINE_multi_string("beam_option", [], "An option of Beam's, such as project=NAME.")
     cli.define_path("describe_job", None, "Write Beam's job graph and its workers' package here, and start nothing.")
 
 

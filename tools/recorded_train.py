@@ -73,8 +73,9 @@ def kill_at(step: int) -> None:
 
 def main() -> int:
     """Trains as pipeline.train does, recorded."""
+    rows_file = cli.required("rows_file", "a file for the digests")
     cli.import_tensorflow()
-    record_rows(FLAGS.rows_file)
+    record_rows(rows_file)
     if FLAGS.kill_at:
         kill_at(FLAGS.kill_at)
     return train.main()
@@ -84,7 +85,6 @@ def define_flags() -> None:
     """Defines the flags."""
     train.define_flags()
     cli.define_path("rows_file", None, "Where the digests go.")
-    flags.mark_flag_as_required("rows_file")
     flags.DEFINE_integer("kill_at", None, "The step at which the process kills itself.")
 
 

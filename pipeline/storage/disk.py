@@ -5,10 +5,13 @@ import errno
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 
 from pipeline.errors import UnavailableError, UserError
 from pipeline.storage.read import gcs, is_remote
+
+FULL = errno.ENOSPC, errno.EDQUOT
 
 
 def nearest_existing(path: str) -> str:
@@ -20,7 +23,7 @@ def nearest_existing(path: str) -> str:
 
 
 def check_writable(directory: str) -> None:
-    """Refuses a directory or a bucket that cannot be written to, before any work is done; creates nothing.
+    """Refuses a directory or a bucket that cannot be written to, before any work is done; nothing that it makes stays.
 
     Raises:
         UserError: a bucket that does not exist or refuses; a local directory that could not be made or written to.
@@ -31,8 +34,12 @@ def check_writable(directory: str) -> None:
     existing = nearest_existing(directory)
     if not os.path.isdir(existing):
         raise UserError(f"{directory}: {existing} is not a directory; expected a new directory, or one that is there")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{directory}: {existing} cannot be written to; expected a directory of yours")
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # root may write everywhere, by its rights, but not to /proc
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno in (errno.EROFS, *FULL) else "expected a directory of yours"
+        raise UserError(f"{directory}: {existing} cannot be written to; {reason}") from None
     longest = os.pathconf(existing, "PC_NAME_MAX")
     for name in os.path.relpath(os.path.abspath(directory), existing).split(os.sep):
         if len(os.fsencode(name)) > longest:
@@ -45,7 +52,7 @@ def enough_space(directory: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise UnavailableError(
             f"no space left in {directory}: free some and repeat the command; finished work is kept"

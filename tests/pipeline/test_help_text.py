@@ -36,7 +36,8 @@ def test_help_says_what_a_command_does_and_lists_its_flags(command, run_module):
 
 def test_short_help_shows_defaults_and_what_repeats(run_module):
     text = run_module("tools.sweep", "-h").stdout
-    assert "--gin_param=… (repeats)" in text and "Default: 0/1." in text and "repeat this option" not in text
+    assert "--gin_param=… (repeats)" in text and "Default: 0/1." in text
+    assert "repeat this option" not in text and "Repeats" not in text
 
 
 def test_a_command_without_arguments_points_at_its_help(refused):
@@ -67,7 +68,7 @@ def test_commands_in_one_process_have_flags_of_their_own(capsys, tmp_path):
         ("tools.verify", [f"--data={tmp_path}"], 2, str(tmp_path)),
         ("tools.verify", ["--workers=1"], 2, "--data is missing"),
         ("tools.verify", ["--workers=1", "--workers=2"], 2, "--workers is given twice"),
-        ("tools.verify", ["--tpu=virtual-2"], 2, "Unknown command line flag 'tpu'"),
+        ("tools.verify", ["--tpu=virtual-2"], 2, "there is no flag --tpu; python -m tools.verify --help lists them"),
         ("tools.explain", ["train.steps"], 0, "train.steps"),
         ("tools.explain", ["train.steps", "again"], 2, "'again' is not a flag"),
         ("tools.verify", [], 2, "(python -m tools.verify --help says what there is)"),
@@ -75,6 +76,26 @@ def test_commands_in_one_process_have_flags_of_their_own(capsys, tmp_path):
         assert in_process(command, *arguments) == code
         printed = capsys.readouterr()
         assert expected in (printed.err if code else printed.out)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        ("pipeline.shard", ["--workers=abc"], "--workers=abc: expected a whole number"),
+        ("pipeline.generate", ["--temperature=hot"], "--temperature=hot: expected a non-negative number"),
+        ("pipeline.train", ["--dry_run=maybe"], "--dry_run=maybe: expected --dry_run or --nodry_run"),
+        ("pipeline.train", ["--nodry_run=x"], "--nodry_run=x does not take an argument"),
+        ("pipeline.shard", ["--workers"], "no value follows --workers"),
+        ("pipeline.shard", ["--wrkers=3"], "there is no flag --wrkers (did you mean '--workers'?); python -m"),
+        ("pipeline.train", ["--nodryrun"], "there is no flag --nodryrun (did you mean '--nodry_run'?); python -m"),
+        ("pipeline.train", ["--x"], "there is no flag --x; python -m pipeline.train --help lists them"),
+        ("tools.recorded_train", ["--kill_at=2"], "--rows_file is missing; expected a file for the digests"),
+    ],
+)
+def test_a_wrong_flag_is_answered_in_our_words(command, arguments, expected, capsys):
+    assert in_process(command, *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {expected}") and message.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["pipeline.train", "tools.sweep"])

@@ -104,6 +104,8 @@ def test_it_is_refused_in_one_helpful_line(refused, tmp_path, files, arguments, 
 SAID_FIRST = [  # of other commands, before anything is read or imported that takes time
     ("pipeline.train", ["--gin_file=algpt2.gin", "--tpu="], "--tpu=: is empty; expected a slice"),
     ("pipeline.shard", ["--gin_file=datasets/cpython.gin", "--output={}/file/x"], "file is not a directory"),
+    ("pipeline.shard", ["--gin_file=datasets/cpython.gin", "--output=/proc/x"], "/proc cannot be written to; expected"),
+    ("pipeline.shard", ["--gin_file=datasets/nosuch.gin", "--output={}/x"], "; gin/datasets/ has cpython, jsonl, open"),
     ("pipeline.export", ["--run_dir={}", "--output={}/file/x"], "file is not a directory"),
     (
         "pipeline.export",
@@ -112,7 +114,11 @@ SAID_FIRST = [  # of other commands, before anything is read or imported that ta
     ),
     ("tools.verify", ["--data=caf\udce9"], "'caf\\udce9' is not UTF-8 text"),
     ("pipeline.generate", ["--run_dir={}", "--prompt=caf\udce9"], r"--prompt='caf\udce9': is not UTF-8"),
-    ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--top_p=7"], "--top_p=7: 7.0 is not a number in the range"),
+    (
+        "pipeline.generate",
+        ["--run_dir={}", "--prompt=a", "--top_p=7"],
+        "--top_p=7: expected a number in the range [0, 1]",
+    ),
     ("pipeline.generate", ["--run_dir={}", "--prompt=a", "--repetition_penalty=nan"], "repetition_penalty=nan: "),
     (
         "pipeline.generate",

@@ -116,13 +116,14 @@ def test_a_local_file_comes_over_from_another_disk(tmp_path, publish, monkeypatc
     assert (tmp_path / "shard").read_bytes() == SMALL
 
 
-def test_a_local_directory_that_could_not_be_made_is_refused_and_none_is_made(tmp_path, monkeypatch):
+def test_a_local_directory_that_could_not_be_made_is_refused_and_none_is_made(tmp_path, as_nobody):
     storage.check_writable(str(tmp_path / "new" / "data"))
     (tmp_path / "file").write_bytes(b"")
     for path in ("file", "file/data/deep"):
         with pytest.raises(UserError, match=r"file is not a directory"):
             storage.check_writable(str(tmp_path / path))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for anyone but root
     with pytest.raises(UserError, match="cannot be written to"):
+        storage.check_writable("/proc/new/data")  # not even by root, whose rights say otherwise
+    with as_nobody(), pytest.raises(UserError, match="cannot be written to"):
         storage.check_writable(str(tmp_path / "new" / "data"))
     assert os.listdir(tmp_path) == ["file"]
