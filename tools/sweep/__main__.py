@@ -13,6 +13,8 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from absl import flags
 
@@ -130,7 +132,11 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
     )
     if len(combinations) > MANY:
         print(f"checking {len(combinations):,} cells", file=sys.stderr)
-    cells = resolve(base, [fixed | cell for cell in combinations])
+    given = {"grid": [axis.name for axis in grid], "sample": [axis.name for axis in samples], "list": [*chain(*listed)]}
+    try:
+        cells = resolve(base, [fixed | cell for cell in combinations])
+    except UserError as error:
+        raise UserError(_as_given(str(error), given)) from None
     if FLAGS.wandb_sweep:
         try:
             pathlib.Path(FLAGS.wandb_sweep).write_text(agents.as_yaml(wandb_sweep), encoding="utf-8")
@@ -138,6 +144,14 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
             raise UserError(f"--wandb_sweep={FLAGS.wandb_sweep} cannot be written ({error.strerror})") from None
         print(f"wrote {FLAGS.wandb_sweep}; start it with: wandb sweep {FLAGS.wandb_sweep}")
     return cells
+
+
+def _as_given(message: str, given: Mapping[str, Iterable[str]]) -> str:
+    """Names the flag by which the sweep was given a setting, not the one by which a cell passes it on."""
+    for flag, names in given.items():
+        for name in names:
+            message = message.replace(f"--gin_param={name}=", f"--{flag}: {name}=")
+    return message
 
 
 def _worker() -> tuple[int, int]:
@@ -166,10 +180,10 @@ def _finish(cells: list[Cell], ledger: Ledger) -> int:
 def define_flags() -> None:
     """Defines the flags."""
     cli.define_gin_flags()
-    flags.DEFINE_multi_string("grid", [], "NAME=[VALUE,VALUE]: every combination with the others. Repeats.")
+    flags.DEFINE_multi_string("grid", [], "NAME=[VALUE,VALUE]: every combination with the others.")
     cli.define_path("list", None, 'A file of JSON lines {"NAME": VALUE}, one cell per line.')
     flags.DEFINE_integer("random", 0, "The number of cells to draw from --sample.")
-    flags.DEFINE_multi_string("sample", [], "NAME=log(LOW,HIGH), uniform(…), int(…) or [VALUE,VALUE]. Repeats.")
+    flags.DEFINE_multi_string("sample", [], "NAME=log(LOW,HIGH), uniform(…), int(…) or [VALUE,VALUE].")
     flags.DEFINE_integer("sample_seed", 0, "Seed of the samples.")
     flags.DEFINE_integer("seeds", 0, "Runs of each combination, with train.seed = 0, 1, …; 0 leaves the seed alone.")
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")

@@ -155,7 +155,11 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
         (["--random=3"], "--random=N and --sample go together"),
         (["--grid=train.steps=[3,x]"], "train.steps = 'x': expected a whole number"),
         (["--grid=seed=[1]", "--grid=train.seed=[2]"], "train.seed is in --grid or --sample twice"),
-        (["--grid=stepz=[1]"], "did you mean 'steps'?"),
+        (["--grid=stepz=[1]"], "--grid: train.stepz=1: train has no parameter 'stepz' (did you mean 'steps'?)"),
+        (
+            ["--sample=Adafactor.lr=[1]", "--random=1"],
+            "--sample: Adafactor.lr=1: Adafactor has no parameter 'lr'; it has",
+        ),
         (["--list=none.jsonl"], "--list=none.jsonl: no such file"),
         (["--grid=train.seed=[1,]"], "a value beside a comma is empty"),
         (["--run_dir=/proc/sweep"], "sweep and as /proc/sweep; expected it once"),
