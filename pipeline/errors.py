@@ -4,6 +4,8 @@ import difflib
 import errno
 import itertools
 import os
+import pathlib
+import sys
 from collections.abc import Iterable
 
 
@@ -61,6 +63,14 @@ def data_fault(error: BaseException) -> str | None:
         return None
     what = found.partition("DATA_LOSS: ")[2] or found
     return f"the data set is damaged ({what}); python -m tools.verify --data=… names the file and the record"
+
+
+def pip_install(what: str) -> str:
+    """Returns the command that installs where this Python looks: ``.venv/bin/pip install -r requirements.txt``."""
+    pip, here = pathlib.Path(sys.executable).with_name("pip"), pathlib.Path.cwd()
+    if sys.prefix == sys.base_prefix or not pip.exists():  # no environment of its own, or one of another tool's
+        return f"pip install {what}"
+    return f"{pip.relative_to(here) if pip.is_relative_to(here) else pip} install {what}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

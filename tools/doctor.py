@@ -21,7 +21,7 @@ from absl import flags
 
 from pipeline import cli, storage
 from pipeline.devices import wheels
-from pipeline.errors import UnavailableError, UserError
+from pipeline.errors import UnavailableError, UserError, pip_install
 from tools.bench import stated
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def packages() -> Iterator[Finding]:
         f"{name} {versions[name]} (tested: {pin})" for name, pin in pinned.items() if versions[name] not in (None, pin)
     ]
     if missing:
-        yield Finding(FAULT, f"missing: {', '.join(missing)}; pip install -r {file}")
+        yield Finding(FAULT, f"missing: {', '.join(missing)}; {pip_install(f'-r {file}')}")
     if other:
         yield Finding(WARNING, f"other versions than those tested together: {', '.join(other)}")
     if not missing and not other:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.devices import hardware, tf_config, tpu_target
 from pipeline.devices.slices import Slice
-from pipeline.errors import UserError, WorkerLostError
+from pipeline.errors import UserError, WorkerLostError, pip_install
 
 # Messages of TensorFlow, libtpu and the Cloud TPU API, by pattern, and what they mean for the user. The first match
 # decides. Status numbers are matched together with a word: ports, process ids and steps have the same digits.
@@ -24,7 +24,7 @@ MEANINGS = (
     ),
     (
         r"\b(googleapiclient|oauth2client|Google API client)\b",
-        f"cannot be looked up by name: pip install {' '.join(tpu_target.API_CLIENT)}",
+        f"cannot be looked up by name: {pip_install(' '.join(tpu_target.API_CLIENT))}",
     ),
     (
         r"PERMISSION_?DENIED|UNAUTHENTICATED|\b(permissions?|Forbidden|Unauthorized|credentials?)\b"

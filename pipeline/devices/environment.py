@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from pipeline.devices.slices import Slice
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 
 PJRT = ("v5e", "v5p", "v6e")  # generations that TensorFlow reaches by PJRT only
 BY_LIBTPU = ("v4", "v5e", "v5p", "v6e")  # generations whose place in the slice libtpu finds by itself
@@ -102,4 +102,4 @@ def libtpu_path() -> str:
         path = pathlib.Path(folder) / "libtpu.so"
         if path.is_file():
             return str(path)
-    raise UserError("libtpu is not installed; expected pip install -r requirements-tpu.txt")
+    raise UserError(f"libtpu is not installed; {pip_install('-r requirements-tpu.txt')}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pipeline.devices import metadata, slices, tf_config, wheels
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 
 PROBE_SECONDS = 1.0
 GRPC_PORT = 8470
@@ -135,7 +135,7 @@ def check(target: Target, *, together: bool = False) -> Target:
         if not tpu_attached():
             raise UserError(f"{target.asked}: this machine has no TPU chips (no {' or '.join(TPU_DEVICE_FILES)})")
         if wheels.installed("tensorflow-tpu") is None:
-            how = "pip install -r requirements-tpu.txt"
+            how = pip_install("-r requirements-tpu.txt")
             raise UserError(f"{target.asked}: the installed TensorFlow has no TPU support; {how}")
     elif address.startswith("grpc://"):
         require_reachable(address)
@@ -206,5 +206,5 @@ def _require_lookup(asked: str, name: str) -> None:
     if missing:
         raise UserError(
             f"{asked}: {name!r} cannot be looked up without {' and '.join(missing)}; "
-            f"pip install {' '.join(API_CLIENT)} (requirements-tpu.txt has the versions)"
+            f"{pip_install(' '.join(API_CLIENT))} (requirements-tpu.txt has the versions)"
         )

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 
 # tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
 # library"), although its own requirements allow them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
@@ -18,13 +18,13 @@ def check_wheels() -> None:
     if tensorflow is None:
         return
     if libtpu is None:
-        raise UserError(f"tensorflow-tpu {tensorflow} needs libtpu; pip install -r requirements-tpu.txt")
+        raise UserError(f"tensorflow-tpu {tensorflow} needs libtpu; {pip_install('-r requirements-tpu.txt')}")
     last = LAST_LIBTPU_FOR.get(".".join(tensorflow.split(".")[:2]))
     if last and tuple(int(part) for part in libtpu.split(".")[:3] if part.isdigit()) > last:
         expected = ".".join(map(str, last))
         raise UserError(
             f"tensorflow-tpu {tensorflow} aborts beside libtpu {libtpu}; "
-            f"pip install libtpu=={expected} (requirements-tpu.txt has the set that works)"
+            f"{pip_install(f'libtpu=={expected}')} (requirements-tpu.txt has the set that works)"
         )
     if installed("tensorflow") is not None:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.devices.slices import Slice
 from pipeline.devices.wheels import installed
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 from pipeline.preflight import libtpu_process, own_process
 from pipeline.preflight.compiled import Buffer, Compiled
 
@@ -34,7 +34,7 @@ def require_compiler() -> str:
     """Returns the version of libtpu; UserError if it or jax is not installed."""
     libtpu = installed("libtpu")
     if libtpu is None or installed("jax") is None:
-        how = "pip install -r requirements-preflight.txt"
+        how = pip_install("-r requirements-preflight.txt")
         if installed("tensorflow-tpu"):  # which aborts beside the preflight's libtpu
             how = "in an environment of its own, pip install -r requirements.txt -r requirements-preflight.txt"
         raise UserError(f"the preflight needs jax and libtpu: {how}")

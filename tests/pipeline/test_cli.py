@@ -26,7 +26,7 @@ cli.run(cli.import_tensorflow)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=path(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
-        "error: tensorflow-tpu 2.20.0 aborts beside libtpu 0.0.52; pip install libtpu==0.0.24"
+        "error: tensorflow-tpu 2.20.0 aborts beside libtpu 0.0.52; .venv/bin/pip install libtpu==0.0.24"
     )
     assert done.stderr.count("\n") == 1
 

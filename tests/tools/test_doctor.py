@@ -7,6 +7,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from pipeline.devices import metadata, wheels
+from pipeline.errors import pip_install
 from pipeline.storage.gcs import Location
 from tools import doctor
 
@@ -42,17 +43,20 @@ def test_another_python_is_warned_of(monkeypatch):
     assert levels(doctor.python()) == [doctor.WARNING]
 
 
-def test_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
-    (finding,) = doctor.disk(str(tmp_path))
-    assert finding.level == doctor.FAULT and "--path" in finding.text
+def test_a_directory_that_cannot_be_written_to(tmp_path, as_nobody):
+    for path in ("/proc/x", str(tmp_path / "x")):  # the first by nobody, whatever the rights say
+        with as_nobody():
+            (finding,) = doctor.disk(path)
+        assert finding.level == doctor.FAULT and "cannot be written to" in finding.text and "--path" in finding.text
+    (finding,) = doctor.disk("/proc/x")
+    assert finding.level == doctor.FAULT
 
 
 def test_versions_are_compared_with_the_pins(monkeypatch):
     real = wheels.installed
     monkeypatch.setattr(wheels, "installed", lambda name: {"keras": "2.0", "wandb": None}.get(name, real(name)))
     missing, other = doctor.packages()
-    assert missing == (doctor.FAULT, "missing: wandb; pip install -r requirements.txt")
+    assert missing == (doctor.FAULT, f"missing: wandb; {pip_install('-r requirements.txt')}")
     assert other.level == doctor.WARNING and "keras 2.0 (tested: 3." in other.text
 
 
@@ -62,7 +66,7 @@ def test_a_tpu_vm_is_compared_with_its_own_pins(monkeypatch):
     assert list(doctor.packages()) == [(doctor.OK, f"all {len(here)} have their pinned version")]
     monkeypatch.setattr(wheels, "installed", (here | {"wandb": None, "tensorboard": "2.21.0"}).get)
     missing, other = doctor.packages()
-    assert missing == (doctor.FAULT, "missing: wandb; pip install -r requirements-tpu.txt")
+    assert missing == (doctor.FAULT, f"missing: wandb; {pip_install('-r requirements-tpu.txt')}")
     assert "tensorboard 2.21.0 (tested: 2.20.0)" in other.text
 
 

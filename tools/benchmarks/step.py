@@ -17,6 +17,7 @@ import tensorflow as tf
 import models
 from pipeline.config.batch_plan import plan
 from pipeline.devices import matmul_peak
+from pipeline.errors import pip_install
 from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig
 from pipeline.optimizers.schedules import Schedule
@@ -34,7 +35,7 @@ def run() -> dict[str, float]:
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         contenders["torch_compile"] = _torch(tokens)
     else:
-        print("  no comparison with torch.compile: pip install -r requirements-torch.txt")
+        print(f"  no comparison with torch.compile: {pip_install('-r requirements-torch.txt')}")
     seconds, peak = best_seconds_and_peak(contenders, TURNS)
     speed = {name: flops() / value for name, value in seconds.items()}
     for name, value in [("matrix multiply", peak), *speed.items()]:

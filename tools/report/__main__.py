@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from pipeline import cli, storage
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 from pipeline.evaluation import comparability
 from pipeline.runs.run_directory import RunDirectory, with_present_names
 from tools.report import charts, page
@@ -146,7 +146,7 @@ def main() -> None:
     if len(set(FLAGS.run_dir)) < len(FLAGS.run_dir):
         raise UserError("--run_dir names a run twice; expected each once")
     if FLAGS.png and not importlib.util.find_spec("matplotlib"):
-        raise UserError("--png needs matplotlib; pip install -r requirements-plots.txt")
+        raise UserError(f"--png needs matplotlib; {pip_install('-r requirements-plots.txt')}")
     runs = [read(directory) for directory in FLAGS.run_dir]
     figures = charts.figures(runs)
     storage.replace_bytes(page.page(runs, figures).encode(), str(output))
@@ -157,7 +157,7 @@ def main() -> None:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_paths("run_dir", "A run directory, local or gs://. Repeats.")
+    cli.define_paths("run_dir", "A run directory, local or gs://.")
     cli.define_path("output", None, "The page, FILE.html.")
     flags.DEFINE_bool("png", False, "Write each figure as FILE-NAME.png too, with matplotlib.")
 

@@ -14,7 +14,7 @@ import socket
 from absl import flags
 
 from pipeline import cli
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 
 FLAGS = flags.FLAGS
 CONNECTIONS = 256  # at once, past which uvicorn answers 503
@@ -31,7 +31,7 @@ def main() -> None:
 
         from tools.serve.app import Server
     except ImportError as error:
-        raise UserError(f"{error.name} is missing: pip install -r requirements-serve.txt") from None
+        raise UserError(f"{error.name} is missing: {pip_install('-r requirements-serve.txt')}") from None
     from pipeline.runs import trained_model
 
     run = trained_model.load(FLAGS.run_dir)
@@ -67,7 +67,7 @@ def define_flags() -> None:
     cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
     flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; any other than 127.0.0.1 is reachable.")
     flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
-    flags.DEFINE_multi_string("allow_host", [], "Another name by which requests may call this server. Repeats.")
+    flags.DEFINE_multi_string("allow_host", [], "Another name by which requests may call this server.")
     flags.DEFINE_integer("max_tokens", 1024, "New tokens of a request at most.", lower_bound=1)
     flags.DEFINE_integer("max_body", 1 << 16, "Bytes of a request's body at most.", lower_bound=1)
     flags.DEFINE_integer("waiting", 16, "Requests that may wait for the running one.", lower_bound=0)

@@ -12,7 +12,7 @@ from absl import flags
 
 from pipeline import cli
 from pipeline.data.format import manifest
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 from tools.study import results
 from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, PACKINGS, SIZE, VOCABULARY, StudyConfig, grid, parts
 from tools.study.claims import UNTESTABLE, Parts, testable
@@ -169,7 +169,7 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError("the plots need matplotlib: pip install -r requirements-plots.txt") from error
+        raise UserError(f"the plots need matplotlib: {pip_install('-r requirements-plots.txt')}") from error
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "study"  # the same runs give the same bytes
     from matplotlib import pyplot

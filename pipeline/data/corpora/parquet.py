@@ -12,7 +12,7 @@ from pipeline.data.corpora.base import Corpus, Document, Dropped, Input
 from pipeline.data.corpora.listing import File, find
 from pipeline.data.corpora.text import part_of_file
 from pipeline.data.format.settings import ShardConfig
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, pip_install
 
 ROWS = 256  # rows that are in memory at a time
 LARGEST_ROW = 64 << 20  # bytes: a value is held whole, so longer ones are dropped and counted
@@ -109,7 +109,7 @@ def _opened(path: str) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise UserError("Parquet sources need the package pyarrow: pip install -r requirements.txt") from error
+        raise UserError(f"Parquet sources need the package pyarrow: {pip_install('-r requirements.txt')}") from error
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     try:

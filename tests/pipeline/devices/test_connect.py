@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pipeline.devices import connect, hardware, slices, tpu_target
 from pipeline.devices.slices import find
-from pipeline.errors import UserError
+from pipeline.errors import UserError, pip_install
 
 LOOKUP = "Could not lookup TPU metadata from name 'x'. Please doublecheck the tpu argument in the TPUClusterResolver "
 LOOKUP += "constructor. Exception: "  # as TensorFlow's client wraps what the API answers
@@ -61,7 +61,7 @@ def test_virtual_devices_after_tensorflow_began(virtual_devices):
             RuntimeError(
                 "Missing runtime dependency on the Google API client. Run `pip install cloud-tpu-client` to fix."
             ),
-            "cannot be looked up by name: pip install google-api-python-client oauth2client",
+            f"cannot be looked up by name: {pip_install('google-api-python-client oauth2client')}",
         ),
         (
             RuntimeError("The Application Default Credentials are not available. They are available if running in"),

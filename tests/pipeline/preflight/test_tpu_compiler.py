@@ -55,7 +55,7 @@ def test_a_topology_that_libtpu_refuses(tmp_path, monkeypatch):
 
 def test_a_missing_compiler_is_one_sentence(monkeypatch):
     monkeypatch.setattr(tpu_compiler, "installed", lambda package: None)
-    with pytest.raises(UserError, match=r"jax and libtpu: pip install -r requirements-preflight.txt"):
+    with pytest.raises(UserError, match=r"jax and libtpu: \S*pip install -r requirements-preflight.txt"):
         tpu_compiler.require_compiler()
     monkeypatch.setattr(tpu_compiler, "installed", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.24"}.get)  # on a TPU VM
     with pytest.raises(UserError, match=r"an environment of its own, pip install -r requirements.txt -r"):
