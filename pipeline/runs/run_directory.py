@@ -1,6 +1,7 @@
 """A run directory: its files, and the check that keeps a run from overwriting the results of another.
 
     config.gin  run.json  tokenizer.json  checkpoints/  metrics.jsonl  tensorboard/  summary.json  samples.txt
+    began.txt  incidents.jsonl  wandb/  wandb_id.txt
 
 ``run.json`` is the machine-readable configuration: evaluation and generation build the model from it, and a restarted
 command is compared with it.

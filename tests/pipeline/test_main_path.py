@@ -82,9 +82,10 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
     assert summary["goodput"] == pytest.approx(seconds["step"] / sum(seconds.values()), abs=1e-3)
     ended = (run_dir / "summary.json").stat().st_mtime
     assert sum(seconds.values()) == pytest.approx(ended - float((run_dir / "began.txt").read_text()), abs=1)
-    assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= {
-        path.name for path in run_dir.iterdir()
-    }
+    names = {path.name for path in run_dir.iterdir() if not path.name.startswith((".", "evaluation-"))}
+    assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= names
+    page = (ROOT / "README.md").read_text(encoding="utf-8").partition("A run directory holds")[2]
+    assert not [name for name in (*names, "wandb_id.txt") if f"`{name}" not in page], "the README lists them all"
 
 
 @pytest.mark.slow
