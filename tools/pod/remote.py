@@ -8,7 +8,6 @@ from typing import Any
 from tools.pod.on_host import units
 
 ARCHIVE = "pod/source.tar.gz"  # below the user's home
-ANSWER = "pod: "
 # What a host says that was never set up: it has no program to ask.
 FRESH = 'echo \'pod: {"stamp": ""}\''
 
@@ -45,6 +44,6 @@ def told(lines: Iterable[str]) -> dict[str, Any]:
     """Returns what a host's program has answered, all its answers together."""
     answer: dict[str, Any] = {}
     for line in lines:
-        if line.startswith(ANSWER):
-            answer |= json.loads(line.removeprefix(ANSWER))
+        if line.startswith(units.ANSWER):
+            answer |= json.loads(line.removeprefix(units.ANSWER))
     return answer

@@ -14,7 +14,6 @@ from absl import flags
 from pipeline import cli
 from pipeline.errors import UserError, WorkFailedError, nearest
 from tools.pod.on_host import checks, units
-from tools.pod.remote import ANSWER
 
 FLAGS = flags.FLAGS
 SERVER_SECONDS = 180  # in which the server must answer; importing TensorFlow takes most of them
@@ -38,7 +37,7 @@ def main(verb: str = "", *arguments: str) -> None:
 
 def say(answer: dict[str, Any]) -> None:
     """Prints an answer for tools.pod."""
-    print(ANSWER + json.dumps(answer), flush=True)
+    print(units.ANSWER + json.dumps(answer), flush=True)
 
 
 def state() -> dict[str, Any]:
@@ -71,7 +70,7 @@ def worker() -> None:
         units.systemctl("stop", units.WORKER)
     addresses = cli.required("hosts", "HOST:PORT of each host").split(",")
     host, _, port = addresses[FLAGS.index].rpartition(":")
-    command = [str(units.PYTHON), "-m", "tools.pod.tpu_worker", f"--tpu={FLAGS.tpu}", f"--index={FLAGS.index}"]
+    command = [str(units.PYTHON), "-m", "tools.pod.on_host.tpu_worker", f"--tpu={FLAGS.tpu}", f"--index={FLAGS.index}"]
     changed = units.install(units.WORKER, units.worker([*command, f"--hosts={FLAGS.hosts}"]))
     if changed or not units.is_active(units.WORKER):
         units.systemctl("enable", units.WORKER)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import WorkFailedError
 
+ANSWER = "pod: "  # how the line begins by which a host answers
 TRAIN, WORKER = "gpt2-train.service", "gpt2-tpu-worker.service"
 HOME = pathlib.Path.home() / "pod"
 PYTHON = HOME / "venv" / "bin" / "python"

@@ -1,6 +1,6 @@
 """The TensorFlow server of one host of a slice: with it, the program on host 0 reaches this host's chips.
 
-    python -m tools.pod.tpu_worker --tpu=v3-128 --index=3 --hosts=10.0.0.2:8490,10.0.0.3:8490,…
+    python -m tools.pod.on_host.tpu_worker --tpu=v3-128 --index=3 --hosts=10.0.0.2:8490,10.0.0.3:8490,…
 
 It takes the place of ``start_grpc_tpu_worker`` in the wheel tensorflow-tpu 2.20.0, and sets what that sets. That has no
 v6e in its table of slices, imports TensorFlow before it sets the environment, and starts beside a metadata server only;
