@@ -56,9 +56,9 @@ def kill_at(step: int) -> None:
 
     original = MetricsWriter.write
 
-    def write(self: MetricsWriter, record: dict[str, Any]) -> None:
-        original(self, record)
-        if record["step"] >= step:
+    def write(self: MetricsWriter, *records: dict[str, Any]) -> None:
+        original(self, *records)
+        if records[-1]["step"] >= step:
             from pipeline.config import gin_reader
 
             every = gin_reader.load(FLAGS.gin_file, FLAGS.gin_param).get(TrainConfig).checkpoint_every

@@ -226,15 +226,15 @@ class Session:
         hooks: list[Hook] = [TrainingRecord(run, state), Evaluation(run, state, data, runtime)]
         if self.settings.keep_best:
             hooks.append(KeepBest(state, runtime, self.directory))
+        hooks.append(WriteMetrics(state, runtime, metrics))  # before a text of the same step: W&B's steps only ascend
         if self.settings.sample_prompt and self.workers.is_chief:
             on_tpu = self.connection.kind == "tpu"
             writer = SampleWriter(state.model, tokenizer, self.settings.sample_prompt, on_host=on_tpu)
             hooks.append(WriteSamples(run, state, runtime, self.directory, metrics, writer))
         hooks += [
-            WriteMetrics(state, runtime, metrics),
             ShowProgress(state, runtime),
             WriteIncidents(run, state, runtime, self.directory),
-            SaveCheckpoints(run, state, runtime, checkpoints),
+            SaveCheckpoints(run, state, runtime, checkpoints, metrics),
             Profiler(self.directory.join("tensorboard"), self.settings.profile_steps),
         ]
         return Trainer(run, state, data, runtime, hooks)

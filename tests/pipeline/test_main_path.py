@@ -71,7 +71,8 @@ def trained(shards, run_dir, users_xla):
 @pytest.mark.slow
 def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [1, 10, 20, 30]
+    assert [record["step"] for record in records] == list(range(1, 31))
+    assert [record["step"] for record in records if "tokens_per_second" in record] == [10, 20, 30]
     assert records[-1]["loss"] < records[0]["loss"] - 0.3
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["steps"] == 30 and summary["tokens_seen"] == 30 * 16 * 64

@@ -2,7 +2,8 @@
 
     python -m tools.report --run_dir=runs/a [--run_dir=runs/b …] --output=report.html [--png]
 
-Long curves are thinned: of each stretch of records the lowest and the highest stay, so that no spike is lost.
+Long curves are thinned: of each stretch of records the lowest and the highest stay, so that no spike is lost. The means
+of a hundred stretches are drawn over the losses and gradient norms of many steps.
 TensorFlow is not imported. Exit code 2 if a directory is not a run.
 """
 
@@ -34,7 +35,7 @@ class Run:
 
     name: str  # its path, as it was given
     identity: dict[str, Any]  # run.json, flattened to ``section.setting``
-    records: list[dict[str, Any]]  # metrics.jsonl, one record per loop, steps ascending
+    records: list[dict[str, Any]]  # metrics.jsonl, steps ascending; of older runs, one per loop of steps
     incidents: list[dict[str, Any]]  # updates that were skipped
     samples: str
     summary: dict[str, Any]  # {} while the run is not done

@@ -44,7 +44,8 @@ def page(runs: Sequence[Any], drawn: Sequence[Figure]) -> str:
         'content="width=device-width,initial-scale=1"><link rel="icon" href="data:,"><title>Report of runs</title>'
         f"<style>{STYLE}</style></head><body><h1>Report of {len(runs)} run{'s' * (len(runs) > 1)}</h1>"
         f'<ul class="runs">{keys}</ul><div class="grid">{shown}</div><p class="note">A curve of more than {POINTS} '
-        "records is thinned to the lowest and highest of each stretch. Gaps are values that are not finite, dashed "
+        "records is thinned to the lowest and highest of each stretch. Loss and gradient norm of many "
+        "steps are pale, their means over hundredths of the run strong. Gaps are values that are not finite, dashed "
         f"lines skipped updates.</p>{tables(runs)}{_samples(runs)}</body></html>\n"
     )
 

@@ -1,13 +1,14 @@
 """The sinks of a run's figures, one module each."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
 class Sink:
     """Keeps nothing; a sink overrides what it keeps."""
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Keeps a flat record of numbers, one of which is ``step``."""
+    def write(self, records: Sequence[dict[str, Any]]) -> None:
+        """Keeps flat records of numbers, one of which is ``step``, another perhaps ``time``, in Unix seconds."""
 
     def text(self, name: str, text: str, step: int) -> None:
         """Keeps a text of a step."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -28,11 +29,12 @@ class JsonLines(Sink):
                     self._lines.append(line + "\n")
         storage.replace_bytes("".join(self._lines).encode(), path)  # atomically: it is the run's history
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Appends a record."""
-        self._lines.append(json.dumps(record) + "\n")
-        if storage.is_remote(self._path):  # objects cannot be appended to; one record per loop makes this cheap enough
+    def write(self, records: Sequence[dict[str, Any]]) -> None:
+        """Appends records."""
+        new = [json.dumps(record) + "\n" for record in records]
+        if storage.is_remote(self._path):  # objects cannot be appended to
+            self._lines += new
             storage.replace_bytes("".join(self._lines).encode(), self._path)
         else:
             with tf.io.gfile.GFile(self._path, "a") as file:  # whose errors name the file
-                file.write(self._lines[-1])
+                file.write("".join(new))

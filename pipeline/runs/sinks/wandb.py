@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError, nearest
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 3.0  # to reach the server, or the run is offline
 UPLOAD_SECONDS = 60.0  # at most, to finish the upload when a run ends; `wandb sync` uploads the rest
+TIME = {"time": "_timestamp"}
 
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # wandb's values of WANDB_MODE
 
@@ -44,9 +46,10 @@ class WeightsAndBiases(Sink):
     def __init__(self, run: Any, repeated: range):
         self._run, self._repeated = run, repeated
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Logs a record."""
-        self._log(record, record["step"])
+    def write(self, records: Sequence[dict[str, Any]]) -> None:
+        """Logs records, at their time, for which Weights & Biases has a name of its own."""
+        for record in records:
+            self._log({TIME.get(name, name): value for name, value in record.items()}, record["step"])
 
     def text(self, name: str, text: str, step: int) -> None:
         """Logs a text."""

@@ -1,6 +1,7 @@
 """What follows a loop of steps, one idea a module; the session lists the hooks in the order of their calls."""
 
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ class StepInfo:
         step: optimizer steps done, these included.
         history: float32 [steps of the loop, columns]: METRICS, each variable's gradient norm, seconds of input wait.
         seconds: of the loop; None for a process's first step, most of which is compiling.
+        ended: Unix time at its end.
     """
 
     step: int
     history: np.ndarray
     seconds: float | None
+    ended: float = dataclasses.field(default_factory=time.time)
 
     def column(self, name: str) -> np.ndarray:
         """Returns one of METRICS for each step."""

@@ -1,7 +1,8 @@
-"""The record of a loop: its loss and gradient norm, the learning rate, and the speed."""
+"""The record of a loop: its mean loss and gradient norm, and the speed; and the record of each of its steps."""
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.training.hooks import Hook, StepInfo
@@ -17,25 +18,43 @@ class TrainingRecord(Hook):
 
     def after_steps(self, info: StepInfo) -> None:
         """Computes the figures; a first step, which has no speed, keeps that of the loop before."""
-        tokens, before = len(info.history) * self._run.plan.tokens_per_step, self._state.record
+        records = self._state.records = self.of_each_step(info)
+        tokens, before = len(records) * self._run.plan.tokens_per_step, self._state.record
         speed = {name: before.get(name) for name in ("tokens_per_second", "mfu")}
         if info.seconds is not None:
             self._tokens, self._seconds = self._tokens + tokens, self._seconds + info.seconds
             speed = {"tokens_per_second": tokens / info.seconds, "mfu": self._run.mfu(tokens / info.seconds)}
         self._state.record = {
-            "step": info.step,
-            "tokens": info.step * self._run.plan.tokens_per_step,
+            **records[-1],
             "loss": float(info.column("loss").mean()),
-            "learning_rate": self.last_rate(info),
             "grad_norm": float(info.column("grad_norm").mean()),
             "skipped": int(info.column("skipped").sum()),
             **speed,
         }
 
-    def last_rate(self, info: StepInfo) -> float:
-        """Returns the learning rate of the last step, or the rate that it would have had if it was skipped."""
-        optimizer, updated = self._state.optimizer, not info.column("skipped")[-1]
-        return optimizer.rate_after(int(tf.convert_to_tensor(optimizer.iterations)) - updated)
+    def of_each_step(self, info: StepInfo) -> list[dict[str, Any]]:
+        """Returns each step's figures; the steps of a loop are told one end, and taken to be equally long."""
+        count, per_step = len(info.history), self._run.plan.tokens_per_step
+        each = (info.seconds or 0.0) / count
+        columns = zip(info.column("loss"), self.rates(info), info.column("grad_norm"), strict=True)
+        return [
+            {
+                "step": step,
+                "tokens": step * per_step,
+                "loss": _short(loss),
+                "learning_rate": _short(rate),
+                "grad_norm": _short(norm),
+                "time": round(info.ended - (info.step - step) * each, 3),
+            }
+            for step, (loss, rate, norm) in enumerate(columns, info.step - count + 1)
+        ]
+
+    def rates(self, info: StepInfo) -> list[float]:
+        """Returns the learning rate of each step, or the rate that it would have had if it was skipped."""
+        optimizer, updated = self._state.optimizer, 1 - info.column("skipped")
+        since = np.cumsum(updated[::-1])[::-1]  # updates from each step to the last, both included
+        done = int(tf.convert_to_tensor(optimizer.iterations)) - since
+        return [optimizer.rate_after(int(updates)) for updates in done]
 
     def summary(self) -> dict[str, Any]:
         """Returns the counts, the last loss, and the speed over all steps after compiling."""
@@ -46,3 +65,8 @@ class TrainingRecord(Hook):
             mfu = self._run.mfu(rate)
         train = {"nats_per_token": record["loss"], "tokens_per_second": rate, "mfu": mfu}
         return {"steps": record["step"], "tokens_seen": record["tokens"], "train": train}
+
+
+def _short(value: float) -> float:
+    """Returns a number of nine digits, which tell any two float32 apart: half the length in a file."""
+    return float(f"{value:.9g}")

@@ -46,12 +46,14 @@ class State:
         model, optimizer: created in the strategy's scope.
         step: optimizer steps done.
         record: the newest figures, also saved with each checkpoint.
+        records: of each step of the newest loop.
     """
 
     model: LanguageModel
     optimizer: Optimizer
     step: int = 0
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

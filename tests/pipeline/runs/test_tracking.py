@@ -16,7 +16,7 @@ from pipeline.training.hooks.profile import Profiler
 from pipeline.training.runtime.goodput import PARTS, Clock
 
 RECORDS = [
-    {"step": 10, "tokens": 640, "loss": 3.25, "learning_rate": 1e-3, "mfu": 0.4, "seconds.step": 1.5},
+    {"step": 10, "time": 1.6e9, "tokens": 640, "loss": 3.25, "learning_rate": 1e-3, "mfu": 0.4, "seconds.step": 1.5},
     {"step": 20, "tokens": 1280, "loss": 3.0, "learning_rate": 5e-4, "validation.nats_per_token": 3.125},
     {"step": 30, "tokens": 1920, "loss": float("nan"), "learning_rate": 1e-4, "validation.tokens": 127_524.0},
 ]
@@ -84,7 +84,7 @@ def _read_wandb(path):
 
 
 def read_tensorboard(path):
-    """Returns {step: {name: figure}} and {step: {name: text}} of all event files."""
+    """Returns {step: {name: figure}} with each step's time, and {step: {name: text}}, of all event files."""
     figures, texts = {}, {}
     for file in (path / "tensorboard").iterdir():
         for event in tf.compat.v1.train.summary_iterator(str(file)):
@@ -93,7 +93,8 @@ def read_tensorboard(path):
                 if value.metadata.plugin_data.plugin_name == "text":
                     texts.setdefault(event.step, {})[value.tag] = content.item().decode()
                 else:
-                    figures.setdefault(event.step, {})[value.tag.replace("/", ".")] = float(content)
+                    figures.setdefault(event.step, {"time": event.wall_time})
+                    figures[event.step][value.tag.replace("/", ".")] = float(content)
     return figures, texts
 
 
@@ -109,8 +110,10 @@ def test_the_three_hold_the_same_figures_and_a_resumed_run_keeps_its_id(tmp_path
     assert first["id"] == second["id"] and second["group"] == "a sweep"
     assert second["config"]["train"] == {"steps": 30} and second["summary"]["parameters"] == 7
     history = {step: first["history"].get(step, {}) | second["history"].get(step, {}) for step in (10, 20, 30)}
+    assert history[10].pop("_timestamp") == figures[10]["time"] == 1.6e9
     for line in lines:
-        expected = {name: value for name, value in line.items() if name != "step"}
+        expected = {name: value for name, value in line.items() if name not in ("step", "time")}
+        figures[line["step"]].pop("time")
         in_wandb = {name: float(value) for name, value in history[line["step"]].items() if name in expected}
         assert figures[line["step"]] == pytest.approx(expected, rel=1e-6, nan_ok=True)
         assert in_wandb == pytest.approx(expected, nan_ok=True)

@@ -1,9 +1,10 @@
-"""The host's work in a run: one call, one record and one line per loop, and a watch on whatever may hang."""
+"""The host's work in a run: one call, one write and one line per loop, and a watch on whatever may hang."""
 
 import dataclasses
 import io
 import itertools
 import math
+import time
 import types
 from collections import Counter
 
@@ -50,11 +51,15 @@ def session_of_the_run(directory):
     )
 
 
+def metrics_that(write):
+    """Returns a MetricsWriter that only writes records, and those as it is told."""
+    return types.SimpleNamespace(write=write, text=lambda *_: None, flush=lambda: None)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """That run, made, with what it did: ``seen`` counts, ``calls`` lists."""
-    watches = []
-    seen, calls, records = Counter(), [], []
+    seen, calls, records, histories, watches = Counter(), [], [], [], []
     session = session_of_the_run(tmp_path_factory.mktemp("run"))
 
     def noted(name, function=lambda *_: None):
@@ -69,7 +74,7 @@ def run(tmp_path_factory):
         trainer = trainer_of(
             session,
             checkpoints=types.SimpleNamespace(save=noted("save"), wait=noted("wait")),
-            metrics=types.SimpleNamespace(write=noted("record", records.append), text=lambda *_: None),
+            metrics=metrics_that(noted("record", lambda *loop: records.append(loop))),
         )
     evaluation = hook_of(trainer, Evaluation)
     run_steps, run_evaluation, step = trainer._run_steps, evaluation.run_step, trainer._train_step
@@ -80,7 +85,8 @@ def run(tmp_path_factory):
         def fetch():
             seen["fetch"] += 1
             calls.append(("loop", watches[0].now))  # what hangs is the wait for the figures
-            return history.numpy()
+            histories.append(history.numpy())
+            return histories[-1]
 
         calls.append(("loop", watches[0].now))
         seen["step"] += int(count)
@@ -105,6 +111,8 @@ def run(tmp_path_factory):
         seen=seen,
         calls=calls,
         records=records,
+        histories=histories,
+        last=dict(trainer.state.record),
         watch=watches[0],
         addresses=session.connection.addresses,
         trainer=trainer,
@@ -119,23 +127,39 @@ def test_the_host_does_nothing_step_by_step(run):
 
 
 def test_every_figure_belongs_to_its_step(run):
-    """The rate is the one that the last step was taken with: 2 steps of warm-up, then a line to 0 after step 8."""
-    rates = {record["step"]: record["learning_rate"] for record in run.records}
-    assert rates == pytest.approx({1: 5e-4, 3: 1e-3 * 6 / 6, 4: 1e-3 * 5 / 6, 6: 1e-3 * 3 / 6, 8: 1e-3 * 1 / 6})
-    speeds = [record["tokens_per_second"] for record in run.records]
-    assert speeds[0] is None and all(speeds[1:])
+    """The rate is the one that a step was taken with: 2 steps of warm-up, then a line to 0 after step 8."""
+    records = [record for loop in run.records[:5] for record in loop]
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert [record["learning_rate"] for record in records] == pytest.approx(
+        [5e-4, 1e-3, *(1e-3 * left / 6 for left in (6, 5, 4, 3, 2, 1))]
+    )
+    rows = np.concatenate(run.histories)
+    for column in ("loss", "grad_norm"):
+        told = [np.float32(record[column]) for record in records]
+        assert told == rows[:, METRICS.index(column)].tolist() and len(set(told)) == 8, column
+    times = [record["time"] for record in records]
+    assert times == sorted(times) and time.time() - 600 < times[0] < times[-1] <= time.time()
+    speeds = [record.get("tokens_per_second") for record in records]
+    assert [step for step, speed in enumerate(speeds, 1) if speed] == [3, 4, 6, 8], (
+        "the last of each loop but the first"
+    )
+
+
+def test_the_record_of_a_checkpoint_holds_the_mean_of_the_last_loop(run):
+    losses = [record["loss"] for record in run.records[4]]
+    assert run.last["loss"] == pytest.approx(sum(losses) / 2) and run.last["step"] == 8
 
 
 def test_what_follows_a_loop_comes_in_one_order(run):
     """After the steps 1, 3, 4, 6 and 8: a record holds the evaluation before it, a checkpoint the record before it."""
     effects = [name for name, _ in itertools.groupby(name for name, _ in run.calls if name not in ("loop", "ask"))]
-    assert effects[:8] == ["record", "save", "evaluate", "offer", "sample", "record", "save", "wait"]
+    assert effects[:8] == ["record", "save", "evaluate", "offer", "record", "sample", "record", "save"]
 
 
 def test_the_first_line_of_a_process_has_no_speed_of_another_one(run):
     written = len(run.records)
     run.trainer._after_steps(np.zeros([1, 20]), seconds=None)
-    assert run.records[written]["tokens_per_second"] is run.records[written]["mfu"] is None
+    assert run.records[written][-1]["tokens_per_second"] is run.records[written][-1]["mfu"] is None
     assert run.trainer.state.record["tokens_per_second"] > 0, "the summary's, where nothing is left to do"
 
 
@@ -145,7 +169,7 @@ def test_a_skipped_step_has_the_rate_that_it_was_tried_with(run):
     skipped = np.zeros([1, 20])
     skipped[:, METRICS.index("skipped")] = 1
     for history, updates in ((np.zeros([1, 20]), done - 1), (skipped, done)):
-        rate = hook_of(run.trainer, TrainingRecord).last_rate(StepInfo(8, history, None))
+        (rate,) = hook_of(run.trainer, TrainingRecord).rates(StepInfo(8, history, None))
         assert rate == pytest.approx(1e-3 * (8 - updates) / 6)
 
 
@@ -177,7 +201,7 @@ def test_the_last_rate_is_known_on_several_replicas(tmp_path, virtual_devices):
     optimizer = trainer.state.optimizer
     optimizer.iterations.assign(5)
     info = StepInfo(5, np.zeros((1, len(METRICS))), None)
-    assert hook_of(trainer, TrainingRecord).last_rate(info) == pytest.approx(optimizer.rate_after(4))
+    assert hook_of(trainer, TrainingRecord).rates(info) == [pytest.approx(optimizer.rate_after(4))]
 
 
 @pytest.mark.parametrize("packing", ["contiguous", "lines"])

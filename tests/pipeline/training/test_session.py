@@ -131,7 +131,7 @@ def test_a_signal_while_the_workers_are_asked_stops_none_of_them_alone(runnable,
     trainer = trainer_of(
         session,
         checkpoints=types.SimpleNamespace(save=lambda *_: None, wait=lambda: None),
-        metrics=types.SimpleNamespace(write=lambda record: steps.append(record["step"])),
+        metrics=types.SimpleNamespace(write=lambda *loop: steps.append(loop[-1]["step"]), flush=lambda: None),
     )
     with stop_signals.set_by_signals(trainer.runtime.stop):
         assert not trainer.fit()
@@ -162,10 +162,10 @@ def test_a_disk_that_fills_up_is_one_line_with_the_newest_checkpoint(runnable, m
     session = runnable(steps=9, evaluate_every=0, checkpoint_every=3)
     write = MetricsWriter.write
 
-    def full_at_6(self, record):
-        if record["step"] == 6:
+    def full_at_6(self, *records):
+        if records[-1]["step"] == 6:
             raise tf.errors.ResourceExhaustedError(None, None, "run/metrics.jsonl; No space left on device")
-        write(self, record)
+        write(self, *records)
 
     monkeypatch.setattr(MetricsWriter, "write", full_at_6)
     said = "^run/metrics.jsonl: No space left on device; the newest whole checkpoint is of step 3; with room, the same"

@@ -95,6 +95,7 @@ def test_100_000_records_keep_their_spikes_in_a_small_page(make_run, tmp_path):
     assert len(loss) <= charts.POINTS + 2
     assert (77_777.0, 99.0) in loss and (5_555.0, -7.0) in loss
     assert loss[0][0] == 1 and loss[-1][0] == 100_000
+    assert len(figures[0].means[0]) == 100 and figures[0].means[0][5] == (5500.5, 1.991)
     assert len(report_page.page([read], figures).encode()) < 3e6
 
 
