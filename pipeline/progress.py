@@ -3,10 +3,14 @@
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
-SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines of a Throughput
-CLEAR = "\r\x1b[K"
+from pipeline.streams import CLEAR
+
+SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines of work that is added up
+KEPT = 20  # lines of a terminal that stay, of a whole run
+OF_STEPS = ("of peak", "grad norm", "loss", "step ")  # what a line of training can do without, the first most easily
 
 
 def duration(seconds: float) -> str:
@@ -24,20 +28,42 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
+def fitting(fields: Sequence[str], spare: Sequence[str], room: int) -> str:
+    """Joins fields by two spaces; leaves out those that hold the first words of ``spare`` until the line fits."""
+    for word in spare:
+        if len("  ".join(fields)) > room:
+            fields = [field for field in fields if word not in field]
+    return "  ".join(fields)[:room]
+
+
 class Progress:
     """A line on how far some work is, with lines between that stay, and the rate of the work.
 
     Args:
-        total: amount of work in all.
+        total: amount of work in all, in ``unit`` times ``scale``.
+        work: what is being done, such as 'tokenizing', where ``add`` counts it.
+        unit: what ``add`` shows the rate in, such as 'MB'.
+        scale: amount that makes one unit.
         done: amount that was done before, by a run that was interrupted; it does not count for the rate. None: the rate
             counts from the first time that it is asked for, so that compiling does not count.
-        stream: where the line goes; None is standard output.
+        stream: where the line goes; None is standard error for ``work``, else standard output.
     """
 
-    def __init__(self, total: float, done: float | None = None, stream: TextIO | None = None):
-        self.total, self._stream = total, stream or sys.stdout  # as it is now: the command line replaces it
+    def __init__(
+        self,
+        total: float,
+        *,
+        work: str = "",
+        unit: str = "",
+        scale: float = 1.0,
+        done: float | None = None,
+        stream: TextIO | None = None,
+    ):
+        self.total, self._work, self._unit, self._scale = total, work, unit, scale
+        self._stream = stream or (sys.stderr if work else sys.stdout)  # as it is now: the command line replaces it
         self.on_terminal = self._stream.isatty()
         self._open = False  # whether a terminal shows a line that is not ended
+        self._done, self._shown, self._part = done or 0.0, time.monotonic(), -1
         self._first = None if done is None else (done, time.monotonic())
 
     def rate(self, done: float) -> float:
@@ -51,15 +77,26 @@ class Progress:
         rate = self.rate(done)
         return (self.total - done) / rate if rate > 0 else None
 
-    def show(self, head: str, text: str = "", tail: str = "") -> None:
-        """Replaces the line; a terminal gets as many fields of ``text``, two spaces apart, as fit without wrapping."""
-        if self.on_terminal:
-            fields, room = text.split("  "), shutil.get_terminal_size().columns - 1 - len(head) - len(tail)
-            while fields and len("  ".join(fields)) > room:
-                fields.pop()
-            text = "  ".join(fields)
-        self._write(head + text + tail, "" if self.on_terminal else "\n")
+    def show(self, *fields: str, spare: Sequence[str] = (), done: float | None = None) -> None:
+        """Replaces the line; on a terminal it fits without wrapping, and stays in every twentieth of ``done``."""
+        room = shutil.get_terminal_size().columns - 1 if self.on_terminal else sys.maxsize
+        self._write(fitting(fields, spare, room), "" if self.on_terminal else "\n")
         self._open = self.on_terminal
+        if done is not None:
+            before, self._part = self._part, int(KEPT * done / self.total)
+            if self._part > before:
+                self.keep()
+
+    def add(self, amount: float) -> None:
+        """Counts more work as done, and shows it if the last time is long enough ago."""
+        self._done += amount
+        now = time.monotonic()
+        if now - self._shown >= (SECONDS_ON_TERMINAL if self.on_terminal else SECONDS_ELSEWHERE):
+            self._shown = now
+            rate, left = self.rate(self._done) / self._scale, self.seconds_left(self._done)
+            share = 100 * self._done / self.total if self.total else 100.0
+            remaining = "?" if left is None else duration(left)
+            self.show(f"{self._work} {share:3.0f} %, {rate:,.1f} {self._unit}/s, {remaining} left")
 
     def keep(self) -> None:
         """Ends the line that a terminal shows, so that it stays and what is printed next begins a new one."""
@@ -80,34 +117,3 @@ class Progress:
     def _write(self, text: str, end: str) -> None:
         self._stream.write(f"{CLEAR if self.on_terminal else ''}{text}{end}")
         self._stream.flush()
-
-
-class Throughput(Progress):
-    """Progress on standard error, now and then, of work that is counted in a unit.
-
-    Args:
-        label: what is being done, such as 'tokenizing'.
-        total: amount in all, in ``unit`` times ``scale``.
-        unit: what the rate is shown in, such as 'MB'.
-        scale: amount that makes one unit.
-        done: as above.
-        stream: where the line goes; None is standard error.
-    """
-
-    def __init__(
-        self, label: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, stream: TextIO | None = None
-    ):
-        super().__init__(total, done, stream or sys.stderr)
-        self._label, self._unit, self._scale, self._done = label, unit, scale, done
-        self._shown = time.monotonic()
-
-    def add(self, amount: float) -> None:
-        """Counts more work as done, and shows it if the last time is long enough ago."""
-        self._done += amount
-        now = time.monotonic()
-        if now - self._shown >= (SECONDS_ON_TERMINAL if self.on_terminal else SECONDS_ELSEWHERE):
-            self._shown = now
-            rate, left = self.rate(self._done) / self._scale, self.seconds_left(self._done)
-            share = 100 * self._done / self.total if self.total else 100.0
-            remaining = "?" if left is None else duration(left)
-            self.show(f"{self._label} {share:3.0f} %, {rate:,.1f} {self._unit}/s, {remaining} left")

@@ -1,5 +1,7 @@
 r"""stdout and stderr whose failure costs no work: the reader is gone, the disk full, the terminal closed or ASCII only.
 
+On a terminal, what is printed while a line of progress is shown begins on a line of its own.
+
 What cannot be written is dropped, the first time with a note on stderr; ``lost`` says so at the end. A character that
 the encoding lacks is written as JSON and Python write it, ``\u00d7``, so that figures stay JSON.
 """
@@ -11,9 +13,10 @@ import logging
 import os
 import select
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 ESCAPE = "json_escape"
+CLEAR = "\r\x1b[K"  # how a line that replaces the one before begins
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -28,9 +31,12 @@ class _UnfailingFile(io.FileIO):
     """A descriptor whose writes always succeed; ``failure`` is the first one that did not."""
 
     failure: OSError | None = None
+    line_is_open: ClassVar[bool] = False  # of the terminal, which stdout and stderr share
 
     def write(self, data: Any) -> int:
         try:
+            if self.isatty():
+                self._end_line(bytes(data))
             while (written := super().write(data)) is None:  # set to non-blocking by whoever shares it, and full
                 select.select([], [self], [])
             return written
@@ -40,6 +46,13 @@ class _UnfailingFile(io.FileIO):
                 if self.fileno() == 1:
                     print(f"stdout: {error.strerror}; the work continues without it", file=sys.stderr)
             return len(data)
+
+    def _end_line(self, data: bytes) -> None:
+        """Ends a line of progress that ``data`` does not replace or end; notes whether it leaves one open."""
+        replaces = data.startswith(CLEAR.encode())
+        if _UnfailingFile.line_is_open and not replaces and not data.startswith(b"\n"):
+            super().write(b"\n")
+        _UnfailingFile.line_is_open = replaces and data != CLEAR.encode() and not data.endswith(b"\n")
 
 
 def protect() -> None:

@@ -98,14 +98,14 @@ def main() -> int:
         raise UserError(f"--workers={FLAGS.workers}: expected 1 or more")
 
     from pipeline.data.sharding.worker_pool import Pool
-    from pipeline.progress import Throughput, counted
+    from pipeline.progress import Progress, counted
 
     manifest = load(FLAGS.data)
     read_tokenizer(FLAGS.data)
     shards = [shard for part in manifest.parts.values() for shard in part.shards]
     faults = list(check_totals(manifest))
     total = sum(shard.bytes for shard in shards)
-    progress = Throughput("checking", total, "MB", 1e6)
+    progress = Progress(total, work="checking", unit="MB", scale=1e6, done=0)
 
     def check(shard: Shard) -> list[Fault]:
         return list(check_shard(FLAGS.data, manifest, shard))

@@ -14,8 +14,7 @@ The last step of a loop has more:
 
     skipped                  updates skipped in this loop (incidents.jsonl says which)
     tokens_per_second        over the loop; left out for a process's first step, most of which is compiling
-    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out there too, and if no peak is
-                             known
+    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out there too
     seconds.PART             of the run so far, by the parts of goodput.py, whose sum is the wall clock since the run's
                              first start
     validation.NAME          if an evaluation was due: nats_per_token, perplexity, tokens (scored), and bits_per_byte,

@@ -49,6 +49,7 @@ from pipeline.training.loop import Trainer
 from pipeline.training.lost_workers import restartable
 from pipeline.training.runtime import Data, Run, Runtime, State
 from pipeline.training.runtime.goodput import Clock
+from pipeline.training.runtime.peak import Peak
 from pipeline.training.runtime.workers import Workers
 
 
@@ -214,7 +215,7 @@ class Session:
             settings=self.settings,
             plan=self.plan,
             flops_per_token=self.model_config.flops_per_token(self.plan.context),
-            peak_flops=self.peak_flops(),
+            peak=self.peak(),
         )
         runtime = Runtime(
             strategy=self.connection.strategy,
@@ -264,11 +265,17 @@ class Session:
             validation_bytes=part.utf8_bytes if part and self.manifest.record.scores_all_text else None,
         )
 
-    def peak_flops(self) -> float:
-        """Returns the peak of all devices in FLOP/s: a slice's stated peak, or a matrix multiply measured here."""
+    def peak(self) -> Peak:
+        """Returns the peak of all devices: a slice's stated peak, or a matrix multiply measured here."""
         if self.connection.slice:
-            return self.connection.slice.cores * self.connection.slice.specs.peak_tflops * 1e12
-        return matmul_peak.measure() * (self.plan.replicas if self.connection.kind == "gpu" else self.connection.hosts)
+            return Peak(self.connection.slice.cores * self.connection.slice.specs.peak_tflops * 1e12)
+
+        def measure() -> float:
+            if self.connection.kind == "gpu":  # has units of its own for bfloat16, and is busy with a matrix this large
+                return self.plan.replicas * matmul_peak.measure(8192, dtype=self.settings.compute_dtype)
+            return self.connection.hosts * matmul_peak.measure()
+
+        return Peak(measure(), measure)
 
 
 def optimizer_line(optimizer: Optimizer, variables: Sequence[keras.Variable]) -> str:

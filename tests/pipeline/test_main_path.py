@@ -64,7 +64,7 @@ def trained(shards, run_dir, users_xla):
     command = [sys.executable, "-m", "pipeline.train", *SMALL, f"--data={shards}", f"--run_dir={run_dir}"]
     command.append("--tpu=virtual-2")
     done = subprocess.run(command, cwd=ROOT, env=os.environ | users_xla, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stderr == "", "TensorFlow's start-up log is for nobody"
     return done.stdout
 
 
@@ -76,7 +76,7 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
     assert records[-1]["loss"] < records[0]["loss"] - 0.3
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["steps"] == 30 and summary["tokens_seen"] == 30 * 16 * 64
-    assert 0 < summary["train"]["mfu"] < 1.5 and summary["train"]["tokens_per_second"] > 0
+    assert 0 < summary["train"]["mfu"] <= 1 and summary["train"]["tokens_per_second"] > 0
     assert summary["validation"]["nats_per_token"] == pytest.approx(records[-1]["loss"], rel=0.2)
     seconds = summary["seconds"]
     assert seconds["compile"] > 0 and seconds["evaluation"] > 0 and seconds["checkpoint"] > 0 and seconds["restart"] > 0

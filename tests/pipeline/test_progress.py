@@ -21,7 +21,7 @@ def clock(monkeypatch):
 
 def test_plain_lines_now_and_then(clock):
     stream = io.StringIO()
-    shown = progress.Throughput("tokenizing", 400e6, "MB", 1e6, done=100e6, stream=stream)
+    shown = progress.Progress(400e6, work="tokenizing", unit="MB", scale=1e6, done=100e6, stream=stream)
     for _ in range(3):
         clock[0] += 5
         shown.add(50e6)
@@ -31,7 +31,7 @@ def test_plain_lines_now_and_then(clock):
 
 def test_one_line_on_a_terminal_that_is_cleared(clock):
     stream = Terminal()
-    shown = progress.Throughput("writing", 10, "shards", stream=stream)
+    shown = progress.Progress(10, work="writing", unit="shards", done=0, stream=stream)
     for _ in range(2):
         clock[0] += 1
         shown.add(5)
@@ -66,16 +66,18 @@ def test_durations():
 @pytest.mark.parametrize(
     ("columns", "line"),
     [
-        (80, "1/9  loss 3.5  5 tokens/s  9% of peak  0:05 left"),
-        (40, "1/9  loss 3.5  5 tokens/s  0:05 left"),
-        (9, "1/9  0:05 left"),
+        (80, "step 1/9  loss 3.5  5 tokens/s  9% of peak  0:05 left"),
+        (50, "step 1/9  loss 3.5  5 tokens/s  0:05 left"),
+        (40, "step 1/9  5 tokens/s  0:05 left"),
+        (30, "5 tokens/s  0:05 left"),
+        (9, "5 tokens"),
     ],
 )
-def test_a_narrow_terminal_gets_whole_fields_and_the_time_left(monkeypatch, columns, line):
+def test_a_narrow_terminal_gets_whole_fields_and_the_rate_and_the_time_left(monkeypatch, columns, line):
     monkeypatch.setenv("COLUMNS", str(columns))
     shown = progress.Progress(9, stream=Terminal())
-    shown.show("1/9  ", "loss 3.5  5 tokens/s  9% of peak", "  0:05 left")
-    assert shown._stream.getvalue() == f"\r\x1b[K{line}".replace("1/9  0:05", "1/9    0:05")
+    shown.show("step 1/9", "loss 3.5", "5 tokens/s", "9% of peak", "0:05 left", spare=progress.OF_STEPS)
+    assert shown._stream.getvalue() == f"\r\x1b[K{line}"
 
 
 def test_what_is_printed_after_a_line_that_is_kept_begins_anew():

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from pipeline.errors import UserError, WorkFailedError
-from pipeline.progress import Progress
+from pipeline.progress import OF_STEPS, Progress
 from tools.pod import commands, create, gcloud, run, setup, status
 from tools.pod.request import Request
 
@@ -60,7 +60,7 @@ class _Watch:
                 raise UserError(f"another run is active on this slice: {' '.join(state['command'])}; `stop` it first")
             if state["line"] != self.line:
                 self.line = state["line"]
-                self.progress.show("", self.line)
+                self.progress.show(*self.line.split("  "), spare=OF_STEPS)
         elif self.started and state["exit_status"]:
             return int(state["exit_status"]) if state["exit_status"].isdigit() else 1
         else:

@@ -78,7 +78,7 @@ class _Bar:
         """Shows a host's line."""
         with self._lock:
             if self._progress.on_terminal:
-                self._progress.show(f"setup: {self._done} of {self._total} hosts; host {host}: ", line.strip())
+                self._progress.show(f"setup: {self._done} of {self._total} hosts; host {host}: {line.strip()}")
 
     def end(self, outcome: Outcome) -> None:
         """Notes that a host has ended."""

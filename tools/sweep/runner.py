@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline import stop_signals, storage
-from pipeline.progress import duration
+from pipeline.progress import OF_STEPS, Progress, duration
 from tools.sweep.ledger import DONE, ENDED, FAILED, Claim, Ledger
 
 RESTARTS = 10  # of a cell, after a machine went away or the run was killed
@@ -68,7 +68,8 @@ class Runner:
     def __post_init__(self) -> None:
         self._group = os.path.basename(self.directory.rstrip("/"))
         self._runs: list[_Run] = []
-        self._tty = sys.stdout.isatty()
+        self._progress = Progress(1.0)
+        self._shown = ""
         self.stopped = 0  # the signal that ended it before all jobs had ended
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -182,14 +183,15 @@ class Runner:
             run.process.send_signal(number)
 
     def _show(self) -> None:
-        """Shows the last line of a run on a terminal."""
-        if self._tty and self._runs and self._runs[0].process:
-            text = f"{self._runs[0].job.label}  {last_line(self._runs[0].log)}"
-            sys.stdout.write(f"\r\x1b[2K{text}"[: os.get_terminal_size().columns - 1])
-            sys.stdout.flush()
+        """Shows on a terminal how far a run is."""
+        if self._progress.on_terminal and self._runs and self._runs[0].process:
+            steps = last_line(self._runs[0].log, "step ") or "starting"
+            if steps != self._shown:
+                self._progress.show(self._runs[0].job.label, *steps.split("  "), spare=(*OF_STEPS, "="))
+            self._shown = steps
 
     def _say(self, text: str) -> None:
-        print(f"\r\x1b[2K{text}" if self._tty else text, flush=True)
+        self._progress.note(text)
 
     def _home(self, job: Job) -> str:
         return storage.join(storage.join(self.directory, "cells"), job.key)
@@ -225,11 +227,12 @@ def result_of(summary: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def last_line(log: pathlib.Path) -> str:
-    """Returns the last line of a log that is not blank, without the prefix of an error."""
+def last_line(log: pathlib.Path, begins: str = "") -> str:
+    """Returns the last line of a log that is not blank and begins so, without the prefix of an error."""
     with open(log, "rb") as file:
         file.seek(max(0, os.path.getsize(log) - 4096))
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line and line.startswith(begins)]
     return lines[-1].removeprefix("error: ").removeprefix("failed: ") if lines else ""
 
 

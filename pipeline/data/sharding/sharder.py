@@ -25,7 +25,7 @@ from pipeline.data.sharding.stages import Job, Merged
 from pipeline.data.sharding.work_folder import Journal, difference
 from pipeline.data.sharding.worker_pool import Pool, bounded
 from pipeline.errors import UnavailableError, UserError
-from pipeline.progress import Throughput
+from pipeline.progress import Progress
 
 WORK_BYTES = 1.0  # of temporary disk per byte of text: two per token and the index, at 2.3 bytes of code per token
 UNITS_PER_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
@@ -120,7 +120,7 @@ class Sharder:
     def _encode(self, journal: Journal) -> None:
         """Stage (a): makes the run file of every unit that has none yet."""
         done = sum(extra["size"] for _, _, extra in journal.units())
-        progress = Throughput("tokenizing", self._corpus.total_bytes, "MB", 1e6, done)
+        progress = Progress(self._corpus.total_bytes, work="tokenizing", unit="MB", scale=1e6, done=done)
         todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
 
         def encode(unit: Unit) -> None:
@@ -150,7 +150,8 @@ class Sharder:
                 shards[block.file] = manifests.Shard(**noted)
         todo = [block for block in merged.blocks if block.file not in shards]
         total = sum(block.count for block in merged.blocks) * size
-        progress = Throughput("writing", total, "MB", 1e6, total - sum(block.count for block in todo) * size)
+        done = total - sum(block.count for block in todo) * size
+        progress = Progress(total, work="writing", unit="MB", scale=1e6, done=done)
 
         def write(block: Block) -> manifests.Shard:
             return self.job.write_shard(journal.folder, streams[block.part], block)

@@ -1,5 +1,6 @@
 """The line of progress."""
 
+from pipeline.progress import OF_STEPS
 from pipeline.training.hooks import Hook, StepInfo
 from pipeline.training.runtime import Runtime, State
 
@@ -14,15 +15,19 @@ class ShowProgress(Hook):
         """Shows the line."""
         record, progress = self._state.record, self._runtime.progress
         if info.seconds is None:
-            speed = f"compiled in {self._runtime.clock.seconds()['compile']:.0f} s"
+            speed = [f"compiled in {self._runtime.clock.seconds()['compile']:.0f} s"]
         else:
-            share = f"  {record['mfu']:.0%} of peak" if record["mfu"] else ""
-            speed = f"{record['tokens_per_second']:,.0f} tokens/s{share}"
+            speed = [f"{record['tokens_per_second']:,.0f} tokens/s"]
+            speed += [f"{record['mfu']:.0%} of peak"] if record["mfu"] else []
         left = progress.seconds_left(info.step)
         progress.show(
-            f"step {info.step:,}/{progress.total:,}  ",
-            f"loss {record['loss']:.4f}  grad norm {record['grad_norm']:.3f}  {speed}",
-            "" if left is None else f"  {clock_time(left)} left",
+            f"step {info.step:,}/{progress.total:,}",
+            f"loss {record['loss']:.4f}",
+            f"grad norm {record['grad_norm']:.3f}",
+            *speed,
+            *([] if left is None else [f"{clock_time(left)} left"]),
+            spare=OF_STEPS,
+            done=info.step,
         )
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from pipeline.config.train_config import TrainConfig
 from pipeline.optimizers.base import Optimizer
 from pipeline.progress import Progress
 from pipeline.training.runtime.goodput import Clock
+from pipeline.training.runtime.peak import Peak
 from pipeline.training.runtime.workers import Workers
 
 
@@ -25,17 +26,17 @@ class Run:
         settings: steps, intervals and clipping.
         plan: batch arithmetic for the strategy's replicas.
         flops_per_token: model FLOPs, forward and backward.
-        peak_flops: peak of all devices together, in FLOP/s; None leaves MFU out.
+        peak: of all devices together.
     """
 
     settings: TrainConfig
     plan: BatchPlan
     flops_per_token: float
-    peak_flops: float | None
+    peak: Peak
 
-    def mfu(self, tokens_per_second: float) -> float | None:
+    def mfu(self, tokens_per_second: float) -> float:
         """Returns the model FLOPs as a share of the peak, at this many tokens per second."""
-        return tokens_per_second * self.flops_per_token / self.peak_flops if self.peak_flops else None
+        return self.peak.share(tokens_per_second * self.flops_per_token)
 
 
 @dataclasses.dataclass(kw_only=True)
