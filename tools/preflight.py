@@ -1,6 +1,6 @@
 """Compiles the exact step that would run, for the exact slice, with the real TPU compiler; no TPU is needed.
 
-    python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 [--search] [--json=FILE]
+    python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 [--search | --schedule] [--json=FILE]
 
 Prints whether it fits, where the memory goes, FLOPs, HBM traffic and a bound of the step's time. Exit code 1 when it
 does not fit. Needs requirements-preflight.txt (jax and libtpu), and one to nine minutes per program.
@@ -36,6 +36,8 @@ def main() -> int:
         file = getattr(FLAGS, flag)
         if file and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file)))):
             raise UserError(f"--{flag}={file}: expected a file in a folder that exists")
+    if FLAGS.search and FLAGS.schedule:
+        raise UserError("--search compiles many steps, and --schedule reads one; expected one of them")
     if FLAGS.tpu == "local" or tpu_target.VIRTUAL.fullmatch(FLAGS.tpu or ""):
         raise UserError(f"--tpu={FLAGS.tpu} names no slice to compile for; expected one such as pod-128 or v3-8")
     configuration = gin_reader.load(gin_files, FLAGS.gin_param)
@@ -55,7 +57,15 @@ def main() -> int:
         return search(settings, model, optimizer, piece)
     start = time.monotonic()
     keep = pathlib.Path(FLAGS.program).absolute() if FLAGS.program else None  # the compiler runs in another folder
-    answer = compile_step.report_fit(settings, model, optimizer, piece, evaluation=FLAGS.evaluation, keep_text=keep)
+    answer = compile_step.report_fit(
+        settings,
+        model,
+        optimizer,
+        piece,
+        evaluation=FLAGS.evaluation,
+        keep_text=keep,
+        with_schedule=FLAGS.schedule,
+    )
     print(f"took              {time.monotonic() - start:.0f} s")
     write_json(answer)
     return 0 if answer["fits"] else 1
@@ -100,6 +110,7 @@ def define_flags() -> None:
     cli.define_path("json", None, "Also write the figures here.")
     cli.define_path("program", None, "Also write the compiled program's text (HLO) here.")
     flags.DEFINE_bool("search", False, "Find the largest microbatch that fits, with and without rematerialisation.")
+    flags.DEFINE_bool("schedule", False, "Also read the schedule: the bundles of every kernel, by part of the model.")
     flags.DEFINE_bool("evaluation", True, "Compile the evaluation step too.")
 
 

@@ -14,7 +14,7 @@ from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.config import OptimizerConfig
-from pipeline.preflight import lowering, own_process, tpu_compiler
+from pipeline.preflight import lowering, own_process, schedule_figures, tpu_compiler
 from pipeline.preflight.compiled import Compiled
 from pipeline.preflight.figures import Figures, figures, gib, report
 
@@ -59,19 +59,24 @@ def report_fit(
     *,
     evaluation: bool = True,
     keep_text: pathlib.Path | None = None,
+    with_schedule: bool = False,
 ) -> dict[str, Any]:
     """Compiles the training step and, if it fits, the evaluation step; prints their figures.
 
-    Returns them as JSON values: those of the training step, ``evaluation``, and ``fits`` for both. Writes the training
-    step's compiled program to ``keep_text``, as HLO text.
+    Returns them as JSON values: those of the training step, ``evaluation``, and ``fits`` for both; ``with_schedule``
+    those of schedule_figures.py too. Writes the training step's compiled program to ``keep_text``, as HLO text.
     """
-    training = check(settings, model, optimizer, piece, keep_text=keep_text)
+    training = check(settings, model, optimizer, piece, keep_text=keep_text, with_schedule=with_schedule)
     title = (
         f"{settings.model} {model.layers} layers × {model.width} wide, context {model.context}, "
         f"{model.parameters():,} parameters; {settings.optimizer}, {settings.compute_dtype}, remat {model.remat}"
     )
     print(report(training, title, piece))
     answer = training.as_json()
+    if with_schedule and training.fits:
+        schedule = schedule_figures.figures(training.compiled.kernels, piece.specs)
+        print(schedule_figures.report(schedule, piece.specs))
+        answer |= schedule.as_json()
     if evaluation and training.fits:
         compiled = check_evaluation(settings, model, piece, training)
         answer["evaluation"], answer["fits"] = dataclasses.asdict(compiled), compiled.fits
@@ -87,13 +92,14 @@ def check(
     piece: slices.Slice,
     *,
     keep_text: pathlib.Path | None = None,
+    with_schedule: bool = False,
 ) -> Figures:
     """Lowers and compiles the training step; returns its figures."""
     plan = batch_plan.plan(
         global_batch=settings.global_batch, replicas=piece.cores, microbatch=settings.microbatch, context=model.context
     )
     hlo, sizes = own_process.call(LOWERING, lowering.lower_train, model, optimizer, settings, plan)
-    compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text)
+    compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text, with_schedule=with_schedule)
     return figures(compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece)
 
 

@@ -1,6 +1,6 @@
 """The TPU compiler's figures of one program; imports neither TensorFlow nor JAX."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 GIB = 2**30
 
@@ -12,6 +12,33 @@ class Buffer:
     bytes: int
     shape: str
     op: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """Instructions of one part of the model for which the compiler emitted the same code.
+
+    Args:
+        name: One of the instructions.
+        part: Of the model, as schedule.py names them.
+        op: The TensorFlow op that it comes from.
+        runs: How often they run in a step, all together.
+        bundles: VLIW bundles of one run, about one a cycle.
+        busy: By unit of the core, the share of its slots that the bundles use.
+        hbm_bytes: Between HBM and the core in one run.
+        cycles: The compiler's estimate of one run; 0 where it has none.
+        uncounted_loops: Loops in it of unknown length, which count once.
+    """
+
+    name: str
+    part: str
+    op: str
+    runs: float
+    bundles: float
+    busy: dict[str, float] = field(default_factory=dict)
+    hbm_bytes: float = 0.0
+    cycles: float = 0.0
+    uncounted_loops: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +62,7 @@ class Compiled:
         largest: The largest buffers, greatest first.
         costliest: Bytes moved by op, greatest first.
         compile_seconds: How long the compiler took.
+        kernels: Its schedule, if it was asked for.
     """
 
     fits: bool
@@ -55,3 +83,4 @@ class Compiled:
     largest: tuple[Buffer, ...] = ()
     costliest: tuple[tuple[float, str, str], ...] = ()
     compile_seconds: float = 0.0
+    kernels: tuple[Kernel, ...] = ()

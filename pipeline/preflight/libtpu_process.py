@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from pipeline.errors import UserError, WorkFailedError
-from pipeline.preflight import hlo, hlo_costs
+from pipeline.preflight import hlo, hlo_costs, serialised
 from pipeline.preflight.compiled import Buffer, Compiled
 
 # With these, libtpu does not ask the metadata server, which would take minutes, and several preflights may run at once:
@@ -71,7 +71,7 @@ def compile_program(
         if misfit := _out_of_memory(str(error)):
             return misfit
         raise WorkFailedError(f"the TPU compiler failed: {' '.join(str(error).split())[:1000]}") from None
-    text = compiled.hlo_modules()[0].to_string()
+    text = program_text(compiled, serialised.name_of(module))
     if keep_text:
         keep_text.write_text(text, encoding="utf-8")
     return dataclasses.replace(measure(compiled, text), compile_seconds=time.monotonic() - start)
@@ -112,6 +112,27 @@ def _compile(module: Any, devices: Any, replicas: int) -> Any:
     options = compiler.get_compile_options(num_replicas=replicas, num_partitions=1, device_assignment=assignment)
     chosen = _jax.DeviceList(tuple(devices[:replicas]))
     return compiler.backend_compile_and_load(devices[0].client, module, chosen, options, [])
+
+
+def program_text(compiled: Any, name: str) -> str:
+    """Returns the text of a compiled module; read from the serialised program where JAX's reader refuses it (v6e).
+
+    Raises:
+        WorkFailedError: Neither way leads to it.
+    """
+    from jax._src.lib import xla_client
+
+    try:
+        return compiled.hlo_modules()[0].to_string()
+    except Exception as error:
+        try:
+            module = serialised.readable_module(compiled.serialize(), name)
+            return xla_client.hlo.HloModule.from_serialized_hlo_module_proto(module).to_string()
+        except Exception:
+            raise WorkFailedError(
+                f"jax cannot read what libtpu compiled ({' '.join(str(error).split())[:200]}); "
+                "expected the pair of requirements-preflight.txt: pip install -r requirements-preflight.txt"
+            ) from None
 
 
 def measure(compiled: Any, text: str) -> Compiled:

@@ -4,8 +4,11 @@ python -m pipeline.preflight.own_process MODULE CALL RESULT    # the function's 
                                                                # two pickles; started by call() only
 """
 
+import os
 import pathlib
 import pickle
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +17,10 @@ from typing import ParamSpec, TypeVar
 
 from pipeline.errors import UserError, WorkFailedError
 
+# What C++ libraries print before they abort ("F1127 02:40:47.33 20283 file.cc:12] Check failed: …", "ERROR: …"), and
+# how they print where they were.
+FATAL = re.compile(r"(F\d{4} |ERROR: |.*Check failed)")
+STACK = re.compile(r"(@ |PC: @|\*\*\* |https?://\S+$|E\d{4} .*(coredump|process_state))")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,11 +38,24 @@ def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwa
         command = [sys.executable, "-m", "pipeline.preflight.own_process", function.__module__, *map(str, files)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if not files[1].is_file():
-            raise WorkFailedError(f"{what} died ({done.returncode}): {' '.join(done.stderr.split())[-2000:]}")
+            raise WorkFailedError(f"{what} {death(done.returncode, done.stderr)}")
         result = pickle.loads(files[1].read_bytes())
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def death(code: int, stderr: str) -> str:
+    """Says in a sentence how a process ended, what it said of it, and what to do."""
+    if code == -signal.SIGKILL:
+        return "was killed, most likely for want of memory here: end other programs, or take a machine with more of it"
+    ended = f"died ({signal.Signals(-code).name if code < 0 else code})"
+    lines = [" ".join(line.split()) for line in stderr.splitlines() if line.strip()]
+    fatal = [line for line in lines if FATAL.match(line)] or [line for line in lines if not STACK.match(line)][-1:]
+    said = f": {fatal[0][:500]}" if fatal else ""
+    settings = os.environ.get("LIBTPU_INIT_ARGS")
+    advice = f"unset LIBTPU_INIT_ARGS={settings}, or " if settings else ""
+    return f"{ended}{said}; {advice}pip install -r requirements-preflight.txt, whose versions work together"
 
 
 def main(call_file: str, result_file: str) -> None:

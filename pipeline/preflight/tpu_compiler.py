@@ -15,8 +15,8 @@ from typing import Any
 from pipeline.devices.slices import Slice
 from pipeline.devices.wheels import installed
 from pipeline.errors import UserError, pip_install
-from pipeline.preflight import libtpu_process, own_process
-from pipeline.preflight.compiled import Buffer, Compiled
+from pipeline.preflight import libtpu_process, own_process, schedule
+from pipeline.preflight.compiled import Buffer, Compiled, Kernel
 
 CACHE = pathlib.Path(
     os.environ.get("PREFLIGHT_CACHE", pathlib.Path(__file__).resolve().parents[2] / "build" / "preflight")
@@ -41,11 +41,13 @@ def require_compiler() -> str:
     return libtpu
 
 
-def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.Path | None = None) -> Compiled:
+def compile_for(
+    hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.Path | None = None, with_schedule: bool = False
+) -> Compiled:
     """Compiles a serialised HLO module for the slice, or returns the cached figures of the same program.
 
     The slice's topology determines the layout of the all-reduce; ``replicas`` run, one per core. With ``keep_text``,
-    compiles even if cached, and writes the compiled program's text to this file.
+    compiles even if cached, and writes the compiled program's text to this file. ``with_schedule`` adds its kernels.
 
     Raises:
         UserError: libtpu refuses the topology, or is not installed.
@@ -55,12 +57,13 @@ def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.P
     key = hashlib.sha256(hlo)
     settings = os.environ.get("LIBTPU_INIT_ARGS", "")
     key.update(f"|{topology_name(piece)}|{piece.hosts}|{replicas}|{version}|{RESULT_VERSION}{settings}".encode())
+    key.update(b"|kernels" if with_schedule else b"")
     cached = CACHE / f"{key.hexdigest()[:32]}.json"
     if cached.is_file() and keep_text is None:
         return from_json(json.loads(cached.read_text(encoding="utf-8")))
     result = own_process.call(
         "the TPU compiler",
-        libtpu_process.compile_program,
+        schedule.compile_program if with_schedule else libtpu_process.compile_program,
         hlo,
         topology=topology_name(piece),
         chips_per_host=_chips_per_host(piece),
@@ -78,6 +81,7 @@ def compile_for(hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.P
 def from_json(values: dict[str, Any]) -> Compiled:
     """Returns figures from their JSON values."""
     values["largest"] = tuple(Buffer(**buffer) for buffer in values["largest"])
+    values["kernels"] = tuple(Kernel(**kernel) for kernel in values.get("kernels", ()))
     values["costliest"] = tuple(tuple(row) for row in values["costliest"])
     return Compiled(**values)
 

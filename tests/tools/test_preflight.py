@@ -62,7 +62,8 @@ def preflight(run_module, cache, tmp_path):
 )
 def test_counts_agree_with_analytic_ones(preflight, kind, layers, tpu):
     """ALGPT2's layers are one loop: counted once, its FLOPs would be less than half of this at 7 layers."""
-    done, figures = preflight(kind, tpu, **{f"{kind}.layers": layers}, flags=["--noevaluation"])
+    scheduled = ["--schedule"] if tpu == "v5e-8" else []
+    done, figures = preflight(kind, tpu, **{f"{kind}.layers": layers}, flags=["--noevaluation", *scheduled])
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(figures) >= REQUIRED
     assert figures["fits"] and figures["compiled"]["unknown_loops"] == 0
@@ -79,10 +80,22 @@ def test_counts_agree_with_analytic_ones(preflight, kind, layers, tpu):
         assert figures["hbm_traffic_bytes"] >= theirs
     else:  # what is cut off and brought to the core beforehand counts as much as it is, and not as the whole
         assert own < theirs
+        check_schedule(figures, layers)
     bound = max(figures["compute_seconds"], figures["traffic_seconds"])
     assert bound <= figures["estimate_seconds"] <= 1.02 * figures["cycles_seconds"] + bound
     assert figures["replicas"] * figures["accumulation"] * figures["microbatch"] == 32
     assert "fits              yes" in done.stdout
+
+
+def check_schedule(figures, layers):
+    """All that takes time is in kernels that were dumped; the shared block's multiplications run once a layer."""
+    assert figures["schedule_seconds"] == pytest.approx(sum(figures["schedule"].values()))
+    kernels = figures["compiled"]["kernels"]
+    assert all(kernel["bundles"] for kernel in kernels if kernel["cycles"])
+    multiplied = [kernel["runs"] for kernel in kernels if re.search(r"shared_block/.*(MatMul|Einsum)", kernel["op"])]
+    assert len(multiplied) > 5 and not any(runs % layers for runs in multiplied)
+    assert figures["schedule_units"]["mlp"][0] == "matrix unit"
+    assert figures["compute_seconds"] < figures["schedule_seconds"] < figures["cycles_seconds"]
 
 
 @pytest.mark.slow
@@ -256,6 +269,7 @@ def test_search_says_what_nothing_fits(search, capsys):
         (["--gin_file=gpt2.gin", "--tpu=virtual-8"], "--tpu=virtual-8 names no slice to compile for"),
         (["--gin_file=gpt2.gin"], "--tpu is missing"),
         (["--tpu=pod-128"], "--gin_file is missing"),
+        (["--gin_file=gpt2.gin", "--tpu=v3-8", "--search", "--schedule"], "--schedule reads one; expected one of them"),
         (
             ["--gin_file=gpt2.gin", "--tpu=v3-512", "--gin_param=train.microbatch=4"],
             "does not divide into 512 replicas",

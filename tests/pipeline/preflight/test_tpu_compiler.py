@@ -10,7 +10,7 @@ from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.config import AdafactorConfig
-from pipeline.preflight import libtpu_process, lowering, own_process, tpu_compiler
+from pipeline.preflight import libtpu_process, lowering, own_process, serialised, tpu_compiler
 from pipeline.preflight.compiled import GIB, Compiled
 
 pytest.importorskip("libtpu", reason="requirements-preflight.txt is not installed")
@@ -63,5 +63,44 @@ def test_a_missing_compiler_is_one_sentence(monkeypatch):
 
 
 def test_a_process_that_dies_is_named_with_what_it_said():
-    with pytest.raises(WorkFailedError, match=r"the compiler died \(7\): no memory"):
+    with pytest.raises(WorkFailedError, match=r"the compiler died \(7\): no memory; pip install -r requirements-pre"):
         own_process.call("the compiler", exec, "import sys; print('no memory', file=sys.stderr); raise SystemExit(7)")
+
+
+def test_a_traceback_or_a_stack_becomes_its_one_line(monkeypatch):
+    raised = "Traceback (most recent call last):\n  File 'a.py', line 1\n    b()\nValueError: no such thing\n"
+    assert own_process.death(1, raised).startswith("died (1): ValueError: no such thing; pip install")
+    aborted = (
+        "I0 well\nF1127 02:40:47.3 20283 file.cc:12] Check failed: a == b\n*** SIGABRT\n    @  0x7fcf  1888  f()\n"
+    )
+    assert own_process.death(-6, aborted).startswith(
+        "died (SIGABRT): F1127 02:40:47.3 20283 file.cc:12] Check failed: a"
+    )
+    assert "for want of memory" in own_process.death(-9, "") and "pip" not in own_process.death(-9, "")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_no_such_flag")
+    unknown = "ERROR: Unknown command line flag 'xla_no_such_flag'\n"
+    assert "'xla_no_such_flag'; unset LIBTPU_INIT_ARGS=--xla_no" in own_process.death(1, unknown)
+
+
+def test_a_program_is_read_where_jax_refuses_it():
+    """A Riegeli file of two blocks, in which a module begins in the first and ends in the second."""
+
+    def field(number, value):
+        return serialised._field(number, value)
+
+    def module(operands):
+        wide = field(1, b"x" * 200_000)  # over two blocks' edges
+        update = field(1, b"update.1") + field(2, b"async-update") + field(36, bytes(operands)) + wide
+        other = field(1, b"add.1") + field(2, b"add") + field(36, bytes([1, 2])) + b"\x2d\0\0\0\0"
+        return field(1, b"a_step") + field(3, field(1, b"main") + field(2, update) + field(2, other)) + b"\x28\x07"
+
+    record = b"head" + field(6, module([200, 1, 2, 3])) + field(6, field(1, b"a_step")) + b"tail"
+    first = serialised.BLOCK - serialised.BLOCK_HEADER
+    blocks = [record[at : at + first] for at in range(0, len(record), first)]
+    header = serialised.SIGNATURE.ljust(serialised.BLOCK_HEADER, b"\0")
+    file = b"its length" + b"".join(header + block for block in blocks)
+    assert serialised.readable_module(file, "a_step") == module([200, 1])
+    assert serialised.name_of(module([1])) == "a_step"
+    for broken in (b"none", file[:1000]):
+        with pytest.raises(ValueError, match="no "):
+            serialised.readable_module(broken, "a_step")
