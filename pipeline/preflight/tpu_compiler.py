@@ -57,10 +57,10 @@ def compile_for(
     key = hashlib.sha256(hlo)
     settings = os.environ.get("LIBTPU_INIT_ARGS", "")
     key.update(f"|{topology_name(piece)}|{piece.hosts}|{replicas}|{version}|{RESULT_VERSION}{settings}".encode())
-    key.update(b"|kernels" if with_schedule else b"")
-    cached = CACHE / f"{key.hexdigest()[:32]}.json"
-    if cached.is_file() and keep_text is None:
-        return from_json(json.loads(cached.read_text(encoding="utf-8")))
+    scheduled, plain = (CACHE / f"{key.hexdigest()[:32]}{suffix}.json" for suffix in ("-kernels", ""))
+    for known in [scheduled] if with_schedule else [plain, scheduled]:
+        if known.is_file() and keep_text is None:
+            return from_json(json.loads(known.read_text(encoding="utf-8")))
     result = own_process.call(
         "the TPU compiler",
         schedule.compile_program if with_schedule else libtpu_process.compile_program,
@@ -71,6 +71,7 @@ def compile_for(
         replicas=replicas,
         keep_text=keep_text,
     )
+    cached = scheduled if with_schedule else plain
     cached.parent.mkdir(parents=True, exist_ok=True)
     partial = cached.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(dataclasses.asdict(result)))

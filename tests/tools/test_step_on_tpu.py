@@ -1,0 +1,51 @@
+"""The page of the step on each TPU: written again from what is measured, without the compiler."""
+
+import json
+
+import pytest
+
+from pipeline.preflight.schedule import PARTS
+from tools import step_on_tpu
+
+pytest.importorskip("matplotlib", reason="requirements-plots.txt is not installed")
+
+
+def figures(attention):
+    return {
+        "model": "gpt2 (124,439,808 parameters, adafactor)",
+        "context": 1024,
+        "libtpu": "0.0.52",
+        "seconds": dict.fromkeys(PARTS, 0.001) | {"attention": attention},
+        "waits": dict.fromkeys(PARTS, 0.0005),
+        "units": {"attention": ["vector ALU", 0.8]},
+        "agreement": 0.93,
+        "cycles": 0.05,
+        "roofline": 0.018,
+    }
+
+
+def test_the_page_is_written_from_what_is_measured(run_module, tmp_path):
+    page = tmp_path / "step.md"
+    measured = {"v6e-8": {"after": figures(0.004)}, "v5e-8": {"after": figures(0.01), "before": figures(0.02)}}
+    page.with_suffix(".json").write_text(json.dumps(measured))
+    done = run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in page.read_text().splitlines() if line.startswith(("| v5e-8", "| v6e-8"))]
+    assert lines[0] == "| v5e-8 | before | 28.0 | 4.5 | 50.0 | 18.0 | 0.93 |"
+    assert [line.split(" | ")[:2] for line in lines[:3]] == [
+        ["| v5e-8", "before"],
+        ["| v5e-8", "after"],
+        ["| v6e-8", "after"],
+    ]
+    assert lines[3].startswith("| v5e-8 | before | 20.00 (V 80 %) | 1.00 | ")
+    picture = page.with_suffix(".svg").read_bytes()
+    run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
+    assert page.with_suffix(".svg").read_bytes() == picture and b"<svg" in picture
+
+
+def test_wrong_choices_are_refused(refused, tmp_path):
+    page = f"--output={tmp_path / 'step.md'}"
+    assert "no slice is called 'v5f-8'" in refused("tools.step_on_tpu", "--slices=v5f-8", page)
+    assert "--slices is empty" in refused("tools.step_on_tpu", "--slices=", page)
+    assert "--state" in refused("tools.step_on_tpu", "--state=between", page)
+    assert step_on_tpu.STATES == ("before", "after")

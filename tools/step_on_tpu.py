@@ -1,0 +1,172 @@
+"""Writes where a step's time goes on each generation of TPU, by the schedule that its compiler made; no TPU is needed.
+
+    python -m tools.step_on_tpu --slices=v5e-8,v6e-8 --state=after      # some minutes a slice
+    python -m tools.step_on_tpu --slices=                               # writes the page from what is measured
+
+What is measured stands beside the page, as JSON; slices and states that are not chosen keep their figures. Needs
+requirements-preflight.txt and, for the picture, requirements-plots.txt.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from pipeline import cli
+from pipeline.config import gin_reader
+from pipeline.config.train_config import TrainConfig
+from pipeline.devices import slices
+from pipeline.errors import UserError
+from pipeline.preflight import bundles, compile_step, schedule_figures, tpu_compiler
+from pipeline.preflight.schedule import PARTS
+
+FLAGS = flags.FLAGS
+SLICES = ("v3-8", "v4-8", "v5e-8", "v5p-8", "v6e-8")
+STATES = ("before", "after")
+MICROBATCH = 4
+COLORS = ("#1f5fa8", "#e08214", "#4d9221", "#c51b7d", "#8073ac", "#b2182b", "#666666", "#a6611a", "#bababa")
+HEAD = """# The step on each TPU
+
+Written by `python -m tools.step_on_tpu`: the training step of {model}, {microbatch} sequences of {context} tokens
+a core, compiled by libtpu {libtpu} for each slice, without a TPU. `python -m tools.preflight --schedule` prints
+the same for any run and slice.
+
+*Schedule*: the compiler turns each fusion, and each Mosaic kernel, into bundles of instructions for all units of a
+core, of which one issues in about one cycle. Its dump lists them once; here they count as often as they run: over the
+blocks that a fusion goes over, a kernel's grid, a loop's trips. *Cycles*: what the compiler itself expected of each
+fusion before it wrote the bundles. *Roofline*: arithmetic or memory alone at their peak, whichever takes longer.
+
+What the schedule leaves out, and how it is bounded:
+
+- waits for memory. A bundle that waits for data takes longer than a cycle. *Waits* is by how much each kernel's traffic
+  takes longer than its bundles, at the full bandwidth, added up, copies in the background included: a step's kernels
+  take at least the schedule, or the roofline if that is longer, and about schedule and waits together if no copy
+  overlaps another kernel's work.
+- the network. Of a collective, only the bundles that issue it count; waiting for other cores is not among them.
+- loops whose length is not written down (copies, and updates row by row) count once.
+
+*Agreement*: bundles over the compiler's cycles, over all kernels of more than {long:,} cycles that wait for no memory.
+The compiler's cycles hold a latency of about 2,000 for each fusion that reads HBM, of which shorter kernels would show
+little else.
+
+"""
+TABLE = (
+    "| slice | state | schedule ms | waits ms | cycles ms | roofline ms | agreement |\n|---|---|---|---|---|---|---|\n"
+)
+
+
+def main() -> int:
+    """Measures the chosen slices, and writes the page and its picture."""
+    page, store = pathlib.Path(FLAGS.output), pathlib.Path(FLAGS.output).with_suffix(".json")
+    measured = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
+    for name in [slice_name for slice_name in FLAGS.slices if slice_name]:
+        measured.setdefault(name, {})[FLAGS.state] = measure(name)
+        store.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        print(f"{name}: {1e3 * sum(measured[name][FLAGS.state]['seconds'].values()):.1f} ms")
+    if not measured:
+        raise UserError(f"--slices is empty, and {store} holds nothing yet; expected some of {', '.join(SLICES)}")
+    draw(measured, page.with_suffix(".svg"))
+    page.write_text(text(measured, page.with_suffix(".svg").name), encoding="utf-8")
+    return 0
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Compiles the run's step for a slice, and returns the figures that the page holds."""
+    piece = slices.find(name)
+    configuration = gin_reader.load(FLAGS.gin_file or ["gpt2.gin"], FLAGS.gin_param)
+    settings = configuration.get(TrainConfig)
+    settings = dataclasses.replace(settings, microbatch=MICROBATCH, global_batch=MICROBATCH * piece.cores)
+    model = compile_step.with_vocabulary(
+        gin_reader.chosen(configuration, gin_reader.MODELS, settings.model, "train.model")
+    )
+    optimizer = gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    found = compile_step.check(settings, model, optimizer, piece, with_schedule=True)
+    if not found.fits:
+        raise UserError(f"--slices={name}: the step does not fit it")
+    schedule = schedule_figures.figures(found.compiled.kernels, piece.specs)
+    return {
+        "model": f"{settings.model} ({model.parameters():,} parameters, {settings.optimizer})",
+        "context": model.context,
+        "libtpu": tpu_compiler.require_compiler(),
+        "seconds": schedule.seconds,
+        "waits": schedule.waits,
+        "units": schedule.units,
+        "agreement": schedule.compared,
+        "cycles": found.cycles_seconds,
+        "roofline": max(found.compute_seconds, found.traffic_seconds),
+    }
+
+
+def rows(measured: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Returns (slice, state, figures), the table's slices first and each one's states in their order."""
+    names = sorted(measured, key=lambda name: ((*SLICES, name).index(name), name))
+    return [(name, state, measured[name][state]) for name in names for state in STATES if state in measured[name]]
+
+
+def text(measured: dict[str, Any], picture: str) -> str:
+    """Returns the page."""
+    all_rows = rows(measured)
+    first = all_rows[0][2]
+    shown = {"model": first["model"], "context": f"{first['context']:,}", "libtpu": first["libtpu"]}
+    lines = [HEAD.format(microbatch=MICROBATCH, long=schedule_figures.LONG, **shown) + TABLE]
+    for name, state, row in all_rows:
+        figures = (sum(row["seconds"].values()), sum(row["waits"].values()), row["cycles"], row["roofline"])
+        agreement = f"{row['agreement']:.2f}" if row["agreement"] else "-"
+        lines.append(f"| {name} | {state} | {' | '.join(f'{1e3 * value:.1f}' for value in figures)} | {agreement} |\n")
+    lines.append(
+        f"\n![Milliseconds of the schedule by part]({picture})\n\nMilliseconds by part; in brackets, the share of "
+    )
+    lines.append("its slots that the busiest unit uses: M matrix unit, V vector ALU, X cross-lane, E transcendental,\n")
+    lines.append("L loads, S stores, A scalar ALU.\n\n")
+    lines.append(f"| slice | state | {' | '.join(PARTS)} |\n|{'---|' * (2 + len(PARTS))}\n")
+    lines += [
+        f"| {name} | {state} | {' | '.join(cell(row, part) for part in PARTS)} |\n" for name, state, row in all_rows
+    ]
+    return "".join(lines)
+
+
+def cell(row: dict[str, Any], part: str) -> str:
+    """Returns a part's milliseconds and its busiest unit in short, such as "9.4 (M 88 %)"."""
+    letters = dict(zip(bundles.UNITS, "MXVELSA", strict=True))
+    unit, share = row["units"].get(part, ("", 0.0))
+    busiest = f" ({letters[unit]} {100 * share:.0f} %)" if unit else ""
+    return f"{1e3 * row['seconds'][part]:.2f}{busiest}"
+
+
+def draw(measured: dict[str, Any], file: pathlib.Path) -> None:
+    """Draws a stacked bar for each slice and state."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("the picture needs matplotlib: pip install -r requirements-plots.txt") from error
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "step"  # the same figures give the same bytes
+    from matplotlib import pyplot
+
+    all_rows = rows(measured)
+    figure, axes = pyplot.subplots(figsize=(8, 1.4 + 0.4 * len(all_rows)), layout="constrained")
+    left = [0.0] * len(all_rows)
+    for part, color in zip(PARTS, COLORS, strict=True):
+        widths = [1e3 * row["seconds"][part] for *_, row in all_rows]
+        axes.barh(range(len(all_rows)), widths, left=left, color=color, label=part)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(all_rows)), [f"{name}, {state}" for name, state, _ in all_rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds of bundles a step")
+    axes.legend(ncols=5, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.3))
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    cli.define_gin_flags()
+    cli.define_path("output", "docs/step_on_tpu.md", "The page to write.")
+    flags.DEFINE_list("slices", list(SLICES), "Slices to compile for; none only writes the page anew.")
+    flags.DEFINE_enum("state", "after", STATES, "Under which of before and after the figures stand.")
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)
