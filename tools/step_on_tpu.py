@@ -45,7 +45,8 @@ What the schedule leaves out, and how it is bounded:
   take at least the schedule, or the roofline if that is longer, and about schedule and waits together if no copy
   overlaps another kernel's work.
 - the network. Of a collective, only the bundles that issue it count; waiting for other cores is not among them.
-- loops whose length is not written down (copies, and updates row by row) count once.
+- loops whose length is not written down (copies, and updates row by row) count once; what stands under a condition,
+  such as a causal kernel's blocks above the diagonal, counts at every step.
 
 *Agreement*: bundles over the compiler's cycles, over all kernels of more than {long:,} cycles that wait for no memory.
 The compiler's cycles hold a latency of about 2,000 for each fusion that reads HBM, of which shorter kernels would show

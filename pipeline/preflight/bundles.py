@@ -3,7 +3,8 @@
 One bundle issues in about one cycle. The dump lists each once, with a mark per level of loops (">") and the test that
 ends a loop ("loop exit test"). A loop over blocks of the data runs its stages one after another, so that its test
 counts the steps that fill and drain them too; the steps themselves are ``window_config``'s ``iteration_bounds``, or the
-kernel's grid. Imports neither TensorFlow nor JAX.
+kernel's grid. What stands under a condition, such as a causal kernel's blocks above the diagonal, counts at every step.
+Imports neither TensorFlow nor JAX.
 """
 
 import pathlib

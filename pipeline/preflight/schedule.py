@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.preflight import bundles, hlo, libtpu_process
 from pipeline.preflight.compiled import Compiled, Kernel
 from pipeline.preflight.hlo import Computation, Instruction, Program, executed
-from pipeline.preflight.hlo_costs import FREE, hbm_bytes
+from pipeline.preflight.hlo_costs import ARGUMENT, FREE, hbm_bytes
 from pipeline.preflight.twins import Signatures
 
 PARTS = ("attention", "mlp", "norms", "loss", "embedding", "update", "collectives", "copies", "control")
@@ -108,7 +108,7 @@ def part_of(computation: Computation, instruction: Instruction) -> str:
     scopes = instruction.op_name.split("/")
     if COLLECTIVES.match(instruction.opcode):
         return "collectives"
-    if instruction.op_name == instruction.name and COPIES.match(instruction.opcode):
+    if instruction.op_name in (instruction.name, ARGUMENT) and COPIES.match(instruction.opcode):
         return "copies"
     if TABLE_ROWS.match(instruction.name):
         return "embedding"

@@ -135,6 +135,11 @@ def test_kernels_are_counted_over_loops_and_under_one_dump(program, dump):
         ('%f = f32[4,8] fusion(%p), metadata={op_name="embedding/GatherV2"}', "embedding"),
         ('%r = f32[4,8] reduce-scatter(%p), metadata={op_name="XlaAllReduce"}', "collectives"),
         ("%copy.3 = f32[4,8] copy(%p)", "copies"),
+        ('%copy.3 = f32[4,8] copy(%p), metadata={op_name="XLA_Args"}', "copies"),
+        (
+            '%k.1 = f32[4,8] custom-call(%p), metadata={op_name="block_00/attention/jit(forward)/pallas_call"}',
+            "attention",
+        ),
     ],
 )
 def test_each_part_is_known_by_its_scope(line, part):
