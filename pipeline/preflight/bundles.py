@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-FLAGS = "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final.*"
+FLAGS = "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_(bundles|hlo)"
 BUNDLES, UTILIZATION = "final_bundles.txt", "final_hlo-static-per-bundle-utilization.txt"
 FILE = re.compile(rf"\d+-(.+)-\d+-(?:{re.escape(BUNDLES)}|{re.escape(UTILIZATION)})")
 LINE = re.compile(r"\s*(?:0x[0-9a-f]+|0)\s+(\w*)\s*:\s*((?:>\s*)*)\{(.*)")
