@@ -2,7 +2,7 @@
 
     python -m tools.preflight_table --output=docs/preflight.md --readme=README.md     # make preflight-table
 
-A program takes the compiler one to nine minutes, and there are 240. Programs that are compiled already are read from
+A program takes the compiler one to nine minutes, and there are 528. Programs that are compiled already are read from
 the cache, so an interrupted table continues where it stopped; --missing keeps the rows that the output has, so that
 another machine can continue. --models, --slices, --optimizers and --remat choose rows; the others stay.
 """
@@ -33,7 +33,7 @@ MODELS = {
     **dict.fromkeys(("algpt2-base", "algpt2-base E=256", "algpt2-base E=512", "algpt2-base E=none"), "algpt2"),
     **dict.fromkeys(("algpt2-medium", "algpt2-medium E=none", "algpt2-large", "algpt2-xl"), "algpt2"),
 }
-SLICES = ("v2-8", "v3-8", "v3-128", "v4-32", "v5e-16")
+SLICES = ("v2-8", "v3-8", "v3-128", "v4-8", "v4-32", "v5e-1", "v5e-8", "v5e-16", "v5p-8", "v6e-1", "v6e-8")
 OPTIMIZERS = ("adafactor", "adamw")
 REMAT = ("none", "full")
 EXCERPT = ("<!-- preflight of v3-128 -->", "<!-- end of preflight -->")

@@ -81,7 +81,7 @@ def test_configuration_is_the_run_files_but_for_what_the_table_varies():
         ("--models=gpt2-smal", "--models=gpt2-smal: expected some of gpt2-small"),
         (
             "--slices=v9-8",
-            "--slices=v9-8: expected slices such as v2-8, v3-8, v3-128, v4-32, v5e-16 (did you mean 'v6e-8'?)",
+            f"--slices=v9-8: expected slices such as {', '.join(preflight_table.SLICES)} (did you mean 'v6e-8'?)",
         ),
         ("--remat=some", "--remat=some: expected some of none, full"),
     ],
