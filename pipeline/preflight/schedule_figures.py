@@ -82,7 +82,7 @@ def figures(kernels: tuple[Kernel, ...], specs: Generation) -> Schedule:
 def report(schedule: Schedule, specs: Generation) -> str:
     """Returns the text that the preflight prints."""
     lines = [
-        f"schedule          {schedule.total * 1e3:.1f} ms: the bundles of every kernel, one a cycle at "
+        f"bundles           {schedule.total * 1e3:.1f} ms: those of every kernel, one a cycle at "
         f"{specs.clock_ghz:.2f} GHz; without waits for memory (at most {sum(schedule.waits.values()) * 1e3:.1f} ms, "
         "if no kernel's traffic overlaps another's work) and without the network"
     ]

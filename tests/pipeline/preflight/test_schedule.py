@@ -165,7 +165,7 @@ def test_seconds_waits_and_units_by_part():
     answer = found.as_json()
     assert answer["schedule_seconds"] == pytest.approx(sum(answer["schedule"].values()))
     text = schedule_figures.report(found, specs)
-    assert "schedule          4000.0 ms" in text and "matrix unit 63 % used" in text and "1.25 of them" in text
+    assert "bundles           4000.0 ms" in text and "matrix unit 63 % used" in text and "1.25 of them" in text
 
 
 def test_what_was_dumped_of_no_kernel_is_nothing(tmp_path: pathlib.Path):
