@@ -178,7 +178,7 @@ class Configuration:
         near = nearest(file, [str(path.relative_to(root)) for path in root.rglob("*.gin")])
         folder = pathlib.PurePath(file).parent
         beside = sorted(path.stem for path in (root / folder).glob("*.gin"))
-        return f"{near}; {root.name}/{folder}/ has {', '.join(beside)}" if beside and folder.name else near
+        return f"{near}; {root.name}/{folder}/ has {', '.join(beside)}" if len(beside) > 1 and folder.name else near
 
     def _read_file(self, path: pathlib.Path, includers: tuple[pathlib.Path, ...]) -> None:
         if path in includers:
