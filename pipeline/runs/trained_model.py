@@ -15,12 +15,13 @@ from pipeline.runs.run_directory import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model with its weights, its tokenizer, the step of the weights, and its strategy."""
+    """A model with its weights, its tokenizer, the step of the weights, its run directory and its strategy."""
 
     model: LanguageModel
     tokenizer: Tokenizer
     step: int
     identity: dict[str, dict[str, Any]]
+    directory: str
     strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
 
     @property
@@ -41,4 +42,4 @@ def load(
     folder = BEST if directory.exists("best.json") else "checkpoints"
     restored = restore_weights(directory.join(folder), model)
     tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())
-    return TrainedModel(model, tokenizer, restored.step, identity, strategy)
+    return TrainedModel(model, tokenizer, restored.step, identity, run_dir, strategy)

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import html
 import json
 import math
 import pathlib
@@ -189,7 +190,15 @@ def _page(run: TrainedModel) -> tuple[str, str]:
     }
     rules = [f"{part}-src {allowed}" for part, allowed in hashes.items()]
     policy = "; ".join(["default-src 'none'", *rules, "connect-src 'self'", "img-src data:", "frame-ancestors 'none'"])
-    return text.replace("CONTEXT", str(run.model.config.context)).replace("STEP", f"{run.step:,}"), policy
+    facts = {
+        "MODEL": type(run.model).__name__,
+        "PARAMETERS": f"{run.model.config.parameters():,}",
+        "NAME": run.directory.rstrip("/").rsplit("/", 1)[-1],
+        "RUN": run.directory,
+        "STEP": f"{run.step:,}",
+        "CONTEXT": str(run.model.config.context),
+    }
+    return re.sub("@([A-Z]+)@", lambda found: html.escape(facts[found[1]]), text), policy
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

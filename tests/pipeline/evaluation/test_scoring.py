@@ -64,7 +64,7 @@ def run(request):
             rows = ids[starts + np.arange(33)]
             loss = step({"tokens": tf.constant(rows, tf.int32), "index": tf.range(4, dtype=tf.int64)})["loss"]
         assert loss < 2.0
-    return TrainedModel(model, tokenizer, 0, {})
+    return TrainedModel(model, tokenizer, 0, {}, "run")
 
 
 @pytest.mark.parametrize(("context", "stride"), [(32, 32), (32, 16), (32, 1), (32, 31), (20, 7)])

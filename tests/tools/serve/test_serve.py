@@ -182,8 +182,10 @@ def test_the_page_in_a_browser(url, tiny_run_dir, tmp_path):
         browser.run("at('go').click()")
         browser.until("at('status').textContent.includes('as many as were asked for')")
         assert browser.run("at('text').textContent") == PROMPT + run.tokenizer.decode(generated)
-        assert browser.run("document.querySelectorAll('#text button').length") == 12
-        browser.run("document.querySelector('#text button').click()")
+        assert browser.run("document.querySelectorAll('#text [role=button]').length") == 12
+        title, facts = browser.run("document.title"), browser.run("document.querySelector('.note').innerText")
+        assert title.startswith("tiny_run") and all(fact in facts for fact in ("ALGPT2", "step 3", f"{tiny_run_dir}"))
+        browser.run("document.querySelector('#text [role=button]').click()")
         assert browser.run("at('others').innerText").count("%") >= 5
         browser.run("at('prompt').value = '<img src=x onerror=alert(1)>'; at('go').click()")
         browser.until("at('text').textContent.startsWith('<img')")
@@ -193,7 +195,14 @@ def test_the_page_in_a_browser(url, tiny_run_dir, tmp_path):
         browser.until("at('status').classList.contains('error')")
         assert "expected fewer than the model's context of 48" in browser.run("at('status').textContent")
         browser.run("at('prompt').value = 'the cat sat'; at('score').click()")
-        browser.until("at('status').textContent.includes('perplexity')")
+        browser.until("at('scored').textContent.includes('perplexity')")
+        assert "of 48" in browser.run("at('status').textContent"), "the score has a line of its own"
+        step = "{token: '\\n', id: 1, text: 'one\\ntwo', probability: 0.5, likeliest: []}"
+        browser.run(f"at('text').replaceChildren(); add({step}); add({step}); 0")
+        assert browser.run("at('text').innerText") == "one\ntwoone\ntwo"
+        assert browser.run("document.querySelectorAll('#text [role=button]')[1].getClientRects().length") == 2, (
+            "a token's line break breaks the line"
+        )
         for width, dark in ((1000, False), (1000, True), (390, False), (390, True)):
             browser.screen(width, 800, dark=dark)
             assert browser.run("document.documentElement.scrollWidth <= innerWidth"), (
