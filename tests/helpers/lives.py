@@ -27,11 +27,11 @@ def die(*_):
 
 
 def die_after(records, delay):
-    """Dies ``delay`` seconds after that many more records."""
+    """Dies ``delay`` seconds after the records of that many more loops."""
     original, left = metrics_writer.MetricsWriter.write, [records]
 
-    def write(self, record):
-        original(self, record)
+    def write(self, *loop):
+        original(self, *loop)
         left[0] -= 1
         if left[0] == 0:
             threading.Timer(delay, die).start()

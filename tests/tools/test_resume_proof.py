@@ -32,6 +32,14 @@ def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags
     assert "microbatch 1" in accumulation and "6/6 equal" in accumulation
 
 
+def recorded(run):
+    """Returns the record of each step, without what no two runs have in common."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: record[name] for name in ("step", "tokens", "loss", "grad_norm", "learning_rate")} for record in records
+    ]
+
+
 @pytest.mark.slow
 def test_twelve_kills_change_nothing(small_data, run_flags, tmp_path):
     """Seeded; every third kill falls into the writing of a checkpoint."""
@@ -67,6 +75,8 @@ def test_twelve_kills_change_nothing(small_data, run_flags, tmp_path):
     assert equal, f"weights differ by {difference}"
     summaries = [json.loads((tmp_path / name / "run" / "summary.json").read_text()) for name in deaths]
     assert summaries[0]["steps"] == summaries[1]["steps"] == 100
+    unbroken, killed = (recorded(tmp_path / name / "run") for name in deaths)
+    assert killed == unbroken and [record["step"] for record in killed] == list(range(1, 101))
 
 
 @pytest.mark.parametrize(
