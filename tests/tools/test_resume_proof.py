@@ -15,10 +15,10 @@ HOME = Topology("the same", "virtual-2")
 
 
 @pytest.mark.slow
-def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, run_flags, run_module):
+def test_a_killed_run_with_dropout_resumes_on_any_topology(small_data, adafactor_flags, run_module):
     done = run_module(
         "tools.resume_proof",
-        *run_flags,
+        *adafactor_flags,
         "--gin_param=ALGPT2.dropout=0.1",
         f"--data={small_data}",
         "--steps=3",
@@ -41,10 +41,10 @@ def recorded(run):
 
 
 @pytest.mark.slow
-def test_twelve_kills_change_nothing(small_data, run_flags, tmp_path):
+def test_twelve_kills_change_nothing(small_data, adafactor_flags, tmp_path):
     """Seeded; every third kill falls into the writing of a checkpoint."""
     shared = [
-        *run_flags,
+        *adafactor_flags,
         f"--data={small_data}",
         "--gin_param=train.compute_dtype='float32'",
         "--gin_param=train.steps=100",

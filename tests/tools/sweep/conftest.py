@@ -15,7 +15,7 @@ def sweep_command(small_data, run_flags, python):
         return [
             *(*fork_server.light(python, "tools.sweep"), *run_flags, f"--data={data}", f"--run_dir={directory}"),
             *(f"--gin_param=train.steps={steps}", "--gin_param=train.steps_per_loop=1"),
-            *("--gin_param=train.checkpoint_every=2", "--grid=Adafactor.learning_rate=[1e-2,3e-2]", "--seeds=2"),
+            *("--gin_param=train.checkpoint_every=2", "--grid=SGD.learning_rate=[1e-2,3e-2]", "--seeds=2"),
             *more,
         ]
 

@@ -11,7 +11,7 @@ import pytest
 
 CELLS, STEPS = 4, 6  # of each cell
 
-RATE = "Adafactor.learning_rate"
+RATE = "SGD.learning_rate"
 DETERMINISTIC = ("cell", RATE, "train.seed", "state", "validation", "train_loss", "steps", "tokens")
 
 
@@ -157,8 +157,8 @@ def test_a_failing_cell_is_recorded_and_the_rest_go_on(sweep_command, start, run
         (["--grid=seed=[1]", "--grid=train.seed=[2]"], "train.seed is in --grid or --sample twice"),
         (["--grid=stepz=[1]"], "--grid: train.stepz=1: train has no parameter 'stepz' (did you mean 'steps'?)"),
         (
-            ["--sample=Adafactor.lr=[1]", "--random=1"],
-            "--sample: Adafactor.lr=1: Adafactor has no parameter 'lr'; it has",
+            ["--sample=SGD.lr=[1]", "--random=1"],
+            "--sample: SGD.lr=1: SGD has no parameter 'lr'; it has",
         ),
         (["--list=none.jsonl"], "--list=none.jsonl: no such file"),
         (["--grid=train.seed=[1,]"], "a value beside a comma is empty"),
