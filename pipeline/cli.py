@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 
@@ -72,6 +72,9 @@ def run(main: Callable[..., int | None], define_flags: Callable[[], None] | None
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(4 << 20))  # 64 MiB per open gs:// file otherwise
     streams.protect()
     code = call(main, define_flags, sys.argv[1:])
+    if code == os.EX_TEMPFAIL:
+        streams.lost()
+        os._exit(code)  # an orderly end waits, perhaps for ever, for what TensorFlow has on the lost worker
     sys.exit(code or int(streams.lost()))
 
 
@@ -116,7 +119,7 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
         print(f"error: {error.filename}: not permitted to this user ({error.strerror})", file=sys.stderr)
         return 2
     except WorkerLostError as error:
-        print(f"lost: {error}; the same command continues from the newest checkpoint", file=sys.stderr)
+        print(lost_line(error), file=sys.stderr)
         return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -127,6 +130,17 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
             raise
         print(f"failed: {reason}", file=sys.stderr)
         return 1
+
+
+def lost_line(reason: object) -> str:
+    """Returns the line with which a command ends that has lost a worker."""
+    return f"lost: {reason}; the same command continues from the newest checkpoint"
+
+
+def end_lost(reason: str) -> NoReturn:
+    """Ends this process with 75 from any thread, whatever the others wait for."""
+    print(lost_line(reason), file=sys.stderr, flush=True)
+    os._exit(os.EX_TEMPFAIL)
 
 
 def _positional(main: Callable[..., int | None]) -> int:

@@ -1,9 +1,9 @@
-"""Names the host that stopped responding when a call to a slice's devices does not return.
+"""Names the host that stopped responding when a call to a slice's devices does not return, and ends a run without it.
 
 A hung host stops the all-reduce, and with it every other host: the coordinator waits and prints nothing. When a watched
 call takes far longer than earlier calls of the same kind, each host's gRPC server is asked whether it still responds. A
 kernel accepts connections for a process that hangs; only a live server answers with its HTTP/2 settings (RFC 9113,
-section 3.4).
+section 3.4). Whatever is called, every host is also asked all the time, and one that stays silent is lost.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ FRAME_HEADER, SETTINGS = 9, 4
 PROBE_SECONDS = 5.0
 MIN_SECONDS, TIMES_LONGER = 120.0, 5.0
 COMPILING_SECONDS = 600.0
+ASK_SECONDS, ASKS = 15.0, 6  # a host that is silent that many times in a row, two minutes at most, is lost
 
 
 def responds(address: str, seconds: float = PROBE_SECONDS) -> bool:
@@ -113,11 +114,36 @@ class Heartbeat:
         with self._changed:
             return self._changed.wait_for(lambda: self._call is not call, timeout=seconds)
 
-    def state(self, call: _Call, seconds: float) -> str:
-        """Asks every host; returns a line that names those that do not answer."""
+    @contextlib.contextmanager
+    def guarded(self, lost: Callable[[str], None]) -> Iterator[None]:
+        """Calls ``lost`` with a line, in a thread, when a host has been silent ASKS times in a row.
+
+        The calling thread may wait for that host for ever, also while it ends because of an error.
+        """
+        done = threading.Event()
+        if self._hosts:
+            threading.Thread(target=self._guard, args=(done, lost), daemon=True, name="guard").start()
+        yield
+        done.set()
+
+    def _guard(self, done: threading.Event, lost: Callable[[str], None]) -> None:
+        misses: dict[str, int] = {}  # in a row, by host
+        while not done.wait(ASK_SECONDS):
+            misses = {host: misses.get(host, 0) + 1 for host in self.silent()}
+            gone = [host for host, count in misses.items() if count >= ASKS]
+            if gone and not done.is_set():
+                lost(f"{', '.join(gone)} did not answer, asked {ASKS} times, every {ASK_SECONDS:g} s")
+                return
+
+    def silent(self) -> list[str]:
+        """Asks every host; returns those that do not answer."""
         with ThreadPoolExecutor(len(self._hosts)) as pool:
             answers = list(pool.map(responds, self._hosts))
-        silent = [f"host {i} ({host})" for i, host in enumerate(self._hosts) if not answers[i]]
+        return [f"host {i} ({host})" for i, host in enumerate(self._hosts) if not answers[i]]
+
+    def state(self, call: _Call, seconds: float) -> str:
+        """Asks every host; returns a line that names those that do not answer."""
+        silent = self.silent()
         usual = f"the longest before took {call.longest:.0f} s" if call.longest else "it is the first one"
         result = f"no answer from {', '.join(silent)}" if silent else "all hosts answer"
         return f"{call.kind} has not returned for {seconds:.0f} s ({usual}): {result}, of {len(self._hosts)}"

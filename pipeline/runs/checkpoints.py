@@ -12,7 +12,7 @@ and deletes its folders; commits and the other files of a run directory go throu
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,8 @@ class Checkpoints:
         self._directory, self._variables = directory.rstrip("/"), dict(variables)
         self._reference = dict(reference or {})
         self._keep_last, self._keep_every, self._writes = keep_last, keep_every, writes
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._written: Future[None] | None = None
+        self._writer = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: futures.Future[None] | None = None
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -88,9 +88,19 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until the last checkpoint is committed; raises whatever writing it raised."""
-        written, self._written = self._written, None
-        if written is not None:
-            written.result()
+        if self._written is not None:
+            try:
+                self._written.result()
+            finally:
+                self._written = None
+
+    def finish(self, seconds: float) -> None:
+        """Blocks until the checkpoint that is being written is committed or has failed; at most that long.
+
+        From any thread: of a process that ends because it has lost a worker.
+        """
+        if written := self._written:
+            futures.wait([written], timeout=seconds)
 
     @contextlib.contextmanager
     def named_on_disk_faults(self) -> Iterator[None]:

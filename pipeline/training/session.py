@@ -52,6 +52,8 @@ from pipeline.training.runtime.goodput import Clock
 from pipeline.training.runtime.peak import Peak
 from pipeline.training.runtime.workers import Workers
 
+WRITING_SECONDS = 300.0  # after a worker was lost, for the checkpoint that is being written
+
 
 @dataclasses.dataclass(kw_only=True)
 class Session:
@@ -74,6 +76,7 @@ class Session:
     data: str
     connection: Connection
     directory: RunDirectory
+    _finish_writing: Callable[[], None] = dataclasses.field(default=lambda: None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         planned, actual = self.plan.replicas, self.connection.replicas
@@ -86,6 +89,7 @@ class Session:
     def run(self) -> int:
         """Trains to the last step, evaluates and writes ``summary.json``; returns the exit code."""
         with restartable(), contextlib.ExitStack() as stack:
+            stack.enter_context(self.heartbeat.guarded(self._end_lost))
             if not self.workers.is_chief:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
@@ -100,6 +104,8 @@ class Session:
             return 0
         state = self.state()
         checkpoints = self._checkpoints(state)
+        self._finish_writing = lambda: checkpoints.finish(WRITING_SECONDS)
+        stack.callback(self._finish_writing)
         if settings.pretrained is not None and not checkpoints.steps():
             pretrained.check_tokenizer(settings.pretrained, tokenizer)
             pretrained.load_into(state.model, settings.pretrained)
@@ -135,6 +141,10 @@ class Session:
         if notice:
             raise WorkerLostError(f"{notice}; step {state.step:,} is saved")
         return 0
+
+    def _end_lost(self, reason: str) -> None:
+        self._finish_writing()
+        cli.end_lost(reason)
 
     def _notice(self, trainer: Trainer) -> str | None:
         """Returns what told of a machine's end and so stopped the run; None, and a line, if it was a signal."""

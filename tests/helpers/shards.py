@@ -10,10 +10,10 @@ from pipeline.data.format.manifest import Corpus, Manifest, Part, Record, Shard,
 CONTEXT = 16
 
 
-def write_data(directory, *, shards, count, tail=5, packing="contiguous", end_of_text=0):
+def write_data(directory, *, shards, count, tail=5, packing="contiguous", end_of_text=0, below=50_000):
     """Writes one stream of distinct-looking tokens as shards; returns directory, manifest, stream and the records."""
     generator = np.random.default_rng(count)
-    stream = generator.integers(1, 50_000, count * CONTEXT + tail, dtype=np.uint16)
+    stream = generator.integers(1, below, count * CONTEXT + tail, dtype=np.uint16)
     rows = np.stack([stream[i * CONTEXT : (i + 1) * CONTEXT + 1] for i in range(count)])
     sizes = [count // shards + (s < count % shards) for s in range(shards)]
     bounds = np.cumsum([0, *sizes])

@@ -77,11 +77,14 @@ def test_a_notice_saves_and_ends_with_75_and_the_same_command_goes_on(
     assert losses[0] == losses[1] and max(losses[0]) == len(losses[0]) == 20
 
 
-def test_a_lost_worker_ends_with_75():
+def test_a_lost_worker_ends_with_75_whatever_threads_are_left():
     program = """
+import atexit, threading
 from pipeline import cli
 from pipeline.errors import WorkerLostError
 def main():
+    threading.Thread(target=threading.Event().wait).start()
+    atexit.register(threading.Event().wait)
     raise WorkerLostError("a worker went away (UnavailableError: Socket closed)")
 cli.run(main)
 """

@@ -1,8 +1,10 @@
 """A call that does not return names the hosts that do not respond: a hung process, and one that is gone."""
 
 import concurrent.futures
+import itertools
 import queue
 import socket
+import threading
 import time
 
 import grpc
@@ -91,5 +93,27 @@ def test_what_compiles_is_waited_for_longer_the_first_time_only(silence):
 
 
 def test_a_machine_of_its_own_is_not_watched():
-    with heartbeat.Heartbeat([]).watching("a loop of steps"):
+    alone = heartbeat.Heartbeat([])
+    with alone.guarded(pytest.fail), alone.watching("a loop of steps"):
         pass
+
+
+def test_a_host_that_is_silent_again_and_again_is_lost_and_one_that_answers_between_is_not(monkeypatch):
+    answers = {"a:1": itertools.repeat(True), "b:1": itertools.cycle([False] * 5 + [True]), "c:1": iter([True, True])}
+    monkeypatch.setattr(heartbeat, "responds", lambda host: next(answers[host], False))
+    monkeypatch.setattr(heartbeat, "ASK_SECONDS", 0.01)
+    reasons: queue.Queue[str] = queue.Queue()
+    with heartbeat.Heartbeat(list(answers)).guarded(reasons.put):
+        assert reasons.get(timeout=60) == "host 2 (c:1) did not answer, asked 6 times, every 0.01 s"
+
+
+def test_a_run_that_is_done_loses_no_host(monkeypatch):
+    asked = threading.Event()
+    monkeypatch.setattr(heartbeat, "responds", lambda host: asked.set())
+    monkeypatch.setattr(heartbeat, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "ASKS", 10)
+    with heartbeat.Heartbeat(["a:1"]).guarded(pytest.fail):
+        assert asked.wait(60)
+    for thread in threading.enumerate():
+        if thread.name == "guard":
+            thread.join(60)

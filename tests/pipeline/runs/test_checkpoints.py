@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import resource
+import threading
 
 import numpy as np
 import pytest
@@ -123,6 +124,22 @@ def test_saving_copies_first_so_that_training_may_go_on_at_once(tmp_path, monkey
         variable.assign(variable * 0)
     keeper.wait()
     assert held and values(restored(tmp_path)[1]) == before
+
+
+def test_a_lost_process_waits_for_its_checkpoint_and_not_for_ever(tmp_path, monkeypatch):
+    keeper, released = Checkpoints(str(tmp_path), variables(0)), threading.Event()
+    keeper.finish(60)
+    write = keeper._write
+    monkeypatch.setattr(keeper, "_write", lambda *arguments: (released.wait(60), write(*arguments)))
+    keeper.save(1, {})
+    keeper.finish(0.01)
+    assert not keeper.steps()
+    waits = threading.Thread(target=keeper.wait)  # as the main thread may when another notices the loss
+    waits.start()
+    released.set()
+    keeper.finish(60)
+    assert keeper.steps() == [1]
+    waits.join()
 
 
 @pytest.mark.parametrize("there", [1, 2, 4])

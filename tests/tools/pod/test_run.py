@@ -1,10 +1,12 @@
 """A rehearsal: every host's TensorFlow server is a real one, and the run computes on all of them."""
 
+import concurrent.futures
 import json
 import re
 import socket
 import subprocess
 
+import grpc
 import pytest
 
 from pipeline.devices import slices
@@ -140,10 +142,14 @@ def test_what_training_would_refuse_is_refused_before_anything_starts(cloud, arg
 
 
 def test_a_run_waits_for_the_servers_of_hosts_that_come_back(run_module):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        there = f"127.0.0.1:{server.getsockname()[1]}"
-        assert run_module("tools.pod.on_host", "await", f"--hosts={there},{there}").returncode == 0
-    done = run_module("tools.pod.on_host", "await", f"--hosts={there}", "--seconds=0.3")
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    there = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    assert run_module("tools.pod.on_host", "await", f"--hosts={there},{there}").returncode == 0
+    server.stop(None)
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        there = f"127.0.0.1:{hung.getsockname()[1]}"
+        done = run_module("tools.pod.on_host", "await", f"--hosts={there}", "--seconds=0.3")
     assert done.returncode == 1 and done.stderr == f"failed: the server at {there} has not answered for 0.3 s\n"
 
 

@@ -4,7 +4,6 @@ python -m tools.pod.on_host state|check|worker|await|train|stop|start …
 """
 
 import json
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from pipeline import cli
+from pipeline.devices.heartbeat import responds
 from pipeline.errors import UserError, WorkFailedError, nearest
 from tools.pod.on_host import checks, units
 
@@ -69,14 +69,13 @@ def worker() -> None:
         units.systemctl("kill", "--signal=SIGKILL", units.WORKER)  # a server that hangs does not listen to SIGTERM
         units.systemctl("stop", units.WORKER)
     addresses = cli.required("hosts", "HOST:PORT of each host").split(",")
-    host, _, port = addresses[FLAGS.index].rpartition(":")
     command = [str(units.PYTHON), "-m", "tools.pod.on_host.tpu_worker", f"--tpu={FLAGS.tpu}", f"--index={FLAGS.index}"]
     changed = units.install(units.WORKER, units.worker([*command, f"--hosts={FLAGS.hosts}"]))
     if changed or not units.is_active(units.WORKER):
         units.systemctl("enable", units.WORKER)
         units.systemctl("restart", units.WORKER)
     deadline = time.monotonic() + SERVER_SECONDS
-    while not _listens(host, int(port)):
+    while not responds(addresses[FLAGS.index], 1.0):
         if time.monotonic() > deadline or not units.is_active(units.WORKER):
             raise WorkFailedError(f"the TensorFlow server does not answer: {units.newest_line(units.WORKER)}")
         time.sleep(0.2)
@@ -87,19 +86,10 @@ def await_servers() -> None:
     """Waits until the servers of all hosts answer; WorkFailedError after a long while."""
     deadline = time.monotonic() + FLAGS.seconds
     for address in cli.required("hosts", "HOST:PORT of each host").split(","):
-        host, _, port = address.rpartition(":")
-        while not _listens(host, int(port)):
+        while not responds(address, 1.0):  # one that hangs still takes connections
             if time.monotonic() > deadline:
                 raise WorkFailedError(f"the server at {address} has not answered for {FLAGS.seconds:g} s")
             time.sleep(0.2)
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def train(arguments: Sequence[str]) -> None:
