@@ -17,7 +17,7 @@ WORKERS   ?=
 SOURCE    ?=
 WIKITEXT  ?=
 
-.PHONY: help setup setup-dev setup-beam test-beam test-pythons tokenizer shards quickstart quick test check lint types format bench preflight-table tpu-check study clean
+.PHONY: help setup setup-dev setup-beam test-beam test-pythons test-cluster tokenizer shards quickstart quick test check lint types format bench preflight-table tpu-check study clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,6 +49,9 @@ test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local en
 
 test-pythons: $(VENV)/.dev  ## what users install and run, on each of PYTHONS (default python3.12 python3.13); minutes
 	TEST_PYTHONS="$(PYTHONS)" $(RUN) -m pytest tests/test_pythons.py
+
+test-cluster: $(VENV)/.dev  ## the host loop over 2, 4 and 16 TensorFlow servers, one lost in each phase; minutes
+	TEST_CLUSTER=1 $(RUN) -m pytest tests/pipeline/training/test_cluster.py
 
 tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on the embedded corpus
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
@@ -83,7 +82,7 @@ class Checkpoints:
             return
         self.wait()
         metadata = json.loads(json.dumps({**self._reference, **metadata}))
-        values = {name: variable.numpy() for name, variable in self._variables.items()}
+        values = {name: _copy(variable) for name, variable in self._variables.items()}
         self._written = self._writer.submit(self._write, step, metadata, values)
 
     def wait(self) -> None:
@@ -134,7 +133,7 @@ class Checkpoints:
         _assign(checkpoint, self._variables)
         return checkpoint
 
-    def _write(self, step: int, metadata: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
+    def _write(self, step: int, metadata: Mapping[str, Any], values: Mapping[str, tf.Tensor]) -> None:
         folder = f"{self._directory}/{checkpoint_files.folder_name(step)}"
         if gfile.exists(folder):
             if step not in self._damaged:
@@ -151,7 +150,7 @@ class Checkpoints:
         self._damaged.discard(step)
         self._delete_old()
 
-    def _write_new(self, folder: str, document: dict[str, Any], values: dict[str, np.ndarray]) -> None:
+    def _write_new(self, folder: str, document: dict[str, Any], values: Mapping[str, tf.Tensor]) -> None:
         gfile.makedirs(folder)
         with on_this_machine():
             _write_state(f"{folder}/{PREFIX}", values)
@@ -209,8 +208,19 @@ def _assign(checkpoint: Checkpoint, variables: Mapping[str, tf.Variable]) -> Non
             variable.assign(reader.get_tensor(_key(name)))
 
 
-def _write_state(prefix: str, values: dict[str, np.ndarray]) -> None:
-    """Writes what ``tf.train.Checkpoint(variables=values).write(prefix)`` would, and empties ``values``.
+def _copy(variable: tf.Variable) -> tf.Tensor:
+    """Returns a variable's value in this process's memory, as the tensor that is written.
+
+    Made here, and not by the thread that writes: what one thread frees, malloc does not give to another, and this
+    process would hold everything twice.
+    """
+    value = variable.numpy()
+    with on_this_machine():
+        return tf.constant(value)
+
+
+def _write_state(prefix: str, values: Mapping[str, tf.Tensor]) -> None:
+    """Writes what ``tf.train.Checkpoint(variables=values).write(prefix)`` would.
 
     That first waits for all hosts, for ever if one is gone, and this process would not end.
     """
@@ -221,12 +231,11 @@ def _write_state(prefix: str, values: dict[str, np.ndarray]) -> None:
         holder.children.add(node_id=node_id, local_name=name)
         graph.nodes.add().attributes.add(name="VARIABLE_VALUE", full_name=name, checkpoint_key=_key(name))
     names = [_key(name) for name in values]
-    tensors = [tf.constant(values.pop(name)) for name in list(values)]  # frees each array when it is copied
     tf.raw_ops.SaveV2(
         prefix=prefix,
         tensor_names=[*names, "_CHECKPOINTABLE_OBJECT_GRAPH"],
         shape_and_slices=[""] * (len(names) + 1),
-        tensors=[*tensors, tf.constant(graph.SerializeToString())],
+        tensors=[*values.values(), tf.constant(graph.SerializeToString())],
     )
 
 

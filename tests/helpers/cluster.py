@@ -19,7 +19,7 @@ class Cluster:
         devices: of each host.
     """
 
-    def __init__(self, folder, python, environment, *, hosts, devices):
+    def __init__(self, folder, python, environment, *, hosts, devices=1):
         self._folder, self._python, self._devices = folder, python, devices
         self._environment = environment | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
         free = [socket.create_server(("127.0.0.1", 0)) for _ in range(hosts)]

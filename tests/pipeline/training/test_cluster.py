@@ -1,7 +1,8 @@
 """The host loop on a cluster: real TensorFlow servers as a slice's hosts, data and run in an emulated bucket.
 
 The devices are CPUs, under a mirrored strategy in place of a TPU's; the session, its loop and its input pipelines are
-the real ones.
+the real ones. Each run costs eight seconds of a core, so ``make test`` has two hosts and a few blows, and
+``make test-cluster`` everything.
 """
 
 import dataclasses
@@ -13,12 +14,16 @@ import signal
 import pytest
 
 from pipeline.data.format import manifest as manifests
+from pipeline.data.format import records
 from pipeline.data.format.tokenizer import train as train_tokenizer
 from tests.helpers import cluster
 from tests.helpers.cluster_run import COMMIT, WRITE
 from tests.helpers.shards import CONTEXT, write_data
 
+EVERYTHING = bool(os.environ.get("TEST_CLUSTER"))
 SHARDS, STEPS = 32, 12
+ROUNDING = 1e-6
+SHARD_RECORDS = 2048  # four blocks of what a host reads at once
 FLAGS = (
     "--gin_file=quickstart.gin",
     *(f"--gin_param=ALGPT2.{name}" for name in ("layers=1", "heads=1", "width=8", "embedding=4", "context=16")),
@@ -36,19 +41,20 @@ def train_settings(**settings):
 
 
 TRAINED = train_settings(steps=4, global_batch=16, evaluate_every=0, sample_prompt="")
-EVERYTHING = train_settings(steps=STEPS, global_batch=4, evaluate_every=3, sample_prompt="the cat")
+WHOLE = train_settings(steps=STEPS, global_batch=4, evaluate_every=3, sample_prompt="the cat")
 
 
 @pytest.fixture
 def bucket(gcs, tmp_path):
     """The emulator, with shards of a train part and of a validation part."""
     tokenizer = train_tokenizer(["the cat sat on the mat and the dog sat on the log"] * 20, 265, "tiny")
-    data = write_data(tmp_path, shards=SHARDS, count=SHARDS * 40, below=tokenizer.vocabulary_size)
-    first = dataclasses.replace(data.part.shards[0], file="validation-00000-of-00001.tfrecord")
-    gcs.put(f"data/{first.file}", (tmp_path / data.part.shards[0].file).read_bytes())
+    data = write_data(tmp_path, shards=SHARDS, count=SHARDS * SHARD_RECORDS, below=tokenizer.vocabulary_size)
+    scored = (tmp_path / data.part.shards[0].file).read_bytes()[: 8 * records.record_bytes(CONTEXT)]
+    shard = manifests.Shard(file="validation-00000-of-00001.tfrecord", records=8, bytes=len(scored), crc32c="")
     data.manifest.parts["validation"] = dataclasses.replace(
-        data.part, records=first.records, shards=(first,), tail=(), tokens=first.records * CONTEXT + 1
+        data.part, records=8, shards=(shard,), tail=(), tokens=8 * CONTEXT + 1
     )
+    gcs.put(f"data/{shard.file}", scored)
     described = manifests.Tokenizer(
         name="tiny",
         fingerprint=tokenizer.fingerprint,
@@ -64,8 +70,8 @@ def bucket(gcs, tmp_path):
 
 
 def losses(bucket, run):
-    records = [json.loads(line) for line in bucket.objects()[f"{run}/metrics.jsonl"].decode().splitlines()]
-    return {record["step"]: record["loss"] for record in records}
+    lines = bucket.objects()[f"{run}/metrics.jsonl"].decode().splitlines()
+    return {record["step"]: record["loss"] for record in map(json.loads, lines)}
 
 
 def committed(bucket, run):
@@ -73,53 +79,65 @@ def committed(bucket, run):
     return max((int(folder.removeprefix("step-")) for folder in folders), default=0)
 
 
-def files_read(bucket, host):
-    """Returns the train shards that a host has asked the bucket for."""
-    asked = [seen for seen in bucket.requests if seen.headers.get("authorization") == f"Bearer host-{host}"]
-    return {seen.path.rpartition("/")[2] for seen in asked if "train-" in seen.path}
+def check_same_losses(bucket, run, other, steps):
+    """Equal but for float32 rounding of the last digit: they differ by 1e-7 in some steps, and do not drift apart."""
+    assert (
+        losses(bucket, run) == pytest.approx(losses(bucket, other), rel=ROUNDING) and len(losses(bucket, run)) == steps
+    )
+
+
+def check_own_rows(bucket, hosts):
+    """Each shard is one host's, in the first pass: those that a host asks for first; later it reads the next ahead."""
+    read = []
+    for host in range(hosts):
+        asked = [seen.path for seen in bucket.requests if seen.headers.get("authorization") == f"Bearer host-{host}"]
+        files = dict.fromkeys(path.rpartition("/")[2] for path in asked if "train-" in path)
+        read += list(files)[: SHARDS // hosts]
+    assert len(read) == len(set(read)) == SHARDS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("hosts", "devices"), [(2, 2), (4, 1), (16, 1)])
-def test_the_losses_are_those_of_virtual_devices_and_each_host_reads_its_own_rows(
-    bucket, python, tmp_path, hosts, devices
-):
-    with cluster.Cluster(tmp_path, python, bucket.environment, hosts=hosts, devices=devices) as servers:
+@pytest.mark.skipif(not EVERYTHING, reason="minutes of two cores: make test-cluster")
+@pytest.mark.parametrize("hosts", [4, 16])
+def test_the_losses_are_those_of_virtual_devices_and_each_host_reads_its_own_rows(bucket, python, tmp_path, hosts):
+    with cluster.Cluster(tmp_path, python, bucket.environment, hosts=hosts) as servers:
         done = servers.train(*FLAGS, *TRAINED, "--run_dir=gs://corpus/run")
     assert done.returncode == 0, done.stdout
-    read = [files_read(bucket, host) for host in range(hosts)]
-    assert all(len(files) == SHARDS // hosts for files in read) and len(set().union(*read)) == SHARDS
+    check_own_rows(bucket, hosts)
     assert not any(list((tmp_path / f"host-{host}").iterdir()) for host in range(hosts)), "nothing is left on a host"
-    alone = [*FLAGS, *TRAINED, f"--tpu=virtual-{hosts * devices}"]
+    alone = [*FLAGS, *TRAINED, f"--tpu=virtual-{hosts}"]
     done = cluster.train(python, bucket.environment, "pipeline.train", *alone, "--run_dir=gs://corpus/alone")
     assert done.returncode == 0, done.stdout
-    assert losses(bucket, "run") == losses(bucket, "alone") and len(losses(bucket, "run")) == 4
+    check_same_losses(bucket, "run", "alone", 4)
 
 
 # Each blow falls in a run that goes on where the one before ended.
 BLOWS = [
-    ("the first step", signal.SIGKILL),
-    ("a loop of steps", signal.SIGKILL),
-    ("a checkpoint", signal.SIGKILL),
-    (WRITE, signal.SIGKILL),
-    (COMMIT, signal.SIGKILL),
-    ("restoring the newest checkpoint", signal.SIGKILL),
-    ("an evaluation", signal.SIGKILL),
-    ("a sample", signal.SIGKILL),
-    ("the first step", signal.SIGSTOP),
     ("a loop of steps", signal.SIGSTOP),
-    (WRITE, signal.SIGSTOP),
-    ("restoring the newest checkpoint", signal.SIGSTOP),
+    (WRITE, signal.SIGKILL),
+    ("restoring the newest checkpoint", signal.SIGKILL),
 ]
+if EVERYTHING:
+    BLOWS += [
+        ("the first step", signal.SIGKILL),
+        ("a loop of steps", signal.SIGKILL),
+        ("a checkpoint", signal.SIGKILL),
+        (COMMIT, signal.SIGKILL),
+        ("an evaluation", signal.SIGKILL),
+        ("a sample", signal.SIGKILL),
+        ("the first step", signal.SIGSTOP),
+        (WRITE, signal.SIGSTOP),
+        ("restoring the newest checkpoint", signal.SIGSTOP),
+    ]
 
 
 @pytest.mark.slow
 def test_a_host_that_is_lost_in_any_phase_ends_the_run_with_75_and_it_goes_on_to_the_same_losses(
     bucket, python, tmp_path
 ):
-    flags = [*FLAGS, *EVERYTHING]
+    flags = [*FLAGS, *WHOLE]
     before = 0
-    with cluster.Cluster(tmp_path, python, bucket.environment, hosts=2, devices=1) as servers:
+    with cluster.Cluster(tmp_path, python, bucket.environment, hosts=2) as servers:
         for number, (phase, blow) in enumerate(BLOWS):
             host = number % 2
             done = servers.train(*flags, "--run_dir=gs://corpus/run", phase=phase, number=blow, host=host)
@@ -139,4 +157,5 @@ def test_a_host_that_is_lost_in_any_phase_ends_the_run_with_75_and_it_goes_on_to
         python, bucket.environment, "pipeline.train", *flags, "--tpu=virtual-2", "--run_dir=gs://corpus/unbroken"
     )
     assert done.returncode == 0, done.stdout
-    assert losses(bucket, "run") == losses(bucket, "unbroken") and len(losses(bucket, "run")) == STEPS
+    check_own_rows(bucket, 2)
+    check_same_losses(bucket, "run", "unbroken", STEPS)
