@@ -26,6 +26,7 @@ class Kernel:
         bundles: VLIW bundles of one run, about one a cycle.
         busy: By unit of the core, the share of its slots that the bundles use.
         hbm_bytes: Between HBM and the core in one run.
+        flops: Of matrix multiplications in one run.
         cycles: The compiler's estimate of one run; 0 where it has none.
         uncounted_loops: Loops in it of unknown length, which count once.
     """
@@ -37,6 +38,7 @@ class Kernel:
     bundles: float
     busy: dict[str, float] = field(default_factory=dict)
     hbm_bytes: float = 0.0
+    flops: float = 0.0
     cycles: float = 0.0
     uncounted_loops: int = 0
 

@@ -43,11 +43,9 @@ def total(program: Program, unroll: bool = True) -> Totals:
     """Adds everything up; ``unroll=False`` counts loops' bodies once, as XLA's cost analysis does."""
     totals = Totals()
     for computation, instruction, times in executed(program, unroll):
-        for where, inner in _inside(program, computation, instruction):
-            count = {"dot": _dot, "convolution": _convolution}.get(inner.opcode)
-            flops = times * count(where, inner) if count else 0.0
-            totals.matmul_flops += flops
-            totals.batched_flops += flops if _is_batched(inner) else 0.0
+        for inner, flops in _products(program, computation, instruction):
+            totals.matmul_flops += times * flops
+            totals.batched_flops += times * flops if _is_batched(inner) else 0.0
         totals.hbm_bytes += times * hbm_bytes(program, computation, instruction)
         totals.cycles += times * instruction.estimated_cycles
         if instruction.opcode == "while" and trip_count(program, computation, instruction) is None:
@@ -55,7 +53,21 @@ def total(program: Program, unroll: bool = True) -> Totals:
     return totals
 
 
-def _inside(
+def matmul_flops(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """Returns the FLOPs of the matrix multiplications and convolutions in one run of an instruction."""
+    return sum(flops for _, flops in _products(program, computation, instruction))
+
+
+def _products(
+    program: Program, computation: Computation, instruction: Instruction
+) -> Iterator[tuple[Instruction, float]]:
+    """Yields the multiplications in an instruction, with their FLOPs."""
+    for where, inner in inside(program, computation, instruction):
+        if count := {"dot": _dot, "convolution": _convolution}.get(inner.opcode):
+            yield inner, count(where, inner)
+
+
+def inside(
     program: Program, computation: Computation, instruction: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
     """Yields the instruction, or for a fusion all instructions in it."""
@@ -65,7 +77,7 @@ def _inside(
     for callee in instruction.called:
         inner = program.computations[callee]
         for fused in inner.instructions.values():
-            yield from _inside(program, inner, fused)
+            yield from inside(program, inner, fused)
 
 
 def _is_batched(instruction: Instruction) -> bool:

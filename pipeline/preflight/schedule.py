@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.preflight import bundles, hlo, libtpu_process
 from pipeline.preflight.compiled import Compiled, Kernel
 from pipeline.preflight.hlo import Computation, Instruction, Program, executed
-from pipeline.preflight.hlo_costs import ARGUMENT, FREE, hbm_bytes
+from pipeline.preflight.hlo_costs import ARGUMENT, FREE, hbm_bytes, inside, matmul_flops
 from pipeline.preflight.twins import Signatures
 
 PARTS = ("attention", "mlp", "norms", "loss", "embedding", "update", "collectives", "copies", "control")
@@ -57,7 +57,7 @@ def kernels(program: Program, folder: pathlib.Path) -> tuple[Kernel, ...]:
         if instruction.opcode in FREE:
             continue
         signature = signatures.of(computation, instruction)
-        key = signature, part_of(computation, instruction)
+        key = signature, part_of(program, computation, instruction)
         runs[key] = runs.get(key, 0.0) + times
         first.setdefault(key, (computation, instruction))
         if instruction.name in files:
@@ -86,6 +86,7 @@ def _kernel(
         bundles=read.executed if read else 0.0,
         busy=read.busy if read else {},
         hbm_bytes=hbm_bytes(program, computation, instruction),
+        flops=matmul_flops(program, computation, instruction),
         cycles=instruction.estimated_cycles,
         uncounted_loops=read.uncounted_loops if read else 0,
     )
@@ -103,10 +104,10 @@ def steps(instruction: Instruction) -> int | None:
     return math.prod(int(bound) for bound in re.findall(r"\d+", bounds[1])) if bounds else None
 
 
-def part_of(computation: Computation, instruction: Instruction) -> str:
-    """Returns the part of the model that an instruction belongs to, by the op at its root."""
+def part_of(program: Program, computation: Computation, instruction: Instruction) -> str:
+    """Returns the part of the model that an instruction belongs to, by the op at its root, or by a collective in it."""
     scopes = instruction.op_name.split("/")
-    if COLLECTIVES.match(instruction.opcode):
+    if any(COLLECTIVES.match(inner.opcode) for _, inner in inside(program, computation, instruction)):
         return "collectives"
     if instruction.op_name in (instruction.name, ARGUMENT) and COPIES.match(instruction.opcode):
         return "copies"

@@ -13,6 +13,7 @@ from models.config import ALGPT2Config, GPT2Config
 from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
+from pipeline.devices.tpu_specs import GENERATIONS
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.preflight import compile_step, hlo
 from pipeline.preflight import figures as preflight_figures
@@ -94,6 +95,8 @@ def check_schedule(figures, layers):
     assert all(kernel["bundles"] for kernel in kernels if kernel["cycles"])
     multiplied = [kernel["runs"] for kernel in kernels if re.search(r"shared_block/.*(MatMul|Einsum)", kernel["op"])]
     assert len(multiplied) > 5 and not any(runs % layers for runs in multiplied)
+    peak = GENERATIONS["v5e"].flops_per_cycle
+    assert all(kernel["bundles"] >= kernel["flops"] / peak for kernel in kernels)
     assert figures["schedule_units"]["mlp"][0] == "matrix unit"
     assert figures["compute_seconds"] < figures["schedule_seconds"] < figures["cycles_seconds"]
 

@@ -145,15 +145,17 @@ def test_kernels_are_counted_over_loops_and_under_one_dump(program, dump):
 def test_each_part_is_known_by_its_scope(line, part):
     operands = "  %p = f32[4,8] parameter(0)\n  %q = f32[4,12,8,8] copy(%p)\n"
     text = f"ENTRY %m (p: f32[4,8]) -> f32[4,8] {{\n{operands}  {line}\n}}"
-    computation = hlo.parse(text).computations["m"]
-    assert schedule.part_of(computation, list(computation.instructions.values())[-1]) == part
+    program = hlo.parse(text)
+    computation = program.computations["m"]
+    assert schedule.part_of(program, computation, list(computation.instructions.values())[-1]) == part
 
 
 def test_seconds_waits_and_units_by_part():
     specs = GENERATIONS["v5e"]
     second = specs.clock_ghz * 1e9  # bundles
+    product = {"cycles": 0.8 * second, "flops": 0.7 * second * specs.flops_per_cycle}
     kernels = (
-        Kernel(name="a", part="mlp", op="", runs=2, bundles=second, busy={"matrix unit": 0.9}, cycles=0.8 * second),
+        Kernel(name="a", part="mlp", op="", runs=2, bundles=second, busy={"matrix unit": 0.9}, **product),
         Kernel(name="b", part="mlp", op="", runs=1, bundles=second, busy={"vector ALU": 0.5, "matrix unit": 0.1}),
         Kernel(name="c", part="update", op="", runs=1, bundles=second, hbm_bytes=3e9 * specs.hbm_gbps, cycles=1e3),
     )
@@ -161,11 +163,12 @@ def test_seconds_waits_and_units_by_part():
     assert found.seconds["mlp"] == pytest.approx(3) and found.total == pytest.approx(4)
     assert found.waits["update"] == pytest.approx(2) and sum(found.waits.values()) == pytest.approx(2)
     assert found.units["mlp"] == ("matrix unit", pytest.approx(1.9 / 3))
-    assert found.compared == pytest.approx(1 / 0.8)  # neither the one without cycles nor the one that waits
+    assert found.compared == pytest.approx(1 / 0.8)  # of products alone
+    assert found.compared_range == pytest.approx((1 / 0.8, 1 / 0.8))
     answer = found.as_json()
     assert answer["schedule_seconds"] == pytest.approx(sum(answer["schedule"].values()))
     text = schedule_figures.report(found, specs)
-    assert "bundles           4000.0 ms" in text and "matrix unit 63 % used" in text and "1.25 of them" in text
+    assert "bundles           4000.0 ms" in text and "matrix unit 63 % used" in text and "1.25 (1.25 to 1.25)" in text
 
 
 def test_what_was_dumped_of_no_kernel_is_nothing(tmp_path: pathlib.Path):
