@@ -6,7 +6,6 @@ Exit code 1 if there is a fault. No check waits longer than a few seconds for an
 """
 
 import dataclasses
-import netrc
 import os
 import pathlib
 import platform
@@ -22,6 +21,7 @@ from absl import flags
 from pipeline import cli, storage
 from pipeline.devices import wheels
 from pipeline.errors import UnavailableError, UserError, pip_install
+from pipeline.runs.sinks import wandb
 from tools.bench import stated
 
 if TYPE_CHECKING:
@@ -182,14 +182,8 @@ def region(location: "Location | None", zone: str) -> Finding:
 
 def wandb_login() -> Iterator[Finding]:
     """Checks for a Weights & Biases login; without one, runs are written offline."""
-    key_source = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else ""
-    try:
-        if not key_source and netrc.netrc().authenticators("api.wandb.ai"):
-            key_source = "~/.netrc"
-    except (OSError, netrc.NetrcParseError):
-        pass
     offline = "no key: runs are written offline; wandb login, and wandb sync for runs that are there"
-    yield Finding(OK, f"a key is in {key_source}" if key_source else offline)
+    yield Finding(OK, f"a key is in {source}" if (source := wandb.key_source()) else offline)
 
 
 def one_step() -> Iterator[Finding]:

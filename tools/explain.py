@@ -32,10 +32,7 @@ def main(name: str = "") -> None:
         print("\n".join(f"{surface:<10} {summary(kind)}" for surface, kind in gin_reader.SURFACES.items()))
         return
     if surface not in gin_reader.SURFACES:
-        every = [
-            *gin_reader.SURFACES,
-            *(f"{surface}.{key}" for surface, kind in gin_reader.SURFACES.items() for key in fields(kind)),
-        ]
+        every = [*gin_reader.SURFACES, *configuration.settings()]
         raise UserError(f"{name!r} cannot be configured{nearest(name, every)}; known: {', '.join(gin_reader.SURFACES)}")
     kind = gin_reader.SURFACES[surface]
     if setting and setting not in fields(kind):

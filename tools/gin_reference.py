@@ -49,15 +49,12 @@ def section(name: str, surface: Any) -> str:
     missing = [key for key in fields if key not in meanings]
     if missing:
         raise WorkFailedError(f"{surface.__name__}'s docstring says nothing of {', '.join(missing)}")
+    sentences = {key: meaning[0].upper() + meaning[1:] for key, meaning in meanings.items()}
     rows = [
-        f"| `{name}.{key}` | `{_type(hints[key])}` | {_default(field)} | {_sentence(meanings[key])} |\n"
+        f"| `{name}.{key}` | `{_type(hints[key])}` | {_default(field)} | {_text(sentences[key])} |\n"
         for key, field in fields.items()
     ]
     return f"\n## {name}\n\n{summary}\n\n| name | type | default | meaning |\n|---|---|---|---|\n{''.join(rows)}"
-
-
-def _sentence(meaning: str) -> str:
-    return _text(meaning[0].upper() + meaning[1:])
 
 
 def _text(docstring: str) -> str:

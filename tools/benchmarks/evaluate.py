@@ -6,7 +6,6 @@ half the context score half of the tokens that they read, and are counted by wha
 best turn of each counts.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,12 +24,16 @@ def run() -> dict[str, float]:
     """Measures, prints and returns tokens per second and the ratios to the training step's forward share."""
     context, tokens = training.CONFIG.context, training.random_tokens()
     train, score = training.ours(tokens), scorer(models.build(training.CONFIG))
+
+    def score_all(batches: list[Any]) -> float:
+        return sum(score(batch)[0] for batch in batches)
+
     read, contenders = {"train": training.BATCH * context}, {"train": train}
     for name, stride in (("windows", context), ("half_overlap", context // 2)):
         stream = np.resize(tokens.ravel(), BATCHES * training.BATCH * stride + context - stride + 1)
         batches = list(windows(stream, context=context, stride=stride, batch=training.BATCH))
         assert len(batches) == BATCHES
-        read[name], contenders[name] = BATCHES * training.BATCH * context, partial(_score_all, score, batches)
+        read[name], contenders[name] = BATCHES * training.BATCH * context, partial(score_all, batches)
     rates = {name: read[name] / seconds for name, seconds in training.best_seconds(contenders, training.TURNS).items()}
     figures = {f"{name}_tokens_per_second": rate for name, rate in rates.items()}
     for name in ("windows", "half_overlap"):
@@ -39,7 +42,3 @@ def run() -> dict[str, float]:
         print(f"  {name:<14} {rates[name]:8,.0f} tokens/s  {ratio:.2f} of a training step's forward share")
     print(f"  {'training':<14} {rates['train']:8,.0f} tokens/s")
     return figures
-
-
-def _score_all(score: Callable[[Any], Any], batches: list[Any]) -> float:
-    return sum(score(batch)[0] for batch in batches)

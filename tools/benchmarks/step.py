@@ -82,12 +82,6 @@ def ours(tokens: np.ndarray, *, accumulation: int = 1) -> Step:
     return lambda: float(compiled(batch)["loss"])
 
 
-def ours_hlo(tokens: np.ndarray) -> str:
-    """Returns the program that XLA makes of our step on this batch, optimised, as text."""
-    compiled, batch = compiled_step(CONFIG, tokens)
-    return compiled.experimental_get_compiler_ir(batch)(stage="optimized_hlo")
-
-
 def compiled_step(
     config: models.GPT2Config,
     tokens: np.ndarray,

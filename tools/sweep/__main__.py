@@ -139,7 +139,7 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
         raise UserError(_as_given(str(error), given)) from None
     if FLAGS.wandb_sweep:
         try:
-            pathlib.Path(FLAGS.wandb_sweep).write_text(agents.as_yaml(wandb_sweep), encoding="utf-8")
+            pathlib.Path(FLAGS.wandb_sweep).write_text(wandb_sweep, encoding="utf-8")
         except OSError as error:
             raise UserError(f"--wandb_sweep={FLAGS.wandb_sweep} cannot be written ({error.strerror})") from None
         print(f"wrote {FLAGS.wandb_sweep}; start it with: wandb sweep {FLAGS.wandb_sweep}")

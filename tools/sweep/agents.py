@@ -15,11 +15,10 @@ from tools.sweep.cells import Base
 DISTRIBUTIONS = {"log": "log_uniform_values", "uniform": "uniform", "int": "int_uniform"}
 
 
-def configuration(base: Base, directory: str, axes: Iterable[Axis], *, seeds: int) -> dict[str, Any]:
-    """Returns the input of ``wandb sweep``; its agents run tools.sweep with one cell each, and so keep its ledger too.
+def configuration(base: Base, directory: str, axes: Iterable[Axis], *, seeds: int) -> str:
+    """Returns the YAML file of ``wandb sweep``; its agents run tools.sweep with one cell each, and so keep its ledger.
 
-    Raises:
-        UserError: nothing varies.
+    UserError if nothing varies.
     """
     parameters = {axis.name: _parameter(axis) for axis in axes}
     if seeds:
@@ -30,18 +29,14 @@ def configuration(base: Base, directory: str, axes: Iterable[Axis], *, seeds: in
     shared = [f"--gin_file={file}" for file in base.gin_files] + [f"--gin_param={value}" for value in base.gin_params]
     shared += [f"--tpu={base.tpu}"] if base.tpu else []
     shared += [f"--data={base.data}", f"--run_dir={directory}"]
-    return {
+    document = {
         "program": "tools/sweep",
         "method": "random" if sampled else "grid",
         "metric": {"name": "validation.nats_per_token", "goal": "minimize"},
         "parameters": parameters,
         "command": ["${env}", "python", "-m", "tools.sweep", *shared, "${args_no_hyphens}"],
     }
-
-
-def as_yaml(configuration: dict[str, Any]) -> str:
-    """Returns the configuration as the text of a YAML file."""
-    return yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _parameter(axis: Axis) -> dict[str, Any]:

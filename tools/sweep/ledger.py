@@ -42,10 +42,14 @@ class Claim:
 
 
 class Ledger:
-    """The documents of a sweep, in a folder that is local or ``gs://``."""
+    """The documents of a sweep, in a folder that is local or ``gs://``.
+
+    A document's version is its object's generation on Cloud Storage, and a write is refused if that has changed. On a
+    local disk it means nothing: the writer holds the document's lock.
+    """
 
     def __init__(self, folder: str):
-        self._store, self._remote = Store(folder), storage.is_remote(folder)
+        self._folder, self._remote = folder, storage.is_remote(folder)
         name = hashlib.sha256(folder.encode()).hexdigest()[:12]
         locks = os.path.join(tempfile.gettempdir(), f"sweep-{os.getuid()}-{name}") if self._remote else folder
         self._locks = pathlib.Path(locks)
@@ -54,12 +58,13 @@ class Ledger:
 
     def entries(self) -> dict[str, Entry]:
         """Returns all documents, by the cell's key."""
-        documents = {name: self._store.read(name)[0] for name in self._store.names()}
-        return {name: entry for name, entry in documents.items() if entry is not None}
+        files = [path.rpartition("/")[2] for path, _ in storage.list_files(self._folder, deep=False) or []]
+        documents = {key: self.read(key) for key, ending in sorted(map(os.path.splitext, files)) if ending == ".json"}
+        return {key: entry for key, entry in documents.items() if entry is not None}
 
     def read(self, key: str) -> Entry | None:
         """Returns the document of a cell, or None if there is none."""
-        return self._store.read(key)[0]
+        return self._read(key)[0]
 
     def claim(self, key: str, facts: Entry, *, again: Collection[str] = ()) -> Claim | None:
         """Returns the claim of a cell, or None if another worker runs it or it has ended.
@@ -70,7 +75,7 @@ class Ledger:
         lock = self._lock(key)
         if lock is None:
             return None
-        entry, version = self._store.read(key)
+        entry, version = self._read(key)
         before = entry or {}
         ended = before.get("state") in ENDED and before["state"] not in again
         if not ended and not self._held_elsewhere(key, before, version):
@@ -82,7 +87,7 @@ class Ledger:
                 "attempt": before.get("attempt", 0) + 1,
                 "renewal": 0,
             }
-            changed = self._store.swap(key, claimed, version)
+            changed = self._swap(key, claimed, version)
             if changed is not None:
                 return Claim(key, lock, claimed, changed)
         os.close(lock)
@@ -107,10 +112,30 @@ class Ledger:
         os.close(claim.lock)
 
     def _replace(self, claim: Claim, entry: Entry) -> bool:
-        version = self._store.swap(claim.key, entry, claim.version)
+        version = self._swap(claim.key, entry, claim.version)
         if version is not None:
             claim.entry, claim.version = entry, version
         return version is not None
+
+    def _read(self, key: str) -> tuple[Entry | None, int]:
+        """Returns a document, or None if there is none, and its version."""
+        path = storage.join(self._folder, f"{key}.json")
+        if not self._remote:
+            return (json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None), 0
+        from pipeline.storage import gcs
+
+        data, generation = gcs.read_version(path)
+        return (None if data is None else json.loads(data)), generation
+
+    def _swap(self, key: str, entry: Entry, version: int) -> int | None:
+        """Replaces a document of this version; returns the new version, or None if it has another one by now."""
+        path, data = storage.join(self._folder, f"{key}.json"), json.dumps(entry).encode() + b"\n"
+        if not self._remote:
+            storage.replace_bytes(data, path)
+            return version
+        from pipeline.storage import gcs
+
+        return gcs.replace_version(path, data, version)
 
     def _lock(self, key: str) -> int | None:
         self._locks.mkdir(parents=True, exist_ok=True)
@@ -142,39 +167,3 @@ def _identity(locks: pathlib.Path) -> str:
         os.link(partial, path)
     partial.unlink()
     return path.read_text(encoding="utf-8")
-
-
-class Store:
-    """Small JSON documents that several processes change: read with a version, replaced only if it has not changed.
-
-    On a local disk a version means nothing: the writer holds the document's lock. On Cloud Storage it is the object's
-    generation, and a write is refused if that has changed.
-    """
-
-    def __init__(self, folder: str):
-        self._folder, self._remote = folder, storage.is_remote(folder)
-
-    def names(self) -> list[str]:
-        """Returns the names of all documents."""
-        files = [path.rpartition("/")[2] for path, _ in storage.list_files(self._folder, deep=False) or []]
-        return sorted(file.removesuffix(".json") for file in files if file.endswith(".json"))
-
-    def read(self, name: str) -> tuple[Entry | None, int]:
-        """Returns a document, or None if there is none, and its version."""
-        path = storage.join(self._folder, f"{name}.json")
-        if not self._remote:
-            return (json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None), 0
-        from pipeline.storage import gcs
-
-        data, generation = gcs.read_version(path)
-        return (None if data is None else json.loads(data)), generation
-
-    def swap(self, name: str, entry: Entry, version: int) -> int | None:
-        """Replaces a document of this version; returns the new version, or None if it has another one by now."""
-        path, data = storage.join(self._folder, f"{name}.json"), json.dumps(entry).encode() + b"\n"
-        if not self._remote:
-            storage.replace_bytes(data, path)
-            return version
-        from pipeline.storage import gcs
-
-        return gcs.replace_version(path, data, version)

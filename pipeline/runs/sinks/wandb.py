@@ -79,7 +79,7 @@ def start(
 
     chosen: Any = mode
     if mode == "auto":
-        chosen = os.environ.get("WANDB_MODE") or ("online" if _has_key() and _answers() else "offline")
+        chosen = os.environ.get("WANDB_MODE") or ("online" if key_source() and _answers() else "offline")
     local = None if "://" in directory.path else directory.path
     if local:
         os.makedirs(os.path.join(local, "wandb"), exist_ok=True)
@@ -101,12 +101,13 @@ def start(
     return WeightsAndBiases(run, repeated)
 
 
-def _has_key() -> bool:
+def key_source() -> str:
+    """Returns where a key is, or an empty string."""
     if os.environ.get("WANDB_API_KEY"):
-        return True
+        return "WANDB_API_KEY"
     with contextlib.suppress(OSError, netrc.NetrcParseError):
-        return "api.wandb.ai" in netrc.netrc().hosts
-    return False
+        return "~/.netrc" if "api.wandb.ai" in netrc.netrc().hosts else ""
+    return ""
 
 
 def _answers() -> bool:

@@ -12,7 +12,7 @@ AXES = [axes.grid_axis("model=[algpt2,gpt2]"), axes.sample_axis("Adafactor.learn
 
 
 def test_grid_and_samples_are_described():
-    configuration = yaml.safe_load(agents.as_yaml(agents.configuration(BASE, "runs/s", AXES, seeds=2)))
+    configuration = yaml.safe_load(agents.configuration(BASE, "runs/s", AXES, seeds=2))
     assert configuration["method"] == "random"
     assert configuration["metric"] == {"name": "validation.nats_per_token", "goal": "minimize"}
     assert configuration["parameters"] == {
@@ -20,7 +20,7 @@ def test_grid_and_samples_are_described():
         "Adafactor.learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
         "train.seed": {"values": [0, 1]},
     }
-    assert agents.configuration(BASE, "runs/s", AXES[:1], seeds=0)["method"] == "grid"
+    assert yaml.safe_load(agents.configuration(BASE, "runs/s", AXES[:1], seeds=0))["method"] == "grid"
     with pytest.raises(UserError, match="nothing varies"):
         agents.configuration(BASE, "runs/s", [], seeds=0)
 
@@ -29,7 +29,7 @@ def test_an_agents_command_is_one_cell(run_module):
     """wandb's agent fills the command in by these functions."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    configuration = agents.configuration(BASE, "runs/s", AXES, seeds=1)
+    configuration = yaml.safe_load(agents.configuration(BASE, "runs/s", AXES, seeds=1))
     chosen = {"train.model": "gpt2", "Adafactor.learning_rate": 0.00123, "train.seed": 0}
     filled = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
     command = []
