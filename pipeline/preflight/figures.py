@@ -144,7 +144,8 @@ def report(result: Figures, title: str, piece: Slice) -> str:
         title,
         f"slice             {piece.name}: {piece.generation}, topology {piece.topology}, {piece.cores} cores, "
         f"{piece.hosts} hosts",
-        f"batch             {plan_text(result)}",
+        f"batch             {result.replicas * result.accumulation * result.microbatch} sequences = "
+        f"{result.replicas} replicas × {result.accumulation} accumulation × {result.microbatch} microbatch",
         f"fits              {fits}: {peak} GiB of {limit} GiB that the compiler allows a core",
     ]
     lines += [f"  {purpose:<26} {gib(size):>7} GiB" for purpose, size in result.memory.items() if size]
@@ -154,13 +155,6 @@ def report(result: Figures, title: str, piece: Slice) -> str:
     lines += ["largest buffers   as the program creates them (not all at the same time)"]
     lines += [f"  {gib(b.bytes):>7} GiB  {b.shape:<28} {b.op}" for b in result.compiled.largest[:8]]
     return "\n".join(lines + _time_lines(result, piece))
-
-
-def plan_text(result: Figures) -> str:
-    """Returns the factors of the global batch as text."""
-    replicas, accumulation, microbatch = result.replicas, result.accumulation, result.microbatch
-    total = replicas * accumulation * microbatch
-    return f"{total} sequences = {replicas} replicas × {accumulation} accumulation × {microbatch} microbatch"
 
 
 def _time_lines(result: Figures, piece: Slice) -> list[str]:

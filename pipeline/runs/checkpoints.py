@@ -166,25 +166,16 @@ class Checkpoints:
                 gfile.rmtree(folder)
 
 
-def restore_weights(directory: str, model: LanguageModel, step: int | None = None) -> Checkpoint:
-    """Assigns the weights of a checkpoint, or of the newest sound one, to a model built as the run's was.
+def restore_weights(directory: str, model: LanguageModel) -> Checkpoint:
+    """Assigns the weights of the newest sound checkpoint to a model built as the run's was.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or it is of another model.
+        UserError: there is no such checkpoint, or it is of another model.
     """
-    if step is None:
-        newest = checkpoint_files.newest_sound(directory)
-        if newest is None:
-            raise UserError(f"{directory} holds no checkpoint; expected the checkpoints of a run of pipeline.train")
-        checkpoint = newest[0]
-    else:
-        steps = checkpoint_files.steps(directory)
-        if step not in steps:
-            raise UserError(f"{directory} holds no checkpoint of step {step}; there are {steps}")
-        try:
-            checkpoint = checkpoint_files.load(f"{directory.rstrip('/')}/{checkpoint_files.folder_name(step)}")
-        except checkpoint_files.DamagedError as damage:
-            raise UserError(f"the checkpoint of step {step} is damaged: {damage}") from damage
+    newest = checkpoint_files.newest_sound(directory)
+    if newest is None:
+        raise UserError(f"{directory} holds no checkpoint; expected the checkpoints of a run of pipeline.train")
+    checkpoint, _ = newest
     _assign(checkpoint, state_of(model))
     return checkpoint
 

@@ -30,15 +30,13 @@ class TrainedModel:
         return self.strategy.num_replicas_in_sync
 
 
-def load(
-    run_dir: str, *, compute_dtype: str = "float32", strategy: tf.distribute.Strategy | None = None
-) -> TrainedModel:
+def load(run_dir: str, *, strategy: tf.distribute.Strategy | None = None) -> TrainedModel:
     """Builds a run's model on a strategy's devices and restores its weights; UserError without a sound checkpoint."""
     directory = RunDirectory(run_dir)
     identity = directory.read_json("run.json")
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
-        model = models.build(from_description(identity["model"]), compute_dtype=compute_dtype)
+        model = models.build(from_description(identity["model"]))
     folder = BEST if directory.exists("best.json") else "checkpoints"
     restored = restore_weights(directory.join(folder), model)
     tokenizer = Tokenizer(run_dir, directory.read_text("tokenizer.json").encode())

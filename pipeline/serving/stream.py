@@ -15,6 +15,7 @@ from models.sampling import Sampling, choose_by
 CACHE, LOGITS, NUMBER = tf.TensorSpec([None] * 5), tf.TensorSpec([1, None]), tf.TensorSpec([])
 INTEGER, INTEGERS = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)
 Tensors = tuple[tf.Tensor, ...]
+ALTERNATIVES = 5  # the likeliest tokens that a step lists
 
 
 class Step(NamedTuple):
@@ -28,12 +29,11 @@ class Step(NamedTuple):
 class Stepper:
     """Generates one token at a time with a model; not thread-safe.
 
-    A prompt is padded to the first of the ascending ``widths`` that holds it; the last is the context. Each step lists
-    the likeliest tokens, as many as ``alternatives``.
+    A prompt is padded to the first of the ascending ``widths`` that holds it; the last is the context.
     """
 
-    def __init__(self, model: LanguageModel, widths: Sequence[int], alternatives: int = 5):
-        self._model, self._widths, self._alternatives = model, widths, alternatives
+    def __init__(self, model: LanguageModel, widths: Sequence[int]):
+        self._model, self._widths = model, widths
         self._table_VE = model.output_table()
 
     def steps(
@@ -77,7 +77,7 @@ class Stepper:
         logits_BV = tf.ensure_shape(logits_BV, [1, self._model.config.known_vocabulary])
         token_B = choose_by(logits_BV, temperature, top_k, top_p, seed_2)
         probabilities_V = tf.nn.softmax(logits_BV)[0]
-        best = tf.math.top_k(probabilities_V, min(self._alternatives, logits_BV.shape[1]))
+        best = tf.math.top_k(probabilities_V, min(ALTERNATIVES, logits_BV.shape[1]))
         return token_B, probabilities_V[token_B[0]], best.indices, best.values
 
     @tf.function(autograph=False, input_signature=[INTEGERS, INTEGER, INTEGERS, CACHE, CACHE])

@@ -12,6 +12,7 @@ Sources: the TFRecord format (tensorflow/core/lib/io/record_writer.h) and the pr
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -56,8 +57,8 @@ def record_bytes(context: int) -> int:
     return tokens_offset(context) + 2 * (context + 1) + CHECKSUM_BYTES
 
 
-def mask_crc(crc: int) -> int:
-    """TFRecord's masked form of a crc32c, which keeps a checksum of checksums from being weak."""
+def mask_crc(crc: Any) -> Any:
+    """TFRecord's masked form of a crc32c, or of uint32 [R], which keeps a checksum of checksums from being weak."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -74,8 +75,7 @@ def _payload_checksums(records_RB: np.ndarray) -> np.ndarray:
     starts = range(FRAME_BYTES, len(flat), stride)
     length = stride - FRAME_BYTES - CHECKSUM_BYTES
     crc32c = google_crc32c.value
-    crcs = np.fromiter((crc32c(flat[start : start + length]) for start in starts), np.uint32, len(records_RB))
-    return (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(0xA282EAD8)
+    return mask_crc(np.fromiter((crc32c(flat[start : start + length]) for start in starts), np.uint32, len(records_RB)))
 
 
 def encode(tokens_RT: np.ndarray) -> np.ndarray:

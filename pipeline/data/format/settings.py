@@ -1,10 +1,7 @@
 """The sharder's settings, bound by gin as ``shard``. Imports only the standard library."""
 
 from dataclasses import dataclass
-
-CORPORA = ("cpython", "wikitext", "text", "jsonl", "parquet", "openwebtext")
-DOCUMENTS = ("file", "line", "article")
-PACKINGS = ("contiguous", "lines")
+from typing import Literal
 
 
 def _require(holds: bool, message: str) -> None:
@@ -36,30 +33,22 @@ class ShardConfig:
             'whitespace+newline' one more for every newline (WikiText's convention).
     """
 
-    corpus: str
+    corpus: Literal["cpython", "wikitext", "text", "jsonl", "parquet", "openwebtext"]
     name: str
     tokenizer: str = "gpt2"
     shards: int = 256
     evaluation_shards: int = 1
     seed: int = 0
     context: int = 1024
-    packing: str = "contiguous"
-    order: str = "hash"
+    packing: Literal["contiguous", "lines"] = "contiguous"
+    order: Literal["hash", "source"] = "hash"
     validation_fraction: float | None = 0.005
-    documents: str = "file"
+    documents: Literal["file", "line", "article"] = "file"
     field: str = "text"
     minimum_characters: int = 0
-    word_rule: str = "whitespace"
+    word_rule: Literal["whitespace", "whitespace+newline"] = "whitespace"
 
     def __post_init__(self) -> None:
-        for what, value, choices in (
-            ("corpus", self.corpus, CORPORA),
-            ("documents", self.documents, DOCUMENTS),
-            ("packing", self.packing, PACKINGS),
-            ("order", self.order, ("hash", "source")),
-            ("word_rule", self.word_rule, ("whitespace", "whitespace+newline")),
-        ):
-            _require(value in choices, f"{what} = {value!r}: expected one of {', '.join(choices)}")
         for what, count in (("shards", self.shards), ("evaluation_shards", self.evaluation_shards)):
             _require(1 <= count <= 99_999, f"{what} = {count}: expected 1 to 99,999")
         _require(1 <= self.context <= 65_536, f"context = {self.context}: expected 1 to 65,536 tokens")

@@ -1,4 +1,4 @@
-"""The endless order of training records as a tf.data graph: record_order_ops.py says which, tfrecord_ops.py reads them.
+"""The endless order of training records as a tf.data graph: record_order.py says which, tfrecord_ops.py reads them.
 
 Shapes: K rows of a block, Q slots that this host reads, P bytes of a record's Example, T context length.
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from pipeline import storage
 from pipeline.data.format.manifest import Manifest
-from pipeline.data.reading import record_order, record_order_ops, tfrecord_ops
+from pipeline.data.reading import record_order, tfrecord_ops
 
 BLOCK_ROWS = 4096  # of all slots together, about 8.5 MB, where a slot can give as many as this asks for
 SHORTEST, LONGEST = 64, 512  # rows of one slot: fewer at once cost more to handle than to read
@@ -69,10 +69,10 @@ class RecordStream:
         global_slot = slot * self._hosts + self._host
 
         def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
-            shard = record_order_ops.permutation(self._order.seed, epoch, self._order.slots)[global_slot]
+            shard = _permutation(self._order.seed, epoch, self._order.slots)[global_slot]
             count = self._shard_records[shard]
             start = tf.where(epoch == first_epoch, entered, 0)
-            here = (record_order_ops.rotation(self._order.seed, epoch, shard, count) + start) % count
+            here = (_rotation(self._order.seed, epoch, shard, count) + start) % count
             left = rows_per_pass - start
             before_end = tf.minimum(count - here, left)
             starts = tf.stack([here, tf.zeros([], tf.int64)])
@@ -100,3 +100,29 @@ class RecordStream:
             return chunks.enumerate().map(with_sequences)
 
         return stretches.flat_map(read)
+
+
+def _permutation(seed: int, epoch: tf.Tensor, slots: int) -> tf.Tensor:
+    """Returns ``record_order.permutation`` of an epoch, int32 [slots]."""
+    shards = tf.range(slots, dtype=tf.int64)
+    return tf.argsort(_mix(seed, record_order.PERMUTATION, epoch, shards), stable=True)
+
+
+def _rotation(seed: int, epoch: tf.Tensor, shard: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Returns ``record_order.rotation`` of an epoch and a shard, int64."""
+    return _mix(seed, record_order.ROTATION, epoch, tf.cast(shard, tf.int64)) % count
+
+
+def _mix(seed: int, purpose: int, epoch: tf.Tensor, shard: tf.Tensor) -> tf.Tensor:
+    """Returns ``record_order.mix`` of int64 tensors: change both, and the tests compare them."""
+    state = tf.zeros([], tf.uint64)
+    for value in (tf.constant(seed, tf.uint64), tf.constant(purpose, tf.uint64), epoch, shard):
+        state = tf.bitwise.bitwise_xor(state, tf.cast(value, tf.uint64)) + tf.constant(record_order.GOLDEN, tf.uint64)
+        for shift, factor in ((30, record_order.FIRST), (27, record_order.SECOND)):
+            state = _shifted(state, shift) * tf.constant(factor, tf.uint64)
+        state = _shifted(state, 31)
+    return tf.cast(tf.bitwise.right_shift(state, tf.constant(1, tf.uint64)), tf.int64)
+
+
+def _shifted(state: tf.Tensor, bits: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, tf.constant(bits, tf.uint64)))

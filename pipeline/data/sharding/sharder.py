@@ -121,7 +121,7 @@ class Sharder:
         """Stage (a): makes the run file of every unit that has none yet."""
         done = sum(extra["size"] for _, _, extra in journal.units())
         progress = Progress(self._corpus.total_bytes, work="tokenizing", unit="MB", scale=1e6, done=done)
-        todo = (unit for unit in self._corpus.units() if not journal.has_unit(unit.index))
+        todo = (unit for unit in self._corpus.units() if not os.path.exists(journal.unit_path(unit.index)))
 
         def encode(unit: Unit) -> None:
             with journal.unit_file(unit.index) as file:

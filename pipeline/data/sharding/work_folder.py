@@ -69,10 +69,6 @@ class Journal:
         """The path of a unit's run file once it is whole."""
         return self.path(f"unit-{index:07d}.run")
 
-    def has_unit(self, index: int) -> bool:
-        """Whether a unit is finished."""
-        return os.path.exists(self.unit_path(index))
-
     @contextlib.contextmanager
     def unit_file(self, index: int) -> Iterator[Any]:
         """A file to write a unit to; it becomes the unit if the block ends without an exception."""

@@ -280,7 +280,5 @@ def test_weights_alone_come_back_without_the_optimizer(tmp_path):
     other = Model(0)
     assert checkpoints.restore_weights(str(tmp_path), other).step == 5
     assert other.variables[0].numpy().tolist() == [3.0] * 4
-    with pytest.raises(UserError, match=r"no checkpoint of step 4; there are \[5\]"):
-        checkpoints.restore_weights(str(tmp_path), other, step=4)
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.restore_weights(str(tmp_path / "none"), other)
