@@ -23,8 +23,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     """Shards as the flags say."""
     gin_files = cli.required("gin_file", "a data set such as datasets/cpython.gin")
-    if not FLAGS.output:
-        raise UserError("--output is missing: name a directory, local or gs://")
+    cli.required("output", "a directory, local or gs://")
     configuration = gin_reader.load(gin_files, FLAGS.gin_param)
     settings = configuration.get(ShardConfig)
     gin_reader.reject_unused_overrides(configuration, ShardConfig)

@@ -5,14 +5,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 # SIGUSR1: by which SLURM warns. SIGHUP: the terminal or the ssh session is gone.
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
-@contextmanager
+@contextlib.contextmanager
 def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Hands these signals to ``handler`` inside the block.
 
@@ -28,7 +27,7 @@ def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, former)
 
 
-@contextmanager
+@contextlib.contextmanager
 def set_by_signals(stop: threading.Event) -> Iterator[None]:
     """Makes a signal to terminate set ``stop``, so that the loop ends and saves; a later SIGINT interrupts."""
 

@@ -13,15 +13,13 @@ from absl import flags
 from pipeline import cli, values
 from pipeline.config import gin_reader
 from pipeline.data.format.settings import ShardConfig
-from pipeline.errors import UserError
 
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Trains as the flags say; an identical file that is there already is success."""
-    if not FLAGS.output:
-        raise UserError("--output is missing: name the tokenizer.json to write")
+    cli.required("output", "the tokenizer.json to write")
     configuration = gin_reader.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
     settings = configuration.get(ShardConfig)
     gin_reader.reject_unused_overrides(configuration, ShardConfig)

@@ -92,8 +92,7 @@ def check_totals(manifest: Manifest) -> Iterator[Fault]:
 
 def main() -> int:
     """Checks all shards in parallel; returns the exit code."""
-    if not FLAGS.data:
-        raise UserError("--data is missing: name the directory of a data set, local or gs://")
+    cli.required("data", "the directory of a data set, local or gs://")
     if FLAGS.workers < 1:
         raise UserError(f"--workers={FLAGS.workers}: expected 1 or more")
 

@@ -47,7 +47,6 @@ class CPython(Corpus):
         return grouped(self._inputs, unit_bytes=4 << 20)
 
     def _documents(self, item: Input) -> Iterator[Document | Dropped]:
-        """Yields a topic of the help system, or a module of the library, as a document."""
         if item.name.startswith(TOPICS):
             yield self.document(item.name, pydoc_data.topics.topics[item.name.removeprefix(TOPICS)])
         else:

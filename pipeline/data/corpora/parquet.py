@@ -56,7 +56,6 @@ class Parquet(Corpus):
                 row += rows
 
     def _documents(self, item: Input) -> Iterator[Document | Dropped]:
-        """Yields a document for each row of a row group."""
         import pyarrow as pa
 
         with _opened(item.path) as table:

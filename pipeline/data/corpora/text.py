@@ -95,7 +95,6 @@ class Text(Corpus):
         self._inputs = ranges(config, files, by_line=config.documents == "line")
 
     def _documents(self, item: Input) -> Iterator[Document | Dropped]:
-        """Yields documents by ``shard.documents``: files, lines or articles."""
         return {"file": self._file, "line": self._lines, "article": self._articles}[self.config.documents](item)
 
     def _file(self, item: Input) -> Iterator[Document | Dropped]:

@@ -79,7 +79,6 @@ class WikiText(Corpus):
         return grouped(self._inputs, unit_bytes=0)
 
     def _documents(self, item: Input) -> Iterator[Document | Dropped]:
-        """Yields the articles of a file, which names their part."""
         with reading(item.path), self._open(item) as file:
             for offset, raw in articles(iter(file)):
                 try:

@@ -19,13 +19,12 @@ from pipeline.data.format import records
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.settings import ShardConfig
 from pipeline.data.format.tokenizer import load as load_tokenizer
-from pipeline.data.sharding.manifest_builder import settings, summary
 from pipeline.data.sharding.packing import Block
 from pipeline.data.sharding.stages import Job, Merged
 from pipeline.data.sharding.work_folder import Journal, difference
 from pipeline.data.sharding.worker_pool import Pool, bounded
 from pipeline.errors import UnavailableError, UserError
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted, duration
 
 WORK_BYTES = 1.0  # of temporary disk per byte of text: two per token and the index, at 2.3 bytes of code per token
 UNITS_PER_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
@@ -44,20 +43,19 @@ class Sharder:
             raise UserError(f"--workers={workers}: expected 1 or more")
         self._began = time.monotonic()
         self._config, self._output, self._workers = config, output.rstrip("/") or output, bounded(workers)
-        tokenizer = load_tokenizer(config.tokenizer)
-        self.job = Job(config, tokenizer, open_corpus(config, source), self._output)
+        self.job = Job(config, load_tokenizer(config.tokenizer), open_corpus(config, source), self._output)
         self._corpus = self.job.corpus
-        self._plan = settings(config, tokenizer)
+        self._plan = self.job.settings
         self._plan |= {"listing": self._corpus.listing, "format_version": manifests.FORMAT_VERSION}
         self._work_dir = _work_folder(self._output, work_dir)
 
     def shard(self) -> Manifest:
         """Makes the data set, or finds it finished, and prints which; UserError as ``finished`` and ``run``."""
         if manifest := self.finished():
-            print(f"{self._output} already holds this data set; nothing to do\n{summary(manifest)}")
+            print(f"{self._output} already holds this data set; nothing to do\n{_summary(manifest)}")
         else:
             manifest = self.run()
-            print(f"{summary(manifest, time.monotonic() - self._began)}\nwrote {self._output}")
+            print(f"{_summary(manifest, time.monotonic() - self._began)}\nwrote {self._output}")
         for note in manifest.corpus.notes:
             print(f"note: {note}", file=sys.stderr)
         return manifest
@@ -171,3 +169,18 @@ def _work_folder(output: str, work_dir: str | None) -> str:
         return os.path.join(output, ".unfinished")
     name = "unfinished-" + (output if storage.is_remote(output) else os.path.abspath(output)).strip("/")
     return os.path.join(work_dir or tempfile.gettempdir(), name.replace("gs://", "").replace("/", "-"))
+
+
+def _summary(manifest: Manifest, seconds: float | None = None) -> str:
+    """Returns the totals, one line per part, as the command line prints them."""
+    text = []
+    for name, part in manifest.parts.items():
+        dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in part.dropped.items())
+        text.append(
+            f"{name}: {part.documents:,} documents{dropped}, {part.utf8_bytes:,} bytes, {part.tokens:,} tokens in "
+            f"{part.records:,} records and a tail of {len(part.tail):,}, {counted(len(part.shards), 'shard')}"
+        )
+    if seconds is not None:
+        total = sum(part.utf8_bytes for part in manifest.parts.values())
+        text.append(f"{total / 1e6:,.1f} MB of text in {duration(seconds)}: {total / 1e6 / seconds:,.1f} MB/s")
+    return "\n".join(text)

@@ -5,9 +5,9 @@ place, and every shard its block; (c) ``write_shard`` commits a shard; ``commit`
 the same time on two machines, with the same result.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pipeline import storage
@@ -19,7 +19,6 @@ from pipeline.data.format.settings import ShardConfig
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.data.format.tokenizer_file import notes as tokenizer_notes
 from pipeline.data.sharding.encode_unit import UnitEncoder
-from pipeline.data.sharding.manifest_builder import build_manifest
 from pipeline.data.sharding.packing import Block, Packing, plan_blocks, write_shard
 from pipeline.data.sharding.sorted_runs import Counts, Segment
 from pipeline.data.sharding.token_stream import Stream, shared_texts
@@ -29,7 +28,7 @@ from pipeline.texts import printable
 Footer = tuple[Sequence[Segment], Mapping[str, Counts], Mapping[str, Any]]  # what sorted_runs.read_footer returns
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Merged:
     """The run files of a whole source, in order.
 
@@ -48,7 +47,7 @@ class Merged:
     blocks: Sequence[Block]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Job:
     """One data set: what is read, how, and where the shards go."""
 
@@ -61,6 +60,11 @@ class Job:
     def packing(self) -> Packing:
         """How the stream is cut into records."""
         return Packing(context=self.config.context, kind=self.config.packing)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Every choice that the bytes depend on; the tokenizer by its fingerprint, wherever its file is."""
+        return dataclasses.asdict(self.config) | {"tokenizer": self.tokenizer.fingerprint}
 
     def encode(self, unit: Unit, file: BinaryIO) -> dict[str, Counts]:
         """Stage (a): writes the unit's run file; returns its counts by part."""
@@ -128,7 +132,43 @@ class Job:
 
     def commit(self, merged: Merged, shards: Mapping[str, manifests.Shard]) -> Manifest:
         """Writes the tokenizer, and the manifest last. ``shards``: every block's, by the name of its file."""
-        manifest = build_manifest(self, merged, shards)
+        manifest = self._manifest(merged, shards)
         storage.publish_bytes(self.tokenizer.data, storage.join(self.output, manifests.TOKENIZER_FILE))
         storage.publish_bytes(manifest.dumps().encode(), storage.join(self.output, manifests.FILE_NAME))
         return manifest
+
+    def _manifest(self, merged: Merged, shards: Mapping[str, manifests.Shard]) -> Manifest:
+        config, tokenizer, total = self.config, self.tokenizer, sum(merged.counts.values(), Counts())
+        return Manifest(
+            corpus=manifests.Corpus(
+                name=config.name,
+                fingerprint="".join(f"{word:016x}" for word in total.fingerprint),
+                listing=self.corpus.listing,
+                seed=config.seed,
+                order=config.order,
+                notes=merged.notes,
+            ),
+            tokenizer=manifests.Tokenizer(
+                name=tokenizer.name,
+                fingerprint=tokenizer.fingerprint,
+                vocabulary_size=tokenizer.vocabulary_size,
+                end_of_text=tokenizer.end_of_text,
+            ),
+            record=manifests.Record(
+                context=config.context, bytes=records.record_bytes(config.context), packing=config.packing
+            ),
+            settings=self.settings,
+            parts={part: self._part(merged, part, shards) for part in merged.tails},
+        )
+
+    def _part(self, merged: Merged, part: str, shards: Mapping[str, manifests.Shard]) -> manifests.Part:
+        counts = merged.counts[part]
+        numbers = dataclasses.asdict(counts) | {"dropped": dict(sorted(counts.dropped.items()))}
+        del numbers["fingerprint"]
+        return manifests.Part(
+            **numbers,
+            records=self.packing.records(counts.tokens),
+            tail=tuple(merged.tails[part]),
+            word_rule=self.config.word_rule,
+            shards=tuple(shards[block.file] for block in merged.blocks if block.part == part),
+        )
