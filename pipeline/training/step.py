@@ -19,6 +19,7 @@ from models.protocols import LanguageModel
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.devices.replicas import AllReduce, Compiled, Tensors, replica_of_strategy
 from pipeline.optimizers.base import Optimizer
+from pipeline.training import gradients
 
 Batch = dict[str, tf.Tensor]
 
@@ -115,27 +116,20 @@ class _Step:
     ) -> tuple[dict[str, tf.Tensor], Tensors]:
         """Returns the metrics and, if slots are split, this replica's rows of each variable's new weights."""
         loss = nll / weight
-        gradients = [total / weight for total in sums]
-        squares = [tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
-        norm = tf.sqrt(tf.add_n(squares))
-        if self.clip_norm is not None:
-            factor = tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-30))
-            gradients = [gradient * factor for gradient in gradients]
-        norms = tf.sqrt(tf.stack(squares))  # before clipping, as the global one
-        usable = tf.math.is_finite(norm) & tf.math.is_finite(loss)
-        if self.skip_loss_above is not None:
-            usable &= loss <= self.skip_loss_above
+        gradient = gradients.clip([total / weight for total in sums], self.clip_norm)
+        usable = gradients.usable(loss, gradient.global_norm, self.skip_loss_above)
 
         def apply() -> tf.Tensor:
-            self.optimizer.update(gradients, self.variables)
+            self.optimizer.update(gradient.clipped, self.variables)
             return tf.constant(0.0)
 
         pieces: Tensors = []
         if replica is None:
             skipped = tf.cond(usable, apply, lambda: tf.constant(1.0))
         else:
-            skipped, pieces = self.optimizer.update_own_rows(gradients, self.variables, replica, usable)
-        return {"loss": loss, "skipped": skipped, "grad_norm": norm, "gradient_norms": norms}, pieces
+            skipped, pieces = self.optimizer.update_own_rows(gradient.clipped, self.variables, replica, usable)
+        metrics = {"loss": loss, "skipped": skipped}
+        return metrics | {"grad_norm": gradient.global_norm, "gradient_norms": gradient.norms}, pieces
 
     def assign(self, *weights: tf.Tensor) -> None:
         """Assigns new weights to the variables."""
