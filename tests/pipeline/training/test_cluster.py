@@ -41,7 +41,7 @@ def train_settings(**settings):
 
 
 TRAINED = train_settings(steps=4, global_batch=16, evaluate_every=0, sample_prompt="")
-WHOLE = train_settings(steps=STEPS, global_batch=4, evaluate_every=3, sample_prompt="the cat")
+WHOLE = train_settings(steps=STEPS, global_batch=4, evaluate_every=3, sample_prompt="the cat" * EVERYTHING)
 
 
 @pytest.fixture
@@ -153,6 +153,9 @@ def test_a_host_that_is_lost_in_any_phase_ends_the_run_with_75_and_it_goes_on_to
             servers.start()
         done = servers.train(*flags, "--run_dir=gs://corpus/run")
         assert done.returncode == 0 and f"resumes at step {before}" in done.stdout, done.stdout
+        if EVERYTHING:
+            assert servers.train(*flags, "--run_dir=gs://corpus/again").returncode == 0
+            assert losses(bucket, "run") == losses(bucket, "again"), "to the last digit on the same devices"
     done = cluster.train(
         python, bucket.environment, "pipeline.train", *flags, "--tpu=virtual-2", "--run_dir=gs://corpus/unbroken"
     )
