@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pipeline.devices import metadata, slices, tf_config, wheels
+from pipeline.devices import heartbeat, metadata, slices, tf_config, wheels
 from pipeline.errors import UserError, pip_install
 
 PROBE_SECONDS = 1.0
@@ -174,7 +174,7 @@ def is_here(piece: slices.Slice) -> bool:
 
 
 def require_reachable(address: str) -> None:
-    """Raises UserError unless a grpc:// address (every host of a list) accepts TCP connections."""
+    """Raises UserError unless a gRPC server answers at a grpc:// address (at every host of a list)."""
     for part in address.split(","):
         try:
             url = urlsplit(part if "://" in part else f"grpc://{part}")
@@ -187,6 +187,8 @@ def require_reachable(address: str) -> None:
             socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
         except OSError as error:
             raise UserError(f"the TPU at {part} is not reachable ({error.strerror or error})") from None
+        if not heartbeat.responds(f"{host}:{port}"):
+            raise UserError(f"the TPU at {part} takes connections but does not answer; expected its TensorFlow server")
 
 
 def _require_lookup(asked: str, name: str) -> None:

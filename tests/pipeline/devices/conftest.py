@@ -1,7 +1,9 @@
 """The real TPUStrategy on a slice that is only described: graphs can be built for it anywhere, and nothing runs."""
 
+import concurrent.futures
 import socket
 
+import grpc
 import pytest
 
 
@@ -85,9 +87,12 @@ def metadata_says(metadata_server):
 
 @pytest.fixture
 def listening():
-    """An address on loopback at which something accepts connections."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
+    """An address on loopback at which a gRPC server answers, as TensorFlow's does."""
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield address
+    server.stop(None)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Where --tpu leads: every failure is one sentence and quick, before TensorFlow is imported."""
 
 import contextlib
+import socket
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from pipeline.config import run_config
-from pipeline.devices import tpu_target, wheels
+from pipeline.devices import heartbeat, tpu_target, wheels
 from pipeline.errors import UserError
 
 
@@ -93,6 +94,15 @@ def test_local_is_the_slice_that_the_plan_is_for(monkeypatch, metadata_says):
 def test_nothing_listens(closed):
     with pytest.raises(UserError, match=f"the TPU at grpc://{closed} is not reachable"):
         checked(f"grpc://{closed}")
+
+
+def test_a_host_that_hangs_is_not_waited_for(monkeypatch):
+    """Its kernel takes the connection, and TensorFlow would wait for an answer."""
+    monkeypatch.setattr(heartbeat, "responds", lambda host, ask=heartbeat.responds: ask(host, 0.5))
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        address = f"grpc://127.0.0.1:{hung.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"the TPU at {address} takes connections but does not answer"):
+            checked(address)
 
 
 @pytest.mark.parametrize("address", ["grpc://", "grpc://:8470", "grpc://host:port"])
