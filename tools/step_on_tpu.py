@@ -35,7 +35,8 @@ the same for any run and slice.
 
 *Schedule*: the compiler turns each fusion, and each Mosaic kernel, into bundles of instructions for all units of a
 core, of which one issues in about one cycle. Its dump lists them once; here they count as often as they run: over the
-blocks that a fusion goes over, a kernel's grid, a loop's trips. *Cycles*: what the compiler itself expected of each
+blocks that a fusion goes over, a kernel's grid, a loop's trips. A kernel with fewer bundles than its FLOPs take at the
+peak, as some products of v5e have, counts as those. *Cycles*: what the compiler itself expected of each
 fusion before it wrote the bundles. *Roofline*: arithmetic or memory alone at their peak, whichever takes longer.
 
 What the schedule leaves out, and how it is bounded:
@@ -51,7 +52,7 @@ What the schedule leaves out, and how it is bounded:
 *Agreement*: bundles over the compiler's cycles, over the kernels whose cycles are at most 4/3 of what their FLOPs take
 at the peak, products of matrices alone: in brackets the least and the greatest of one kernel. Where its cycles hold
 elementwise work, the compiler expects more than it then emits, up to four times as much, and for each fusion that reads
-HBM a latency of about 2,000 cycles. No kernel has fewer bundles than its FLOPs take at the peak.
+HBM a latency of about 2,000 cycles.
 
 """
 TABLE = (

@@ -19,7 +19,8 @@ class Schedule:
     """The schedule of one step on one core.
 
     Args:
-        seconds: By part of the model: its bundles, one a cycle, as if no data were ever waited for.
+        seconds: By part of the model: its kernels' bundles, one a cycle, as if no data were ever waited for; what a
+            kernel's FLOPs take at the peak, if that is longer, since products can wait for the matrix unit.
         waits: By part: what its kernels' traffic takes longer than their bundles, each alone, at the full bandwidth.
         units: By part: the unit with the fewest free slots, and the share of its slots that are used.
         compared: Bundles over the compiler's cycles, of all kernels whose cycles are those of arithmetic; None if there
@@ -60,7 +61,8 @@ def figures(kernels: tuple[Kernel, ...], specs: Generation) -> Schedule:
     seconds, waits = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
     busy: dict[str, dict[str, float]] = {part: {} for part in PARTS}
     for kernel in kernels:
-        issued, moved = kernel.runs * kernel.bundles / clock, kernel.runs * kernel.hbm_bytes / bandwidth
+        issued = kernel.runs * max(kernel.bundles, kernel.flops / specs.flops_per_cycle) / clock
+        moved = kernel.runs * kernel.hbm_bytes / bandwidth
         seconds[kernel.part] += issued
         waits[kernel.part] += max(0.0, moved - issued)
         for unit, share in kernel.busy.items():

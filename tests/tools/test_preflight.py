@@ -96,7 +96,10 @@ def check_schedule(figures, layers):
     multiplied = [kernel["runs"] for kernel in kernels if re.search(r"shared_block/.*(MatMul|Einsum)", kernel["op"])]
     assert len(multiplied) > 5 and not any(runs % layers for runs in multiplied)
     peak = GENERATIONS["v5e"].flops_per_cycle
-    assert all(kernel["bundles"] >= kernel["flops"] / peak for kernel in kernels)
+    assert (
+        sum(kernel["runs"] * kernel["bundles"] for kernel in kernels if kernel["flops"])
+        > figures["hardware_flops"] / peak
+    )
     assert figures["schedule_units"]["mlp"][0] == "matrix unit"
     assert figures["compute_seconds"] < figures["schedule_seconds"] < figures["cycles_seconds"]
 

@@ -163,6 +163,8 @@ def test_seconds_waits_and_units_by_part():
     assert found.seconds["mlp"] == pytest.approx(3) and found.total == pytest.approx(4)
     assert found.waits["update"] == pytest.approx(2) and sum(found.waits.values()) == pytest.approx(2)
     assert found.units["mlp"] == ("matrix unit", pytest.approx(1.9 / 3))
+    slower = (Kernel(name="d", part="loss", op="", runs=3, bundles=1, flops=second * specs.flops_per_cycle),)
+    assert schedule_figures.figures(slower, specs).total == pytest.approx(3)  # products wait for the matrix unit
     assert found.compared == pytest.approx(1 / 0.8)  # of products alone
     assert found.compared_range == pytest.approx((1 / 0.8, 1 / 0.8))
     answer = found.as_json()
