@@ -29,9 +29,9 @@ MICROBATCH = 4
 COLORS = ("#1f5fa8", "#e08214", "#4d9221", "#c51b7d", "#8073ac", "#b2182b", "#666666", "#a6611a", "#bababa")
 HEAD = """# The step on each TPU
 
-Written by `python -m tools.step_on_tpu`: the training step of {model}, {microbatch} sequences of {context} tokens
-a core, compiled by libtpu {libtpu} for each slice, without a TPU. `python -m tools.preflight --schedule` prints
-the same for any run and slice.
+Written by `python -m tools.step_on_tpu`: the training step of {model},
+{microbatch} sequences of {context} tokens a core, compiled by libtpu {libtpu} for each slice, without a TPU.
+`python -m tools.preflight --schedule` prints the same for any run and slice.
 
 *Schedule*: the compiler turns each fusion, and each Mosaic kernel, into bundles of instructions for all units of a
 core, of which one issues in about one cycle. Its dump lists them once; here they count as often as they run: over the
@@ -121,8 +121,8 @@ def text(measured: dict[str, Any], picture: str) -> str:
     lines.append(
         f"\n![Milliseconds of the schedule by part]({picture})\n\nMilliseconds by part; in brackets, the share of "
     )
-    lines.append("its slots that the busiest unit uses: M matrix unit, V vector ALU, X cross-lane, E transcendental,\n")
-    lines.append("L loads, S stores, A scalar ALU.\n\n")
+    lines.append("its\nslots that the busiest unit uses: M matrix unit, V vector ALU, X cross-lane, E transcendental, ")
+    lines.append("L loads,\nS stores, A scalar ALU.\n\n")
     lines.append(f"| slice | state | {' | '.join(PARTS)} |\n|{'---|' * (2 + len(PARTS))}\n")
     lines += [
         f"| {name} | {state} | {' | '.join(cell(row, part) for part in PARTS)} |\n" for name, state, row in all_rows
