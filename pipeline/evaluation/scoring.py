@@ -1,11 +1,9 @@
 """Scores a trained model on shards or on a text: the part of evaluate.py that needs TensorFlow.
 
-``batch`` counts the windows of one replica. Shapes: N tokens of a text, B windows of all replicas, T context length.
+``batch`` counts the windows of one replica.
 """
 
 import itertools
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from pipeline.data.reading import datasets
 from pipeline.errors import UserError
 from pipeline.evaluation import comparability
 from pipeline.evaluation.likelihood import Likelihood, scorer
+from pipeline.evaluation.windows import windows
 from pipeline.runs.trained_model import TrainedModel
 
 
@@ -60,6 +59,8 @@ def score_text(
     """
     if not 1 <= context <= run.model.config.context:
         raise UserError(f"--context={context}: expected 1 to {run.model.config.context}, the model's context")
+    if not 1 <= stride <= context:
+        raise UserError(f"--stride={stride}: expected 1 to {context}, the tokens of a window")
     tokens = np.array([run.tokenizer.end_of_text, *run.tokenizer.encode(text)])
     if len(tokens) - 1 < context:
         raise UserError(
@@ -80,39 +81,3 @@ def _sum(run: TrainedModel, batches: Any) -> tuple[float, int]:
     if not tokens:
         raise UserError("there is no token to score; expected a text of at least one token")
     return nats, round(tokens)
-
-
-def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Iterator[dict[str, np.ndarray]]:
-    """Splits a token stream into windows of T tokens that score every token but the first exactly once.
-
-    Window w reads tokens w·stride … w·stride + T. The first scores all its labels, the others their last ``stride``,
-    so that all but the first ``T`` labels have at least T - stride tokens before them. The last window is moved back
-    to end with the text, as lm_eval's rolling windows do: it scores the remaining labels with full context. Only a text
-    shorter than a window is padded.
-
-    Args:
-        tokens: ids [N], N ≥ 2.
-        context: T.
-        stride: tokens between the starts of windows, 1 … T; T means that windows do not overlap.
-        batch: B, over all replicas; the last batch is filled up with windows of weight 0, so that shapes stay static.
-
-    Yields:
-        ``tokens`` int32 [B, T+1] and ``weights`` float32 [B, T], 1 where the label tokens[:, 1:] is scored.
-
-    Raises:
-        UserError: a stride outside 1 … T, or fewer than two tokens.
-    """
-    if not 1 <= stride <= context:
-        raise UserError(f"--stride={stride}: expected 1 to {context}, the tokens of a window")
-    labels = len(tokens) - 1
-    if labels < 1:
-        raise UserError(f"the text has {len(tokens)} token(s); expected at least 2")
-    count = 1 + max(0, math.ceil((labels - context) / stride))
-    for first in range(0, count, batch):
-        numbers_B1 = (first + np.arange(batch))[:, None]
-        starts_B1 = np.clip(numbers_B1 * stride, 0, max(0, labels - context))
-        places = starts_B1 + np.arange(context + 1)[None]
-        rank_BT = starts_B1 + np.arange(context)[None]  # the index of each label in the stream
-        scored_before_B1 = np.where(numbers_B1 == 0, 0, (numbers_B1 - 1) * stride + context)
-        weights = (rank_BT >= scored_before_B1) & (rank_BT < labels) & (numbers_B1 < count)
-        yield {"tokens": tokens[np.minimum(places, labels)].astype(np.int32), "weights": weights.astype(np.float32)}

@@ -13,7 +13,7 @@ import numpy as np
 
 import models
 from pipeline.evaluation.likelihood import scorer
-from pipeline.evaluation.scoring import windows
+from pipeline.evaluation.windows import windows
 from tools.benchmarks import step as training
 
 FORWARD_SHARE = 1 / 3

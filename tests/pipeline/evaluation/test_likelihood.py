@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluation.likelihood import Likelihood
-from pipeline.evaluation.scoring import windows
+from pipeline.evaluation.windows import windows
 
 
 @pytest.mark.parametrize("count", [2, 8, 9, 10, 17, 40, 41])
