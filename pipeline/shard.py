@@ -16,7 +16,7 @@ from pipeline.config import gin_reader
 from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError, nearest
 
-RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
+RUNNERS = ("DirectRunner", "DaskRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
 FLAGS = flags.FLAGS
 
 

@@ -45,7 +45,9 @@ class Journal:
         self._check_plan(plan)
         for name in sorted(os.listdir(folder)):  # a unit that a power cut left broken is done again
             broken = name.startswith("unit-") and not sorted_runs.is_whole(self.path(name))
-            if name.startswith(storage.PARTIAL) or broken:
+            if name.startswith(storage.PARTIAL) and os.path.isdir(self.path(name)):  # of a killed worker on Beam
+                shutil.rmtree(self.path(name))
+            elif name.startswith(storage.PARTIAL) or broken:
                 os.unlink(self.path(name))
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:

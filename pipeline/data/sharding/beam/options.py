@@ -3,6 +3,7 @@
 Sources: Beam's PipelineOptions, and "Managing Python Pipeline Dependencies" of its documentation.
 """
 
+import argparse
 import contextlib
 import io
 import os
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+from apache_beam.runners.dask import dask_runner  # noqa: F401  (its options are known once it is imported)
 from apache_beam.runners.portability.stager import Stager
 
 from pipeline import storage
@@ -30,6 +32,15 @@ SETUP = """from setuptools import find_packages, setup
 
 setup(name="gpt2-tpu-pipeline-units", version="1", packages=find_packages(), install_requires={requirements!r})
 """
+ELSEWHERE = (
+    "#",
+    "-",
+    "apache-beam",
+    "dask",
+    "distributed",
+    "setuptools",
+)  # what workers do not install for the package
+DASK_PARTITIONS = 256  # tasks of a step; one is done again where its worker is lost, an empty one costs milliseconds
 REQUIRED = {"DataflowRunner": ("project", "region", "temp_location")}
 
 
@@ -39,12 +50,12 @@ def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
     Raises:
         UserError: an option is unknown to Beam, malformed, or missing for this runner.
     """
-    defaults = PipelineOptions([]).get_all_options()
+    known = _known()
     for option in given:
         name, equals, _ = option.partition("=")
-        if name not in defaults:
-            raise UserError(f"--beam_option={option}: Beam has no option {name!r}{nearest(name, defaults)}")
-        if not equals and not isinstance(defaults[name], bool):
+        if name not in known:
+            raise UserError(f"--beam_option={option}: Beam has no option {name!r}{nearest(name, known)}")
+        if not equals and known[name].nargs != 0:
             raise UserError(f"--beam_option={option}: expected {name}=VALUE")
     names = {option.partition("=")[0] for option in given}
     for name in REQUIRED.get(runner, ()):
@@ -54,6 +65,8 @@ def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
     if runner == "DirectRunner":
         arguments += [f"--direct_num_workers={workers}"] * ("direct_num_workers" not in names)
         arguments += ["--direct_running_mode=multi_processing"] * ("direct_running_mode" not in names and workers > 1)
+    if runner == "DaskRunner":
+        arguments += [f"--dask_npartitions={DASK_PARTITIONS}"] * ("dask_npartitions" not in names)
     complaint = io.StringIO()  # argparse's: pages of usage, and then the reason
     try:
         with contextlib.redirect_stderr(complaint):
@@ -62,6 +75,13 @@ def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
     except SystemExit as error:
         raise UserError(f"--beam_option: {complaint.getvalue().rpartition('error: ')[2]}") from error
     return parsed
+
+
+def _known() -> dict[str, argparse.Action]:
+    """Returns Beam's options by the names of their flags, which need not be those of what they set."""
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    return {name.removeprefix("--"): action for name, action in parsers[0]._option_string_actions.items()}
 
 
 @contextlib.contextmanager
@@ -76,7 +96,7 @@ def staged(runner: str, options: PipelineOptions) -> Iterator[str]:
             else:
                 shutil.copy(ROOT / name, target)
         lines = (ROOT / "requirements-beam.txt").read_text(encoding="utf-8").splitlines()
-        requirements = [line for line in lines if line and not line.startswith(("#", "-", "apache-beam", "setuptools"))]
+        requirements = [line for line in lines if line and not line.startswith(ELSEWHERE)]
         setup = os.path.join(folder, "setup.py")
         pathlib.Path(setup).write_text(SETUP.format(requirements=requirements), encoding="utf-8")
         if runner != "DirectRunner":

@@ -1,8 +1,9 @@
 """One data set on Apache Beam: the stages of sharding as a pipeline, with the bytes and manifest of the local engine.
 
-    start ─┬─ list units ── reshuffle ── encode ──┐                                        (units.py)
-           ├─ merge <─────────────────────────────┴─ blocks ── reshuffle ── write shards ──┐
-           └─ commit <─────────────────────────────────────────────────────────────────────┘
+    list ─┬─ units ── reshuffle ── encode ─┬─ gather ── merge                              (units.py)
+          └─ corpus ───────────────────────┘             └─ blocks ── reshuffle ── write shards ── gather ── commit
+
+One chain without side inputs and tagged outputs, which not every runner has.
 
 Run files lie in the journal's folder of a local output, so that either engine continues the other's unfinished work,
 or on gs://, where every machine can reach them. Every step may run twice, or at the same time on two machines.
@@ -10,21 +11,21 @@ or on gs://, where every machine can reach them. Every step may run twice, or at
 
 import hashlib
 import json
-import pickle
+import os
 import re
 import tempfile
 import time
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.pvalue import AsList, AsSingleton
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
 
 from pipeline import storage
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.format.manifest import load as load_manifest
 from pipeline.data.format.settings import ShardConfig
-from pipeline.data.sharding.beam import options, units
+from pipeline.data.sharding.beam import on_dask, options, units
 from pipeline.data.sharding.sharder import Sharder
 from pipeline.data.sharding.work_folder import Journal
 from pipeline.errors import UnavailableError, UserError
@@ -55,8 +56,10 @@ class BeamSharder(Sharder):
         Raises:
             UserError: as Sharder, or the runner's options are not what they should be.
         """
+        output = _absolute(output)
         if work_dir is None and storage.is_remote(output):
             work_dir = output
+        source, work_dir = source and _absolute(source), work_dir and _absolute(work_dir)
         super().__init__(config, source, output, workers, work_dir)
         self._runner = runner
         self.options = options.parse(runner, given, self._workers)
@@ -85,20 +88,17 @@ class BeamSharder(Sharder):
 
     def build(self, folder: str) -> beam.Pipeline:
         """Returns the pipeline, whose workers find the job in ``folder`` under the name of its content."""
-        data = pickle.dumps(self.job)
-        job = storage.join(folder, f"job-{hashlib.sha256(data).hexdigest()[:16]}.pickle")
-        if storage.size(job) is None:
-            storage.publish_bytes(data, job)
-        runner = FnApiRunner() if self._runner == "DirectRunner" else None  # the default one downloads a program
-        pipeline = beam.Pipeline(runner=runner, options=self.options)
-        start = pipeline | "Start" >> beam.Create([None])
-        listed = start | "List units" >> beam.ParDo(units.List(job)).with_outputs(units.CORPUS, main="units")
-        footers = listed.units | "Spread units" >> beam.Reshuffle() | "Encode" >> beam.ParDo(units.Encode(job))
-        corpus = AsSingleton(listed[units.CORPUS])
-        merged = start | "Merge" >> beam.ParDo(units.Merge(job), AsList(footers), corpus)
+        job = units.save(self.job, folder, "job")
+        pipeline = beam.Pipeline(runner=_runner(self._runner), options=self.options)
+        listed = pipeline | "Start" >> beam.Create([None]) | "List units" >> beam.ParDo(units.List(job))
+        corpus = listed | "Corpus" >> beam.FlatMap(units.corpus_of)
+        spread = listed | "Units" >> beam.FlatMap(units.unit_of) | "Spread units" >> beam.Reshuffle()
+        footers = spread | "Encode" >> beam.ParDo(units.Encode(job))
+        gathered = (footers, corpus) | "With the corpus" >> beam.Flatten() | "Gather footers" >> units.Gather()
+        merged = gathered | "Merge" >> beam.ParDo(units.Merge(job))
         blocks = merged | "Blocks" >> beam.FlatMap(units.blocks) | "Spread blocks" >> beam.Reshuffle()
-        shards = blocks | "Write shards" >> beam.ParDo(units.WriteShard(job), AsSingleton(merged))
-        _ = start | "Commit" >> beam.ParDo(units.Commit(job), AsSingleton(merged), AsList(shards))
+        shards = blocks | "Write shards" >> beam.ParDo(units.WriteShard(job))
+        _ = shards | "Gather shards" >> units.Gather() | "Commit" >> beam.ParDo(units.Commit(job))
         return pipeline
 
     def run(self) -> Manifest:
@@ -115,9 +115,9 @@ class BeamSharder(Sharder):
             journal = Journal(self._work_dir, self._plan)
         with options.staged(self._runner, self.options):
             try:
-                self.build(self._work_dir).run().wait_until_finish()
+                self._run_pipeline()
             except Exception as error:
-                refusal = _refusal(error)
+                refusal = _refusal(error) or (on_dask.fault(error) if self._runner == "DaskRunner" else None)
                 if refusal is None:
                     raise
                 if journal and not isinstance(refusal, UnavailableError):
@@ -133,6 +133,13 @@ class BeamSharder(Sharder):
             storage.delete_files(self._work_dir)
         return manifest
 
+    def _run_pipeline(self) -> None:
+        try:
+            self.build(self._work_dir).run().wait_until_finish()
+        finally:
+            if self._runner == "DaskRunner":
+                on_dask.leave()
+
     def describe(self, folder: str) -> str:
         """Writes the job graph and what the workers install to ``folder``; starts nothing."""
         with options.staged(self._runner, self.options) as package:
@@ -141,6 +148,18 @@ class BeamSharder(Sharder):
             package_name = options.build_package(package, folder)
         steps = len(graph.components.transforms)
         return f"wrote {folder}: job.pb ({steps} transforms), {package_name}; nothing was started"
+
+
+def _absolute(path: str) -> str:
+    """Returns a path as workers find it, which may run in other folders."""
+    return path if storage.is_remote(path) else os.path.abspath(path)
+
+
+def _runner(name: str) -> PipelineRunner | None:
+    """Returns the runner of that name, where it is not the one that Beam would take."""
+    if name == "DaskRunner":
+        return on_dask.runner()
+    return FnApiRunner() if name == "DirectRunner" else None  # Beam's own DirectRunner downloads a program
 
 
 def _refusal(error: Exception) -> UserError | None:

@@ -5,11 +5,12 @@ file of the first attempt is kept, and every later step reads that one.
 """
 
 import functools
+import hashlib
 import os
 import pickle
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -23,16 +24,44 @@ from pipeline.data.sharding.packing import Block
 from pipeline.data.sharding.stages import Footer, Job, Merged
 from pipeline.errors import UserError
 
-CORPUS = "corpus"  # the output of List that is the corpus, as it is when all of it has been listed
 UNITS_PER_ENGINE = 8  # then a new one: its cache of words grows with the text that it has seen
 _one_at_a_time = threading.Lock()  # the engine and the open run files serve one thread; runners have processes too
 _encoded = 0
 
 
-@functools.lru_cache(maxsize=1)
-def load(path: str) -> Job:
-    """Loads the job at ``path``, once per process."""
+def save(value: Job | Merged, folder: str, kind: str) -> str:
+    """Saves what steps share in ``folder``, under the name of its content; returns the path."""
+    data = pickle.dumps(value)
+    path = storage.join(folder, f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}.pickle")
+    if storage.size(path) is None:
+        storage.publish_bytes(data, path)
+    return path
+
+
+@functools.lru_cache(maxsize=2)
+def load(path: str) -> Any:
+    """Loads the job or what was merged from ``path``, once per process."""
     return pickle.loads(storage.read_bytes(path))
+
+
+def unit_of(listed: Unit | Corpus) -> Iterator[Unit]:
+    """An element of List, if it is a unit."""
+    if isinstance(listed, Unit):
+        yield listed
+
+
+def corpus_of(listed: Unit | Corpus) -> Iterator[Corpus]:
+    """An element of List, if it is the corpus."""
+    if isinstance(listed, Corpus):
+        yield listed
+
+
+class Gather(beam.PTransform):
+    """Many elements → one, which holds all of them in no order."""
+
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        """Groups all elements under one key."""
+        return elements | beam.WithKeys(0) | beam.GroupByKey() | beam.Values()
 
 
 class Step(beam.DoFn):
@@ -50,13 +79,13 @@ class Step(beam.DoFn):
 
 
 class List(Step):
-    """None → the units, and the corpus."""
+    """None → the units, and then the corpus, as it is when all of it has been listed."""
 
     def process(self, _: None) -> Iterator[Any]:
-        """Yields the units, and the corpus under its own tag."""
+        """Yields the units, and the corpus last."""
         corpus = self.job.corpus
         yield from corpus.units()
-        yield beam.pvalue.TaggedOutput(CORPUS, corpus)
+        yield corpus
 
 
 class Encode(Step):
@@ -85,40 +114,46 @@ class Encode(Step):
 
 
 class Merge(Step):
-    """None, with all footers and the corpus → where everything is."""
+    """All footers and the corpus → the path of what says where everything is."""
 
-    def process(self, _: None, footers: Sequence[tuple[int, Footer]], corpus: Corpus) -> Iterator[Merged]:
+    def process(self, gathered: Iterable[tuple[int, Footer] | Corpus]) -> Iterator[str]:
         """Merges all footers in the source's order."""
+        elements = list(gathered)
+        (corpus,) = (element for element in elements if not isinstance(element, tuple))
+        numbered = sorted((element for element in elements if isinstance(element, tuple)), key=lambda item: item[0])
         job = Job(self.job.config, self.job.tokenizer, corpus, self.job.output)
-        in_order = [footer for _, footer in sorted(footers, key=lambda item: item[0])]
         with _one_at_a_time, _temporary(self._folder) as folder:
-            merged = near.merge(job, in_order, folder)
-        yield merged
+            merged = near.merge(job, [footer for _, footer in numbered], folder)
+        yield save(merged, self._folder, "merged")
 
 
-def blocks(merged: Merged) -> Sequence[Block]:
-    """The work of every shard."""
-    return merged.blocks
+def blocks(merged: str) -> Iterator[tuple[str, Block]]:
+    """The path of what was merged → the work of every shard, with that path."""
+    for block in load(merged).blocks:
+        yield merged, block
 
 
 class WriteShard(Step):
-    """A block → its committed shard."""
+    """A block → its committed shard, both with the path of what was merged."""
 
-    def process(self, block: Block, merged: Merged) -> Iterator[manifests.Shard]:
+    def process(self, work: tuple[str, Block]) -> Iterator[tuple[str, manifests.Shard]]:
         """Writes and commits a shard."""
+        merged, block = work
         if not storage.is_remote(self.job.output):
             os.makedirs(self.job.output, exist_ok=True)
         with _one_at_a_time, _temporary(self._folder) as folder:
-            shard = self.job.write_shard(folder, near.stream_of(self.job, merged, block, folder), block)
-        yield shard
+            shard = self.job.write_shard(folder, near.stream_of(self.job, load(merged), block, folder), block)
+        yield merged, shard
 
 
 class Commit(Step):
-    """None, with everything → the manifest, committed."""
+    """All shards, with the path of what was merged → the manifest, committed."""
 
-    def process(self, _: None, merged: Merged, shards: Sequence[manifests.Shard]) -> Iterator[str]:
+    def process(self, gathered: Iterable[tuple[str, manifests.Shard]]) -> Iterator[str]:
         """Commits the manifest; yields the corpus's fingerprint."""
-        yield self.job.commit(merged, {shard.file: shard for shard in shards}).corpus.fingerprint
+        shards = list(gathered)
+        merged = load(shards[0][0])
+        yield self.job.commit(merged, {shard.file: shard for _, shard in shards}).corpus.fingerprint
 
 
 class _temporary(tempfile.TemporaryDirectory):  # noqa: N801  (a context manager, used as one)

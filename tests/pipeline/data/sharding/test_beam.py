@@ -1,15 +1,18 @@
 """Beam's runners give the bytes and the manifest of the local engine, also when every bundle runs twice."""
 
 import ast
+import contextlib
 import io
 import lzma
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 
@@ -89,15 +92,96 @@ def test_wikitext_in_two_processes(tmp_path):
     assert files(tmp_path / "beam") == local(tmp_path, flags)
 
 
+@contextlib.contextmanager
+def dask_cluster(folder, workers):
+    """A scheduler and workers of one thread, each a process that nothing starts again; the file that leads to them."""
+    file = folder / "scheduler.json"
+    common = (f"--scheduler-file={file}", "--host=127.0.0.1", "--no-dashboard")
+    commands = [["scheduler", "--port=0", *common]]
+    commands += [["worker", "--nthreads=1", "--no-nanny", f"--local-directory={folder}", *common]] * workers
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for number, command in enumerate(commands):
+            log = stack.enter_context((folder / f"{number}.log").open("w+", encoding="utf-8"))
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            process = subprocess.Popen([BEAM.with_name("dask"), *command], env=environment, cwd=folder, stderr=log)
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        for number, process in enumerate(processes[1:], 1):
+            while "Registered to" not in (log := (folder / f"{number}.log").read_text(encoding="utf-8")):
+                assert process.poll() is None, log
+                time.sleep(0.05)
+        yield file, processes[1:]
+
+
+def is_writing(process, folder):
+    """Whether a process has a file open below a folder that is not finished."""
+    descriptors = pathlib.Path(f"/proc/{process.pid}/fd")
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # it has ended, or closed a file meanwhile
+        paths = [os.readlink(descriptor) for descriptor in descriptors.iterdir()]
+        return any(path.startswith(f"{folder}/") and "/.partial-" in path for path in paths)
+    return False
+
+
 @needs_beam
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
-def test_what_a_step_refuses_ends_with_its_sentence_and_leaves_nothing(tmp_path, openwebtext, mode):
-    flags = (*openwebtext, "--gin_param=shard.shards=5000", "--runner=DirectRunner")
-    done = shard(BEAM, *flags, f"--output={tmp_path}/out", f"--beam_option=direct_running_mode={mode}")
+def test_a_dask_cluster_of_which_a_worker_is_killed_while_it_writes(tmp_path):
+    source, out = tmp_path / "wiki", tmp_path / "beam"
+    source.mkdir()
+    for part in ("train", "valid", "test"):  # a unit each
+        articles = (f" \n = {part} {i} = \n \n" + f"Line {i} of {part}, naïve. \n" * (i % 9) for i in range(900))
+        (source / f"wiki.{part}.raw").write_text("".join(articles))
+    flags = (
+        "--gin_file=datasets/wikitext-2.gin",
+        f"--source={os.path.relpath(source, ROOT)}",
+        "--gin_param=shard.context=16",
+    )
+    with dask_cluster(tmp_path, workers=3) as (file, workers):
+        dask = ("--runner=DaskRunner", f"--beam_option=dask_scheduler_file={file}", "--beam_option=dask_npartitions=6")
+        command = [BEAM, "-m", "pipeline.shard", *flags, *dask, f"--output={os.path.relpath(out, ROOT)}"]
+        job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        writers, killed = set(), None
+        while job.poll() is None:
+            for worker in workers:
+                if is_writing(worker, out):
+                    writers.add(worker.pid)
+                    worker.send_signal(signal.SIGSTOP)
+                    if not killed and is_writing(worker, out):  # still, so in the middle of it
+                        worker.kill()
+                        killed = worker
+                    worker.send_signal(signal.SIGCONT)
+            time.sleep(0.005)
+        assert job.returncode == 0, job.stderr.read()
+    assert killed and killed.returncode == -signal.SIGKILL and len(writers) == 3
+    assert files(out) == local(tmp_path, flags)
+
+
+@needs_beam
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "runner",
+    [
+        ("DirectRunner", "--beam_option=direct_running_mode=in_memory"),
+        ("DirectRunner", "--beam_option=direct_running_mode=multi_processing"),
+        ("DaskRunner", "--beam_option=dask_npartitions=2"),
+    ],
+)
+def test_what_a_step_refuses_ends_with_its_sentence_and_leaves_nothing(tmp_path, openwebtext, runner):
+    name, option = runner
+    flags = (*openwebtext, "--gin_param=shard.shards=5000", f"--runner={name}", option)
+    done = shard(BEAM, *flags, f"--output={tmp_path}/out")
     assert done.returncode == 2, done.stderr
     assert re.match(r"error: shard.shards = 5000 is more than .* take at most \d+$", done.stderr.splitlines()[-1])
     assert not (tmp_path / "out").exists()
+
+
+@needs_beam
+@pytest.mark.slow
+def test_no_dask_scheduler_is_one_line(tmp_path, openwebtext):
+    options = ("--beam_option=dask_client_address=tcp://127.0.0.1:9", "--beam_option=dask_connection_timeout=1")
+    done = shard(BEAM, *openwebtext, f"--output={tmp_path}/out", "--runner=DaskRunner", *options)
+    assert done.returncode == 2 and "no scheduler answers" in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @needs_beam

@@ -164,7 +164,7 @@ def test_two_runs_at_once_are_refused(tmp_path, source, small_tokenizer):
 
 
 def test_damaged_unfinished_work_is_done_again(tmp_path, source, small_tokenizer, digests):
-    """A power cut may leave a run file that has its name and not its bytes."""
+    """A power cut may leave a run file that has its name and not its bytes, a killed worker on Beam a folder."""
     assert start(source, str(tmp_path / "whole"), small_tokenizer, 2).wait(timeout=60) == 0
     process = start(source, str(tmp_path / "out"), small_tokenizer, 1)
     work = tmp_path / "out" / ".unfinished"
@@ -174,5 +174,7 @@ def test_damaged_unfinished_work_is_done_again(tmp_path, source, small_tokenizer
     process.wait()
     unit = sorted(work.glob("unit-*.run"))[0]
     unit.write_bytes(unit.read_bytes()[:-9])
+    (work / ".partial-12345678").mkdir()
+    (work / ".partial-12345678" / ".partial-87654321").touch()
     assert start(source, str(tmp_path / "out"), small_tokenizer, 2).wait(timeout=60) == 0
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
