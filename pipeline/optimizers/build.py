@@ -4,8 +4,6 @@ Imports neither TensorFlow nor Keras before ``build`` is called.
 """
 
 from collections.abc import Callable
-from functools import partial
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, OptimizerConfig, SGDConfig
@@ -15,14 +13,36 @@ if TYPE_CHECKING:
     from pipeline.optimizers.base import Optimizer
 
 
+def _adafactor() -> "type[Optimizer]":
+    from pipeline.optimizers.adafactor import Adafactor
+
+    return Adafactor
+
+
+def _adamw() -> "type[Optimizer]":
+    from pipeline.optimizers.adamw import AdamW
+
+    return AdamW
+
+
+def _sgd() -> "type[Optimizer]":
+    from pipeline.optimizers.sgd import SGD
+
+    return SGD
+
+
 # By the class of the settings; each is imported when it is built.
 CLASSES: dict[type[OptimizerConfig], "Callable[[], type[Optimizer]]"] = {
-    AdafactorConfig: partial(resolve_name, "pipeline.optimizers.adafactor:Adafactor"),
-    AdamWConfig: partial(resolve_name, "pipeline.optimizers.adamw:AdamW"),
-    SGDConfig: partial(resolve_name, "pipeline.optimizers.sgd:SGD"),
+    AdafactorConfig: _adafactor,
+    AdamWConfig: _adamw,
+    SGDConfig: _sgd,
 }
 
 
 def build(config: OptimizerConfig, schedule: Schedule) -> "Optimizer":
-    """Returns the optimizer with these settings, whose learning rate follows the schedule."""
+    """Returns the optimizer with these settings, whose learning rate follows the schedule.
+
+    Raises:
+        KeyError: no optimizer has settings of this class.
+    """
     return CLASSES[type(config)]()(config, schedule)
