@@ -19,8 +19,10 @@ from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError
+from pipeline.gin_files import ON_COMMAND_LINE
 from pipeline.preflight import bundles, compile_step, schedule_figures, tpu_compiler
 from pipeline.preflight.schedule import PARTS
+from tools import plots
 
 FLAGS = flags.FLAGS
 SLICES = ("v3-8", "v4-8", "v5e-8", "v5p-8", "v6e-8")
@@ -63,16 +65,28 @@ TABLE = (
 def main() -> int:
     """Measures the chosen slices, and writes the page and its picture."""
     page, store = pathlib.Path(FLAGS.output), pathlib.Path(FLAGS.output).with_suffix(".json")
+    names = [name for name in FLAGS.slices if name]
+    check(page, names)
     measured = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
-    for name in [slice_name for slice_name in FLAGS.slices if slice_name]:
+    for name in names:
         measured.setdefault(name, {})[FLAGS.state] = measure(name)
         store.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         print(f"{name}: {1e3 * sum(measured[name][FLAGS.state]['seconds'].values()):.1f} ms")
     if not measured:
         raise UserError(f"--slices is empty, and {store} holds nothing yet; expected some of {', '.join(SLICES)}")
+    written = text(measured, page.with_suffix(".svg").name)
     draw(measured, page.with_suffix(".svg"))
-    page.write_text(text(measured, page.with_suffix(".svg").name), encoding="utf-8")
+    page.write_text(written, encoding="utf-8")
     return 0
+
+
+def check(page: pathlib.Path, names: list[str]) -> None:
+    """Raises UserError, before minutes of compiling, if the page cannot be written or a slice is none."""
+    if page.suffix != ".md" or not page.parent.is_dir():
+        raise UserError(f"--output={page}: expected a file NAME.md in a folder that exists")
+    plots.svg_pyplot("step")
+    for name in names:
+        slices.find(name)
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -80,11 +94,15 @@ def measure(name: str) -> dict[str, Any]:
     piece = slices.find(name)
     configuration = gin_reader.load(FLAGS.gin_file or ["gpt2.gin"], FLAGS.gin_param)
     settings = configuration.get(TrainConfig)
+    for parameter in ("microbatch", "global_batch"):
+        if configuration.origin("train", parameter).startswith(ON_COMMAND_LINE):
+            raise UserError(f"train.{parameter} has no effect here: each core takes {MICROBATCH} sequences at once")
     settings = dataclasses.replace(settings, microbatch=MICROBATCH, global_batch=MICROBATCH * piece.cores)
     model = compile_step.with_vocabulary(
         gin_reader.chosen(configuration, gin_reader.MODELS, settings.model, "train.model")
     )
     optimizer = gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    gin_reader.reject_unused_overrides(configuration, TrainConfig, type(model), type(optimizer))
     found = compile_step.check(settings, model, optimizer, piece, with_schedule=True)
     if not found.fits:
         raise UserError(f"--slices={name}: the step does not fit it")
@@ -109,9 +127,14 @@ def rows(measured: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def text(measured: dict[str, Any], picture: str) -> str:
-    """Returns the page."""
+    """Returns the page; UserError if what is measured is not of one run."""
     all_rows = rows(measured)
     first = all_rows[0][2]
+    for name, state, row in all_rows:
+        if any(row[key] != first[key] for key in ("model", "context", "libtpu")):
+            raise UserError(
+                f"{name}, {state} is of another model or compiler than {all_rows[0][0]}; measure both alike"
+            )
     shown = {"model": first["model"], "context": f"{first['context']:,}", "libtpu": first["libtpu"]}
     lines = [HEAD.format(microbatch=MICROBATCH, **shown) + TABLE]
     for name, state, row in all_rows:
@@ -140,14 +163,7 @@ def cell(row: dict[str, Any], part: str) -> str:
 
 def draw(measured: dict[str, Any], file: pathlib.Path) -> None:
     """Draws a stacked bar for each slice and state."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("the picture needs matplotlib: pip install -r requirements-plots.txt") from error
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "step"  # the same figures give the same bytes
-    from matplotlib import pyplot
-
+    pyplot = plots.svg_pyplot("step")
     all_rows = rows(measured)
     figure, axes = pyplot.subplots(figsize=(8, 1.4 + 0.4 * len(all_rows)), layout="constrained")
     left = [0.0] * len(all_rows)

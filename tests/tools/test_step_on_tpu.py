@@ -49,3 +49,19 @@ def test_wrong_choices_are_refused(refused, tmp_path):
     assert "--slices is empty" in refused("tools.step_on_tpu", "--slices=", page)
     assert "--state" in refused("tools.step_on_tpu", "--state=between", page)
     assert step_on_tpu.STATES == ("before", "after")
+
+
+def test_what_would_be_ignored_or_lost_after_minutes_is_refused_first(refused, tmp_path):
+    page = f"--output={tmp_path / 'step.md'}"
+    wrong = refused("tools.step_on_tpu", "--slices=v5e-8", page, "--gin_param=train.microbatch=8")
+    assert "train.microbatch has no effect here: each core takes 4 sequences" in wrong
+    for output in (tmp_path / "none" / "step.md", tmp_path / "step.json"):
+        assert "expected a file NAME.md" in refused("tools.step_on_tpu", "--slices=v5e-8", f"--output={output}")
+
+
+def test_figures_of_two_models_do_not_stand_on_one_page(refused, tmp_path):
+    page = tmp_path / "step.md"
+    other = figures(0.01) | {"context": 4096}
+    page.with_suffix(".json").write_text(json.dumps({"v6e-8": {"after": figures(0.01)}, "v5e-8": {"after": other}}))
+    said = refused("tools.step_on_tpu", "--slices=", f"--output={page}")
+    assert "v6e-8, after is of another model or compiler than v5e-8" in said and not page.exists()

@@ -12,7 +12,8 @@ from absl import flags
 
 from pipeline import cli
 from pipeline.data.format import manifest
-from pipeline.errors import UserError, pip_install
+from pipeline.errors import UserError
+from tools import plots
 from tools.study import results
 from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, PACKINGS, SIZE, VOCABULARY, StudyConfig, grid, parts
 from tools.study.claims import UNTESTABLE, Parts, testable
@@ -166,14 +167,7 @@ def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 def _plots(rows: Parts, folder: pathlib.Path) -> None:
     """Draws each part's losses: the mean with its deviation, and every seed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError(f"the plots need matplotlib: {pip_install('-r requirements-plots.txt')}") from error
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "study"  # the same runs give the same bytes
-    from matplotlib import pyplot
-
+    pyplot = plots.svg_pyplot("study")
     folder.mkdir(exist_ok=True)
     for part, labels in rows.items():
         drawn = {label: row for label, row in labels.items() if row}

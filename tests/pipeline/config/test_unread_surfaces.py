@@ -15,6 +15,7 @@ COMMANDS = {  # the flags of a command, and what it reads
     "pipeline.shard": (("--gin_file=datasets/cpython.gin", "--output=never"), {"shard"}),
     "pipeline.tokenizer": (("--size=300", "--output=never"), {"shard"}),
     "tools.preflight": ((*RUN, "--tpu=v3-8"), TRAINS),
+    "tools.step_on_tpu": ((*RUN, "--slices=v3-8"), TRAINS - {"slice"}),
     "tools.sweep.__main__": ((*RUN, "--dry_run", "--run_dir=never", "--grid=train.seed=[0,1]"), TRAINS),
     "tools.resume_proof": ((*RUN, "--data=never"), TRAINS),
 }
