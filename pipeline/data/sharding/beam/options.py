@@ -32,14 +32,8 @@ SETUP = """from setuptools import find_packages, setup
 
 setup(name="gpt2-tpu-pipeline-units", version="1", packages=find_packages(), install_requires={requirements!r})
 """
-ELSEWHERE = (
-    "#",
-    "-",
-    "apache-beam",
-    "dask",
-    "distributed",
-    "setuptools",
-)  # what workers do not install for the package
+# Lines of requirements-beam.txt that the workers' package leaves out: comments, options, and what runners bring.
+NOT_PACKAGED = ("#", "-", "apache-beam", "dask", "distributed", "setuptools")
 DASK_PARTITIONS = 256  # tasks of a step; one is done again where its worker is lost, an empty one costs milliseconds
 REQUIRED = {"DataflowRunner": ("project", "region", "temp_location")}
 
@@ -96,7 +90,7 @@ def staged(runner: str, options: PipelineOptions) -> Iterator[str]:
             else:
                 shutil.copy(ROOT / name, target)
         lines = (ROOT / "requirements-beam.txt").read_text(encoding="utf-8").splitlines()
-        requirements = [line for line in lines if line and not line.startswith(ELSEWHERE)]
+        requirements = [line for line in lines if line and not line.startswith(NOT_PACKAGED)]
         setup = os.path.join(folder, "setup.py")
         pathlib.Path(setup).write_text(SETUP.format(requirements=requirements), encoding="utf-8")
         if runner != "DirectRunner":
