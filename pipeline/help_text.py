@@ -23,7 +23,8 @@ def text(module: ModuleType, own: list[flags.Flag]) -> str:
     lines = [(module.__doc__ or "").strip(), "", "Flags:"]
     for flag in own:
         lines += ["", f"  --{_spelled(flag)}"]
-        default = "" if flag.default in (None, [], "") else f" Default: {flag.default}."
+        value = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+        default = "" if value in (None, "") else f" Default: {value}."
         meaning = flag.help.partition(";\n")[0]  # absl adds that it repeats
         lines += textwrap.wrap(f"{meaning}{default}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
