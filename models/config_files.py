@@ -25,7 +25,16 @@ FIXED = {
 SAME_ACTIVATION = ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast")
 WHY = {
     "tie_word_embeddings": "; an ALGPT2 that was exported to Hugging Face's format has an output table of its own, and "
-    "comes back from its run, or exported with --format=native"
+    "comes back from its run, or exported with --format=native or huggingface_algpt2"
+}
+# ALGPT2 in its own form: the settings and the code of models/huggingface/modeling_algpt2.py.
+ALGPT2_FORM = {
+    "model_type": "algpt2",
+    "architectures": ["ALGPT2ForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "modeling_algpt2.ALGPT2Config",
+        "AutoModelForCausalLM": "modeling_algpt2.ALGPT2ForCausalLM",
+    },
 }
 # Settings that would change the model unless they are null or empty.
 EMPTY = ("auto_map", "compression_config", "per_layer_config", "pruned_heads", "quantization_config")
@@ -89,8 +98,14 @@ def read_config(directory: str) -> GPT2Config:
             fields = [field.name for field in dataclasses.fields(kind)]
             _reject_unknown(path, described, {*fields, "model_type"})
             return _build_config(kind, path, {name: described[name] for name in fields if name in described})
+    if described.get("model_type") == ALGPT2_FORM["model_type"]:
+        own = {key: described.pop(key) for key in ("auto_map", "embedding_size") if key in described}
+        if "embedding_size" not in own:
+            raise ValueError(f"{path}: no embedding_size")
+        wide = dataclasses.asdict(_from_huggingface(path, described))
+        return _build_config(ALGPT2Config, path, wide | {"embedding": own["embedding_size"]})
     if described.get("model_type") != "gpt2":
-        raise ValueError(f"{path}: model_type={described.get('model_type')!r}; expected 'gpt2'")
+        raise ValueError(f"{path}: model_type={described.get('model_type')!r}; expected 'gpt2' or 'algpt2'")
     return _from_huggingface(path, described)
 
 

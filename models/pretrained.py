@@ -1,7 +1,8 @@
 """Reads and writes weights: Hugging Face's GPT-2 files, OpenAI's original TensorFlow checkpoint, and our own format.
 
 Hugging Face's `GPT2LMHeadModel` directory is `config.json` and `model.safetensors`; its kernels are [inputs, outputs]
-as ours are, so only names differ. Our own format is the same two files with our names, and keeps ALGPT2 as trained.
+as ours are, so only names differ. An ALGPT2 is written there as the GPT-2 that equals it, or in its own form, with a
+file of code that transformers runs. Our own format is the same two files with our names, and keeps ALGPT2 as trained.
 OpenAI's download is `hparams.json` and a TensorFlow checkpoint, whose kernels carry a leading axis of 1.
 """
 
@@ -18,14 +19,15 @@ import numpy as np
 
 from models.algpt2_as_gpt2 import expanded
 from models.config import ALGPT2Config, GPT2Config
-from models.config_files import CONFIG, FIXED, HPARAMS, SIZES, read_config
+from models.config_files import ALGPT2_FORM, CONFIG, FIXED, HPARAMS, SIZES, read_config
 from models.weight_files import DTYPES, WEIGHTS, Weights, open_weights
 from models.weight_names import huggingface_name, openai_name
 from models.weight_specs import weight_specs
 
 __all__ = ["CONFIG", "HPARAMS", "assign", "check", "load_into", "names_of", "openai_name", "read_config"]
-__all__ += ["save_huggingface", "save_native", "tensors_of"]
+__all__ += ["save_algpt2", "save_huggingface", "save_native", "tensors_of"]
 Tensors = dict[str, np.ndarray]
+ALGPT2_CODE = "modeling_algpt2.py"
 LAYER = re.compile(r"\bh\.?(\d+)\b")  # in Hugging Face's names of a block's tensors, and OpenAI's
 # Old versions of transformers saved these beside the weights: the causal mask and the value of masked scores.
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
@@ -61,18 +63,41 @@ def save_huggingface(model: Any, directory: str, *, end_of_text: int) -> str:
     named = {huggingface_name(name): tensor for name, tensor in tensors.items()}
     if head is not None:
         named["lm_head.weight"] = head
-    described = {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
+    kind = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "tie_word_embeddings": head is None}
+    _write(directory, _described(config, end_of_text) | kind, named, {"format": "pt"})
+    return note
+
+
+def save_algpt2(model: Any, directory: str, *, end_of_text: int) -> str:
+    """Writes an ALGPT2 in its own form: as small as it was trained, for transformers with ``trust_remote_code``.
+
+    Returns:
+        As ``save_huggingface``.
+
+    Raises:
+        ValueError: the model is not an ALGPT2.
+    """
+    config = model.config
+    if not isinstance(config, ALGPT2Config):
+        raise ValueError("the model is a GPT-2, which transformers has; expected an ALGPT2, or --format=huggingface")
+    named = {huggingface_name(name): tensor for name, tensor in tensors_of(model).items()}
+    own = {**ALGPT2_FORM, "embedding_size": config.embedding}
+    _write(directory, _described(config, end_of_text) | own, named, {"format": "pt"})
+    shutil.copyfile(
+        os.path.join(os.path.dirname(__file__), "huggingface", ALGPT2_CODE), os.path.join(directory, ALGPT2_CODE)
+    )
+    return "The weights are the model's own; from_pretrained needs trust_remote_code=True."
+
+
+def _described(config: GPT2Config, end_of_text: int) -> dict[str, Any]:
+    """Returns what Hugging Face's config.json says of both kinds of models."""
+    return {
         **{theirs: getattr(config, ours) for theirs, ours in SIZES.items()},
         **FIXED,
-        "tie_word_embeddings": head is None,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
     }
-    _write(directory, described, named, {"format": "pt"})
-    return note
 
 
 def save_native(model: Any, directory: str) -> None:

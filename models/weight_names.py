@@ -1,4 +1,4 @@
-"""Names of GPT-2's weights: ours, Hugging Face's and OpenAI's."""
+"""Names of a model's weights: ours, Hugging Face's and OpenAI's."""
 
 # Ours to Hugging Face's names, in the order of BlockWeights.
 BLOCK_NAMES = {
@@ -20,11 +20,16 @@ OUTER_NAMES = {
     "position_table": "wpe.weight",
     "final_norm_scale": "ln_f.weight",
     "final_norm_bias": "ln_f.bias",
+    # ALGPT2's own
+    "enter_kernel": "enter.weight",
+    "enter_bias": "enter.bias",
+    "leave_kernel": "leave.weight",
+    "leave_bias": "leave.bias",
 }
 
 
 def huggingface_name(name: str) -> str:
-    """Returns Hugging Face's name of one of GPT-2's weights."""
+    """Returns the name in Hugging Face's files of a weight of GPT-2, or of ALGPT2 in its own form."""
     if name in OUTER_NAMES:
         return f"transformer.{OUTER_NAMES[name]}"
     block, field = name.split("/")

@@ -1,12 +1,13 @@
 """Write a trained model where other programs read it.
 
-python -m pipeline.export --run_dir=… --format=huggingface|native|saved_model --output=DIRECTORY
+python -m pipeline.export --run_dir=… --format=FORMAT --output=DIRECTORY
 
-huggingface  config.json, model.safetensors, tokenizer.json and tokenizer_config.json for transformers'
-             GPT2LMHeadModel and AutoTokenizer; an ALGPT2 becomes a plain GPT-2
-native       the same files with our names; an ALGPT2 is kept as it is
-saved_model  a TensorFlow SavedModel: ``generate`` and ``score`` take and give text, ``serving_default`` takes tokens
-             and gives logits (pipeline/serving/signatures.py)
+huggingface         what transformers' GPT2LMHeadModel and AutoTokenizer read, and a card with the figures that
+                    pipeline.evaluate kept; an ALGPT2 becomes a plain GPT-2
+huggingface_algpt2  an ALGPT2 as small as it is, with the code that transformers runs with trust_remote_code
+native              config.json and model.safetensors with our names; an ALGPT2 is kept as it is
+saved_model         a TensorFlow SavedModel: ``generate`` and ``score`` take and give text, ``serving_default`` takes
+                    tokens and gives logits (pipeline/serving/signatures.py)
 
 The directory appears only when it is complete.
 """
@@ -15,6 +16,7 @@ import json
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 from absl import flags
 
@@ -23,7 +25,7 @@ from pipeline import cli, storage
 from pipeline.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
-FORMATS = ("huggingface", "native", "saved_model")
+FORMATS = ("huggingface", "huggingface_algpt2", "native", "saved_model")
 
 
 def main() -> None:
@@ -44,9 +46,7 @@ def main() -> None:
         )
     storage.check_writable(os.path.dirname(output))
     cli.import_tensorflow()
-    from models import pretrained
     from pipeline.runs import trained_model
-    from pipeline.serving import signatures
 
     run = trained_model.load(FLAGS.run_dir)
     os.makedirs(os.path.dirname(output), exist_ok=True)
@@ -57,16 +57,8 @@ def main() -> None:
     with folder as parent:
         unfinished = pathlib.Path(parent, "unfinished")  # a subdirectory has the usual permissions
         unfinished.mkdir()
-        note = ""
         try:
-            if FLAGS.format == "huggingface":
-                note = pretrained.save_huggingface(run.model, str(unfinished), end_of_text=run.tokenizer.end_of_text)
-                settings = json.dumps(run.tokenizer.transformers_settings(run.model.config.context), indent=2)
-                (unfinished / "tokenizer_config.json").write_text(settings, encoding="utf-8")
-            elif FLAGS.format == "native":
-                pretrained.save_native(run.model, str(unfinished))
-            else:
-                signatures.TextModel(run.model, run.tokenizer).save(str(unfinished))
+            note = _write(run, FLAGS.format, unfinished)
         except ValueError as error:
             raise UserError(f"--format={FLAGS.format}: {error}") from None
         (unfinished / "tokenizer.json").write_bytes(run.tokenizer.plain_data)
@@ -74,10 +66,37 @@ def main() -> None:
     print(f"wrote step {run.step:,} of {FLAGS.run_dir} to {FLAGS.output}. {note}".rstrip())
 
 
+def _write(run: Any, form: str, directory: pathlib.Path) -> str:
+    """Writes all but tokenizer.json; returns a sentence on how exact the result is."""
+    from models import pretrained
+    from pipeline.evaluation import model_card
+    from pipeline.serving import signatures
+
+    if form == "native":
+        pretrained.save_native(run.model, str(directory))
+        return ""
+    if form == "saved_model":
+        signatures.TextModel(run.model, run.tokenizer).save(str(directory))
+        return ""
+    own_form, end = form == "huggingface_algpt2", run.tokenizer.end_of_text
+    save = pretrained.save_algpt2 if own_form else pretrained.save_huggingface
+    note = save(run.model, str(directory), end_of_text=end)
+    documents = {
+        "tokenizer_config.json": run.tokenizer.transformers_settings(run.model.config.context),
+        # As pipeline.generate draws; what is generated ends with the document.
+        "generation_config.json": {"do_sample": True, "top_k": 0}
+        | dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end),
+    }
+    for name, document in documents.items():
+        (directory / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    (directory / "README.md").write_text(model_card.card(run, own_form=own_form), encoding="utf-8")
+    return note
+
+
 def define_flags() -> None:
     """Defines the flags."""
     cli.define_path("run_dir", None, "The run whose newest checkpoint is written.")
-    flags.DEFINE_string("format", "huggingface", "huggingface, native or saved_model.")
+    flags.DEFINE_string("format", "huggingface", f"One of {', '.join(FORMATS)}.")
     cli.define_path("output", None, "A new directory.")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -91,6 +92,60 @@ def test_the_export_computes_the_same_logits_in_transformers(small_model, tools,
         with torch.no_grad():
             logits = theirs(torch.from_numpy(tokens.numpy().astype(np.int64))).logits.numpy()
         np.testing.assert_allclose(logits, model(tokens), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["algpt2", "algpt2-unfactorized"])
+def test_algpt2s_own_form_loses_nothing_and_is_small(small_model, name, tmp_path):
+    model = small_model(name)
+    note = pretrained.save_algpt2(model, str(tmp_path), end_of_text=7)
+    assert "trust_remote_code" in note
+    again = fresh(tmp_path)
+    assert again.config == model.config
+    for ours, theirs in zip(model.trainable_variables, again.trainable_variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs, ours.path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    for target in described["auto_map"].values():
+        module, _, kind = target.partition(".")
+        assert f"\nclass {kind}(" in (tmp_path / f"{module}.py").read_text()
+    del described["embedding_size"]
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="no embedding_size"):
+        pretrained.read_config(str(tmp_path))
+    with pytest.raises(ValueError, match="is a GPT-2.* --format=huggingface"):
+        pretrained.save_algpt2(small_model("gpt2"), str(tmp_path / "new"), end_of_text=7)
+
+
+@pytest.mark.parametrize("name", ["algpt2", "algpt2-unfactorized"])
+def test_algpt2s_own_form_computes_the_same_logits_in_transformers(small_model, tools, name, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason=OPTIONAL)
+    transformers = pytest.importorskip("transformers", reason=OPTIONAL)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    model, tokens = small_model(name), tools.random_tokens(2, 48)
+    pretrained.save_algpt2(model, str(tmp_path / "own"), end_of_text=0)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "own", trust_remote_code=True).eval()
+    assert theirs.num_parameters() == model.config.parameters()
+    assert theirs.config.max_position_embeddings == 48
+    ids, expected = torch.from_numpy(tokens.numpy().astype(np.int64)), model(tokens).numpy()
+    with torch.no_grad():
+        whole = theirs(ids, labels=ids)
+        np.testing.assert_allclose(whole.logits, expected, atol=1e-4)
+        mean = torch.nn.functional.cross_entropy(whole.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        np.testing.assert_allclose(whole.loss, mean, rtol=1e-5)
+        start = theirs(ids[:, :20])
+        rest = theirs(ids[:, 20:], past_key_values=start.past_key_values).logits
+        np.testing.assert_allclose(rest, expected[:, 20:], atol=1e-4)
+        padded = torch.nn.functional.pad(ids[:, :40], (8, 0))
+        mask = torch.nn.functional.pad(torch.ones_like(ids[:, :40]), (8, 0))
+        left = theirs(padded, attention_mask=mask).logits[:, 8:]
+        np.testing.assert_allclose(left, expected[:, :40], atol=1e-4)
+        with pytest.raises(ValueError, match="49 tokens; expected at most 48, the model's context"):
+            theirs(torch.zeros(1, 49, dtype=torch.int64))
+        greedy = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": None}
+        cached, whole = (
+            theirs.generate(padded, attention_mask=mask, use_cache=cache, **greedy) for cache in (True, False)
+        )
+    np.testing.assert_array_equal(cached, whole)
 
 
 def test_an_output_bias_without_counterpart_is_refused(small_model, tmp_path):

@@ -20,7 +20,22 @@ from tests.helpers.hostile import NAMES
 def run(tmp_path_factory):
     """(run directory, its model): an ALGPT2 of a few thousand weights with a tokenizer of its own."""
     path = tmp_path_factory.mktemp("run")
-    return path, tiny_run.write(path)
+    model = tiny_run.write(path)
+    protocol = {"text": "/home/me/wiki.test.raw", "text_sha256": "0f1e", "context": 48, "stride": 24}
+    for step in (2, 3):
+        document = {"figures": {"word_perplexity": 37.5 + step}, "protocol": protocol | {"step": step}}
+        (path / f"evaluation-{step}.json").write_text(json.dumps(document))
+    return path, model
+
+
+def check_card(card, *, own_form):
+    """It has the figures of these weights alone, all of their protocol, and no path of the machine."""
+    assert card.startswith("---\nlibrary_name: transformers\n") and "# ALGPT2 of " in card
+    assert "| word perplexity | 40.5 |" in card and "39.5" not in card
+    for row in ("text | wiki.test.raw", "text\\_sha256 | 0f1e", "context | 48", "stride | 24", "step | 3"):
+        assert f"| {row} |" in card, card
+    assert "/home" not in card and "longest text that it reads is\n48 tokens" in card
+    assert own_form == ("trust_remote_code=True" in card) == ("`modeling_algpt2.py`" in card)
 
 
 @pytest.mark.slow
@@ -28,22 +43,27 @@ def test_every_format_is_written_and_agrees(run, run_module, tmp_path):
     path, model = run
     tokens = tf.constant([np.arange(48) % 200], tf.int32)
     expected = model(tokens).numpy()
-    for form in ("huggingface", "native", "saved_model"):
+    for form in ("huggingface", "huggingface_algpt2", "native", "saved_model"):
         output = tmp_path / form
         done = run_module("pipeline.export", f"--run_dir={path}", f"--format={form}", f"--output={output}")
         assert done.returncode == 0, done.stderr
         assert "wrote step 3" in done.stdout and (output / "tokenizer.json").exists()
         modes = {file.stat().st_mode for file in output.iterdir() if file.is_file()}
         assert len(modes) == 1 and modes.pop() & 0o044, "weights that only their writer can read"
-        described = output / "tokenizer_config.json"
-        assert described.exists() == (form == "huggingface")
-        if form == "huggingface":
-            assert json.loads(described.read_text())["model_max_length"] == 48
+        for_transformers = {"generation_config.json", "tokenizer_config.json", "README.md"}
+        assert for_transformers & {file.name for file in output.iterdir()} == (
+            for_transformers if form.startswith("huggingface") else set()
+        )
+        if form.startswith("huggingface"):
+            assert json.loads((output / "tokenizer_config.json").read_text())["model_max_length"] == 48
+            generation = json.loads((output / "generation_config.json").read_text())
+            assert generation["eos_token_id"] == json.loads((output / "config.json").read_text())["eos_token_id"]
+            check_card((output / "README.md").read_text(), own_form=form.endswith("algpt2"))
         if form == "saved_model":
             loaded = tf.saved_model.load(str(output))  # its variables live as long as it does
             logits = loaded.signatures["serving_default"](tokens)["output_0"]
         else:
-            again = models.build(pretrained.read_config(str(output))) if form == "native" else None
+            again = models.build(pretrained.read_config(str(output))) if form != "huggingface" else None
             if again is None:
                 continue  # tests/models/test_pretrained.py reads it with keras-hub
             pretrained.load_into(again, str(output))
