@@ -17,7 +17,7 @@ WORKERS   ?=
 SOURCE    ?=
 WIKITEXT  ?=
 
-.PHONY: help setup setup-dev setup-beam test-beam test-pythons test-cluster tokenizer shards quickstart quick test check lint types format bench preflight-table tpu-check study clean
+.PHONY: help docs setup setup-dev setup-beam test-beam test-pythons test-cluster tokenizer shards quickstart quick test check lint types format bench preflight-table tpu-check study clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,7 +33,7 @@ $(VENV)/.runtime: requirements.txt constraints.txt
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt requirements-plots.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt requirements-plots.txt requirements-docs.txt
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
@@ -93,6 +93,11 @@ preflight-table: $(VENV)/.dev  ## docs/preflight.md: what fits which slice, by t
 study: $(VENV)/.runtime  ## docs/study.md: the 2020 study re-run small, from WIKITEXT='…/wiki.*.raw' (about 2 hours)
 	$(INSTALL) -r requirements-plots.txt
 	$(RUN) -m tools.study.run --run_dir=runs/study --page=docs/study.md $(if $(WIKITEXT),--wikitext='$(WIKITEXT)')
+
+docs: $(VENV)/.runtime  ## the pages as a site, in build/site; a link that leads nowhere is an error
+	$(INSTALL) -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
+	@echo "wrote build/site/index.html"
 
 tpu-check: $(VENV)/.runtime  ## the step's ops against the TPU's own kernels, in an environment under build/
 	$(RUN) -m tools.tpu_check
