@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.places import ROOT
 
 BOOK = ROOT / "notebooks" / "quickstart.ipynb"
+SMALL = ["ALGPT2.layers=1", "ALGPT2.width=16", "ALGPT2.embedding=16"]
 NEEDED = ("gin", "models", "notebooks", "pipeline", "tools")
 
 
@@ -25,13 +26,13 @@ def test_it_leads_from_the_clone_to_a_model_its_report_and_a_sample(python, tmp_
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     book = nbformat.read(tmp_path / "notebooks" / BOOK.name, as_version=4)
     parameters = next(cell for cell in book.cells if cell.cell_type == "code")
-    for name, value in (("PYTHON", python), ("STEPS", 2)):
+    for name, value in (("PYTHON", python), ("STEPS", 2), ("SETTINGS", SMALL)):
         assert f"\n{name} = None " in parameters.source
         parameters.source = parameters.source.replace(f"\n{name} = None ", f"\n{name} = {value!r} ")
     client = nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path / "notebooks")}})
     client.execute()
     text = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
-    assert "1,296,512 parameters, 4,096 tokens" in text and "bits per byte" in text and "\nclass Queue" in text
+    assert "136,976 parameters, 4,096 tokens" in text and "bits per byte" in text and "\nclass Queue" in text
     assert any("srcdoc" in str(output) for cell in book.cells for output in cell.get("outputs", []))
     assert (tmp_path / "runs" / "notebook-2" / "report.html").exists()
 

@@ -203,7 +203,21 @@ def test_the_page_in_a_browser(url, tiny_run_dir, tmp_path):
         assert browser.run("document.querySelectorAll('#text [role=button]')[1].getClientRects().length") == 2, (
             "a token's line break breaks the line"
         )
-        for width, dark in ((1000, False), (1000, True), (390, False), (390, True)):
+        pieces = [
+            "class Queue",
+            ":\n",
+            "    ",
+            "def",
+            " put(self",
+            ", item):\n",
+            "        ",
+            "self.items.append(item)\n",
+        ]
+        likely = [{"text": piece, "token": piece, "id": 1, "likeliest": []} for piece in pieces]
+        steps = json.dumps([step | {"probability": 0.9 - 0.11 * place} for place, step in enumerate(likely)])
+        browser.run(f"at('text').replaceChildren(); {steps}.forEach(add); 0")
+        assert browser.run("at('text').innerText") == "".join(pieces), "code keeps its lines and its indentation"
+        for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
             browser.screen(width, 800, dark=dark)
             assert browser.run("document.documentElement.scrollWidth <= innerWidth"), (
                 "the page is wider than the screen"
