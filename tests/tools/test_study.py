@@ -18,7 +18,7 @@ from pipeline.errors import WorkFailedError
 from pipeline.optimizers.build import CLASSES, build
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
-from tools.study import page, results, run
+from tools.study import page, results, running
 from tools.study.cells import CORPORA, OPTIMIZERS, Cell, StudyConfig, grid, parts
 from tools.study.results import Difference
 from tools.study.train import FrozenAdafactorConfig, frozen_adafactor
@@ -39,15 +39,17 @@ def test_cells_have_names_of_their_own_and_equal_tokens():
     cells = list(all_cells())
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
-        steps = next(text for text in cell.parameters(STUDY) if "train.steps" in text).rpartition("=")[2]
+        steps = next(text for text in cell.parameters() if "train.steps" in text).rpartition("=")[2]
         assert int(steps) * cell.batch * cell.context == STUDY.tokens
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", ["gpt2", "algpt2"])
 def test_every_kind_of_cell_is_a_run_that_can_start(run_module, model, optimizer):
-    cell = Cell(model=model, embedding=64, optimizer=optimizer, rate=0.005, batch=8, context=64, dropout=0.1)
-    done = run_module("tools.study.train", "--gin_file=study.gin", "--dry_run", *cell.parameters(STUDY))
+    cell = Cell(
+        model=model, embedding=64, optimizer=optimizer, rate=0.005, tokens=8192, batch=8, context=64, dropout=0.1
+    )
+    done = run_module("tools.study.train", "--gin_file=study.gin", "--dry_run", *cell.parameters())
     assert done.returncode == 0, done.stderr
     assert "0.005" in done.stdout and "0.1" in done.stdout
 
@@ -185,28 +187,28 @@ def train(monkeypatch):
     return started
 
 
-CELLS = [Cell(seed=seed, batch=8, context=64) for seed in range(4)]
+CELLS = [Cell(seed=seed, tokens=8192, batch=8, context=64) for seed in range(4)]
 
 
 def test_the_runner_runs_what_is_missing_and_names_what_fails(tmp_path, train):
     with pytest.raises(WorkFailedError, match=r"1 cells failed; see .*_s2\.log"):
-        run._run(tmp_path, STUDY, CELLS[:3])
+        running.run_cells(tmp_path, CELLS[:3], workers=2)
     assert len(train) == 3 and "no such optimizer" in (tmp_path / "cells" / f"{CELLS[2].name}.log").read_text()
     with pytest.raises(WorkFailedError):
-        run._run(tmp_path, STUDY, CELLS[:3])
+        running.run_cells(tmp_path, CELLS[:3], workers=2)
     assert len(train) == 4
     shutil.rmtree(tmp_path / "cells" / CELLS[0].name)  # by hand: it is run again
-    run._run(tmp_path, STUDY, CELLS[:2])
+    running.run_cells(tmp_path, CELLS[:2], workers=2)
     assert len(train) == 5
     shutil.rmtree(tmp_path / "ledger")  # a study that began before there was one
-    run._run(tmp_path, STUDY, CELLS[:2])
+    running.run_cells(tmp_path, CELLS[:2], workers=2)
     assert len(train) == 5
 
 
 def test_a_study_that_is_stopped_ends_with_the_signals_code(tmp_path, train):
     """Its running cells are terminated, and those that are left are not started."""
     with pytest.raises(SystemExit) as ended:
-        run._run(tmp_path, STUDY, [CELLS[3], *CELLS[:3]])
+        running.run_cells(tmp_path, [CELLS[3], *CELLS[:3]], workers=2)
     assert ended.value.code == 128 + signal.SIGTERM
     assert [process.returncode for process in train] == [-signal.SIGTERM]
 

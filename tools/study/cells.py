@@ -11,18 +11,33 @@ from typing import Any
 
 from tools.sweep.runner import Job
 
-OPTIMIZERS = {  # name: (gin surface, its settings, the small grid of learning rates)
-    "adafactor": ("Adafactor", {"scale_by_parameter": False}, (5e-4, 1e-3, 2e-3, 4e-3)),
-    "frozen": ("FrozenAdafactor", {"scale_by_parameter": False}, (2.5e-4, 5e-4, 1e-3, 2e-3)),
-    "scaled": ("Adafactor", {"scale_by_parameter": True}, (2e-2, 4e-2, 8e-2, 1.6e-1)),
-    "adamw": ("AdamW", {}, (1e-3, 2e-3, 4e-3, 8e-3)),
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An optimizer, its settings, the grid from which its learning rate is chosen, and what it changes of the run."""
+
+    surface: str  # gin's name
+    settings: Mapping[str, Any]
+    rates: tuple[float, ...]
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # settings of other surfaces
+
+
+RECIPES = {
+    "adafactor": Recipe(surface="Adafactor", settings={"scale_by_parameter": False}, rates=(5e-4, 1e-3, 2e-3, 4e-3)),
+    "frozen": Recipe(
+        surface="FrozenAdafactor", settings={"scale_by_parameter": False}, rates=(2.5e-4, 5e-4, 1e-3, 2e-3)
+    ),
+    "scaled": Recipe(surface="Adafactor", settings={"scale_by_parameter": True}, rates=(2e-2, 4e-2, 8e-2, 1.6e-1)),
+    "adamw": Recipe(surface="AdamW", settings={}, rates=(1e-3, 2e-3, 4e-3, 8e-3)),
 }
+OPTIMIZERS = ("adafactor", "frozen", "scaled", "adamw")  # of the study
 ALGPT2 = "algpt2"  # its grid's name: ALGPT2 at E = ALGPT2_EMBEDDING with Adafactor
 ALGPT2_RATES, ALGPT2_EMBEDDING = (5e-4, 1e-3, 2e-3, 4e-3), 64
 CORPORA, PACKINGS = ("wikitext", "cpython"), ("contiguous", "lines")
 VOCABULARY = 4096
-LAYERS, HEADS, WIDTH = 3, 3, 192
-SIZE = f"{LAYERS} layers, {HEADS} heads and width {WIDTH}"
+HEAD_WIDTH = 64
+LAYERS, WIDTH = 3, 192
+SIZE = f"{LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width {WIDTH}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,9 +84,12 @@ class Cell:
     corpus: str = "wikitext"
     packing: str = "contiguous"
     model: str = "gpt2"
+    layers: int = LAYERS
+    width: int = WIDTH
     embedding: int = 0
-    optimizer: str = "adafactor"
+    optimizer: str = "adafactor"  # a name of RECIPES
     rate: float = 0.0
+    tokens: int = 0
     batch: int = 0
     context: int = 0
     dropout: float = 0.0
@@ -82,23 +100,23 @@ class Cell:
         """The name of its run directory: all settings that distinguish it from other cells."""
         model = self.model if self.model == "gpt2" else f"algpt2-e{self.embedding or 'none'}"
         return (
-            f"{self.corpus}-{self.packing}_{model}_{self.optimizer}-{self.rate:g}"
-            f"_b{self.batch}_c{self.context}_d{self.dropout:g}_s{self.seed}"
+            f"{self.corpus}-{self.packing}_{model}-{self.layers}x{self.width}_{self.optimizer}-{self.rate:g}"
+            f"_t{self.tokens}_b{self.batch}_c{self.context}_d{self.dropout:g}_s{self.seed}"
         )
 
-    def job(self, study: StudyConfig, data: pathlib.Path) -> Job:
+    def job(self, data: pathlib.Path) -> Job:
         """Returns this cell as the sweep's runner runs it, given the folder of the data sets."""
-        arguments = (*self.parameters(study), f"--data={data}/{self.corpus}-{self.packing}")
-        return Job(key=self.name, label=self.name, overrides=self.overrides(study), arguments=arguments)
+        arguments = (*self.parameters(), f"--data={data}/{self.corpus}-{self.packing}")
+        return Job(key=self.name, label=self.name, overrides=self.overrides(), arguments=arguments)
 
-    def parameters(self, study: StudyConfig) -> list[str]:
+    def parameters(self) -> list[str]:
         """Returns the overrides as flags."""
-        return [f"--gin_param={name}={value!r}" for name, value in self.overrides(study).items()]
+        return [f"--gin_param={name}={value!r}" for name, value in self.overrides().items()]
 
-    def overrides(self, study: StudyConfig) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         """Returns the settings that make ``gin/study.gin`` this cell."""
-        surface, settings, _ = OPTIMIZERS[self.optimizer]
-        steps = study.tokens // (self.batch * self.context)
+        recipe = RECIPES[self.optimizer]
+        surface, steps = recipe.surface, self.tokens // (self.batch * self.context)
         optimizer = {"FrozenAdafactor": "frozen_adafactor"}.get(surface, surface.lower())
         model = {"gpt2": "GPT2", "algpt2": "ALGPT2"}[self.model]
         values = {
@@ -108,13 +126,14 @@ class Cell:
             "train.global_batch": self.batch,
             "train.microbatch": self.batch,
             "train.seed": self.seed,
-            f"{model}.layers": LAYERS,
-            f"{model}.heads": HEADS,
-            f"{model}.width": WIDTH,
+            f"{model}.layers": self.layers,
+            f"{model}.heads": self.width // HEAD_WIDTH,
+            f"{model}.width": self.width,
             f"{model}.context": self.context,
             f"{model}.dropout": self.dropout,
             f"{surface}.learning_rate": self.rate,
-            **{f"{surface}.{key}": value for key, value in settings.items()},
+            **{f"{surface}.{key}": value for key, value in recipe.settings.items()},
+            **recipe.run,
         }
         if self.model == "algpt2":
             values["ALGPT2.embedding"] = self.embedding or None
@@ -123,10 +142,10 @@ class Cell:
 
 def grid(study: StudyConfig) -> dict[str, list[Cell]]:
     """Returns the cells from which each optimizer's and ALGPT2's learning rate is chosen, one seed each."""
-    base = Cell(batch=study.batch, context=study.context)
+    base = Cell(tokens=study.tokens, batch=study.batch, context=study.context)
     algpt2 = replace(base, model="algpt2", embedding=ALGPT2_EMBEDDING)
     optimizers = {
-        name: [replace(base, optimizer=name, rate=rate) for rate in rates] for name, (_, _, rates) in OPTIMIZERS.items()
+        name: [replace(base, optimizer=name, rate=rate) for rate in RECIPES[name].rates] for name in OPTIMIZERS
     }
     return {**optimizers, ALGPT2: [replace(algpt2, rate=rate) for rate in ALGPT2_RATES]}
 
@@ -136,7 +155,7 @@ Rows = dict[str, list[Cell]]  # label: one cell per seed
 
 def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
     """Returns the rows of each part of the study, given the best rate of each grid."""
-    base = Cell(batch=study.batch, context=study.context, rate=best["adafactor"])
+    base = Cell(tokens=study.tokens, batch=study.batch, context=study.context, rate=best["adafactor"])
 
     def everywhere(labels: Callable[[Cell], dict[str, Cell]]) -> dict[str, Cell]:
         return {

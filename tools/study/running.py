@@ -1,0 +1,89 @@
+"""Makes the corpora of the study and runs its cells, some at a time; both go on where a killed one stopped."""
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from pipeline.errors import WorkFailedError
+from tools.study.cells import VOCABULARY, Cell
+from tools.study.results import summary_path
+from tools.sweep.ledger import DONE, FAILED, Ledger
+from tools.sweep.runner import Runner
+
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+VALIDATION = {"wikitext": 0.1, "cpython": 0.03}  # shares of the articles and files: about 100,000 tokens
+SOURCES = {
+    "cpython": ["--gin_file=datasets/cpython.gin"],
+    "wikitext": [
+        "--gin_file=datasets/text.gin",
+        "--gin_param=shard.documents=article",
+        "--gin_param=shard.name=wikitext",
+    ],
+}
+
+
+def is_made(folder: pathlib.Path, name: str) -> bool:
+    """Returns whether a data set is there."""
+    return (folder / name / "manifest.json").exists()
+
+
+def make_data(folder: pathlib.Path, corpus: str, packing: str, context: int, source: str | None = None) -> None:
+    """Makes ``folder``/CORPUS-PACKING and, if it is missing, the corpus's tokenizer, unless the data set is there.
+
+    Args:
+        folder: holds the data sets and tokenizers.
+        corpus: a key of ``SOURCES``.
+        packing: as ``shard.packing``.
+        context: tokens of a record.
+        source: the files of a corpus that this machine does not have by itself.
+    """
+    name, tokenizer = f"{corpus}-{packing}", folder / f"{corpus}.json"
+    if is_made(folder, name):
+        return
+    sources = SOURCES[corpus] + ([f"--source={source}"] if source and corpus != "cpython" else [])
+    if not tokenizer.exists():
+        module("pipeline.tokenizer", *sources, f"--size={VOCABULARY}", f"--output={tokenizer}")
+    settings = {"tokenizer": tokenizer, "packing": packing, "context": context, "shards": 8}
+    settings |= {"validation_fraction": VALIDATION[corpus]}
+    overrides = [f"--gin_param=shard.{key}={value}" for key, value in settings.items()]
+    module("pipeline.shard", *sources, *overrides, f"--output={folder}/{name}")
+
+
+def module(name: str, *arguments: str) -> str:
+    """Runs one of the project's commands and returns what it prints."""
+    done = subprocess.run([sys.executable, "-m", name, *arguments], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode == 2:  # the error is already printed
+        raise SystemExit(2)
+    if done.returncode:
+        raise WorkFailedError(f"{name} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def run_cells(folder: pathlib.Path, cells: Iterable[Cell], workers: int) -> None:
+    """Runs the cells that have no result yet, some at a time, each in a process of one thread.
+
+    Args:
+        folder: the run directory; data sets are in ``data``, runs in ``cells``.
+        cells: in the order in which they start.
+        workers: cells that run side by side.
+
+    Raises:
+        SystemExit: a signal stopped it.
+        WorkFailedError: some cells failed; all others were run. The message names their logs.
+    """
+    missing = [cell for cell in dict.fromkeys(cells) if not summary_path(folder, cell).exists()]
+    runner = Runner(
+        ["-m", "tools.study.train", "--gin_file=study.gin"],
+        Ledger(str(folder / "ledger")),
+        str(folder),
+        again=(DONE, FAILED),  # done: somebody has removed the result
+        parallel=workers,
+        environment=ONE_THREAD,
+    )
+    runner.run([cell.job(folder / "data") for cell in missing])
+    if runner.stopped:
+        sys.exit(128 + runner.stopped)
+    failed = [str(folder / "cells" / f"{cell.name}.log") for cell in missing if not summary_path(folder, cell).exists()]
+    if failed:
+        raise WorkFailedError(f"{len(failed)} cells failed; see {', '.join(failed[:3])}")
