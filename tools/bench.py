@@ -1,6 +1,7 @@
 """Benchmarks: ratios against the usual tools, measured in one run on this machine.
 
 python -m tools.bench [--only=shard,read,step,evaluate,accumulation,generate] [--json=FILE] [--page=docs/benchmarks.md]
+python -m tools.bench --only=recipe  # takes an hour and a half, so it is run only where it is named
 """
 
 import importlib
@@ -20,6 +21,7 @@ from pipeline.errors import UserError, nearest
 FLAGS = flags.FLAGS
 # tools/benchmarks/NAME.py, each with run() -> {figure: number}
 BENCHMARKS = ("shard", "read", "step", "evaluate", "accumulation", "generate")
+LONG = ("recipe",)  # run only where they are named
 HEAD = """# Benchmarks
 
 Written by `python -m tools.bench --page=docs/benchmarks.md`, which is `make bench` with a page; `--only=NAME` measures
@@ -48,8 +50,8 @@ def main() -> None:
     """Runs the benchmarks, prints them, and writes what was asked for."""
     names = FLAGS.only or BENCHMARKS
     for name in names:
-        if name not in BENCHMARKS:
-            raise UserError(f"--only={name}: expected one of {', '.join(BENCHMARKS)}{nearest(name, BENCHMARKS)}")
+        if name not in (known := (*BENCHMARKS, *LONG)):
+            raise UserError(f"--only={name}: expected one of {', '.join(known)}{nearest(name, known)}")
     for flag in ("json", "page"):
         if (file := getattr(FLAGS, flag)) and not os.path.isdir(os.path.dirname(os.path.abspath(file))):
             raise UserError(f"--{flag}={file}: its folder does not exist")
@@ -94,7 +96,7 @@ def _number(value: object) -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_list("only", None, "Some of: " + ", ".join(BENCHMARKS))
+    flags.DEFINE_list("only", None, "Some of: " + ", ".join((*BENCHMARKS, *LONG)))
     cli.define_path("json", None, "Write the figures to this file too.")
     cli.define_path("page", None, "Write them into this Markdown page too; what it says of others stays.")
 

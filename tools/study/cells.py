@@ -29,6 +29,16 @@ RECIPES = {
     ),
     "scaled": Recipe(surface="Adafactor", settings={"scale_by_parameter": True}, rates=(2e-2, 4e-2, 8e-2, 1.6e-1)),
     "adamw": Recipe(surface="AdamW", settings={}, rates=(1e-3, 2e-3, 4e-3, 8e-3)),
+    "ours": Recipe(
+        surface="Adafactor", settings={"scale_by_parameter": True, "beta1": 0.9}, rates=(4e-2, 8e-2, 1.6e-1)
+    ),
+    "nanogpt": Recipe(
+        surface="AdamW",
+        settings={"beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1},
+        rates=(2e-3, 4e-3, 8e-3),
+        run={"train.schedule": "cosine", "train.final_fraction": 0.1},
+    ),
+    "muon": Recipe(surface="Muon", settings={"adamw_rate": 4e-3}, rates=(1e-2, 2e-2, 4e-2)),
 }
 OPTIMIZERS = ("adafactor", "frozen", "scaled", "adamw")  # of the study
 ALGPT2 = "algpt2"  # its grid's name: ALGPT2 at E = ALGPT2_EMBEDDING with Adafactor

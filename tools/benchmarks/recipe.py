@@ -1,0 +1,102 @@
+"""Recipes: the defaults against nanoGPT's AdamW, Muon and the 2020 study's Adafactor, at equal tokens.
+
+GPT-2 of 2 layers and width 128, contexts of 128, 16 sequences a step, 2,048,000 tokens of CPython's documentation and
+library, all in our training step, so that only the recipe differs. Each recipe's learning rate is tuned on a grid of
+factors of 2, one seed each, until the best is not at its edge; then it gets three seeds. *ours* is the optimizer of
+gpt2.gin. *nanogpt* is AdamW with betas of 0.9 and 0.95, weight decay 0.1, clipping at 1 and a cosine to a tenth of the
+rate. *muon* is ours on the matrices with AdamW for the rest. *seed* is Adafactor as the study of 2020 ran it, its decay
+frozen by a bug. Nats per token on all of the validation part; the deviation is over the seeds. *tokens to nanogpt* is
+the share of the tokens with which ours, its whole schedule in that share, reaches nanoGPT's final loss.
+
+About an hour and a half on two cores. It is kept in runs/recipe: if killed, the same command goes on.
+"""
+
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pipeline.errors import WorkFailedError
+from tools.study import results
+from tools.study.cells import RECIPES, Cell
+from tools.study.running import make_data, run_cells
+
+FOLDER = pathlib.Path("runs/recipe")
+BASE = Cell(corpus="cpython", layers=2, width=128, context=128, batch=16, tokens=2_048_000)
+CONTENDERS = {"ours": "ours", "nanogpt": "nanogpt", "muon": "muon", "seed": "frozen"}  # figure: name in RECIPES
+SEEDS = range(3)
+SHARES = (0.5, 0.7)  # of the tokens, for ours
+MAX_RATES = 8  # of one recipe's grid
+
+
+def run(folder: pathlib.Path = FOLDER, base: Cell = BASE) -> dict[str, float]:
+    """Runs what is missing, prints a table and returns the figures."""
+    make_data(folder / "data", base.corpus, base.packing, 2 * base.context)
+    rates = {name: _tuned(folder, replace(base, optimizer=recipe)) for name, recipe in CONTENDERS.items()}
+    rows = {name: _seeds(replace(base, optimizer=recipe, rate=rates[name])) for name, recipe in CONTENDERS.items()}
+    shorter = {share: _seeds(_shortened(rows["ours"][0], share)) for share in SHARES}
+    _run(folder, [cell for row in (*rows.values(), *shorter.values()) for cell in row])
+    figures: dict[str, float] = {}
+    for name, row in rows.items():
+        measured = _row(folder, row)
+        figures |= {f"{name}_nats": measured.mean, f"{name}_deviation": measured.deviation}
+        figures[f"{name}_rate"] = measured.rate
+        print(f"  {name:<8} {measured.mean:.3f} ± {measured.deviation:.3f} nats per token at {measured.rate:g}")
+    curve = {share: _row(folder, row).mean for share, row in shorter.items()} | {1.0: figures["ours_nats"]}
+    figures["tokens_to_nanogpt"] = share_of_tokens(curve, figures["nanogpt_nats"])
+    print(f"  ours reaches nanoGPT's loss with {figures['tokens_to_nanogpt']:.0%} of the tokens")
+    return figures
+
+
+def share_of_tokens(curve: dict[float, float], target: float) -> float:
+    """Returns the share of the tokens at which a loss is reached, by straight lines over the share's logarithm.
+
+    Args:
+        curve: final loss (nats per token) of whole runs, by their share of the tokens.
+        target: the loss to reach.
+
+    Returns:
+        The smallest share if that is below the target already, and infinity if none is.
+    """
+    points = sorted(curve.items())
+    if points[0][1] <= target:
+        return points[0][0]
+    for (share, loss), (next_share, next_loss) in itertools.pairwise(points):
+        if next_loss <= target:
+            part = (loss - target) / (loss - next_loss)
+            return math.exp(math.log(share) + part * math.log(next_share / share))
+    return math.inf
+
+
+def _tuned(folder: pathlib.Path, cell: Cell) -> float:
+    """Returns the best learning rate of the first seed, which is inside of the grid of tried ones."""
+    rates = list(RECIPES[cell.optimizer].rates)
+    while len(rates) <= MAX_RATES:
+        cells = [replace(cell, rate=rate) for rate in rates]
+        _run(folder, cells)
+        best = min(cells, key=lambda cell: _row(folder, [cell]).mean).rate
+        if best not in (rates[0], rates[-1]):
+            return best
+        rates = [rates[0] / 2, *rates] if best == rates[0] else [*rates, 2 * rates[-1]]
+    raise WorkFailedError(f"{cell.optimizer}: no best learning rate from {rates[0]:g} to {rates[-1]:g}")
+
+
+def _shortened(cell: Cell, share: float) -> Cell:
+    steps = round(share * cell.tokens / (cell.batch * cell.context))
+    return replace(cell, tokens=steps * cell.batch * cell.context)
+
+
+def _seeds(cell: Cell) -> list[Cell]:
+    return [replace(cell, seed=seed) for seed in SEEDS]
+
+
+def _run(folder: pathlib.Path, cells: Iterable[Cell]) -> None:
+    run_cells(folder, cells, workers=os.cpu_count() or 1)
+
+
+def _row(folder: pathlib.Path, cells: Sequence[Cell]) -> results.Row:
+    row = results.read(folder, list(cells))
+    assert row is not None, "run_cells has run them, or has raised"
+    return row
