@@ -16,6 +16,7 @@ COMMANDS = {  # the flags of a command, and what it reads
     "pipeline.tokenizer": (("--size=300", "--output=never"), {"shard"}),
     "tools.preflight": ((*RUN, "--tpu=v3-8"), TRAINS),
     "tools.step_on_tpu": ((*RUN, "--slices=v3-8"), TRAINS - {"slice"}),
+    "tools.coordinate_check": ((*RUN, "--data=never"), TRAINS - {"slice"}),
     "tools.sweep.__main__": ((*RUN, "--dry_run", "--run_dir=never", "--grid=train.seed=[0,1]"), TRAINS),
     "tools.resume_proof": ((*RUN, "--data=never"), TRAINS),
 }
