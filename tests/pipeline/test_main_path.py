@@ -168,7 +168,8 @@ def test_a_dry_run_knows_the_pods_arithmetic_without_data_or_tpu(run_module):
         "tokens per step         524,288",
         "steps                   90,000",
         "tokens in all           47,185,920,000",
-        "effective learning rate 6.00e-04 for every variable",
+        "effective learning rate at the schedule's highest point",
+        "8.00e-04          token_table, position_table, query_key_value_kernel, mlp_input_kernel",
     ):
         assert line in done.stdout
 
