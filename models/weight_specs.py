@@ -8,6 +8,25 @@ from typing import NamedTuple
 from models.config import MLP_FACTOR, ALGPT2Config, GPT2Config
 
 STANDARD_DEVIATION = 0.02
+# The kernels of blocks, and the matrices [inputs, outputs] that stand side by side in each.
+BLOCK_MATRICES = {
+    "query_key_value_kernel": 3,
+    "attention_output_kernel": 1,
+    "mlp_input_kernel": 1,
+    "mlp_output_kernel": 1,
+}
+
+
+def matrices_in(name: str) -> int:
+    """Returns how many of the blocks' matrices stand side by side in a variable, by its name or path.
+
+    None in tables, norms, biases and ALGPT2's linear layers.
+
+    Example:
+        >>> matrices_in("block_00/query_key_value_kernel"), matrices_in("token_table")
+        (3, 0)
+    """
+    return BLOCK_MATRICES.get(name.rpartition("/")[2], 0)
 
 
 class WeightSpec(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any
 from models.config import ALGPT2Config, GPT2Config
 from pipeline import cli
 from pipeline.devices.wheels import LAST_LIBTPU_FOR
-from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, OptimizerConfig, SGDConfig
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig, OptimizerConfig, SGDConfig
 from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBTPU
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -67,6 +67,8 @@ def inside() -> int:
         AdafactorConfig(learning_rate=1e-3, beta1=0.9, weight_decay=0.1),
         AdamWConfig(learning_rate=1e-3, weight_decay=0.1),
         AdamWConfig(learning_rate=1e-3, slots="sharded"),
+        MuonConfig(learning_rate=1e-2, adamw_learning_rate=1e-3, weight_decay=0.1),
+        MuonConfig(learning_rate=1e-2, adamw_learning_rate=1e-3, slots="sharded"),
         SGDConfig(learning_rate=1e-3),
     )
     for kind in (GPT2Config, ALGPT2Config):

@@ -39,7 +39,7 @@ def arithmetic(
     variables = weight_specs(sized)
     shapes = {name: variable.shape for name, variable in variables.items()}
     rows["optimizer slots"] = f"{optimizer.slot_bytes(shapes, plan.replicas) / 2**20:,.1f} MiB per replica"
-    rates = {name: optimizer.effective_rate(variable.rms) for name, variable in variables.items()}
+    rates = {name: optimizer.effective_rate(spec.rms, spec.shape, name) for name, spec in variables.items()}
     return "\n".join(f"{name:<{WIDTH}} {value}" for name, value in rows.items()) + "\n" + effective_rates(rates)
 
 

@@ -47,8 +47,8 @@ def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: st
     target.check_size()
     if target.slice is None and target.hosts > 1 and optimizer.splits_slots(target.replicas):
         raise UserError(
-            f"AdamW.slots='sharded' needs one process, which saves all slots; TF_CONFIG names {target.hosts} workers, "
-            f"each of which sees only its own: expected 'replicated'"
+            f"{configuration.name_of(type(optimizer))}.slots='sharded' needs one process, which saves all slots; "
+            f"TF_CONFIG names {target.hosts} workers, each of which sees only its own: expected 'replicated'"
         )
     plan = batch_plan.plan(
         global_batch=settings.global_batch,

@@ -11,7 +11,7 @@ RESUMABLE_CHANGES = frozenset(
     {
         *("microbatch", "steps_per_loop", "evaluate_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
         *("keep_best", "max_skipped_steps", "profile_steps", "sample_prompt", "wandb"),
-        "slots",  # of AdamW
+        "slots",  # of AdamW and Muon
     }
 )
 
@@ -30,7 +30,8 @@ class TrainConfig:
 
     Attributes:
         model: ``'gpt2'`` or ``'algpt2'``; its size is bound as ``GPT2.layers`` and so on.
-        optimizer: ``'adafactor'``, ``'adamw'`` or ``'sgd'``; its settings are bound as ``Adafactor.learning_rate`` etc.
+        optimizer: ``'adafactor'``, ``'adamw'``, ``'muon'`` or ``'sgd'``; its settings are bound as
+            ``Adafactor.learning_rate`` etc.
         pretrained: directory of a model to continue training: a run's, one that ``pipeline.export`` wrote, Hugging
             Face's (config.json, model.safetensors) or OpenAI's (hparams.json, model.ckpt.*). It determines the model's
             size; gin may still set dropout, remat and a shorter context. None starts from random weights.

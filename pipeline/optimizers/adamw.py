@@ -3,6 +3,8 @@
 Kingma & Ba, 2015, https://arxiv.org/abs/1412.6980; Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101.
 """
 
+from typing import ClassVar
+
 import keras
 import tensorflow as tf
 
@@ -24,7 +26,7 @@ class AdamW(Optimizer):
         array([ 0.9, -2. ], dtype=float32)
     """
 
-    config_class = AdamWConfig
+    config_class: ClassVar[type[AdamWConfig]] = AdamWConfig
     config: AdamWConfig
 
     def scaled_update(

@@ -1,4 +1,4 @@
-"""The base of Adafactor, AdamW and SGD: float32 slots with stable names, and an update made of local assignments.
+"""The base of all optimizers: float32 slots with stable names, and an update made of local assignments.
 
 Keras's own ``apply`` leaves the replica for a merge call, which neither XLA nor a loop of steps on a TPU allows.
 ``update`` does not: every replica holds the same averaged gradients and assigns to its own copy of the variables.
@@ -86,27 +86,37 @@ class Optimizer(keras.optimizers.Optimizer):
         for variable in variables:
             if variable.path in self._slots:
                 raise ValueError(f"two variables are called {variable.path!r}; slots need distinct names")
-            self._slots[variable.path] = {
-                slot: self._add_slot(shape, f"{variable.path.replace('/', '_')}_{slot}")
-                for slot, shape in self.config.slot_shapes(tuple(variable.shape)).items()
-            }
+            self._slots[variable.path] = self._add_slots(variable)
+
+    def _add_slots(self, variable: keras.Variable) -> dict[str, keras.Variable]:
+        shapes = self.config.slot_shapes(tuple(variable.shape), variable.path)
+        return {slot: self._add_slot(shape, slot_name(variable, slot)) for slot, shape in shapes.items()}
 
     def _add_slot(self, shape: tuple[int, ...], name: str) -> keras.Variable:
         if self.slot_owners == 1:
             return self.add_variable(shape, dtype="float32", name=name)
+        slot = self._add_own(block_shape(shape, self.slot_owners), name)
+        slot.whole = WholeSlot(slot, shape)  # checkpoints save this instead
+        return slot
+
+    def _add_own(self, shape: tuple[int, ...], name: str) -> keras.Variable:
+        """Returns a slot of zeros of this shape whose values are each replica's own."""
         with keras.name_scope(self.name, caller=self):  # as add_variable does, which cannot say "on read"
             slot = keras.Variable(
                 initializer="zeros",
-                shape=block_shape(shape, self.slot_owners),
+                shape=shape,
                 dtype="float32",
                 trainable=False,
                 synchronization="on_read",
                 aggregation="none",
                 name=name,
             )
-        slot.whole = WholeSlot(slot, shape)  # checkpoints save this instead
         self._track_variable(slot)
         return slot
+
+    def state(self) -> dict[str, Any]:
+        """Returns the step counter and the slots by name, as checkpoints hold them: split ones are whole."""
+        return {variable.path: getattr(variable, "whole", variable.value) for variable in self.variables}
 
     def update(self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
         """Makes one update in the calling replica: every variable and slot, then the step counter.
@@ -167,7 +177,10 @@ class Optimizer(keras.optimizers.Optimizer):
     def _new_weights(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
-        change = self.scaled_update(gradient, weights, variable, tf.cast(learning_rate, tf.float32))
+        learning_rate = tf.cast(learning_rate, tf.float32)
+        if (rate := self.config.rate_of(variable.path)) != self.config.learning_rate:
+            learning_rate *= rate / self.config.learning_rate
+        change = self.scaled_update(gradient, weights, variable, learning_rate)
         if self.config.weight_decay and decays(variable.shape):
             change += learning_rate * self.config.weight_decay * weights
         return weights - change
@@ -191,15 +204,19 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def slot_bytes(self) -> int:
         """Returns the bytes of all slots on one core, counted from the created variables."""
-        return FLOAT32_BYTES * sum(slot.shape.num_elements() for s in self._slots.values() for slot in s.values())
+        return FLOAT32_BYTES * sum(slot.shape.num_elements() for slot in self.variables[1:])  # 0 is the counter
 
     def effective_rates(self, variables: Sequence[keras.Variable]) -> dict[str, float]:
         """Returns the effective learning rate of each variable at the schedule's highest point, by path.
 
         Reads the weights, so call it when the run starts, outside the compiled step.
         """
-        roots = {v.path: float(tf.math.sqrt(mean_square(tf.convert_to_tensor(v), v))) for v in variables}
-        return {path: self.config.effective_rate(rms) for path, rms in roots.items()}
+        return {
+            v.path: self.config.effective_rate(
+                float(tf.math.sqrt(mean_square(tf.convert_to_tensor(v), v))), tuple(v.shape), v.path
+            )
+            for v in variables
+        }
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, as plain dictionaries."""
@@ -209,6 +226,11 @@ class Optimizer(keras.optimizers.Optimizer):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Optimizer":
         """Returns the optimizer that ``get_config`` described."""
         return cls(cls.config_class(**config["config"]), Schedule(**config["schedule"]))
+
+
+def slot_name(variable: keras.Variable, slot: str) -> str:
+    """Returns the name of a variable's slot, which a checkpoint holds below the optimizer's."""
+    return f"{variable.path.replace('/', '_')}_{slot}"
 
 
 def real_size(variable: keras.Variable) -> int:

@@ -6,7 +6,7 @@ Imports neither TensorFlow nor Keras before ``build`` is called.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, OptimizerConfig, SGDConfig
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig, OptimizerConfig, SGDConfig
 from pipeline.optimizers.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ def _adamw() -> "type[Optimizer]":
     return AdamW
 
 
+def _muon() -> "type[Optimizer]":
+    from pipeline.optimizers.muon import Muon
+
+    return Muon
+
+
 def _sgd() -> "type[Optimizer]":
     from pipeline.optimizers.sgd import SGD
 
@@ -35,6 +41,7 @@ def _sgd() -> "type[Optimizer]":
 CLASSES: dict[type[OptimizerConfig], "Callable[[], type[Optimizer]]"] = {
     AdafactorConfig: _adafactor,
     AdamWConfig: _adamw,
+    MuonConfig: _muon,
     SGDConfig: _sgd,
 }
 

@@ -1,7 +1,7 @@
-"""Optimizer settings that gin can bind: one frozen dataclass each for Adafactor, AdamW and SGD.
+"""Optimizer settings that gin can bind: one frozen dataclass each for Adafactor, AdamW, Muon and SGD.
 
 Imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective learning rates at once.
-Defaults and their documentation live here only; the mathematics is in adafactor.py, adamw.py and sgd.py.
+Defaults and their documentation live here only; the mathematics is in a file for each optimizer.
 
 Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrinks by learning_rate(step) × weight_decay
 × itself, separately from the update. It does not apply to biases and layer norms: variables of fewer than two axes.
@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from models.weight_specs import matrices_in
 from pipeline.errors import UserError
+from pipeline.optimizers.matrices import stacks, turns
 
 FLOAT32_BYTES = 4
 
@@ -59,13 +61,17 @@ class OptimizerConfig:
         if not condition:
             raise UserError(f"{name}={getattr(self, name)} must be {expected}")
 
-    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of each float32 slot that a variable of this shape needs, by the slot's name."""
+    def slot_shapes(self, shape: Sequence[int], name: str = "") -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each float32 slot that a variable of this shape and name needs, by the slot's name."""
         raise NotImplementedError
 
-    def effective_rate(self, weight_rms: float) -> float:
-        """Returns the rate that multiplies a unit update of a variable whose weights have this RMS."""
+    def rate_of(self, name: str) -> float:
+        """Returns the learning rate of the variable of this name at the schedule's highest point."""
         return self.learning_rate
+
+    def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
+        """Returns the rate that multiplies an update of RMS 1 of a variable whose weights have this RMS."""
+        return self.rate_of(name)
 
     def splits_slots(self, replicas: int) -> bool:
         """Whether each of this many replicas holds only its own rows of every slot."""
@@ -73,7 +79,7 @@ class OptimizerConfig:
 
     def slot_bytes(self, shapes: Mapping[str, Sequence[int]], replicas: int) -> int:
         """Returns the bytes of all slots of one replica, for variables of these shapes (by name)."""
-        slots = [slot for shape in shapes.values() for slot in self.slot_shapes(shape).values()]
+        slots = [slot for name, shape in shapes.items() for slot in self.slot_shapes(shape, name).values()]
         if self.splits_slots(replicas):
             slots = [block_shape(slot, replicas) for slot in slots]
         return FLOAT32_BYTES * sum(map(math.prod, slots))
@@ -118,7 +124,7 @@ class AdafactorConfig(OptimizerConfig):
         self._require("epsilon1", self.epsilon1 > 0, "above 0")
         self._require("epsilon2", self.epsilon2 > 0, "above 0")
 
-    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    def slot_shapes(self, shape: Sequence[int], name: str = "") -> dict[str, tuple[int, ...]]:
         """Returns ``row`` (without the largest axis) and ``column`` (without the second largest), or ``moment``."""
         axes = largest_axes(shape, self.min_dim_size_to_factor)
         if axes is None:
@@ -130,7 +136,7 @@ class AdafactorConfig(OptimizerConfig):
             }
         return {**slots, "momentum": tuple(shape)} if self.beta1 else slots
 
-    def effective_rate(self, weight_rms: float) -> float:
+    def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
         """Returns the learning rate times the parameter scale."""
         return self.learning_rate * (max(self.epsilon2, weight_rms) if self.scale_by_parameter else 1.0)
 
@@ -165,13 +171,75 @@ class AdamWConfig(OptimizerConfig):
         self._require("beta2", 0 <= self.beta2 < 1, "from 0 to below 1")
         self._require("epsilon", self.epsilon > 0, "above 0")
 
-    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    def slot_shapes(self, shape: Sequence[int], name: str = "") -> dict[str, tuple[int, ...]]:
         """Returns ``mean`` and ``moment``, both of the variable's shape."""
         return {"mean": tuple(shape), "moment": tuple(shape)}
 
     def splits_slots(self, replicas: int) -> bool:
         """Whether ``slots`` is ``'sharded'`` and there is more than one replica."""
         return self.slots == "sharded" and replicas > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig(AdamWConfig):
+    """Muon on the matrices of blocks, AdamW on all else (Jordan, 2024, https://kellerjordan.github.io/posts/muon/).
+
+    Args:
+        learning_rate: Of the matrices. A matrix [inputs, outputs] changes by learning_rate × sqrt(max(1, outputs /
+            inputs)) × a nearly orthogonal matrix, whose RMS is learning_rate / sqrt(inputs). 0.02 is usual.
+        adamw_learning_rate: Of tables, norms, biases and ALGPT2's linear layers, which AdamW updates. It follows the
+            same schedule. 4e-3 suits small models.
+        weight_decay: Decoupled decay, multiplied by the variable's learning rate; 0 = none.
+        momentum: Decay of the running mean of a matrix's gradients.
+        nesterov: Orthogonalize (1 - momentum) × gradient + momentum × mean, in place of the mean.
+        newton_schulz_steps: Iterations that orthogonalize; with 5, singular values end between about 0.7 and 1.2.
+        beta1: Of AdamW: decay of the running mean of gradients.
+        beta2: Of AdamW: decay of the running mean of squared gradients.
+        epsilon: Of AdamW: added to the root of the second moment, after the bias correction.
+        slots: ``'replicated'`` gives every replica all slots whole, and has each orthogonalize all matrices: for GPT-2
+            small as much work as the model's on 2,200 tokens. ``'sharded'`` splits both over the replicas, each of
+            which owns whole matrices, and rows of all else as with AdamW; a second all-reduce of the weights' size then
+            combines the new weights. Weights and checkpoints are the same with both, and a run may continue with
+            either.
+
+    Example:
+        >>> config = MuonConfig(learning_rate=0.02, adamw_learning_rate=4e-3)
+        >>> config.slot_shapes((768, 3072), "block_00/mlp_input_kernel")
+        {'momentum': (768, 3072)}
+        >>> config.slot_shapes((768,), "final_norm_bias")
+        {'mean': (768,), 'moment': (768,)}
+    """
+
+    adamw_learning_rate: float
+    momentum: float = 0.95
+    nesterov: bool = True
+    newton_schulz_steps: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("adamw_learning_rate", self.adamw_learning_rate > 0, "above 0")
+        self._require("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
+        self._require("newton_schulz_steps", self.newton_schulz_steps >= 1, "at least 1")
+
+    def slot_shapes(self, shape: Sequence[int], name: str = "") -> dict[str, tuple[int, ...]]:
+        """Returns ``momentum`` for matrices of blocks, and AdamW's for all else."""
+        return {"momentum": tuple(shape)} if matrices_in(name) else super().slot_shapes(shape, name)
+
+    def rate_of(self, name: str) -> float:
+        """Returns ``learning_rate`` for matrices of blocks, and ``adamw_learning_rate`` for all else."""
+        return self.learning_rate if matrices_in(name) else self.adamw_learning_rate
+
+    def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
+        """Returns the RMS of the change of a matrix, if it is orthogonal, or AdamW's rate."""
+        return self.rate_of(name) / (math.sqrt(shape[0]) if matrices_in(name) else 1.0)
+
+    def slot_bytes(self, shapes: Mapping[str, Sequence[int]], replicas: int) -> int:
+        """Returns the bytes as for AdamW; a replica that does not own a matrix in some turn has room for it too."""
+        if not self.splits_slots(replicas):
+            return super().slot_bytes(shapes, replicas)
+        own = sum(math.prod(shape) * turns(members, replicas) for shape, members in stacks(shapes).items())
+        others = {name: shape for name, shape in shapes.items() if not matrices_in(name)}
+        return FLOAT32_BYTES * own + super().slot_bytes(others, replicas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +262,14 @@ class SGDConfig(OptimizerConfig):
         super().__post_init__()
         self._require("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
 
-    def slot_shapes(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    def slot_shapes(self, shape: Sequence[int], name: str = "") -> dict[str, tuple[int, ...]]:
         """Returns ``momentum``, or nothing without it."""
         return {"momentum": tuple(shape)} if self.momentum else {}
 
 
-OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adafactor": AdafactorConfig, "adamw": AdamWConfig, "sgd": SGDConfig}
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
+    "adafactor": AdafactorConfig,
+    "adamw": AdamWConfig,
+    "muon": MuonConfig,
+    "sgd": SGDConfig,
+}

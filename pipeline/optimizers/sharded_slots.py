@@ -62,6 +62,34 @@ class WholeSlot:
         _at_once(lambda r: copies[r].assign(padded[r * rows : (r + 1) * rows]), range(len(copies)))
 
 
+class WholeMatrices:
+    """The momentum of a kernel, whose matrices several replicas own, as a checkpoint sees it: one array.
+
+    Args:
+        owned: for each matrix of the kernel, side by side, the slot that holds it, shorter axis first, and its owner.
+        shape: [N, M], of the kernel.
+    """
+
+    def __init__(self, owned: Sequence[tuple[keras.Variable, int]], shape: Sequence[int]):
+        self._owned, self.shape = list(owned), tf.TensorShape(shape)
+        self._transposed = shape[0] * len(self._owned) > shape[1]
+
+    def numpy(self) -> np.ndarray:
+        """Returns the matrices as one array."""
+        matrices = _at_once(lambda place: place[0].value.values[place[1]].numpy(), self._owned)
+        return np.concatenate([matrix.T if self._transposed else matrix for matrix in matrices], axis=1)
+
+    def assign(self, whole: np.ndarray) -> None:
+        """Assigns to each owner its matrix of an array of the whole shape."""
+        matrices = np.split(np.asarray(whole), len(self._owned), axis=1)
+
+        def assign(number: int) -> None:
+            (slot, owner), matrix = self._owned[number], matrices[number]
+            slot.value.values[owner].assign(matrix.T if self._transposed else matrix)
+
+        _at_once(assign, range(len(self._owned)))
+
+
 def _at_once(function: Callable[[Any], Any], things: Iterable[Any]) -> list[Any]:
     with ThreadPoolExecutor(TRANSFERS) as pool:
         return list(pool.map(function, things))

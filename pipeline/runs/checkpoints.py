@@ -35,8 +35,8 @@ BEST = "best"  # the folder of the weights of the lowest validation loss
 def state_of(model: LanguageModel, optimizer: Optimizer | None = None) -> dict[str, tf.Variable]:
     """Returns a run's whole state, or the model's alone, with names and shapes that do not depend on the topology."""
     state = {f"weights/{variable.path}": variable.value for variable in model.variables}
-    if optimizer is not None:  # a slot that is split over the replicas is saved whole
-        state |= {f"optimizer/{slot.path}": getattr(slot, "whole", slot.value) for slot in optimizer.variables}
+    if optimizer is not None:
+        state |= {f"optimizer/{name}": value for name, value in optimizer.state().items()}
     return state
 
 

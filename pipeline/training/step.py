@@ -5,7 +5,7 @@ Shapes: B sequences of one replica's step, A microbatches of M sequences (B = AÂ
 Each replica accumulates float32 gradients of the *summed* token loss over its microbatches; one all-reduce then adds
 the replicas' gradients, losses and token counts; only then is anything divided. So the split of a global batch over
 replicas and microbatches changes the result only by float32 rounding. If the optimizer's slots are split over the
-replicas (sharded_slots.py), each updates its own rows, and a second all-reduce combines the new weights.
+replicas (sharded_slots.py), each updates its own rows or matrices, and a second all-reduce combines the new weights.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ class _Step:
     def update(
         self, replica: tf.Tensor | None, nll: tf.Tensor, weight: tf.Tensor, *sums: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], Tensors]:
-        """Returns the metrics and, if slots are split, this replica's rows of each variable's new weights."""
+        """Returns the metrics and, if slots are split, this replica's part of each variable's new weights."""
         loss = nll / weight
         gradient = gradients.clip([total / weight for total in sums], self.clip_norm)
         usable = gradients.usable(loss, gradient.global_norm, self.skip_loss_above)

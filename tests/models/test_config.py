@@ -103,7 +103,7 @@ def test_described_variables_are_those_of_the_built_model(embedding):
 
     import models
     from models.pretrained import names_of
-    from models.weight_specs import weight_specs
+    from models.weight_specs import matrices_in, weight_specs
 
     sizes = {"layers": 2, "heads": 2, "width": 128, "context": 64, "vocabulary_size": 300}
     config = models.GPT2Config(**sizes) if embedding == "gpt2" else models.ALGPT2Config(**sizes, embedding=embedding)
@@ -114,3 +114,5 @@ def test_described_variables_are_those_of_the_built_model(embedding):
         assert tuple(variable.shape) == shape, name
         real = variable.numpy()[: getattr(variable, "logical_rows", None)]
         assert np.sqrt(np.mean(real**2)) == pytest.approx(rms, rel=0.1), name
+        kernel = name.startswith("block_") and len(shape) == 2
+        assert matrices_in(variable.path) == (3 if "query_key_value" in name else 1) * kernel, name

@@ -38,7 +38,7 @@ RECIPES = {
         rates=(2e-3, 4e-3, 8e-3),
         run={"train.schedule": "cosine", "train.final_fraction": 0.1},
     ),
-    "muon": Recipe(surface="Muon", settings={"adamw_rate": 4e-3}, rates=(1e-2, 2e-2, 4e-2)),
+    "muon": Recipe(surface="Muon", settings={"adamw_learning_rate": 8e-3}, rates=(1e-2, 2e-2, 4e-2)),
 }
 OPTIMIZERS = ("adafactor", "frozen", "scaled", "adamw")  # of the study
 ALGPT2 = "algpt2"  # its grid's name: ALGPT2 at E = ALGPT2_EMBEDDING with Adafactor

@@ -13,7 +13,7 @@ from models.config import ALGPT2Config, GPT2Config
 from pipeline.data.reading import datasets
 from pipeline.devices import slices
 from pipeline.devices.connect import Connection
-from pipeline.optimizers.config import AdafactorConfig, AdamWConfig
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig
 from pipeline.training import session as sessions
 from pipeline.training.hooks.evaluation import Evaluation
 from tests.helpers.sessions import MICROBATCH, hook_of, session_on, trainer_of
@@ -33,6 +33,8 @@ ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.1}
 MODELS = {"gpt2": (GPT2Config, {"layers": 1}), "algpt2": (ALGPT2Config, {"layers": 2})}  # ALGPT2's share their weights
 OPTIMIZERS = {"adafactor": AdafactorConfig(**ADAMW), "adamw": AdamWConfig(**ADAMW)}
 OPTIMIZERS["sharded"] = AdamWConfig(**ADAMW, slots="sharded")
+OPTIMIZERS["muon"] = MuonConfig(**ADAMW, adamw_learning_rate=1e-3)
+OPTIMIZERS["muon-sharded"] = MuonConfig(**ADAMW, adamw_learning_rate=1e-3, slots="sharded")
 # Each value of a setting, and each pair of model and optimizer: model, optimizer, rematerialisation, accumulation,
 # dropout, skip_loss_above.
 VARIANTS = [
@@ -42,6 +44,8 @@ VARIANTS = [
     ("algpt2", "adafactor", "full", 2, 0.0, SKIP_ABOVE),
     ("algpt2", "adamw", "none", 1, 0.1, SKIP_ABOVE),
     ("algpt2", "sharded", "full", 1, 0.0, None),
+    ("algpt2", "muon", "none", 2, 0.0, None),
+    ("gpt2", "muon-sharded", "none", 2, 0.0, None),
 ]
 # 128 copies of each variable take half a minute: the study's own model is traced so. Split slots are on 4 hosts.
 SLICES = {("algpt2", "adafactor"): "v3-128", ("gpt2", "sharded"): "v3-32"}
@@ -85,7 +89,7 @@ def check_variant(described_strategy, name, directory, variant):
         scoring = program_of(evaluation.get_concrete_function().graph)
 
     # Variables stand on every core; where each core has its rows of the slots, so they do.
-    variables, split = model.trainable_variables, optimizer_name == "sharded"
+    variables, split = model.trainable_variables, optimizer_name.endswith("sharded")
     for variable in [*variables, *optimizer.variables]:
         assert type(variable.value).__name__ == "TPUDistributedVariable" or len(variable.value.values) == replicas
         devices = {copy.device for copy in variable.value.values}

@@ -10,15 +10,17 @@ import tensorflow as tf
 
 from pipeline.errors import UserError
 from pipeline.optimizers.build import build
-from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, SGDConfig, decays, largest_axes
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig, SGDConfig, decays, largest_axes
 from pipeline.optimizers.schedules import Schedule
 
 SHAPES = {"table": (160, 130), "kernel": (130, 140), "stack": (3, 12, 20), "bias": (140,)}
+SHAPES |= {"query_key_value_kernel": (24, 72), "mlp_output_kernel": (40, 24)}  # Muon's matrices
 SCHEDULE = Schedule(kind="linear", steps=40, warmup_steps=5)
 CONFIGS = {
     "adafactor": AdafactorConfig(learning_rate=1e-2, weight_decay=0.1),
     "adafactor-momentum": AdafactorConfig(learning_rate=1e-2, beta1=0.9),
     "adamw": AdamWConfig(learning_rate=1e-3, weight_decay=0.1),
+    "muon": MuonConfig(learning_rate=2e-3, adamw_learning_rate=1e-3, weight_decay=0.1),
     "sgd": SGDConfig(learning_rate=1e-2, weight_decay=0.1),
     "sgd-plain": SGDConfig(learning_rate=1e-2, momentum=0.0),
 }
@@ -158,7 +160,7 @@ class TestEveryOptimizer:
         optimizer.build(variables)
         optimizer.update([tf.zeros(shape) for shape in SHAPES.values()], variables)
         for variable, weights in zip(variables, before, strict=True):
-            decay = config.learning_rate * config.weight_decay if decays(variable.shape) else 0.0
+            decay = config.rate_of(variable.path) * config.weight_decay if decays(variable.shape) else 0.0
             np.testing.assert_allclose(variable.numpy(), weights * (1 - decay), rtol=1e-6)
 
 
@@ -192,6 +194,9 @@ def test_two_largest_axes():
         (lambda: AdafactorConfig(learning_rate=1.0, decay_exponent=2), "decay_exponent=2"),
         (lambda: AdamWConfig(learning_rate=1.0, beta2=1.5), "beta2=1.5"),
         (lambda: AdamWConfig(learning_rate=1.0, weight_decay=-1), "weight_decay=-1"),
+        (lambda: MuonConfig(learning_rate=1.0, adamw_learning_rate=0.0), "adamw_learning_rate=0.0 must be above 0"),
+        (lambda: MuonConfig(learning_rate=1.0, adamw_learning_rate=1.0, newton_schulz_steps=0), "newton_schulz_steps"),
+        (lambda: MuonConfig(learning_rate=1.0, adamw_learning_rate=1.0, momentum=1.0), "momentum=1.0"),
         (lambda: SGDConfig(learning_rate=1.0, momentum=-0.5), "momentum=-0.5"),
     ],
 )

@@ -1,4 +1,4 @@
-"""AdamW with slots split over the replicas makes the same updates and checkpoints as with whole slots."""
+"""AdamW and Muon with slots split over the replicas make the same updates and checkpoints as with whole slots."""
 
 import dataclasses
 
@@ -12,15 +12,17 @@ from pipeline.config.train_config import RESUMABLE_CHANGES
 from pipeline.errors import UserError
 from pipeline.optimizers import sharded_slots
 from pipeline.optimizers.build import build
-from pipeline.optimizers.config import AdamWConfig, SGDConfig, block_shape
+from pipeline.optimizers.config import AdamWConfig, MuonConfig, SGDConfig, block_shape
 from pipeline.optimizers.schedules import Schedule
 from pipeline.runs.run_directory import RunDirectory, as_json
-from tests.helpers.steps import CONTEXT, SAVED, STEPS, VOCABULARY, train
+from tests.helpers.steps import CONTEXT, SAVED, STEPS, VOCABULARY, mirrored, train
 
 SIZE = {"heads": 2, "width": 30, "context": CONTEXT, "vocabulary_size": VOCABULARY}  # 4 do not divide 30 rows
 MODELS = {"gpt2": GPT2Config(layers=1, **SIZE), "algpt2": ALGPT2Config(layers=2, embedding=18, **SIZE)}
 WHOLE = AdamWConfig(learning_rate=1e-3, epsilon=1e-4, weight_decay=0.1)
 SPLIT = dataclasses.replace(WHOLE, slots="sharded")
+MUON = MuonConfig(learning_rate=0.01, adamw_learning_rate=1e-3, epsilon=1e-4, weight_decay=0.1)
+SPLIT_MUON = dataclasses.replace(MUON, slots="sharded")
 # Float32 rounding of a few steps; an update is of the size of 1e-3. The sharded update itself rounds like the whole
 # one, but XLA may fuse what is around it otherwise.
 ROUNDING = 1e-7
@@ -53,6 +55,49 @@ def test_weights_slots_and_metrics_are_those_of_whole_slots(virtual_devices, on_
     got = on_four[0] if name == "gpt2" else train(MODELS[name], SPLIT, devices, accumulation)
     assert all(metrics["grad_norm"] > 0.05 and not metrics["skipped"] for metrics in got[0]), "clipping is at work"
     check_equal(got, want, ROUNDING)
+
+
+def test_muons_matrices_are_those_of_whole_slots(virtual_devices, tmp_path):
+    """Four matrices of 30 × 30 and two of 30 × 120: two of the four replicas have none of the latter.
+
+    The third step is skipped, and a checkpoint continues with whole slots on one replica, and back on two.
+    """
+    want = train(MODELS["gpt2"], MUON, virtual_devices[:1], 4, poison=(2,), folder=tmp_path / "whole")
+    got = train(MODELS["gpt2"], SPLIT_MUON, virtual_devices, 1, poison=(2,), folder=tmp_path / "split")
+    assert [metrics["skipped"] for metrics in got[0]] == [0, 0, 1, 0, 0]
+    # Gradients of other spreads add up in another order; Muon enlarges what is small in a matrix.
+    check_equal(got, want, atol=1e-5, rtol=2e-5)
+    for folder, config, replicas in (("split", MUON, 1), ("whole", SPLIT_MUON, 2)):
+        devices = virtual_devices[:replicas]
+        again = train(MODELS["gpt2"], config, devices, 2, poison=(2,), folder=tmp_path / folder, start=SAVED)
+        check_equal(again, want, atol=1e-5, rtol=2e-5)
+    names = [tf.train.list_variables(f"{tmp_path}/{name}/step-0000000{SAVED}/state") for name in ("split", "whole")]
+    assert names[0] == names[1]
+
+
+def test_a_replica_holds_its_part_of_muons_slots(virtual_devices):
+    """Of six matrices, each replica owns at most two; a kernel's momentum goes to its owners and back."""
+    shapes = {"query_key_value_kernel": (6, 18), "attention_output_kernel": (6, 6), "mlp_output_kernel": (24, 6)}
+    shapes |= {"mlp_input_kernel": (6, 24), "bias": (7,)}
+    with mirrored(virtual_devices).scope():
+        variables = [keras.Variable(np.ones(shape, np.float32), name=name) for name, shape in shapes.items()]
+        optimizer = build(SPLIT_MUON, Schedule(kind="constant", steps=9))
+        optimizer.build(variables)
+    assert optimizer.slot_bytes() == SPLIT_MUON.slot_bytes(shapes, 4) == 4 * (6 * 6 + 6 * 24 + 2 * 2)
+    state = optimizer.state()
+    assert sorted(state) == sorted(
+        [
+            "muon/iteration",
+            "muon/bias_mean",
+            "muon/bias_moment",
+            *(f"muon/{name}_momentum" for name in shapes if "_" in name),
+        ]
+    )
+    for name, shape in list(shapes.items())[:-1]:
+        whole, value = state[f"muon/{name}_momentum"], np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        whole.assign(value)
+        np.testing.assert_array_equal(whole.numpy(), value)
+        assert whole.shape.as_list() == list(shape)
 
 
 def test_a_skipped_update_leaves_weights_slots_and_counter_untouched(virtual_devices):

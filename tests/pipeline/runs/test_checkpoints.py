@@ -271,6 +271,10 @@ class Model:
 
         self.variables = [keras.Variable(np.full([4], float(seed), "float32"), name="kernel")]
 
+    def state(self):
+        """An optimizer's, for a state that holds more than the weights."""
+        return {variable.path: variable.value for variable in self.variables}
+
 
 def test_weights_alone_come_back_without_the_optimizer(tmp_path):
     model, slots = Model(3), Model(9)
