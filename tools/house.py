@@ -31,7 +31,7 @@ pipeline.data.format pipeline.gin_files
 pipeline.data.corpora pipeline.data.reading pipeline.devices pipeline.serving
 pipeline.cli pipeline.data.sharding
 pipeline.runs
-pipeline.config pipeline.evaluation
+pipeline.config pipeline.evaluation pipeline.report
 pipeline.training
 pipeline.preflight
 pipeline.shard pipeline.tokenizer pipeline.train pipeline.evaluate pipeline.generate pipeline.export

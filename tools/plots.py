@@ -1,8 +1,19 @@
-"""Pictures of the pages that are committed: SVG, the same bytes for the same figures."""
+"""Pictures of committed pages and of reports: SVG of text and CSS, the same bytes for the same figures."""
 
+import io
+import pathlib
 from types import ModuleType
+from typing import Any
 
 from pipeline.errors import UserError, pip_install
+
+# Of a reader who prefers dark colours: matplotlib writes each colour into the element itself, black text not at all.
+DARK = """<style>@media (prefers-color-scheme: dark) {
+ text { fill: #e3e8ec } [style*="fill: #ffffff"] { fill: #14181c !important }
+ [style*="stroke: #000000"] { stroke: #97a3ae !important } [style*="stroke: #dddddd"] { stroke: #333c44 !important }
+}</style>
+"""
+GRID = "#dddddd"  # of lines that DARK darkens
 
 
 def svg_pyplot(page: str) -> ModuleType:
@@ -13,6 +24,15 @@ def svg_pyplot(page: str) -> ModuleType:
         raise UserError(f"the plots need matplotlib: {pip_install('-r requirements-plots.txt')}") from error
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = page  # its identifiers would be random otherwise
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
+    matplotlib.rcParams["font.family"] = "sans-serif"
     from matplotlib import pyplot
 
     return pyplot
+
+
+def save_svg(figure: Any, file: pathlib.Path) -> None:
+    """Writes a figure of ``svg_pyplot``, which is dark for a reader who prefers that."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    file.write_text(drawn.getvalue().replace("<defs>", f"{DARK}<defs>", 1), encoding="utf-8")

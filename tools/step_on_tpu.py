@@ -175,7 +175,7 @@ def draw(measured: dict[str, Any], file: pathlib.Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds of bundles a step")
     axes.legend(ncols=5, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.3))
-    figure.savefig(file, metadata={"Date": None})
+    plots.save_svg(figure, file)
     pyplot.close(figure)
 
 

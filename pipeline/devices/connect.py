@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.devices import hardware, tf_config, tpu_target
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, WorkerLostError, pip_install
+from pipeline.progress import counted
 
 # Messages of TensorFlow, libtpu and the Cloud TPU API, by pattern, and what they mean for the user. The first match
 # decides. Status numbers are matched together with a word: ports, process ids and steps have the same digits.
@@ -74,6 +75,12 @@ class Connection:
     kind: str
     addresses: tuple[str, ...] = ()
     worker: int = 0
+
+    def describe(self) -> str:
+        """Returns the devices in words, such as 'v3-128: 128 cores, 16 hosts'."""
+        one = {"tpu": "TPU core", "gpu": "GPU", "virtual": "virtual CPU device", "cpu": "CPU"}[self.kind]
+        several = f"{counted(self.replicas, one)}, {counted(self.hosts, 'host')}"
+        return f"{self.slice.name}: {several}" if self.slice else several
 
 
 def connect(target: tpu_target.Target) -> Connection:

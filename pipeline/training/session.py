@@ -8,10 +8,8 @@ import json
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import keras
 
 import models
 from models.config import GPT2Config
@@ -26,10 +24,11 @@ from pipeline.devices import ending_notice, matmul_peak
 from pipeline.devices.connect import Connection
 from pipeline.devices.heartbeat import Heartbeat
 from pipeline.errors import UserError, WorkerLostError
-from pipeline.optimizers.base import Optimizer
-from pipeline.optimizers.build import build
+from pipeline.optimizers.build import build, in_words
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.progress import Progress, counted
+from pipeline.report.write import REPORT, write_report
+from pipeline.runs import starts
 from pipeline.runs.checkpoints import Checkpoints, state_of
 from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.runs.run_directory import RunDirectory, as_json, with_present_names
@@ -101,6 +100,8 @@ class Session:
         if directory.exists("summary.json"):
             directory.check(self.identity(), RESUMABLE_CHANGES)
             print(f"{directory.path} is done: {settings.steps:,} steps; its results are in summary.json")
+            if self.workers.is_chief and not directory.exists(REPORT):  # a kill came in between
+                write_report(directory)
             return 0
         state = self.state()
         checkpoints = self._checkpoints(state)
@@ -118,7 +119,7 @@ class Session:
             self.settings = dataclasses.replace(settings, wandb="off")
             self.directory = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
         print(f"{'resumes' if state.step else 'begins again' if started_before else 'starts'} at step {state.step:,}")
-        print(optimizer_line(state.optimizer, state.model.trainable_variables))
+        print(in_words(state.optimizer, state.model.trainable_variables))
         metrics = self._metrics(state.step, tokenizer)
         trainer = self.trainer(state, checkpoints, metrics, tokenizer)
         began = float(self.directory.read_or_create("began.txt", f"{cli.STARTED:.3f}\n"))
@@ -131,7 +132,9 @@ class Session:
             signals.close()  # from here a signal ends the process: nothing can be lost, but the rest takes a while
             trainer.runtime.stop.clear()  # what came since the last step would cut the closing evaluation short
             summary = {"parameters": self.model_config.parameters(), **trainer.summary()}
-            self.directory.write_json("summary.json", summary)  # last: it marks the run as done
+            self.directory.write_json("summary.json", summary)  # it marks the run as done
+            if self.workers.is_chief:
+                write_report(self.directory)
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         else:
             notice = self._notice(trainer)
@@ -190,6 +193,11 @@ class Session:
         """Writes the configuration and the tokenizer, and opens the sinks."""
         self.directory.write("config.gin", self.configuration)
         self.directory.write("tokenizer.json", tokenizer.data.decode())
+        facts = {"step": start, "devices": self.connection.describe(), "data": self.data}
+        part = self.manifest.parts.get("train")
+        starts.add(
+            self.directory, **facts, corpus=self.manifest.corpus.name, train_tokens=part.tokens if part else None
+        )
         metrics = MetricsWriter(self.directory, self.identity(), wandb_mode=self.settings.wandb, resume_step=start)
         metrics.text("configuration", textwrap.indent(self.configuration, "    "), start)
         return metrics
@@ -286,13 +294,3 @@ class Session:
             return self.connection.hosts * matmul_peak.measure()
 
         return Peak(measure(), measure)
-
-
-def optimizer_line(optimizer: Optimizer, variables: Sequence[keras.Variable]) -> str:
-    """Returns a line with the slots' bytes and the effective learning rates at the schedule's highest point."""
-    rates = optimizer.effective_rates(variables)
-    least = min(rates, key=rates.__getitem__)
-    highest = max(rates.values())
-    down_to = f", down to {rates[least]:.1e} of {least}" if rates[least] < highest else ""
-    slots = f"optimizer slots {optimizer.slot_bytes() / 2**20:,.1f} MiB per replica"
-    return f"{slots}; effective learning rate {highest:.1e}{down_to}"

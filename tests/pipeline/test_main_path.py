@@ -69,7 +69,7 @@ def trained(shards, run_dir, users_xla):
 
 
 @pytest.mark.slow
-def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
+def test_the_loss_falls_and_the_summary_is_complete(trained, shards, run_dir):
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, 31))
     assert [record["step"] for record in records if "tokens_per_second" in record] == [10, 20, 30]
@@ -83,6 +83,12 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, run_dir):
     assert summary["goodput"] == pytest.approx(seconds["step"] / sum(seconds.values()), abs=1e-3)
     ended = (run_dir / "summary.json").stat().st_mtime
     assert sum(seconds.values()) == pytest.approx(ended - float((run_dir / "began.txt").read_text()), abs=1)
+    report = (run_dir / "report.html").read_text(encoding="utf-8")
+    assert (
+        f"{summary['validation']['nats_per_token']:.4f} nats per token" in report
+        and "python -m pipeline.train" in report
+    )
+    assert "2 virtual CPU devices, 1 host" in report and f"{shards}</td>" in report
     names = {path.name for path in run_dir.iterdir() if not path.name.startswith((".", "evaluation-"))}
     assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= names
     page = (ROOT / "README.md").read_text(encoding="utf-8").partition("A run directory holds")[2]

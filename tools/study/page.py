@@ -180,9 +180,9 @@ def _plots(rows: Parts, folder: pathlib.Path) -> None:
             axes.plot([*row.nats.values()], [place] * len(row.nats), "|", color="#888888")
         axes.set_yticks(range(len(drawn)), drawn)
         axes.invert_yaxis()
-        axes.grid(axis="x", color="#dddddd")
+        axes.grid(axis="x", color=plots.GRID)
         axes.set_xlabel("validation loss, nats per token")
-        figure.savefig(folder / f"{part}.svg", metadata={"Date": None})
+        plots.save_svg(figure, folder / f"{part}.svg")
         pyplot.close(figure)
 
 

@@ -1,31 +1,35 @@
 """The tables of tools.report: figures with their protocols, time, incidents and differences of configuration."""
 
+import datetime
 import html
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.evaluation.comparability import LEFT_OUT, comparable, differing
+from pipeline.report.read import Run
 
 SHOWN_INCIDENTS = 20
 
 
-def tables(runs: Sequence[Any]) -> str:
-    """Returns all tables, each under its heading."""
-    return f"{_validation(runs)}{_evaluations(runs)}{_seconds(runs)}{_incidents(runs)}{_differences(runs)}"
+def tables(runs: Sequence[Run], *, each: bool = True) -> str:
+    """Returns the tables, each under its heading; without those of ``each`` run, only what its figures come from."""
+    parts = (_validation, _evaluations, _seconds, _incidents, _starts, _configuration)
+    return "".join(part(runs) for part in (parts if each else (_evaluations, _incidents)))
 
 
-def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    cells = [f"<tr>{''.join(f'<th>{html.escape(str(cell))}</th>' for cell in head)}</tr>"]
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], kind: str = "") -> str:
+    """Returns a table that scrolls by itself where it is wider than the page; an empty head is none."""
+    cells = [f"<tr>{''.join(f'<th>{html.escape(str(cell))}</th>' for cell in head)}</tr>"] if head else []
     cells += [f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows]
-    return f'<div class="scroll"><table>{"".join(cells)}</table></div>'
+    return f'<div class="scroll {kind}" tabindex="0"><table>{"".join(cells)}</table></div>'
 
 
 def _folded(title: str, head: Sequence[Any], dictionaries: Sequence[dict[str, Any]]) -> str:
     """Returns a table that opens on request: one row per key, one column per dictionary."""
     keys = sorted({key for column in dictionaries for key in column})
     rows = [[key, *(column.get(key, "-") for column in dictionaries)] for key in keys]
-    return f"<details><summary>{html.escape(title)}</summary>{_table(head, rows)}</details>"
+    return f"<details><summary>{html.escape(title)}</summary>{table(head, rows)}</details>"
 
 
 def _warning(keys: Sequence[str]) -> str:
@@ -41,7 +45,7 @@ def _left_out(packings: Iterable[Any]) -> str:
     return f'<p class="note">Left out of line-packed data: {LEFT_OUT}.</p>' if "lines" in packings else ""
 
 
-def _validation(runs: Sequence[Any]) -> str:
+def _validation(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
         records = [record for record in run.records if "validation.nats_per_token" in record]
@@ -58,14 +62,15 @@ def _validation(runs: Sequence[Any]) -> str:
     if not rows:
         return "<h2>Validation</h2><p>None yet.</p>"
     protocols = [run.protocol() for run in runs]
-    table = _table(["run", "step", "nats per token", "perplexity", "bits per byte"], rows)
+    rendered = table(["run", "step", "nats per token", "perplexity", "bits per byte"], rows)
     title = "Protocol: windows without overlap over the validation part"
-    folded = _folded(title, ["protocol", *(run.name for run in runs)], protocols)
+    named = [{_gin_name(runs, key): value for key, value in protocol.items()} for protocol in protocols]
+    folded = _folded(title, ["protocol", *(run.name for run in runs)], named)
     why = _left_out(run.identity.get("shard.packing") for run in runs)
-    return f"<h2>Validation</h2>{_warning(differing(protocols))}{table}{why}{folded}"
+    return f"<h2>Validation</h2>{_warning(differing(named))}{rendered}{why}{folded}"
 
 
-def _evaluations(runs: Sequence[Any]) -> str:
+def _evaluations(runs: Sequence[Run]) -> str:
     """Returns the results of pipeline.evaluate: one table per source, with a warning where the protocols differ."""
     sources: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for run in runs:
@@ -92,7 +97,7 @@ def _evaluations(runs: Sequence[Any]) -> str:
         folded = _folded("Protocol", ["protocol", *(name for name, _ in rows)], protocols)
         title = f"<h3>{html.escape(_title(rows[0][1]['protocol']))}</h3>"
         why = _left_out(protocol.get("packing") for protocol in protocols)
-        sections += f"{title}{_warning(different)}{_table(head, lines)}{why}{folded}"
+        sections += f"{title}{_warning(different)}{table(head, lines)}{why}{folded}"
     return f"<h2>Evaluation</h2>{sections}" if sections else ""
 
 
@@ -106,14 +111,14 @@ def _figure(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _seconds(runs: Sequence[Any]) -> str:
-    totals = [history[-1][1] if (history := run.seconds()) else {} for run in runs]
+def _seconds(runs: Sequence[Run]) -> str:
+    totals = [history[-1][1] if (history := run.seconds) else {} for run in runs]
     parts = sorted({part for seconds in totals for part in seconds})
     rows = [[part, *(f"{seconds.get(part, 0):,.1f}" for seconds in totals)] for part in parts]
-    return f"<h2>Seconds by part</h2>{_table(['part', *(run.name for run in runs)], rows)}" if rows else ""
+    return f"<h2>Seconds by part</h2>{table(['part', *(run.name for run in runs)], rows)}" if rows else ""
 
 
-def _incidents(runs: Sequence[Any]) -> str:
+def _incidents(runs: Sequence[Run]) -> str:
     keys = ("step", "reason", "loss", "grad_norm")
     rows = [
         [run.name, *(incident.get(key, "") for key in keys)]
@@ -122,15 +127,45 @@ def _incidents(runs: Sequence[Any]) -> str:
     ]
     count = sum(len(run.incidents) for run in runs)
     shown = f"<p>{count:,} skipped updates; the first {SHOWN_INCIDENTS} of each run are shown.</p>"
-    return f"<h2>Incidents</h2>{shown + _table(['run', *keys], rows) if rows else '<p>None.</p>'}"
+    return f"<h2>Incidents</h2>{shown + table(['run', *keys], rows) if rows else '<p>None.</p>'}"
 
 
-def _differences(runs: Sequence[Any]) -> str:
+def _starts(runs: Sequence[Run]) -> str:
+    """Returns the starts of the runs that were started more than once."""
+    rows = [
+        [run.name, start.get("step", ""), utc(start["time"]), start.get("devices", ""), start.get("code") or "-"]
+        for run in runs
+        if len(run.starts) > 1
+        for start in run.starts
+        if "time" in start
+    ]
+    head = ["run", "from step", "time", "devices", "commit"]
+    return f"<h2>Starts</h2>{table(head, rows)}" if rows else ""
+
+
+def utc(seconds: float) -> str:
+    """Writes Unix seconds as a date and a time of day."""
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _configuration(runs: Sequence[Run]) -> str:
     if len(runs) < 2:
         (run,) = runs
-        folded = _folded(f"{len(run.identity)} settings", ["setting", run.name], [run.identity])
-        return f"<h2>Configuration</h2>{folded}"
-    keys = differing([run.identity for run in runs])
-    rows = [[key, *(run.identity.get(key, "-") for run in runs)] for key in keys]
-    table = _table(["setting", *(run.name for run in runs)], rows) if rows else "<p>None.</p>"
-    return f"<h2>Differences of configuration</h2>{table}"
+        settings = {_gin_name(runs, key): value for key, value in run.identity.items() if not _is_kind(key)}
+        return f"<h2>Configuration</h2>{_folded(f'{len(settings)} settings', ['setting', run.name], [settings])}"
+    keys = [key for key in differing([run.identity for run in runs]) if not _is_kind(key)]
+    rows = [[_gin_name(runs, key), *(run.identity.get(key, "-") for run in runs)] for key in keys]
+    rendered = table(["setting", *(run.name for run in runs)], rows) if rows else "<p>None.</p>"
+    return f"<h2>Differences of configuration</h2>{rendered}"
+
+
+def _is_kind(key: str) -> bool:
+    """Whether a key says which model or optimizer it is, as ``train.model`` and ``train.optimizer`` do in gin."""
+    return key.endswith(".kind")
+
+
+def _gin_name(runs: Sequence[Run], key: str) -> str:
+    """Returns a setting as gin spells it, ``GPT2/ALGPT2.width`` where runs differ in their model."""
+    names = dict.fromkeys(run.gin_name(key) for run in runs if key in run.identity) or {key: None}
+    setting = key.partition(".")[2]
+    return f"{'/'.join(name.removesuffix(f'.{setting}') for name in names)}.{setting}"
