@@ -29,6 +29,7 @@ SMALL = (
             "train.evaluate_every=20",
             "train.checkpoint_every=10",
             "train.wandb=off",
+            "Adafactor.scale_by_parameter=False",
             "Adafactor.learning_rate=1e-2",
         )
     ),
