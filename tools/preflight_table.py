@@ -55,8 +55,8 @@ and "needs over" where weights and slots alone are more than the core has (these
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, every op at its own roofline,
 corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywhere. *Cycles*: what the compiler expects
 of each instruction, one after another at the generation's clock. ALGPT2 has E = 128 unless it says otherwise.
-Adafactor's rows were compiled with an absolute learning rate. Parameter scaling, now the default, reads the weights once
-more: gpt2-small on v3-128 then takes 22.0 GB and 86 ms, not 21.7 and 85.
+Adafactor's rows were compiled with an absolute learning rate. Parameter scaling, now the default, reads the weights
+once more: gpt2-small on v3-128 then takes 22.0 GB and 86 ms, not 21.7 and 85.
 Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
 Gradients take less than a copy of the weights: the compiler itself shards the update over the replicas where it can
 (Xu et al. 2020, https://arxiv.org/abs/2004.13336), by reduce-scatters in place of all-reduces.
