@@ -3,14 +3,12 @@
 Source: Mitchell et al. 2019, Model Cards for Model Reporting.
 """
 
-import fnmatch
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 from models.config import ALGPT2Config
-from pipeline import storage
-from pipeline.evaluation.comparability import for_line_packing
+from pipeline.evaluation.kept_figures import kept_figures
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.runs.trained_model import TrainedModel
 
@@ -115,14 +113,7 @@ def _figures(run: TrainedModel) -> str:
 
 def _evaluations(run: TrainedModel) -> Iterable[dict[str, Any]]:
     """Yields the figures that pipeline.evaluate kept of these very weights."""
-    files = RunDirectory(run.directory)
-    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(files.path, deep=False) or []}
-    for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
-        evaluation = files.read_json(name)
-        if not isinstance(evaluation, dict) or not {"figures", "protocol"} <= evaluation.keys():
-            continue
-        if evaluation["protocol"].get("packing") == "lines":
-            evaluation["figures"] = for_line_packing(evaluation["figures"])
+    for evaluation in kept_figures(RunDirectory(run.directory)):
         if evaluation["protocol"].get("step") == run.step:
             yield evaluation
 

@@ -2,16 +2,15 @@
 
 import contextlib
 import dataclasses
-import fnmatch
 import functools
 import itertools
 import json
 import math
 from typing import Any
 
-from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.evaluation import comparability
+from pipeline.evaluation.kept_figures import kept_figures
 from pipeline.runs import incidents, starts
 from pipeline.runs.run_directory import RunDirectory, with_present_names
 
@@ -137,13 +136,7 @@ def read(directory: str, name: str | None = None) -> Run:
 def _evaluations(files: RunDirectory) -> list[dict[str, Any]]:
     """Returns figures with their protocols, the newest step of each protocol."""
     newest: dict[str, dict[str, Any]] = {}
-    names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(files.path, deep=False) or []}
-    for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
-        evaluation = files.read_json(name)
-        if not isinstance(evaluation, dict) or not {"figures", "protocol"} <= evaluation.keys():
-            continue
-        if evaluation["protocol"].get("packing") == "lines":
-            evaluation["figures"] = comparability.for_line_packing(evaluation["figures"])
+    for evaluation in kept_figures(files):
         key = json.dumps(comparability.comparable(evaluation["protocol"]), sort_keys=True)
         if key not in newest or evaluation["protocol"].get("step", 0) > newest[key]["protocol"].get("step", 0):
             newest[key] = evaluation

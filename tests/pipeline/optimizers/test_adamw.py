@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import optax
 import pytest
-import tensorflow as tf
 
 from pipeline.optimizers.build import build
 from pipeline.optimizers.config import AdamWConfig
 from pipeline.optimizers.schedules import Schedule
+from tests.helpers.optimizer_updates import updated
 
 SHAPES = {"kernel": (40, 50), "table": (30, 20), "bias": (50,), "scale": (20,)}
 
@@ -20,16 +20,6 @@ def problem(steps):
     return weights, [
         {name: (size * rng.normal(0, 1, shape)).astype(np.float32) for name, shape in SHAPES.items()} for size in sizes
     ]
-
-
-def ours(config, schedule, weights, gradients):
-    variables = [keras.Variable(value, name=name) for name, value in weights.items()]
-    optimizer = build(config, schedule)
-    optimizer.build(variables)
-    update = tf.function(lambda *values: optimizer.update(values, variables), jit_compile=True)
-    for gradient in gradients:
-        update(*(tf.constant(g) for g in gradient.values()))
-    return {name: variable.numpy() for name, variable in zip(weights, variables, strict=True)}
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -51,7 +41,7 @@ def test_agrees_with_optax(weight_decay, beta1, steps):
     for gradient in gradients:
         updates, state = transformation.update(gradient, state, expected)
         expected = optax.apply_updates(expected, updates)
-    result = ours(config, schedule, weights, gradients)
+    result = updated(config, schedule, weights, gradients)
     for name, value in expected.items():
         np.testing.assert_allclose(result[name], np.array(value), rtol=0, atol=1e-5)
 
@@ -59,7 +49,7 @@ def test_agrees_with_optax(weight_decay, beta1, steps):
 def test_agrees_with_the_published_formulas_in_float64():
     config = AdamWConfig(learning_rate=1e-3, weight_decay=0.1, beta2=0.99)
     weights, gradients = problem(200)
-    result = ours(config, Schedule(kind="constant", steps=200), weights, gradients)
+    result = updated(config, Schedule(kind="constant", steps=200), weights, gradients)
     for name, value in weights.items():
         x, m, v = value.astype(np.float64), 0.0, 0.0
         for t, gradient in enumerate(gradients, start=1):

@@ -9,6 +9,7 @@ from pipeline.optimizers.build import build
 from pipeline.optimizers.config import MuonConfig
 from pipeline.optimizers.muon import orthogonalize
 from pipeline.optimizers.schedules import Schedule
+from tests.helpers.optimizer_updates import updated
 
 KERNELS = {
     "query_key_value_kernel": (24, 72),
@@ -30,16 +31,6 @@ def problem(shapes, steps):
     ]
 
 
-def ours(config, schedule, weights, gradients):
-    variables = [keras.Variable(value, name=name) for name, value in weights.items()]
-    optimizer = build(config, schedule)
-    optimizer.build(variables)
-    update = tf.function(lambda *values: optimizer.update(values, variables), jit_compile=True)
-    for gradient in gradients:
-        update(*(tf.constant(g) for g in gradient.values()))
-    return {name: variable.numpy() for name, variable in zip(weights, variables, strict=True)}
-
-
 def published(update):
     """zeropower_via_newtonschulz5 and the scale of muon_update, for a matrix that is stored as [inputs, outputs]."""
     x = update.T  # theirs are [outputs, inputs]
@@ -59,7 +50,7 @@ def test_agrees_with_its_authors_code_in_float64(nesterov):
     """Kernels by Muon, of queries, keys and values each by itself; all else by AdamW. Both follow the schedule."""
     config, schedule = MuonConfig(**RATES, nesterov=nesterov), Schedule(kind="linear", steps=30, warmup_steps=5)
     weights, gradients = problem(KERNELS | OTHERS, 30)
-    result = ours(config, schedule, weights, gradients)
+    result = updated(config, schedule, weights, gradients)
     for name, value in weights.items():
         x, m, v = value.astype(np.float64), 0.0, 0.0
         for t, gradient in enumerate(gradients, start=1):
@@ -82,7 +73,7 @@ def test_agrees_with_keras():
     """Keras scales no update when ``rms_rate`` is None, as we do where there are no more outputs than inputs."""
     shapes = {name: KERNELS[name] for name in ("attention_output_kernel", "mlp_output_kernel")}
     weights, gradients = problem(shapes, 10)
-    result = ours(MuonConfig(**RATES), Schedule(kind="constant", steps=10), weights, gradients)
+    result = updated(MuonConfig(**RATES), Schedule(kind="constant", steps=10), weights, gradients)
     variables = [keras.Variable(value, name=name) for name, value in weights.items()]
     reference = keras.optimizers.Muon(learning_rate=0.02, weight_decay=0.1, momentum=0.95, rms_rate=None)
     for gradient in gradients:
