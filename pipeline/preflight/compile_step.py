@@ -11,10 +11,10 @@ from models.config import GPT2Config
 from pipeline.config import batch_plan
 from pipeline.config.dry_run import GPT2_VOCABULARY
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
-from pipeline.devices import slices
+from pipeline.devices import own_process, slices
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.config import OptimizerConfig
-from pipeline.preflight import lowering, own_process, schedule_figures, tpu_compiler
+from pipeline.preflight import lowering, schedule_figures, tpu_compiler
 from pipeline.preflight.compiled import Compiled
 from pipeline.preflight.figures import Figures, figures, gib, report
 

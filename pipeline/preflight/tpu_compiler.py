@@ -12,10 +12,11 @@ import os
 import pathlib
 from typing import Any
 
+from pipeline.devices import own_process
 from pipeline.devices.slices import Slice
 from pipeline.devices.wheels import installed
 from pipeline.errors import UserError, pip_install
-from pipeline.preflight import libtpu_process, own_process, schedule
+from pipeline.preflight import libtpu_process, schedule
 from pipeline.preflight.compiled import Buffer, Compiled, Kernel
 
 CACHE = pathlib.Path(

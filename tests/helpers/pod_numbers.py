@@ -8,9 +8,10 @@ import tensorflow as tf
 import models
 from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig, schedule_of
+from pipeline.devices import own_process
 from pipeline.devices.replicas import strategy_options
 from pipeline.optimizers import build as optimizers
-from pipeline.preflight import lowering, own_process
+from pipeline.preflight import lowering
 from pipeline.training.step import make_train_step
 from tests.helpers import run_hlo
 from tests.helpers.steps import CONTEXT, GLOBAL_BATCH, GPT2, VOCABULARY, compiled_over

@@ -3,8 +3,8 @@
 from models.config import GPT2Config
 from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig
-from pipeline.devices import slices
-from pipeline.preflight import compile_step, own_process, tpu_compiler
+from pipeline.devices import own_process, slices
+from pipeline.preflight import compile_step, tpu_compiler
 from pipeline.preflight import figures as preflight_figures
 from pipeline.preflight.compiled import GIB, Buffer, Compiled
 

@@ -7,10 +7,10 @@ import pytest
 from models.config import GPT2Config
 from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig
-from pipeline.devices import slices
+from pipeline.devices import own_process, slices
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.config import AdafactorConfig
-from pipeline.preflight import libtpu_process, lowering, own_process, serialised, tpu_compiler
+from pipeline.preflight import libtpu_process, lowering, serialised, tpu_compiler
 from pipeline.preflight.compiled import GIB, Compiled
 
 pytest.importorskip("libtpu", reason="requirements-preflight.txt is not installed")

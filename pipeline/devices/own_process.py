@@ -1,6 +1,6 @@
 """Calls a function in a process of its own, whose end frees its memory and whose libraries nothing else shares.
 
-python -m pipeline.preflight.own_process MODULE CALL RESULT    # the function's module, for whoever lists processes;
+python -m pipeline.devices.own_process MODULE CALL RESULT    # the function's module, for whoever lists processes;
                                                                # two pickles; started by call() only
 """
 
@@ -35,7 +35,7 @@ def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwa
     with tempfile.TemporaryDirectory() as folder:
         files = pathlib.Path(folder, "call"), pathlib.Path(folder, "result")
         files[0].write_bytes(pickle.dumps((function, arguments, named)))
-        command = [sys.executable, "-m", "pipeline.preflight.own_process", function.__module__, *map(str, files)]
+        command = [sys.executable, "-m", "pipeline.devices.own_process", function.__module__, *map(str, files)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if not files[1].is_file():
             raise WorkFailedError(f"{what} {death(done.returncode, done.stderr)}")
