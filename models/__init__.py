@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 from models.config import ALGPT2Config, GPT2Config
 
 if TYPE_CHECKING:
+    from models.attention import Attention
     from models.gpt2 import GPT2
 
 __all__ = ["ALGPT2Config", "GPT2Config", "build"]
 
 
-def build(config: GPT2Config, *, compute_dtype: str = "float32", name: str | None = None, seed: int = 0) -> GPT2:
+def build(
+    config: GPT2Config,
+    *,
+    compute_dtype: str = "float32",
+    name: str | None = None,
+    seed: int = 0,
+    attention: Attention | None = None,
+) -> GPT2:
     """Returns the built Keras model that ``config`` describes, its weights drawn from ``seed``.
 
     Args:
@@ -21,13 +29,15 @@ def build(config: GPT2Config, *, compute_dtype: str = "float32", name: str | Non
             themselves, layer-norm statistics, softmax and loss are float32 in both.
         name: the Keras model's name; ``None`` means ``"gpt2"`` or ``"algpt2"``.
         seed: the same seed gives the same weights on every device.
+        attention: how attention is computed; ``None`` means as in attention.py, in TensorFlow's ops.
 
     Raises:
         ValueError: the vocabulary size is unknown, or the dtype is not one of the two.
     """
     # Imported here so that naming a config, for a dry run, does not import TensorFlow.
     from models.algpt2 import ALGPT2
+    from models.attention import PLAIN
     from models.gpt2 import GPT2
 
     kinds: dict[type[GPT2Config], type[GPT2]] = {kind.config_class: kind for kind in (GPT2, ALGPT2)}
-    return kinds[type(config)](config, compute_dtype=compute_dtype, name=name, seed=seed)
+    return kinds[type(config)](config, compute_dtype=compute_dtype, name=name, seed=seed, attention=attention or PLAIN)

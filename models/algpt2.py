@@ -57,7 +57,7 @@ class ALGPT2(GPT2):
 
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:
         """Applies the shared block ``layers`` times."""
-        return apply_shared_block(x_BTD, self.blocks[0].tensors(), self.config, seeds_B2)
+        return apply_shared_block(x_BTD, self.blocks[0].tensors(), self.config, seeds_B2, self.attention)
 
     def over_blocks(self, body: Callable, *carry: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """As in GPT-2, in a loop whose program contains one block."""

@@ -10,7 +10,7 @@ their gradients read it, without a transposed copy, and a head's 64 features do 
 Shapes: B batch, H heads, K head width, T context, Q queries of a strip, S keys of a strip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -122,3 +122,18 @@ def causal_attention_gradient(
         before = [[0, 0], [0, 0], [0, 0], [start, 0]]
         dq.append(tf.pad(float32(tf.einsum("bhqs,bhks->bhkq", ds, k)), before))
     return tf.cast(tf.add_n(dq), dtype), tf.concat(dk, 3), tf.concat(dv, 3)
+
+
+class Attention(NamedTuple):
+    """A way to compute attention; all have the signatures, and up to rounding the results, of the functions above.
+
+    Attributes:
+        forward: as ``causal_attention``.
+        gradient: as ``causal_attention_gradient``.
+    """
+
+    forward: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+    gradient: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+
+
+PLAIN = Attention(causal_attention, causal_attention_gradient)

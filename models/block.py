@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 import tensorflow as tf
 
-from models.attention import Dropout, causal_attention, causal_attention_gradient
+from models.attention import PLAIN, Attention, Dropout
 from models.config import MLP_FACTOR, GPT2Config
 from models.operations import (
     barrier,
@@ -130,12 +130,17 @@ def attention_output(output_BDT: tf.Tensor, weights: BlockWeights) -> tf.Tensor:
 
 @scoped("attention")
 def attention_half(
-    x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds, layer: Layer
+    x_BTD: tf.Tensor,
+    weights: BlockWeights,
+    config: GPT2Config,
+    seeds_B2: Seeds,
+    layer: Layer,
+    attention: Attention = PLAIN,
 ) -> tuple[tf.Tensor, AttentionResiduals]:
     """Returns x + attention(norm(x)) and what the gradient needs."""
     normal, (mean, inverse) = layer_norm(x_BTD, weights.attention_norm_scale, weights.attention_norm_bias)
     q, k, v = query_key_value(normal, weights, config.heads)
-    output, log = causal_attention(q, k, v, _attention_dropout(config, seeds_B2, layer))
+    output, log = attention.forward(q, k, v, _attention_dropout(config, seeds_B2, layer))
     output = tf.reshape(output, [-1, config.width, x_BTD.shape[1]])
     branch = attention_output(output, weights)
     branch = dropped(branch, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
@@ -151,13 +156,14 @@ def attention_half_gradient(
     config: GPT2Config,
     seeds_B2: Seeds,
     layer: Layer,
+    attention: Attention,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns dx and the float32 gradients of the half's six weights."""
     branch = dropped(dy_BTD, seeds_B2, layer * DROPOUT_SITES + 1, config.dropout)
     d_output, *d_projection = _output_gradient(branch, residuals.output, weights, config)
     output = _heads(residuals.output, config.heads)
     dropout = _attention_dropout(config, seeds_B2, layer)
-    parts = causal_attention_gradient(d_output, residuals.q, residuals.k, residuals.v, output, residuals.log, dropout)
+    parts = attention.gradient(d_output, residuals.q, residuals.k, residuals.v, output, residuals.log, dropout)
     statistics = (residuals.mean, residuals.inverse)
     normal = normalized(x_BTD, statistics, weights.attention_norm_scale, weights.attention_norm_bias)
     d_normal, *d_input = query_key_value_gradient(parts, normal, weights)
@@ -202,7 +208,12 @@ def mlp_half_gradient(
 
 
 def block(
-    x_BTD: tf.Tensor, weights: BlockWeights, config: GPT2Config, seeds_B2: Seeds, layer: Layer
+    x_BTD: tf.Tensor,
+    weights: BlockWeights,
+    config: GPT2Config,
+    seeds_B2: Seeds,
+    layer: Layer,
+    attention: Attention = PLAIN,
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
     """Applies one block.
 
@@ -211,9 +222,9 @@ def block(
     """
     if config.remat == "full":
         weights = BlockWeights(*read_again(x_BTD, weights))
-    middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
+    middle, kept = attention_half(x_BTD, weights, config, seeds_B2, layer, attention)
     y, mlp = mlp_half(middle, weights, config, seeds_B2, layer)
-    return y, {"none": (*attention, *mlp), "attention": tuple(mlp), "full": ()}[config.remat]
+    return y, {"none": (*kept, *mlp), "attention": tuple(mlp), "full": ()}[config.remat]
 
 
 def block_gradient(
@@ -224,21 +235,22 @@ def block_gradient(
     config: GPT2Config,
     seeds_B2: Seeds,
     layer: Layer,
+    attention: Attention = PLAIN,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns dx [B, T, D] and the float32 gradients of the twelve weights; recomputes residuals that were not kept."""
     if config.remat != "none":
         # Without the barrier XLA recognises the recomputation and keeps the first results instead.
         x_BTD, dy_BTD = barrier(x_BTD, dy_BTD)
         weights = BlockWeights(*read_again(dy_BTD, weights))
-        middle, attention = attention_half(x_BTD, weights, config, seeds_B2, layer)
+        middle, kept = attention_half(x_BTD, weights, config, seeds_B2, layer, attention)
     else:
-        attention = AttentionResiduals(*residuals[: len(AttentionResiduals._fields)])
+        kept = AttentionResiduals(*residuals[: len(AttentionResiduals._fields)])
     if config.remat == "full":
         mlp = mlp_half(middle, weights, config, seeds_B2, layer)[1]
     else:
         mlp = MlpResiduals(*residuals[-len(MlpResiduals._fields) :])
     d_middle, d_mlp = mlp_half_gradient(dy_BTD, mlp, weights, config, seeds_B2, layer)
-    dx, d_attention = attention_half_gradient(d_middle, x_BTD, attention, weights, config, seeds_B2, layer)
+    dx, d_attention = attention_half_gradient(d_middle, x_BTD, kept, weights, config, seeds_B2, layer, attention)
     return dx, [*d_attention, *d_mlp]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from models.attention import PLAIN, Attention
 from models.block import DROPOUT_SITES, Block, BlockWeights, Seeds
 from models.config import GPT2Config
 from models.operations import dropped, layer_norm, scoped
@@ -50,6 +51,7 @@ class GPT2(keras.Model):
         compute_dtype: dtype of activations, ``"float32"`` or ``"bfloat16"``; weights are float32 in both.
         name: Keras's name for the model; the default is the class's in lower case.
         seed: decides the initial weights.
+        attention: how attention is computed; not a part of ``get_config``, for it changes no more than rounding.
 
     Attributes:
         config: as given.
@@ -73,13 +75,14 @@ class GPT2(keras.Model):
         compute_dtype: str = "float32",
         name: str | None = None,
         seed: int = 0,
+        attention: Attention = PLAIN,
         **kwargs: Any,
     ):
         if compute_dtype not in COMPUTE_DTYPES:
             raise ValueError(f"compute_dtype={compute_dtype!r}: expected one of {', '.join(COMPUTE_DTYPES)}")
         rows, width = config.padded_vocabulary, config.table_width
         super().__init__(name=name or type(self).__name__.lower(), dtype="float32")
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.attention = config, seed, attention
         self.activation_dtype = tf.as_dtype(compute_dtype)
         self.table = self.add_weight(
             shape=(rows, width), initializer=Normal(seed, 0, rows=config.known_vocabulary), name="token_table"
@@ -125,7 +128,7 @@ class GPT2(keras.Model):
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: Seeds) -> tf.Tensor:
         """Applies all blocks."""
         for layer, block in enumerate(self.blocks):
-            x_BTD = apply_block(x_BTD, block.tensors(), self.config, seeds_B2, layer)
+            x_BTD = apply_block(x_BTD, block.tensors(), self.config, seeds_B2, layer, self.attention)
         return x_BTD
 
     def over_blocks(self, body: Callable, *carry: tf.Tensor) -> tuple[tf.Tensor, ...]:

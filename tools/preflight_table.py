@@ -54,18 +54,23 @@ context 1,024, without accumulation, compiled by libtpu for the slice, with its 
 and "needs over" where weights and slots alone are more than the core has (these are not compiled). *Bound*: the
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, every op at its own roofline,
 corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywhere. *Cycles*: what the compiler expects
-of each instruction, one after another at the generation's clock. ALGPT2 has E = 128 unless it says otherwise.
+of each instruction, one after another at the generation's clock. *Attention*: fused kernels or plain TensorFlow ops, as
+`train.attention = 'auto'` chooses; plain rows of v4 and later are from before the kernels, and fused is faster there
+([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless it says otherwise.
 Adafactor's rows were compiled with an absolute learning rate. Parameter scaling, now the default, reads the weights
 once more: gpt2-small on v3-128 then takes 22.0 GB and 86 ms, not 21.7 and 85.
 Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
 Gradients take less than a copy of the weights: the compiler itself shards the update over the replicas where it can
 (Xu et al. 2020, https://arxiv.org/abs/2004.13336), by reduce-scatters in place of all-reduces.
 
-| model | slice | optimizer | remat | fits | microbatch | peak GiB | traffic GB | bound ms | estimate ms | cycles ms |
-|---|---|---|---|---|---|---|---|---|---|---|
 """
+NAMES = (
+    *("model", "slice", "optimizer", "remat", "fits", "microbatch", "peak GiB", "traffic GB"),
+    *("bound ms", "estimate ms", "cycles ms", "attention"),
+)
+HEAD += f"| {' | '.join(NAMES)} |\n|{'---|' * len(NAMES)}\n"
 UNKNOWN = "?"
-COLUMNS = HEAD.splitlines()[-1].count("---")
+COLUMNS = len(NAMES)
 
 
 def main() -> int:
@@ -123,7 +128,7 @@ def state_bytes(model: GPT2Config, optimizer: OptimizerConfig, replicas: int) ->
 
 def misfit(needs: str, has_gib: float) -> list[str]:
     """Returns the columns of a combination that fits at no microbatch."""
-    return ["no", "-", f"{needs} of {has_gib:.2f}", *["-"] * 4]
+    return ["no", "-", f"{needs} of {has_gib:.2f}", *["-"] * 5]
 
 
 def cells(found: Figures) -> list[str]:
@@ -135,7 +140,7 @@ def cells(found: Figures) -> list[str]:
     traffic = f"{found.hbm_traffic_bytes / 1e9:.1f}"
     estimate = f"{1e3 * (found.estimate_seconds or 0):.0f}" if found.estimate_source == "compiler" else "-"
     cycles = f"{1e3 * found.cycles_seconds:.0f}"
-    return ["yes", str(found.microbatch), peak, traffic, f"{bound:.0f}", estimate, cycles]
+    return ["yes", str(found.microbatch), peak, traffic, f"{bound:.0f}", estimate, cycles, found.attention]
 
 
 def configure(
@@ -197,7 +202,7 @@ def short(line: str | None) -> str:
     """Returns a line of the table in a few words."""
     if line is None:
         return "not compiled yet"
-    fits, microbatch, peak, _, _, *times = (cell.strip() for cell in line.strip("| ").split("|")[4:])
+    fits, microbatch, peak, _, _, *times, _ = (cell.strip() for cell in line.strip("| ").split("|")[4:])
     spent = " to ".join(time for time in times if time not in ("-", UNKNOWN))
     return f"{microbatch} per core, {peak} GiB, {spent} ms" if fits == "yes" else f"does not fit: {peak} GiB"
 

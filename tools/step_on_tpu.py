@@ -1,9 +1,10 @@
 """Writes where a step's time goes on each generation of TPU, by the schedule that its compiler made; no TPU is needed.
 
-    python -m tools.step_on_tpu --slices=v5e-8,v6e-8 --state=after      # some minutes a slice
-    python -m tools.step_on_tpu --slices=                               # writes the page from what is measured
+    python -m tools.step_on_tpu --slices=v5e-8,v6e-8      # some minutes a slice
+    python -m tools.step_on_tpu --slices=                 # writes the page from what is measured
 
-What is measured stands beside the page, as JSON; slices and states that are not chosen keep their figures. Needs
+What is measured stands beside the page, as JSON; slices that are not chosen keep their figures, as do those of plain
+attention (--gin_param="train.attention='plain'") when the fused kernels are measured, and the other way round. Needs
 requirements-preflight.txt and, for the picture, requirements-plots.txt.
 """
 
@@ -21,12 +22,13 @@ from pipeline.devices import slices
 from pipeline.errors import UserError
 from pipeline.gin_files import ON_COMMAND_LINE
 from pipeline.preflight import bundles, compile_step, schedule_figures, tpu_compiler
+from pipeline.preflight.compiled import GIB
 from pipeline.preflight.schedule import PARTS
 from tools import plots
 
 FLAGS = flags.FLAGS
 SLICES = ("v3-8", "v4-8", "v5e-8", "v5p-8", "v6e-8")
-STATES = ("before", "after")
+PATHS = ("plain", "fused")  # of attention
 MICROBATCH = 4
 COLORS = ("#1f5fa8", "#e08214", "#4d9221", "#c51b7d", "#8073ac", "#b2182b", "#666666", "#a6611a", "#bababa")
 HEAD = """# The step on each TPU
@@ -39,7 +41,9 @@ Written by `python -m tools.step_on_tpu`: the training step of {model},
 core, of which one issues in about one cycle. Its dump lists them once; here they count as often as they run: over the
 blocks that a fusion goes over, a kernel's grid, a loop's trips. A kernel with fewer bundles than its FLOPs take at the
 peak, as some products of v5e have, counts as those. *Cycles*: what the compiler itself expected of each
-fusion before it wrote the bundles. *Roofline*: arithmetic or memory alone at their peak, whichever takes longer.
+fusion before it wrote the bundles; for the attention kernels, their FLOPs at the peak, which heads 64 wide halve.
+*Roofline*: arithmetic or memory alone at their peak, whichever takes longer. *Attention*: plain TensorFlow ops, or the
+fused kernels, which v4 and later take by default.
 
 What the schedule leaves out, and how it is bounded:
 
@@ -48,8 +52,8 @@ What the schedule leaves out, and how it is bounded:
   take at least the schedule, or the roofline if that is longer, and about schedule and waits together if no copy
   overlaps another kernel's work.
 - the network. Of a collective, only the bundles that issue it count; waiting for other cores is not among them.
-- loops whose length is not written down (copies, and updates row by row) count once; what stands under a condition,
-  such as a causal kernel's blocks above the diagonal, counts at every step.
+- loops whose length is not written down (copies, and updates row by row) count once; what stands under a condition
+  counts at every step, as in the attention kernels of contexts above 1,024.
 
 *Agreement*: bundles over the compiler's cycles, over the kernels whose cycles are at most 4/3 of what their FLOPs take
 at the peak, products of matrices alone: in brackets the least and the greatest of one kernel. Where its cycles hold
@@ -58,7 +62,8 @@ HBM a latency of about 2,000 cycles.
 
 """
 TABLE = (
-    "| slice | state | schedule ms | waits ms | cycles ms | roofline ms | agreement |\n|---|---|---|---|---|---|---|\n"
+    "| slice | attention | schedule ms | waits ms | cycles ms | roofline ms | traffic GB | peak GiB | agreement |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -69,9 +74,10 @@ def main() -> int:
     check(page, names)
     measured = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
     for name in names:
-        measured.setdefault(name, {})[FLAGS.state] = measure(name)
+        path, figures = measure(name)
+        measured.setdefault(name, {})[path] = figures
         store.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        print(f"{name}: {1e3 * sum(measured[name][FLAGS.state]['seconds'].values()):.1f} ms")
+        print(f"{name}, {path} attention: {1e3 * sum(figures['seconds'].values()):.1f} ms")
     if not measured:
         raise UserError(f"--slices is empty, and {store} holds nothing yet; expected some of {', '.join(SLICES)}")
     written = text(measured, page.with_suffix(".svg").name)
@@ -89,8 +95,8 @@ def check(page: pathlib.Path, names: list[str]) -> None:
         slices.find(name)
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Compiles the run's step for a slice, and returns the figures that the page holds."""
+def measure(name: str) -> tuple[str, dict[str, Any]]:
+    """Compiles the run's step for a slice, and returns attention's path and the figures that the page holds."""
     piece = slices.find(name)
     configuration = gin_reader.load(FLAGS.gin_file or ["gpt2.gin"], FLAGS.gin_param)
     settings = configuration.get(TrainConfig)
@@ -107,7 +113,7 @@ def measure(name: str) -> dict[str, Any]:
     if not found.fits:
         raise UserError(f"--slices={name}: the step does not fit it")
     schedule = schedule_figures.figures(found.compiled.kernels, piece.specs)
-    return {
+    return found.attention, {
         "model": f"{settings.model} ({model.parameters():,} parameters, {settings.optimizer})",
         "context": model.context,
         "libtpu": tpu_compiler.require_compiler(),
@@ -117,38 +123,40 @@ def measure(name: str) -> dict[str, Any]:
         "agreement": [schedule.compared, *schedule.compared_range] if schedule.compared else [],
         "cycles": found.cycles_seconds,
         "roofline": max(found.compute_seconds, found.traffic_seconds),
+        "traffic": found.hbm_traffic_bytes,
+        "peak": found.peak_bytes_per_core,
     }
 
 
 def rows(measured: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Returns (slice, state, figures), the table's slices first and each one's states in their order."""
+    """Returns (slice, attention's path, figures), the table's slices first, each with plain attention first."""
     names = sorted(measured, key=lambda name: ((*SLICES, name).index(name), name))
-    return [(name, state, measured[name][state]) for name in names for state in STATES if state in measured[name]]
+    return [(name, path, measured[name][path]) for name in names for path in PATHS if path in measured[name]]
 
 
 def text(measured: dict[str, Any], picture: str) -> str:
     """Returns the page; UserError if what is measured is not of one run."""
     all_rows = rows(measured)
     first = all_rows[0][2]
-    for name, state, row in all_rows:
+    for name, path, row in all_rows:
         if any(row[key] != first[key] for key in ("model", "context", "libtpu")):
-            raise UserError(
-                f"{name}, {state} is of another model or compiler than {all_rows[0][0]}; measure both alike"
-            )
+            raise UserError(f"{name}, {path} is of another model or compiler than {all_rows[0][0]}; measure both alike")
     shown = {"model": first["model"], "context": f"{first['context']:,}", "libtpu": first["libtpu"]}
     lines = [HEAD.format(microbatch=MICROBATCH, **shown) + TABLE]
-    for name, state, row in all_rows:
-        figures = (sum(row["seconds"].values()), sum(row["waits"].values()), row["cycles"], row["roofline"])
+    for name, path, row in all_rows:
+        times = (sum(row["seconds"].values()), sum(row["waits"].values()), row["cycles"], row["roofline"])
+        sizes = f"{row['traffic'] / 1e9:.1f} | {row['peak'] / GIB:.2f}"
         agreement = "{:.2f} ({:.2f} to {:.2f})".format(*row["agreement"]) if row["agreement"] else "-"
-        lines.append(f"| {name} | {state} | {' | '.join(f'{1e3 * value:.1f}' for value in figures)} | {agreement} |\n")
+        milliseconds = " | ".join(f"{1e3 * value:.1f}" for value in times)
+        lines.append(f"| {name} | {path} | {milliseconds} | {sizes} | {agreement} |\n")
     lines.append(
         f"\n![Milliseconds of the schedule by part]({picture})\n\nMilliseconds by part; in brackets, the share of "
     )
     lines.append("its\nslots that the busiest unit uses: M matrix unit, V vector ALU, X cross-lane, E transcendental, ")
     lines.append("L loads,\nS stores, A scalar ALU.\n\n")
-    lines.append(f"| slice | state | {' | '.join(PARTS)} |\n|{'---|' * (2 + len(PARTS))}\n")
+    lines.append(f"| slice | attention | {' | '.join(PARTS)} |\n|{'---|' * (2 + len(PARTS))}\n")
     lines += [
-        f"| {name} | {state} | {' | '.join(cell(row, part) for part in PARTS)} |\n" for name, state, row in all_rows
+        f"| {name} | {path} | {' | '.join(cell(row, part) for part in PARTS)} |\n" for name, path, row in all_rows
     ]
     return "".join(lines)
 
@@ -171,7 +179,7 @@ def draw(measured: dict[str, Any], file: pathlib.Path) -> None:
         widths = [1e3 * row["seconds"][part] for *_, row in all_rows]
         axes.barh(range(len(all_rows)), widths, left=left, color=color, label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(all_rows)), [f"{name}, {state}" for name, state, _ in all_rows])
+    axes.set_yticks(range(len(all_rows)), [f"{name}, {path}" for name, path, _ in all_rows])
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds of bundles a step")
     axes.legend(ncols=5, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.3))
@@ -184,7 +192,6 @@ def define_flags() -> None:
     cli.define_gin_flags()
     cli.define_path("output", "docs/step_on_tpu.md", "The page to write.")
     flags.DEFINE_list("slices", list(SLICES), "Slices to compile for; none only writes the page anew.")
-    flags.DEFINE_enum("state", "after", STATES, "Under which of before and after the figures stand.")
 
 
 if __name__ == "__main__":

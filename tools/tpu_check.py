@@ -16,6 +16,7 @@ from typing import Any
 
 from models.config import ALGPT2Config, GPT2Config
 from pipeline import cli
+from pipeline.devices import fused_kernels
 from pipeline.devices.wheels import LAST_LIBTPU_FOR
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig, OptimizerConfig, SGDConfig
 from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBTPU
@@ -23,7 +24,7 @@ from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBT
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "tpu-environment"
 # Of requirements-tpu.txt, what lowering a step needs: no data, no bucket, no report.
-NEEDED = ("tensorflow-tpu", "libtpu", "tensorboard", "keras", "numpy", "gin-config", "absl-py")
+NEEDED = ("tensorflow-tpu", "libtpu", "jax", "jaxlib", "tensorboard", "keras", "numpy", "gin-config", "absl-py")
 PRETENDED = ENVIRONMENT_OF_LIBTPU | {"TPU_ACCELERATOR_TYPE": "v3-8"}  # takes this machine for a host of a v3-8
 REPLICAS, ROWS, CONTEXT = 8, 4, 256
 SIZE: dict[str, Any] = {"layers": 2, "heads": 2, "width": 256, "context": CONTEXT, "vocabulary_size": 1000}
@@ -79,6 +80,8 @@ def inside() -> int:
                     name = f"{type(optimizer).__name__[:-6]}{slots} {variant} accumulation {accumulation}"
                     problem = check(kind(**SIZE, **variant), optimizer, accumulation)
                     failures += _say(f"{kind.__name__[:-6]} {name}", problem)
+        problem = check(kind(**SIZE | {"heads": 4}), optimizers[0], accumulation=1, attention="fused")
+        failures += _say(f"{kind.__name__[:-6]} fused attention", problem)
         failures += _say(f"{kind.__name__[:-6]} evaluation", check_evaluation(kind(**SIZE)))
     return 1 if failures else 0
 
@@ -109,7 +112,9 @@ def check_evaluation(model_config: GPT2Config) -> str | None:
     return lower(pure, [*specs, *(tf.TensorSpec(variable.shape, variable.dtype) for variable in variables)])
 
 
-def check(model_config: GPT2Config, optimizer_config: OptimizerConfig, accumulation: int) -> str | None:
+def check(
+    model_config: GPT2Config, optimizer_config: OptimizerConfig, accumulation: int, attention: str = "plain"
+) -> str | None:
     """Lowers one optimizer step with weights and slots as arguments; returns what the TPU refuses, or None."""
     import keras
     import tensorflow as tf
@@ -123,7 +128,7 @@ def check(model_config: GPT2Config, optimizer_config: OptimizerConfig, accumulat
     from pipeline.training import step
 
     optimizer = build(optimizer_config, Schedule(kind="cosine", steps=100, warmup_steps=10))
-    model = models.build(model_config, compute_dtype="bfloat16")
+    model = models.build(model_config, compute_dtype="bfloat16", attention=fused_kernels.attention(attention))
     optimizer.build(model.trainable_variables, REPLICAS)
     variables = [*model.trainable_variables, *optimizer.variables]
     rows = ROWS * accumulation

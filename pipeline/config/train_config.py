@@ -12,6 +12,7 @@ RESUMABLE_CHANGES = frozenset(
         *("microbatch", "steps_per_loop", "evaluate_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
         *("keep_best", "max_skipped_steps", "profile_steps", "sample_prompt", "wandb"),
         "slots",  # of AdamW and Muon
+        "attention",  # up to rounding
     }
 )
 
@@ -45,6 +46,8 @@ class TrainConfig:
         final_fraction: where linear and cosine decay end, as a fraction of the peak.
         clip_norm: global norm that the mean gradient is clipped to; None does not clip.
         compute_dtype: ``'bfloat16'`` or ``'float32'``; weights, softmax and loss are float32 in both.
+        attention: ``'fused'``, a TPU kernel for v4 and later; ``'plain'``, TensorFlow's ops; or ``'auto'``, which is
+            fused where generation and shapes allow it. The results are equal up to rounding.
         seed: of the initial weights, the order of the records and dropout.
         steps_per_loop: optimizer steps per call of the compiled loop; metrics leave the device once per loop.
         evaluate_every: steps between evaluations of the whole validation part; 0 evaluates at the end only.
@@ -73,6 +76,7 @@ class TrainConfig:
     final_fraction: float = 0.0
     clip_norm: float | None = 1.0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    attention: Literal["auto", "fused", "plain"] = "auto"
     seed: int = 0
     steps_per_loop: int = 100
     evaluate_every: int = 0

@@ -218,6 +218,15 @@ class Optimizer(keras.optimizers.Optimizer):
             for v in variables
         }
 
+    def in_words(self, variables: Sequence[keras.Variable]) -> str:
+        """Returns a line with the slots' bytes and the effective learning rates at the schedule's highest point."""
+        rates = self.effective_rates(variables)
+        least = min(rates, key=rates.__getitem__)
+        highest = max(rates.values())
+        down_to = f", down to {rates[least]:.1e} of {least}" if rates[least] < highest else ""
+        slots = f"optimizer slots {self.slot_bytes() / 2**20:,.1f} MiB per replica"
+        return f"{slots}; effective learning rate {highest:.1e}{down_to}"
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, as plain dictionaries."""
         return {"config": asdict(self.config), "schedule": asdict(self.schedule)}

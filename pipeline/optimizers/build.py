@@ -3,15 +3,13 @@
 Imports neither TensorFlow nor Keras before ``build`` is called.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig, OptimizerConfig, SGDConfig
 from pipeline.optimizers.schedules import Schedule
 
 if TYPE_CHECKING:
-    import keras
-
     from pipeline.optimizers.base import Optimizer
 
 
@@ -55,13 +53,3 @@ def build(config: OptimizerConfig, schedule: Schedule) -> "Optimizer":
         KeyError: no optimizer has settings of this class.
     """
     return CLASSES[type(config)]()(config, schedule)
-
-
-def in_words(optimizer: "Optimizer", variables: "Sequence[keras.Variable]") -> str:
-    """Returns a line with the slots' bytes and the effective learning rates at the schedule's highest point."""
-    rates = optimizer.effective_rates(variables)
-    least = min(rates, key=rates.__getitem__)
-    highest = max(rates.values())
-    down_to = f", down to {rates[least]:.1e} of {least}" if rates[least] < highest else ""
-    slots = f"optimizer slots {optimizer.slot_bytes() / 2**20:,.1f} MiB per replica"
-    return f"{slots}; effective learning rate {highest:.1e}{down_to}"

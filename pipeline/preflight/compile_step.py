@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from models.config import GPT2Config
-from pipeline.config import batch_plan
+from pipeline.config import attention_path, batch_plan
 from pipeline.config.dry_run import GPT2_VOCABULARY
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.devices import own_process, slices
@@ -98,9 +98,12 @@ def check(
     plan = batch_plan.plan(
         global_batch=settings.global_batch, replicas=piece.cores, microbatch=settings.microbatch, context=model.context
     )
-    hlo, sizes = own_process.call(LOWERING, lowering.lower_train, model, optimizer, settings, plan)
+    attention = attention_path.choose(settings, model, piece)
+    hlo, sizes = own_process.call(LOWERING, lowering.lower_train, model, optimizer, settings, plan, attention.name)
     compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas, keep_text=keep_text, with_schedule=with_schedule)
-    return figures(compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece)
+    return figures(
+        compiled, model=model, sizes=sizes, plan=plan, steps=settings.steps, piece=piece, attention=attention
+    )
 
 
 def check_evaluation(settings: TrainConfig, model: GPT2Config, piece: slices.Slice, training: Figures) -> Compiled:
@@ -109,7 +112,7 @@ def check_evaluation(settings: TrainConfig, model: GPT2Config, piece: slices.Sli
     The slots are not part of the program, but stay in HBM while it runs.
     """
     plan = batch_plan.BatchPlan(piece.cores * settings.microbatch, piece.cores, 1, settings.microbatch, model.context)
-    hlo, _ = own_process.call(LOWERING, lowering.lower_evaluation, model, settings, plan)
+    hlo, _ = own_process.call(LOWERING, lowering.lower_evaluation, model, settings, plan, training.attention)
     compiled = tpu_compiler.compile_for(hlo, piece, plan.replicas)
     peak = compiled.peak_bytes + training.memory["slots"]
     return dataclasses.replace(compiled, peak_bytes=peak, fits=compiled.fits and peak <= training.hbm_bytes_per_core)

@@ -55,8 +55,9 @@ class Compiled:
         program_bytes: Instructions.
         flops: Matrix-multiply FLOPs, loops counted as often as they run.
         attention_flops: Those of batched multiplications, which are attention's; part of ``flops``.
+        kernel_flops: Those of the fused attention kernels; part of ``attention_flops``.
         traffic_bytes: Between HBM and the core, loops counted likewise.
-        cycles: Sum of the compiler's estimates of all instructions, loops counted likewise.
+        cycles: Sum of the compiler's estimates of all instructions but the kernels, loops counted likewise.
         compiler_seconds: The compiler's ``optimal_seconds``, corrected for loops; None if it is not plausible.
         compiler_flops, compiler_traffic_bytes, compiler_optimal_seconds: As the compiler prints them.
         once_traffic_bytes: Our own count with loops counted once, to be compared with the compiler's.
@@ -74,6 +75,7 @@ class Compiled:
     program_bytes: int = 0
     flops: float = 0.0
     attention_flops: float = 0.0
+    kernel_flops: float = 0.0
     traffic_bytes: float = 0.0
     cycles: float = 0.0
     compiler_seconds: float | None = None

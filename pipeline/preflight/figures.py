@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.config import GPT2Config
+from pipeline.config.attention_path import AttentionPath
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.devices.slices import Slice
 from pipeline.preflight.compiled import GIB, Compiled
+
+MATRIX_UNIT = 128  # rows and columns, up to v5p
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +31,13 @@ class Figures:
         all_reduce_bytes: A core's input to all-reduces: one float32 gradient of every weight, plus every new weight if
             the slots are split over the replicas.
         compute_seconds, traffic_seconds: The two sides of the roofline.
-        cycles_seconds: The compiler's cycles of all instructions, added up, at the generation's clock.
+        cycles_seconds: The compiler's cycles of all instructions, added up, at the generation's clock; for the fused
+            kernels their FLOPs at the peak, of which heads narrower than the matrix unit reach their share.
         estimate_seconds: The compiler's own estimate, corrected for loops; ``cycles_seconds`` if it is impossible.
         estimate_source: "compiler", or "cycles".
         tokens_per_second, mfu: Of the whole slice; MFU is the share of peak by model FLOPs.
         hours, tokens: Of the whole schedule.
+        attention, attention_reason: "fused" or "plain", and why.
     """
 
     fits: bool
@@ -56,6 +61,8 @@ class Figures:
     microbatch: int
     accumulation: int
     replicas: int
+    attention: str
+    attention_reason: str
     compiled: Compiled
 
     def as_json(self) -> dict[str, Any]:
@@ -64,7 +71,14 @@ class Figures:
 
 
 def figures(
-    compiled: Compiled, *, model: GPT2Config, sizes: dict[str, int], plan: BatchPlan, steps: int, piece: Slice
+    compiled: Compiled,
+    *,
+    model: GPT2Config,
+    sizes: dict[str, int],
+    plan: BatchPlan,
+    steps: int,
+    piece: Slice,
+    attention: AttentionPath,
 ) -> Figures:
     """Combines the compiler's figures of the training step with those of the model, the batch and the slice.
 
@@ -73,11 +87,13 @@ def figures(
     limit = compiled.hbm_limit_bytes or round(piece.specs.usable_hbm_gib * GIB)
     tokens_per_core = plan.per_replica * plan.context
     model_flops = model.flops_per_token(plan.context) * tokens_per_core
-    attention = 12.0 * model.layers * model.width * plan.context * tokens_per_core
-    dense = (compiled.flops - compiled.attention_flops) / (model_flops - attention)
+    square = 12.0 * model.layers * model.width * plan.context * tokens_per_core
+    dense = (compiled.flops - compiled.attention_flops) / (model_flops - square)
     compute = compiled.flops / (piece.specs.peak_tflops * 1e12)
     traffic = compiled.traffic_bytes / (piece.specs.hbm_gbps * 1e9)
-    cycles = compiled.cycles / (piece.specs.clock_ghz * 1e9)
+    lanes_used = min(1.0, model.head_width / MATRIX_UNIT)
+    kernels = compiled.kernel_flops / (piece.specs.peak_tflops * 1e12 * lanes_used)
+    cycles = compiled.cycles / (piece.specs.clock_ghz * 1e9) + kernels
     seconds, source = step_time(compiled.compiler_seconds, max(compute, traffic), cycles)
     rate = plan.tokens_per_step / seconds if compiled.fits and seconds else None
     peak_flops = piece.specs.peak_tflops * 1e12 * piece.cores
@@ -103,6 +119,8 @@ def figures(
         microbatch=plan.microbatch,
         accumulation=plan.accumulation,
         replicas=plan.replicas,
+        attention=attention.name,
+        attention_reason=attention.reason,
         compiled=compiled,
     )
 
@@ -146,6 +164,7 @@ def report(result: Figures, title: str, piece: Slice) -> str:
         f"{piece.hosts} hosts",
         f"batch             {result.replicas * result.accumulation * result.microbatch} sequences = "
         f"{result.replicas} replicas × {result.accumulation} accumulation × {result.microbatch} microbatch",
+        f"attention         {result.attention}: {result.attention_reason}",
         f"fits              {fits}: {peak} GiB of {limit} GiB that the compiler allows a core",
     ]
     lines += [f"  {purpose:<26} {gib(size):>7} GiB" for purpose, size in result.memory.items() if size]

@@ -17,6 +17,7 @@ FREE = {
     *("copy-done", "slice-done", "dynamic-slice-done"),
 }
 SLICES = {"dynamic-slice", "slice", "gather"}
+KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')  # as the author of a Mosaic kernel states them
 PREFETCHES = {"copy-start", "slice-start", "dynamic-slice-start"}
 
 
@@ -26,7 +27,8 @@ class Totals:
 
     Args:
         matmul_flops: 2 × multiply-adds of matrix multiplications and convolutions.
-        batched_flops: Those of batched multiplications alone, which in a transformer are attention's.
+        batched_flops: Those of batched multiplications and of Mosaic kernels alone, which here are attention's.
+        kernel_flops: Those of Mosaic kernels, for which the compiler estimates no cycles.
         hbm_bytes: Read from and written to HBM.
         cycles: Sum of the compiler's own estimates.
         unknown_loops: Loops of unknown trip count, which are counted once.
@@ -34,6 +36,7 @@ class Totals:
 
     matmul_flops: float = 0.0
     batched_flops: float = 0.0
+    kernel_flops: float = 0.0
     hbm_bytes: float = 0.0
     cycles: float = 0.0
     unknown_loops: int = 0
@@ -46,6 +49,7 @@ def total(program: Program, unroll: bool = True) -> Totals:
         for inner, flops in _products(program, computation, instruction):
             totals.matmul_flops += times * flops
             totals.batched_flops += times * flops if _is_batched(inner) else 0.0
+            totals.kernel_flops += times * flops if inner.opcode == "custom-call" else 0.0
         totals.hbm_bytes += times * hbm_bytes(program, computation, instruction)
         totals.cycles += times * instruction.estimated_cycles
         if instruction.opcode == "while" and trip_count(program, computation, instruction) is None:
@@ -63,7 +67,7 @@ def _products(
 ) -> Iterator[tuple[Instruction, float]]:
     """Yields the multiplications in an instruction, with their FLOPs."""
     for where, inner in inside(program, computation, instruction):
-        if count := {"dot": _dot, "convolution": _convolution}.get(inner.opcode):
+        if count := {"dot": _dot, "convolution": _convolution, "custom-call": _kernel}.get(inner.opcode):
             yield inner, count(where, inner)
 
 
@@ -81,8 +85,14 @@ def inside(
 
 
 def _is_batched(instruction: Instruction) -> bool:
-    """Whether a multiplication has batch axes, which the TPU compiler writes as dilated windows."""
-    return "lhs_batch_dims={" in instruction.rest or "lhs_dilate=" in instruction.rest
+    """Whether a multiplication has batch axes, which the TPU compiler writes as dilated windows, or is a kernel's."""
+    written = ("lhs_batch_dims={", "lhs_dilate=")
+    return instruction.opcode == "custom-call" or any(sign in instruction.rest for sign in written)
+
+
+def _kernel(_: Computation, instruction: Instruction) -> float:
+    stated = KERNEL_FLOPS.search(instruction.rest)
+    return float(stated[1]) if stated else 0.0
 
 
 def _dot(computation: Computation, instruction: Instruction) -> float:

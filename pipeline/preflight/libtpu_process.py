@@ -154,6 +154,7 @@ def measure(compiled: Any, text: str) -> Compiled:
         program_bytes=memory.generated_code_size_in_bytes,
         flops=all_trips.matmul_flops,
         attention_flops=all_trips.batched_flops,
+        kernel_flops=all_trips.kernel_flops,
         traffic_bytes=traffic,
         cycles=all_trips.cycles,
         compiler_seconds=optimal * all_trips.cycles / once.cycles if optimal > 0 and once.cycles else None,

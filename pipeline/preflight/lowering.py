@@ -13,6 +13,7 @@ from models.config import GPT2Config
 from pipeline import cli
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import TrainConfig, schedule_of
+from pipeline.devices import fused_kernels
 from pipeline.optimizers.config import OptimizerConfig
 
 
@@ -49,23 +50,27 @@ def all_reduce_over(replicas: int) -> Callable[[list], list]:
 
 
 def lower_train(
-    model_config: GPT2Config, optimizer_config: OptimizerConfig, settings: TrainConfig, plan: BatchPlan
+    model_config: GPT2Config,
+    optimizer_config: OptimizerConfig,
+    settings: TrainConfig,
+    plan: BatchPlan,
+    attention: str = "plain",
 ) -> tuple[bytes, dict[str, int]]:
     """Returns the serialised HLO of one optimizer step on one replica, and bytes by purpose.
 
     All of the plan's replicas take part in the all-reduce, whose input is counted beside the weights and the slots.
+    ``attention`` is an ``AttentionPath``'s name.
     """
     cli.import_tensorflow()
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
-    import models
     from pipeline.optimizers.build import build
     from pipeline.training.step import make_train_step
 
     with unfilled_variables():
         optimizer = build(optimizer_config, schedule_of(settings))
-        model = models.build(model_config, compute_dtype=settings.compute_dtype)
+        model = _model(model_config, settings, attention)
         optimizer.build(model.trainable_variables, plan.replicas)
     step = make_train_step(
         model,
@@ -86,16 +91,17 @@ def lower_train(
     return _hlo(step, batch), {"weights": weights, "slots": optimizer.slot_bytes(), "all_reduce": reductions * weights}
 
 
-def lower_evaluation(model_config: GPT2Config, settings: TrainConfig, plan: BatchPlan) -> tuple[bytes, dict[str, int]]:
+def lower_evaluation(
+    model_config: GPT2Config, settings: TrainConfig, plan: BatchPlan, attention: str = "plain"
+) -> tuple[bytes, dict[str, int]]:
     """Returns the serialised HLO of one evaluation step on one replica, and the bytes of its weights."""
     cli.import_tensorflow()
     import tensorflow as tf
 
-    import models
     from pipeline.evaluation.evaluation_step import make_evaluation_step
 
     with unfilled_variables():
-        model = models.build(model_config, compute_dtype=settings.compute_dtype)
+        model = _model(model_config, settings, attention)
     step = make_evaluation_step(model, all_reduce=all_reduce_over(plan.replicas))
     batch = {
         "tokens": tf.TensorSpec([plan.microbatch, plan.context + 1], tf.int32),
@@ -103,6 +109,13 @@ def lower_evaluation(model_config: GPT2Config, settings: TrainConfig, plan: Batc
     }
     weights = sum(4 * variable.shape.num_elements() for variable in model.trainable_variables)
     return _hlo(step, batch), {"weights": weights, "slots": 0, "all_reduce": 0}
+
+
+def _model(config: GPT2Config, settings: TrainConfig, attention: str) -> Any:
+    import models
+
+    kernels = fused_kernels.attention(attention)
+    return models.build(config, compute_dtype=settings.compute_dtype, attention=kernels)
 
 
 def _hlo(step: Any, batch: dict[str, Any]) -> bytes:

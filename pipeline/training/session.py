@@ -14,17 +14,17 @@ from typing import Any
 import models
 from models.config import GPT2Config
 from pipeline import cli
-from pipeline.config import pretrained
+from pipeline.config import attention_path, pretrained
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig, schedule_of
 from pipeline.data.format.manifest import Manifest, read_tokenizer
 from pipeline.data.format.tokenizer import Tokenizer
 from pipeline.data.reading import datasets
-from pipeline.devices import ending_notice, matmul_peak
+from pipeline.devices import ending_notice, fused_kernels, matmul_peak
 from pipeline.devices.connect import Connection
 from pipeline.devices.heartbeat import Heartbeat
 from pipeline.errors import UserError, WorkerLostError
-from pipeline.optimizers.build import build, in_words
+from pipeline.optimizers.build import build
 from pipeline.optimizers.config import OptimizerConfig
 from pipeline.progress import Progress, counted
 from pipeline.report.write import REPORT, write_report
@@ -119,7 +119,8 @@ class Session:
             self.settings = dataclasses.replace(settings, wandb="off")
             self.directory = RunDirectory(stack.enter_context(tempfile.TemporaryDirectory()))
         print(f"{'resumes' if state.step else 'begins again' if started_before else 'starts'} at step {state.step:,}")
-        print(in_words(state.optimizer, state.model.trainable_variables))
+        print(f"attention {self.attention.name}: {self.attention.reason}")
+        print(state.optimizer.in_words(state.model.trainable_variables))
         metrics = self._metrics(state.step, tokenizer)
         trainer = self.trainer(state, checkpoints, metrics, tokenizer)
         began = float(self.directory.read_or_create("began.txt", f"{cli.STARTED:.3f}\n"))
@@ -161,9 +162,12 @@ class Session:
 
     def state(self) -> State:
         """Returns the model and its optimizer, new, on the connection's devices."""
+        settings, kernels = self.settings, fused_kernels.attention(self.attention.name)
         with self.connection.strategy.scope():
-            model = models.build(self.model_config, compute_dtype=self.settings.compute_dtype, seed=self.settings.seed)
-            optimizer = build(self.optimizer_config, schedule_of(self.settings))
+            model = models.build(
+                self.model_config, compute_dtype=settings.compute_dtype, seed=settings.seed, attention=kernels
+            )
+            optimizer = build(self.optimizer_config, schedule_of(settings))
             optimizer.build(model.trainable_variables)
         return State(model=model, optimizer=optimizer)
 
@@ -193,14 +197,18 @@ class Session:
         """Writes the configuration and the tokenizer, and opens the sinks."""
         self.directory.write("config.gin", self.configuration)
         self.directory.write("tokenizer.json", tokenizer.data.decode())
-        facts = {"step": start, "devices": self.connection.describe(), "data": self.data}
         part = self.manifest.parts.get("train")
-        starts.add(
-            self.directory, **facts, corpus=self.manifest.corpus.name, train_tokens=part.tokens if part else None
-        )
+        facts = {"step": start, "devices": self.connection.describe(), "attention": self.attention.name}
+        facts |= {"data": self.data, "corpus": self.manifest.corpus.name, "train_tokens": part.tokens if part else None}
+        starts.add(self.directory, **facts)
         metrics = MetricsWriter(self.directory, self.identity(), wandb_mode=self.settings.wandb, resume_step=start)
         metrics.text("configuration", textwrap.indent(self.configuration, "    "), start)
         return metrics
+
+    @functools.cached_property
+    def attention(self) -> attention_path.AttentionPath:
+        """How attention is computed, and why."""
+        return attention_path.choose(self.settings, self.model_config, self.connection.slice)
 
     @functools.cached_property
     def workers(self) -> Workers:
@@ -216,7 +224,7 @@ class Session:
     def identity(self) -> dict[str, dict[str, Any]]:
         """Returns the configuration and data that identify this run."""
         return {
-            "train": dataclasses.asdict(self.settings),
+            "train": dataclasses.asdict(self.settings) | {"attention": self.attention.name},
             "model": as_json(self.model_config),
             "optimizer": as_json(self.optimizer_config),
             "data": {
@@ -229,12 +237,8 @@ class Session:
 
     def trainer(self, state: State, checkpoints: Checkpoints, metrics: MetricsWriter, tokenizer: Tokenizer) -> Trainer:
         """Returns the trainer of this run, with its data and the hooks that the settings ask for."""
-        run = Run(
-            settings=self.settings,
-            plan=self.plan,
-            flops_per_token=self.model_config.flops_per_token(self.plan.context),
-            peak=self.peak(),
-        )
+        flops = self.model_config.flops_per_token(self.plan.context)
+        run = Run(settings=self.settings, plan=self.plan, flops_per_token=flops, peak=self.peak())
         runtime = Runtime(
             strategy=self.connection.strategy,
             workers=self.workers,

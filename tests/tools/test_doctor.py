@@ -73,7 +73,7 @@ def test_a_tpu_vm_is_compared_with_its_own_pins(monkeypatch):
 def test_a_tpu_vm_gets_all_that_users_run():
     usual, on_tpu = (doctor.pins(doctor.ROOT / file) for file in ("requirements.txt", "requirements-tpu.txt"))
     assert usual.keys() - on_tpu.keys() == {"tensorflow", "tensorflow-text"}
-    only_there = {"tensorflow-tpu", "libtpu", "google-api-python-client", "oauth2client"}
+    only_there = {"tensorflow-tpu", "libtpu", "jax", "jaxlib", "google-api-python-client", "oauth2client"}
     assert on_tpu.keys() - usual.keys() == only_there
     assert {name for name in usual.keys() & on_tpu.keys() if usual[name] != on_tpu[name]} == {"tensorboard"}
     assert on_tpu["tensorboard"].split(".")[:2] == on_tpu["tensorflow-tpu"].split(".")[:2]

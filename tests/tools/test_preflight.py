@@ -11,6 +11,7 @@ import pytest
 
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.config import batch_plan
+from pipeline.config.attention_path import AttentionPath
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.devices.tpu_specs import GENERATIONS
@@ -68,6 +69,10 @@ def test_counts_agree_with_analytic_ones(preflight, kind, layers, tpu):
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(figures) >= REQUIRED
     assert figures["fits"] and figures["compiled"]["unknown_loops"] == 0
+    assert figures["attention"] == ("plain" if tpu == "v3-8" else "fused")
+    # Of a kernel, one block of 256 × 256: two products forward and five backward, for each head of each sequence.
+    kernels = 7 * 2 * SMALL["width"] * SMALL["context"] ** 2 * 4 * layers if tpu == "v5e-8" else 0
+    assert figures["compiled"]["kernel_flops"] == kernels
     # In bfloat16 the loss multiplies with the table once more, or with an eighth of a large one, to find its shift.
     shift = 2 * SMALL["vocabulary_size"] * (128 if kind == "ALGPT2" else SMALL["width"])
     config = {"GPT2": GPT2Config, "ALGPT2": ALGPT2Config}[kind](**SMALL | {"layers": layers})
@@ -225,6 +230,7 @@ def test_search_recommends_a_microbatch(preflight):
     assert "recommended" in done.stdout
 
 
+PLAIN = AttentionPath("plain", "asked for")
 SETTINGS = TrainConfig(model="gpt2", optimizer="adafactor", steps=10, global_batch=96, microbatch=4)
 ADAFACTOR, PIECE = AdafactorConfig(learning_rate=1e-3), slices.find("v3-8")
 
@@ -242,7 +248,8 @@ def search(monkeypatch):
             compiled = Compiled(fits=peak < 15.48 * GIB, peak_bytes=peak, flops=1e12, cycles=1e9)
             plan = batch_plan.plan(global_batch=96, replicas=8, microbatch=settings.microbatch, context=model.context)
             sizes = {"weights": 0, "slots": 0, "all_reduce": 0}
-            return preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=10, piece=piece)
+            how = {"plan": plan, "steps": 10, "piece": piece, "attention": PLAIN}
+            return preflight_figures.figures(compiled, model=model, sizes=sizes, **how)
 
         monkeypatch.setattr(compile_step, "check", check)
         monkeypatch.setattr(command, "write_json", answers.append)

@@ -6,6 +6,7 @@ import types
 import pytest
 
 from pipeline.config import batch_plan
+from pipeline.config.attention_path import AttentionPath
 from pipeline.devices import slices
 from pipeline.preflight import figures as preflight_figures
 from pipeline.preflight.compiled import GIB, Compiled
@@ -31,13 +32,14 @@ def figures(fits, estimate=0.09):
         plan=batch_plan.plan(global_batch=512, replicas=128, microbatch=4, context=1024),
         steps=90_000,
         piece=slices.find("v3-128"),
+        attention=AttentionPath("plain", "asked for"),
     )
 
 
 def test_a_row_says_what_fits_and_how_fast():
-    assert preflight_table.cells(figures(True)) == ["yes", "4", "3.00", "27.0", "60", "90", "119"]
-    assert preflight_table.cells(figures(True, estimate=-400.0))[-2:] == ["-", "119"]
-    assert preflight_table.cells(figures(False)) == ["no", "-", "needs 24.00 of 15.48", *["-"] * 4]
+    assert preflight_table.cells(figures(True)) == ["yes", "4", "3.00", "27.0", "60", "90", "119", "plain"]
+    assert preflight_table.cells(figures(True, estimate=-400.0))[-3:] == ["-", "119", "plain"]
+    assert preflight_table.cells(figures(False)) == ["no", "-", "needs 24.00 of 15.48", *["-"] * 5]
 
 
 def test_figures_of_the_whole_run():
@@ -54,10 +56,11 @@ def test_figures_of_the_whole_run():
 def test_rows_that_are_not_chosen_are_kept_and_all_are_in_order(tmp_path):
     output = tmp_path / "docs" / "preflight.md"
     keys = [("gpt2-xl", "v3-8", "adamw", "full"), ("gpt2-small", "v3-128", "adafactor", "none")]
-    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90", "119"]) + " |" for key in keys}
+    cells = ["yes", "4", "3.00", "27.0", "60", "90", "119", "plain"]
+    rows = {key: f"| {' | '.join([*key, *cells])} |" for key in keys}
     preflight_table.write_rows(output, rows)
     with output.open("a") as file:  # as a table had it before it had its last column
-        file.write("| gpt2-small | v3-8 | adamw | full | yes | 4 | 2.09 | 27.7 | 66 | 104 |\n")
+        file.write("| gpt2-small | v3-8 | adamw | full | yes | 4 | 2.09 | 27.7 | 66 | 104 | 150 |\n")
     assert preflight_table.read_rows(output) == rows
     preflight_table.write_rows(output, rows)
     lines = [line for line in output.read_text().splitlines() if line.startswith("| gpt2")]
@@ -94,7 +97,7 @@ def test_what_cannot_fit_is_known_without_the_compiler(monkeypatch):
     """AdamW's weights and slots of gpt2-xl are 12 bytes per parameter, 17.4 GiB."""
     monkeypatch.setattr(preflight_table.compile_step, "check", None)
     row = preflight_table.row("gpt2-xl", "v3-8", "adamw", "full")
-    assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - | - |"
+    assert row == "| gpt2-xl | v3-8 | adamw | full | no | - | needs over 17.41 of 15.48 | - | - | - | - | - |"
 
 
 def test_sharded_slots_are_counted_as_a_core_holds_them():
@@ -106,7 +109,7 @@ def test_sharded_slots_are_counted_as_a_core_holds_them():
 def test_rows_that_stand_are_left_on_request(run_module, tmp_path):
     output = tmp_path / "table.md"
     key = ("gpt2-small", "v3-8", "adafactor", "none")
-    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90", "119"]) + " |"}
+    rows = {key: "| " + " | ".join([*key, "yes", "4", "3.00", "27.0", "60", "90", "119", "plain"]) + " |"}
     preflight_table.write_rows(output, rows)
     chosen = ["--models=gpt2-small", "--slices=v3-8", "--optimizers=adafactor", "--remat=none"]
     done = run_module("tools.preflight_table", *chosen, "--missing", f"--output={output}")
@@ -118,7 +121,8 @@ def test_rows_with_an_unknown_figure_count_as_missing(monkeypatch, tmp_path):
     output, done = tmp_path / "table.md", []
     keys = [("gpt2-small", "v3-8", "adafactor", remat) for remat in ("none", "full")]
     cells = ["yes", "4", "3.00", "27.0", "60", "90"]
-    rows = {key: "| " + " | ".join([*key, *cells, last]) + " |" for key, last in zip(keys, ("119", "?"), strict=True)}
+    lasts = zip(keys, ("119", "?"), strict=True)
+    rows = {key: f"| {' | '.join([*key, *cells, last, 'plain'])} |" for key, last in lasts}
     preflight_table.write_rows(output, rows)
     chosen = {"models": ["gpt2-small"], "slices": ["v3-8"], "optimizers": ["adafactor"], "remat": [], "readme": None}
     asked = types.SimpleNamespace(**chosen, output=str(output), missing=True)
@@ -134,7 +138,7 @@ def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{preflight_table.EXCERPT[0]}\nold\n{preflight_table.EXCERPT[1]}\nafter\n")
     cells = {
-        "none": ["yes", "4", "1.81", "21.7", "56", "85", "119"],
+        "none": ["yes", "4", "1.81", "21.7", "56", "85", "119", "plain"],
         "full": preflight_table.misfit("needs over 17.41", 15.48),
     }
     rows = {

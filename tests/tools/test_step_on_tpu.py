@@ -5,7 +5,6 @@ import json
 import pytest
 
 from pipeline.preflight.schedule import PARTS
-from tools import step_on_tpu
 
 pytest.importorskip("matplotlib", reason="requirements-plots.txt is not installed")
 
@@ -21,23 +20,25 @@ def figures(attention):
         "agreement": [0.93, 0.86, 1.03],
         "cycles": 0.05,
         "roofline": 0.018,
+        "traffic": 8.2e9,
+        "peak": 2 * 2**30,
     }
 
 
 def test_the_page_is_written_from_what_is_measured(run_module, tmp_path):
     page = tmp_path / "step.md"
-    measured = {"v6e-8": {"after": figures(0.004)}, "v5e-8": {"after": figures(0.01), "before": figures(0.02)}}
+    measured = {"v6e-8": {"fused": figures(0.004)}, "v5e-8": {"fused": figures(0.01), "plain": figures(0.02)}}
     page.with_suffix(".json").write_text(json.dumps(measured))
     done = run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
     assert done.returncode == 0, done.stderr
     lines = [line for line in page.read_text().splitlines() if line.startswith(("| v5e-8", "| v6e-8"))]
-    assert lines[0] == "| v5e-8 | before | 28.0 | 4.5 | 50.0 | 18.0 | 0.93 (0.86 to 1.03) |"
+    assert lines[0] == "| v5e-8 | plain | 28.0 | 4.5 | 50.0 | 18.0 | 8.2 | 2.00 | 0.93 (0.86 to 1.03) |"
     assert [line.split(" | ")[:2] for line in lines[:3]] == [
-        ["| v5e-8", "before"],
-        ["| v5e-8", "after"],
-        ["| v6e-8", "after"],
+        ["| v5e-8", "plain"],
+        ["| v5e-8", "fused"],
+        ["| v6e-8", "fused"],
     ]
-    assert lines[3].startswith("| v5e-8 | before | 20.00 (V 80 %) | 1.00 | ")
+    assert lines[3].startswith("| v5e-8 | plain | 20.00 (V 80 %) | 1.00 | ")
     picture = page.with_suffix(".svg").read_bytes()
     run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
     assert page.with_suffix(".svg").read_bytes() == picture and b"<svg" in picture
@@ -47,8 +48,6 @@ def test_wrong_choices_are_refused(refused, tmp_path):
     page = f"--output={tmp_path / 'step.md'}"
     assert "no slice is called 'v5f-8'" in refused("tools.step_on_tpu", "--slices=v5f-8", page)
     assert "--slices is empty" in refused("tools.step_on_tpu", "--slices=", page)
-    assert "--state" in refused("tools.step_on_tpu", "--state=between", page)
-    assert step_on_tpu.STATES == ("before", "after")
 
 
 def test_what_would_be_ignored_or_lost_after_minutes_is_refused_first(refused, tmp_path):
@@ -62,6 +61,6 @@ def test_what_would_be_ignored_or_lost_after_minutes_is_refused_first(refused, t
 def test_figures_of_two_models_do_not_stand_on_one_page(refused, tmp_path):
     page = tmp_path / "step.md"
     other = figures(0.01) | {"context": 4096}
-    page.with_suffix(".json").write_text(json.dumps({"v6e-8": {"after": figures(0.01)}, "v5e-8": {"after": other}}))
+    page.with_suffix(".json").write_text(json.dumps({"v6e-8": {"fused": figures(0.01)}, "v5e-8": {"fused": other}}))
     said = refused("tools.step_on_tpu", "--slices=", f"--output={page}")
-    assert "v6e-8, after is of another model or compiler than v5e-8" in said and not page.exists()
+    assert "v6e-8, fused is of another model or compiler than v5e-8" in said and not page.exists()

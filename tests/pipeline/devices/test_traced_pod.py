@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models import kernel_shapes
 from models.config import ALGPT2Config, GPT2Config
+from pipeline.config import attention_path
 from pipeline.data.reading import datasets
-from pipeline.devices import slices
+from pipeline.devices import fused_kernels, slices
 from pipeline.devices.connect import Connection
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig
 from pipeline.training import session as sessions
@@ -69,7 +71,7 @@ def described_session(described_strategy, name, directory, variant=VARIANTS[0]):
 
 
 def check_variant(described_strategy, name, directory, variant):
-    """Traces the loop of steps and the evaluation of a run, and checks both."""
+    """Traces the loop of steps and the evaluation of a run, checks both and returns the first."""
     _, optimizer_name, _, accumulation, dropout, skip_loss_above = variant
     session = described_session(described_strategy, name, directory, variant)
     replicas = session.plan.replicas
@@ -114,12 +116,24 @@ def check_variant(described_strategy, name, directory, variant):
     assert (SKIP_ABOVE in constants_of(training.outer)) == (skip_loss_above is not None)
     hashed = [node for node in [*training.outer, *training.inner] if node.op == "BitwiseXor"]  # as dropout's masks are
     assert bool(hashed) == bool(dropout)
+    return training
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_the_program_of_a_slice(described_strategy, tmp_path, variant):
     check_variant(described_strategy, SLICES.get(variant[:2], "v3-8"), tmp_path, variant)
+
+
+@pytest.mark.slow
+def test_the_fused_kernels_are_calls_within_the_program(described_strategy, tmp_path, monkeypatch):
+    """One call forward and one backward for a block; whether they compile is the preflight's to say."""
+    monkeypatch.setattr(attention_path, "installed", {"jax": "0.8.0"}.get)
+    monkeypatch.setattr(kernel_shapes, "BLOCK", CONTEXT)
+    monkeypatch.setattr(fused_kernels, "_kernels", lambda *shape: kernel_shapes.Kernels(b"forward", b"backward"))
+    training = check_variant(described_strategy, "v5e-8", tmp_path, VARIANTS[0])
+    calls = [node.attr["module"].s for node in training.outer if node.op == "XlaCallModule"]
+    assert sorted(calls) == [b"backward", b"forward"]
 
 
 def averages_in_its_loop(i, total):

@@ -2,6 +2,7 @@
 
 from models.config import GPT2Config
 from pipeline.config import batch_plan
+from pipeline.config.attention_path import AttentionPath
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import own_process, slices
 from pipeline.preflight import compile_step, tpu_compiler
@@ -11,6 +12,7 @@ from pipeline.preflight.compiled import GIB, Buffer, Compiled
 SMALL = {"layers": 2, "heads": 2, "width": 256, "context": 256, "vocabulary_size": 1024}
 SETTINGS = TrainConfig(model="gpt2", optimizer="adafactor", steps=10, global_batch=96, microbatch=4)
 PIECE = slices.find("v3-8")
+PLAIN = AttentionPath("plain", "asked for")
 
 
 def test_evaluation_stands_beside_the_slots(monkeypatch):
@@ -22,7 +24,8 @@ def test_evaluation_stands_beside_the_slots(monkeypatch):
     for slots, fits in ((10 * GIB, True), (11 * GIB, False)):
         sizes = {"weights": 0, "slots": slots, "all_reduce": 0}
         model = GPT2Config(**SMALL)
-        training = preflight_figures.figures(compiled, model=model, sizes=sizes, plan=plan, steps=1, piece=PIECE)
+        how = {"plan": plan, "steps": 1, "piece": PIECE, "attention": PLAIN}
+        training = preflight_figures.figures(compiled, model=model, sizes=sizes, **how)
         evaluation = compile_step.check_evaluation(SETTINGS, model, PIECE, training)
         assert evaluation.fits is fits and evaluation.peak_bytes == slots + 5 * GIB
 

@@ -75,6 +75,20 @@ def test_batched_multiplications_are_told_apart(parsed):
     assert hlo_costs.total(parsed).batched_flops == SCORES
 
 
+def test_a_kernel_s_flops_are_its_author_s():
+    """Those of attention, for which the compiler has no cycles; a call of another kind has none."""
+    stated = 'backend_config={"custom_call_config":{"cost_estimate":{"flops":"8053063680","transcendentals":"3145"}}}'
+    text = """ENTRY %main (x: bf16[48,64,1024]) -> bf16[48,64,1024] {
+  %x = bf16[48,64,1024]{2,1,0} parameter(0)
+  %buffer = bf16[48,64,1024]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %o = bf16[48,64,1024]{2,1,0} custom-call(%x, %buffer), custom_call_target="tpu_custom_call", STATED
+}
+""".replace("STATED", stated)
+    totals = hlo_costs.total(hlo.parse(text))
+    assert totals.matmul_flops == totals.batched_flops == totals.kernel_flops == 8_053_063_680
+    assert totals.cycles == 0
+
+
 def test_traffic_counts_hbm_only_and_slices_by_their_size(parsed):
     inputs = 2 * (128 * 256 + 256 * 512)  # the product stays on the core
     scores = 2 * 2 * 4 * 12 * 64 * 256 + 4 * 4 * 12 * 256 * 256

@@ -1,0 +1,50 @@
+"""Chooses how attention is computed: by the fused TPU kernels, or by plain TensorFlow ops. Imports neither library."""
+
+from typing import NamedTuple
+
+from models import kernel_shapes
+from models.config import GPT2Config
+from pipeline.config.train_config import TrainConfig
+from pipeline.devices.slices import Slice
+from pipeline.devices.wheels import installed
+from pipeline.errors import UserError, pip_install
+
+KERNEL_GENERATIONS = ("v4", "v5e", "v5p", "v6e")  # no Mosaic kernel compiles for v2 and v3
+
+
+class AttentionPath(NamedTuple):
+    """What was chosen, and a sentence that says why."""
+
+    name: str  # "fused" or "plain"
+    reason: str
+
+
+def choose(settings: TrainConfig, model: GPT2Config, piece: Slice | None) -> AttentionPath:
+    """Returns the path of a run on a slice, or on other devices if ``piece`` is None.
+
+    Raises:
+        UserError: ``train.attention = 'fused'`` where the kernels cannot be used.
+    """
+    if settings.attention == "plain":
+        return AttentionPath("plain", "train.attention = 'plain'")
+    refusal = _refusal(settings, model, piece)
+    if refusal and settings.attention == "fused":
+        raise UserError(f"train.attention = 'fused': {refusal}; expected 'plain' or 'auto'")
+    if refusal or piece is None:
+        return AttentionPath("plain", refusal or "")
+    return AttentionPath("fused", f"{piece.generation}, context {model.context:,}, heads {model.head_width} wide")
+
+
+def _refusal(settings: TrainConfig, model: GPT2Config, piece: Slice | None) -> str | None:
+    if piece is None:
+        return "the fused kernels are for TPUs"
+    if piece.generation not in KERNEL_GENERATIONS:
+        return f"{piece.generation} takes no fused kernels; {', '.join(KERNEL_GENERATIONS)} do"
+    if settings.compute_dtype != "bfloat16":
+        return f"train.compute_dtype = {settings.compute_dtype!r}: the fused kernels take 'bfloat16'"
+    if refusal := kernel_shapes.refusal(model):
+        return refusal
+    if installed("jax") is None:
+        file = "tpu" if installed("tensorflow-tpu") else "preflight"
+        return f"jax, which writes the fused kernels, is not installed: {pip_install(f'-r requirements-{file}.txt')}"
+    return None
