@@ -88,7 +88,7 @@ bench: $(VENV)/.dev  ## ratios against the usual tools, measured in one run
 	$(RUN) -m tools.bench
 
 preflight-table: $(VENV)/.dev  ## docs/preflight.md: what fits which slice, by the real TPU compiler (hours)
-	$(RUN) -m tools.preflight_table --output=docs/preflight.md --readme=README.md
+	$(RUN) -m tools.preflight_table --output=docs/preflight.md --readme=README.md --pods=docs/pods.md
 
 study: $(VENV)/.runtime  ## docs/study.md: the 2020 study re-run small, from WIKITEXT='…/wiki.*.raw' (about 2 hours)
 	$(INSTALL) -r requirements-plots.txt

@@ -8,7 +8,7 @@ import sys
 from absl import flags
 
 from pipeline import cli, storage
-from pipeline.config import dry_run, run_config
+from pipeline.config import attention_path, dry_run, run_config
 from pipeline.config.train_config import schedule_note
 from pipeline.data.format.manifest import Manifest
 from pipeline.devices import tpu_target
@@ -25,11 +25,12 @@ def main() -> int:
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
     # Report errors that need no connection first.
+    attention = attention_path.choose(run.settings, run.model, run.target.slice)
     data = _checked_data(run) if FLAGS.data and not storage.is_remote(FLAGS.data) else None
     if FLAGS.dry_run:
         sized = run_config.with_data(run, data) if data else run
         print(run.provenance())
-        print(dry_run.arithmetic(sized.settings, sized.model, run.optimizer, run.plan, run.target.hosts))
+        print(dry_run.arithmetic(sized.settings, sized.model, run.optimizer, run.plan, run.target.hosts, attention))
         if FLAGS.preflight:
             require_fit(sized.settings, sized.model, run.optimizer, run.target.slice)
         return 0

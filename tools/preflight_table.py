@@ -1,6 +1,6 @@
 """Writes the preflight of every model on the usual slices as a table: what fits, at which microbatch, how fast at best.
 
-    python -m tools.preflight_table --output=docs/preflight.md --readme=README.md     # make preflight-table
+    python -m tools.preflight_table --output=docs/preflight.md --readme=README.md --pods=docs/pods.md
 
 A program takes the compiler one to nine minutes, and there are 528. Programs that are compiled already are read from
 the cache, so an interrupted table continues where it stopped; --missing keeps the rows that the output has, so that
@@ -26,6 +26,8 @@ from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import compile_step, tpu_compiler
 from pipeline.preflight.compiled import GIB
 from pipeline.preflight.figures import Figures
+from tools import preflight_excerpts
+from tools.preflight_excerpts import HOURS_MARKS, OVERVIEW_MARKS, UNKNOWN
 
 FLAGS = flags.FLAGS
 MODELS = {
@@ -36,14 +38,6 @@ MODELS = {
 SLICES = ("v2-8", "v3-8", "v3-128", "v4-8", "v4-32", "v5e-1", "v5e-8", "v5e-16", "v5p-8", "v6e-1", "v6e-8")
 OPTIMIZERS = ("adafactor", "adamw")
 REMAT = ("none", "full")
-EXCERPT = ("<!-- preflight of v3-128 -->", "<!-- end of preflight -->")
-EXCERPT_SLICE = "v3-128"
-EXCERPT_ROWS = (
-    ("gpt2-small", "adafactor"),
-    ("gpt2-xl", "adafactor"),
-    ("gpt2-xl", "adamw"),
-    ("algpt2-base", "adafactor"),
-)
 AXES = {"models": tuple(MODELS), "slices": SLICES, "optimizers": OPTIMIZERS, "remat": REMAT}  # by flag
 MICROBATCHES = (4, 2, 1)  # the first that fits is shown
 HEAD = """# What fits where
@@ -69,15 +63,16 @@ NAMES = (
     *("bound ms", "estimate ms", "cycles ms", "attention"),
 )
 HEAD += f"| {' | '.join(NAMES)} |\n|{'---|' * len(NAMES)}\n"
-UNKNOWN = "?"
 COLUMNS = len(NAMES)
 
 
 def main() -> int:
     """Compiles the chosen rows, and writes the table after each."""
     tpu_compiler.require_compiler()
-    if FLAGS.readme and EXCERPT[0] not in pathlib.Path(FLAGS.readme).read_text(encoding="utf-8"):
-        raise UserError(f"--readme={FLAGS.readme}: it has no line {EXCERPT[0]}, after which the excerpt goes")
+    for flag, marks in (("readme", OVERVIEW_MARKS), ("pods", HOURS_MARKS)):
+        page = getattr(FLAGS, flag)
+        if page and marks.begin not in pathlib.Path(page).read_text(encoding="utf-8"):
+            raise UserError(f"--{flag}={page}: it has no line {marks.begin}, after which the excerpt goes")
     chosen = [choice(flag, names) for flag, names in AXES.items()]
     output = pathlib.Path(FLAGS.output)
     rows = read_rows(output)
@@ -87,9 +82,17 @@ def main() -> int:
         rows[key] = row(*key)
         print(rows[key], flush=True)
         write_rows(output, rows)
-        if FLAGS.readme:
-            write_excerpt(pathlib.Path(FLAGS.readme), rows)
+        write_excerpts(rows)
+    write_excerpts(rows)
     return 0
+
+
+def write_excerpts(rows: dict[tuple[str, ...], str]) -> None:
+    """Writes what other pages take from the table."""
+    if FLAGS.readme:
+        preflight_excerpts.write(pathlib.Path(FLAGS.readme), OVERVIEW_MARKS, preflight_excerpts.overview(rows))
+    if FLAGS.pods:
+        preflight_excerpts.write(pathlib.Path(FLAGS.pods), HOURS_MARKS, preflight_excerpts.hours(rows))
 
 
 def choice(flag: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -180,37 +183,11 @@ def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
     output.write_text(HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place)), encoding="utf-8")
 
 
-def write_excerpt(readme: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
-    """Writes a few of one slice's rows between the two marks of a page: one line per model and optimizer."""
-    text = readme.read_text(encoding="utf-8")
-    before, _, rest = text.partition(EXCERPT[0])
-    _, mark, after = rest.partition(EXCERPT[1])
-    readme.write_text(f"{before}{EXCERPT[0]}\n{excerpt(rows)}{EXCERPT[1]}{after if mark else rest}", encoding="utf-8")
-
-
-def excerpt(rows: dict[tuple[str, ...], str]) -> str:
-    """Returns the excerpt as Markdown: microbatch, peak and times without and with rematerialisation."""
-    lines = [f"| on a {EXCERPT_SLICE} | optimizer | without rematerialisation | with |", "|---|---|---|---|"]
-    for model, optimizer in EXCERPT_ROWS:
-        variants = [rows.get((model, EXCERPT_SLICE, optimizer, remat)) for remat in REMAT]
-        if any(variants):
-            lines.append(f"| {model} | {optimizer} | {' | '.join(map(short, variants))} |")
-    return "\n".join(lines) + "\n"
-
-
-def short(line: str | None) -> str:
-    """Returns a line of the table in a few words."""
-    if line is None:
-        return "not compiled yet"
-    fits, microbatch, peak, _, _, *times, _ = (cell.strip() for cell in line.strip("| ").split("|")[4:])
-    spent = " to ".join(time for time in times if time not in ("-", UNKNOWN))
-    return f"{microbatch} per core, {peak} GiB, {spent} ms" if fits == "yes" else f"does not fit: {peak} GiB"
-
-
 def define_flags() -> None:
     """Defines the flags."""
     cli.define_path("output", "docs/preflight.md", "The Markdown file that holds the table.")
     cli.define_path("readme", None, "A page that gets an excerpt between its two marks, such as README.md.")
+    cli.define_path("pods", None, "A page that gets hours and chip-hours between its two marks, such as docs/pods.md.")
     flags.DEFINE_list("models", [], "Models, comma-separated; none means all.")
     flags.DEFINE_list("slices", [], "Slices, comma-separated; none means those of the table.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")

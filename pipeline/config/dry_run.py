@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from models.config import GPT2Config
 from models.weight_specs import weight_specs
+from pipeline.config.attention_path import AttentionPath
 from pipeline.config.batch_plan import BatchPlan
 from pipeline.config.train_config import ONE_EPOCH, TrainConfig
 from pipeline.optimizers.config import OptimizerConfig
@@ -17,7 +18,12 @@ WIDTH = 23  # of the names
 
 
 def arithmetic(
-    settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, plan: BatchPlan, hosts: int
+    settings: TrainConfig,
+    model: GPT2Config,
+    optimizer: OptimizerConfig,
+    plan: BatchPlan,
+    hosts: int,
+    attention: AttentionPath,
 ) -> str:
     """Returns the batch arithmetic, parameters, FLOPs, slots and effective learning rates of a run as lines of text.
 
@@ -35,6 +41,7 @@ def arithmetic(
         "steps": "one pass over the train part" if settings.steps == ONE_EPOCH else f"{settings.steps:,}",
         **({} if settings.steps == ONE_EPOCH else {"tokens in all": f"{settings.steps * plan.tokens_per_step:,}"}),
         "model FLOPs per step": f"{sized.flops_per_token(plan.context) * plan.tokens_per_step:.3e}",
+        "attention": f"{attention.name}: {attention.reason}",
     }
     variables = weight_specs(sized)
     shapes = {name: variable.shape for name, variable in variables.items()}

@@ -10,7 +10,8 @@ from pipeline.config.attention_path import AttentionPath
 from pipeline.devices import slices
 from pipeline.preflight import figures as preflight_figures
 from pipeline.preflight.compiled import GIB, Compiled
-from tools import preflight_table
+from tests.helpers.places import ROOT
+from tools import preflight_excerpts, preflight_table
 
 
 def figures(fits, estimate=0.09):
@@ -124,19 +125,22 @@ def test_rows_with_an_unknown_figure_count_as_missing(monkeypatch, tmp_path):
     lasts = zip(keys, ("119", "?"), strict=True)
     rows = {key: f"| {' | '.join([*key, *cells, last, 'plain'])} |" for key, last in lasts}
     preflight_table.write_rows(output, rows)
-    chosen = {"models": ["gpt2-small"], "slices": ["v3-8"], "optimizers": ["adafactor"], "remat": [], "readme": None}
+    chosen = {"models": ["gpt2-small"], "slices": ["v3-8"], "optimizers": ["adafactor"], "remat": []}
+    chosen |= {"readme": None, "pods": None}
     asked = types.SimpleNamespace(**chosen, output=str(output), missing=True)
     monkeypatch.setattr(preflight_table, "FLAGS", asked)
     monkeypatch.setattr(preflight_table.tpu_compiler, "require_compiler", lambda: "0")
     monkeypatch.setattr(preflight_table, "row", lambda *key: done.append(key) or rows[key])
     preflight_table.main()
     assert done == [keys[1]]
-    assert preflight_table.short(rows[keys[1]]) == "4 per core, 3.00 GiB, 90 ms"
+    assert preflight_excerpts.short(rows[keys[1]]) == "4 per core, 3.00 GiB, 90 ms"
 
 
 def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{preflight_table.EXCERPT[0]}\nold\n{preflight_table.EXCERPT[1]}\nafter\n")
+    readme.write_text(
+        f"before\n{preflight_excerpts.OVERVIEW_MARKS.begin}\nold\n{preflight_excerpts.OVERVIEW_MARKS.end}\nafter\n"
+    )
     cells = {
         "none": ["yes", "4", "1.81", "21.7", "56", "85", "119", "plain"],
         "full": preflight_table.misfit("needs over 17.41", 15.48),
@@ -149,8 +153,25 @@ def test_the_readme_gets_an_excerpt_between_its_marks(tmp_path):
         for name in ("v3-128", "v2-8")
     }
     for _ in range(2):
-        preflight_table.write_excerpt(readme, rows)
+        preflight_excerpts.write(readme, preflight_excerpts.OVERVIEW_MARKS, preflight_excerpts.overview(rows))
     page = readme.read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page
     assert page.count("| gpt2-small |") == 1
     assert "| 4 per core, 1.81 GiB, 85 to 119 ms | does not fit: needs over 17.41 of 15.48 GiB |" in page
+
+
+def test_hours_are_microsteps_times_the_roofline_and_the_cycles():
+    """90,000 steps of 512 sequences are 16 microsteps of 4 on each of a v3-8's 8 cores."""
+    key = ("gpt2-small", "v3-8", "adafactor", "none")
+    row = f"| {' | '.join([*key, 'yes', '4', '1.81', '21.9', '56', '85', '120', 'plain'])} |"
+    lines = preflight_excerpts.hours({key: row}).splitlines()
+    least, most = (90_000 * 16 * seconds / 3600 for seconds in (0.056, 0.120))
+    expected = f"| v3-8 | 4 | {least:.0f} to {most:.0f} | {4 * least:.0f} to {4 * most:.0f} | not compiled yet | - |"
+    assert expected in lines
+
+
+def test_the_pages_say_what_the_table_says():
+    rows = preflight_table.read_rows(ROOT / "docs" / "preflight.md")
+    for page, excerpt in (("docs/pods.md", preflight_excerpts.hours), ("README.md", preflight_excerpts.overview)):
+        assert excerpt(rows) in (ROOT / page).read_text(encoding="utf-8")
+    assert "not compiled yet" not in preflight_excerpts.hours(rows)
