@@ -3,8 +3,9 @@
     python -m tools.tpu_check            # make tpu-check; the environment is built on first use, a gigabyte
 
 TensorFlow's TPU wheel lowers a function for the platform "TPU" on any machine, and refuses ops for which the TPU has no
-kernel ("No registered 'AsString' OpKernel for XLA_TPU_JIT"). It cannot share an environment with the other wheels, so
-this command builds another under build/. Weights go in as arguments: functions that hold variables are refused.
+kernel ("No registered 'AsString' OpKernel for XLA_TPU_JIT"). The attention kernels, which it does not look into, are
+compiled by that environment's jax and libtpu for each generation. It cannot share an environment with the other wheels,
+so this command builds another under build/. Weights go in as arguments: functions that hold variables are refused.
 """
 
 import os
@@ -16,8 +17,9 @@ from typing import Any
 
 from models.config import ALGPT2Config, GPT2Config
 from pipeline import cli
-from pipeline.devices import fused_kernels
+from pipeline.devices import fused_kernels, own_process
 from pipeline.devices.wheels import LAST_LIBTPU_FOR
+from pipeline.errors import WorkFailedError
 from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig, OptimizerConfig, SGDConfig
 from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBTPU
 
@@ -26,6 +28,7 @@ ENVIRONMENT = ROOT / "build" / "tpu-environment"
 # Of requirements-tpu.txt, what lowering a step needs: no data, no bucket, no report.
 NEEDED = ("tensorflow-tpu", "libtpu", "jax", "jaxlib", "tensorboard", "keras", "numpy", "gin-config", "absl-py")
 PRETENDED = ENVIRONMENT_OF_LIBTPU | {"TPU_ACCELERATOR_TYPE": "v3-8"}  # takes this machine for a host of a v3-8
+TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2")  # of generations with attention kernels
 REPLICAS, ROWS, CONTEXT = 8, 4, 256
 SIZE: dict[str, Any] = {"layers": 2, "heads": 2, "width": 256, "context": CONTEXT, "vocabulary_size": 1000}
 
@@ -83,7 +86,30 @@ def inside() -> int:
         problem = check(kind(**SIZE | {"heads": 4}), optimizers[0], accumulation=1, attention="fused")
         failures += _say(f"{kind.__name__[:-6]} fused attention", problem)
         failures += _say(f"{kind.__name__[:-6]} evaluation", check_evaluation(kind(**SIZE)))
+    for topology in TOPOLOGIES:
+        try:
+            own_process.call("the TPU compiler", compile_kernels, topology)
+            problem = None
+        except WorkFailedError as error:
+            problem = str(error)
+        failures += _say(f"attention kernels compiled for {topology}", problem)
     return 1 if failures else 0
+
+
+def compile_kernels(topology: str) -> None:
+    """Compiles both attention kernels by this environment's jax and libtpu; for a process of its own."""
+    os.environ.update(ENVIRONMENT_OF_LIBTPU, TPU_ACCELERATOR_TYPE="v4-8")
+    import jax
+    from jax.experimental import topologies
+
+    from models import attention_kernels as kernels  # before jax: it keeps jax off a TPU
+
+    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    where = jax.sharding.SingleDeviceSharding(device)
+    array = jax.ShapeDtypeStruct((2, 64, 1024), jax.numpy.bfloat16, sharding=where)
+    log = jax.ShapeDtypeStruct((2, 1, 1024), jax.numpy.float32, sharding=where)
+    jax.jit(kernels.forward).lower(array, array, array).compile()
+    jax.jit(kernels.backward).lower(array, array, array, array, log, array).compile()
 
 
 def _say(name: str, problem: str | None) -> bool:
