@@ -41,7 +41,8 @@ Written by `python -m tools.step_on_tpu`: the training step of {model},
 core, of which one issues in about one cycle. Its dump lists them once; here they count as often as they run: over the
 blocks that a fusion goes over, a kernel's grid, a loop's trips. A kernel with fewer bundles than its FLOPs take at the
 peak, as some products of v5e have, counts as those. *Cycles*: what the compiler itself expected of each
-fusion before it wrote the bundles; for the attention kernels, their FLOPs at the peak, which heads 64 wide halve.
+fusion before it wrote the bundles; for the attention kernels, their FLOPs at the peak, of which heads
+64 wide reach a half, and on v6e a quarter.
 *Roofline*: arithmetic or memory alone at their peak, whichever takes longer. *Attention*: plain TensorFlow ops, or the
 fused kernels, which v4 and later take by default.
 

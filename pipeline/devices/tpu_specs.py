@@ -14,6 +14,7 @@ class Generation:
         peak_tflops: bfloat16 matrix multiply of a device, in 10**12 FLOP/s.
         hbm_gbps: Bandwidth to its memory, in 10**9 bytes/s.
         flops_per_cycle: FLOPs of its matrix units per cycle, 2 per cell; the compiler's estimates are in cycles.
+        matrix_unit: Rows, and columns, of a matrix unit: narrower products leave a part of it idle.
         source: The page that states chip figures.
     """
 
@@ -23,6 +24,7 @@ class Generation:
     peak_tflops: float
     hbm_gbps: float
     flops_per_cycle: int
+    matrix_unit: int
     source: str
 
     @property
@@ -33,10 +35,10 @@ class Generation:
 
 _PAGES = "https://cloud.google.com/tpu/docs/"
 GENERATIONS = {  # the fields in their order above
-    "v2": Generation(2, 8, 7.48, 23, 350, 2**15, _PAGES + "v2"),
-    "v3": Generation(2, 16, 15.48, 61.5, 450, 2**16, _PAGES + "v3"),
-    "v4": Generation(1, 32, 30.75, 275, 1200, 2**18, _PAGES + "v4"),
-    "v5e": Generation(1, 16, 15.75, 197, 819, 2**17, _PAGES + "v5e"),
-    "v5p": Generation(1, 95, 95.73, 459, 2765, 2**18, _PAGES + "v5p"),
-    "v6e": Generation(1, 32, 31.24, 918, 1640, 2**19, _PAGES + "v6e"),
+    "v2": Generation(2, 8, 7.48, 23, 350, 2**15, 128, _PAGES + "v2"),
+    "v3": Generation(2, 16, 15.48, 61.5, 450, 2**16, 128, _PAGES + "v3"),
+    "v4": Generation(1, 32, 30.75, 275, 1200, 2**18, 128, _PAGES + "v4"),
+    "v5e": Generation(1, 16, 15.75, 197, 819, 2**17, 128, _PAGES + "v5e"),
+    "v5p": Generation(1, 95, 95.73, 459, 2765, 2**18, 128, _PAGES + "v5p"),
+    "v6e": Generation(1, 32, 31.24, 918, 1640, 2**19, 256, _PAGES + "v6e"),
 }

@@ -13,8 +13,6 @@ from pipeline.config.batch_plan import BatchPlan
 from pipeline.devices.slices import Slice
 from pipeline.preflight.compiled import GIB, Compiled
 
-MATRIX_UNIT = 128  # rows and columns, up to v5p
-
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
@@ -91,8 +89,8 @@ def figures(
     dense = (compiled.flops - compiled.attention_flops) / (model_flops - square)
     compute = compiled.flops / (piece.specs.peak_tflops * 1e12)
     traffic = compiled.traffic_bytes / (piece.specs.hbm_gbps * 1e9)
-    lanes_used = min(1.0, model.head_width / MATRIX_UNIT)
-    kernels = compiled.kernel_flops / (piece.specs.peak_tflops * 1e12 * lanes_used)
+    share = min(1.0, model.head_width / piece.specs.matrix_unit)  # of it that a head fills
+    kernels = compiled.kernel_flops / (piece.specs.peak_tflops * 1e12 * share)
     cycles = compiled.cycles / (piece.specs.clock_ghz * 1e9) + kernels
     seconds, source = step_time(compiled.compiler_seconds, max(compute, traffic), cycles)
     rate = plan.tokens_per_step / seconds if compiled.fits and seconds else None
