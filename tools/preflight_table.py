@@ -139,11 +139,15 @@ def cells(found: Figures) -> list[str]:
     peak = f"{found.peak_bytes_per_core / GIB:.2f}"
     if not found.fits:
         return misfit(f"needs {peak}", found.hbm_bytes_per_core / GIB)
-    bound = 1e3 * max(found.compute_seconds, found.traffic_seconds)
+    bound = _milliseconds(max(found.compute_seconds, found.traffic_seconds))
     traffic = f"{found.hbm_traffic_bytes / 1e9:.1f}"
-    estimate = f"{1e3 * (found.estimate_seconds or 0):.0f}" if found.estimate_source == "compiler" else "-"
-    cycles = f"{1e3 * found.cycles_seconds:.0f}"
-    return ["yes", str(found.microbatch), peak, traffic, f"{bound:.0f}", estimate, cycles, found.attention]
+    estimate = _milliseconds(found.estimate_seconds or 0) if found.estimate_source == "compiler" else "-"
+    cycles = _milliseconds(found.cycles_seconds)
+    return ["yes", str(found.microbatch), peak, traffic, bound, estimate, cycles, found.attention]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.{0 if seconds >= 0.02 else 1}f}"
 
 
 def configure(

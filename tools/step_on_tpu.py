@@ -27,7 +27,7 @@ from pipeline.preflight.schedule import PARTS
 from tools import plots
 
 FLAGS = flags.FLAGS
-SLICES = ("v3-8", "v4-8", "v5e-8", "v5p-8", "v6e-8")
+SLICES = ("v3-8", "v4-8", "v5e-16", "v5p-8", "v6e-8")
 PATHS = ("plain", "fused")  # of attention
 MICROBATCH = 4
 COLORS = ("#1f5fa8", "#e08214", "#4d9221", "#c51b7d", "#8073ac", "#b2182b", "#666666", "#a6611a", "#bababa")

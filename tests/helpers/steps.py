@@ -59,6 +59,7 @@ def train(
     folder=None,
     start=0,
     skip_loss_above=None,
+    attention=None,
 ):
     """Trains from step ``start`` to STEPS; returns the metrics of each step, and the final weights and slots by name.
 
@@ -74,7 +75,7 @@ def train(
     )
     assert plan.accumulation == accumulation
     with strategy.scope():
-        model = models.build(model_config, seed=2 if start else 1, compute_dtype="float32")
+        model = models.build(model_config, seed=2 if start else 1, compute_dtype="float32", attention=attention)
         optimizer = build(optimizer_config, Schedule(steps=STEPS, warmup_steps=2))
         optimizer.build(model.trainable_variables)
     step = make_train_step(

@@ -16,11 +16,13 @@ import tensorflow as tf
 import models
 from models import attention, fused_attention
 from pipeline.devices import own_process
+from tests.helpers import steps
 
 # dtype, context, square, block: one square, several, and those of a TPU
 CUTS = [("float32", 128, 128, 64), ("float32", 192, 64, 32), ("bfloat16", 192, 64, 32), ("bfloat16", 512, 256, 256)]
 MODEL_CUT = (32, 16)  # square, block
 MODEL_SHAPE = (4, 16, 64, "float32")  # of two sequences of the small models
+STEP_CUT, STEP_SHAPE = (4, 2), (2 * steps.GLOBAL_BATCH, 16, steps.CONTEXT, "float32")
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1.6e-2}  # of the largest value; bfloat16 has 8 bits
 
 
@@ -38,7 +40,7 @@ def export(asked):
 def interpreted():
     """interpreted(square, block): attention by the kernels with squares and blocks of these lengths, on the CPU."""
     asked = [(square, block, (2, 80, context, dtype)) for dtype, context, square, block in CUTS]
-    exported = own_process.call("the export", export, [*asked, (*MODEL_CUT, MODEL_SHAPE)])
+    exported = own_process.call("the export", export, [*asked, (*MODEL_CUT, MODEL_SHAPE), (*STEP_CUT, STEP_SHAPE)])
 
     def cut(square, block):
         return fused_attention.fused(lambda *shape: exported[square, block, shape], platform="CPU")
@@ -84,6 +86,17 @@ def test_a_model_s_loss_and_gradients(name, remat, interpreted, tools):
     assert float(fused_loss) == pytest.approx(float(loss), rel=1e-6)
     for got, expected in zip(fused, plain, strict=True):
         assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_a_run_goes_on_with_the_other_path(interpreted, tmp_path):
+    """From a checkpoint of the fused kernels, plain attention makes the steps that it would have made alone."""
+    train = functools.partial(steps.train, steps.GPT2, steps.ADAFACTOR, ["/cpu:0"], accumulation=1)
+    whole, *_ = train()
+    begun, *_ = train(folder=tmp_path, attention=interpreted(*STEP_CUT))
+    gone_on, *_ = train(folder=tmp_path, start=steps.SAVED)
+    for got, expected in zip((*begun[: steps.SAVED], *gone_on), whole, strict=True):
+        assert got["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert got["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
 
 
 def test_the_interpreted_kernels_can_fail():
