@@ -3,7 +3,7 @@
 python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] [--tpu=v3-8]
 python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
 
-Both are printed as JSON, and kept in the run directory for tools.report.
+Both are printed as JSON and kept in the run directory, whose report.html is written again with them.
 """
 
 import hashlib
@@ -52,21 +52,27 @@ def main() -> None:
         protocol = {"text": FLAGS.text, "file_sha256": file_sha256} | protocol
     protocol = {"context": run.model.config.context} | protocol
     protocol |= {"tokenizer": run.tokenizer.fingerprint, "dtype": "float32", "step": run.step}
-    _keep(figures, protocol)
+    keep(FLAGS.run_dir, figures, protocol)
     print(json.dumps({"figures": figures, "protocol": protocol}, indent=2, ensure_ascii=False))
 
 
-def _keep(figures: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Writes the figures into the run directory; only warns if it cannot be written to."""
+def keep(run_dir: str, figures: dict[str, float], protocol: dict[str, Any]) -> None:
+    """Writes the figures into the run directory, and its report again; only warns if it cannot be written to.
+
+    A run that goes on has no report yet: it writes one when it ends.
+    """
     import tensorflow as tf
 
+    from pipeline.report.write import write_report
     from pipeline.runs.run_directory import RunDirectory
 
+    directory = RunDirectory(run_dir)
     try:
-        document = {"figures": figures, "protocol": protocol}
-        RunDirectory(FLAGS.run_dir).write_json(comparability.file_name(protocol), document)
+        directory.write_json(comparability.file_name(protocol), {"figures": figures, "protocol": protocol})
+        if directory.exists("summary.json"):
+            write_report(directory)
     except (OSError, tf.errors.OpError) as error:
-        print(f"warning: not kept in {FLAGS.run_dir} for tools.report: {error}", file=sys.stderr)
+        print(f"warning: not kept in {run_dir} for its report: {error}", file=sys.stderr)
 
 
 def _data(run: Any, _: Any) -> tuple[dict[str, float], dict[str, Any]]:

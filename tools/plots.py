@@ -26,6 +26,8 @@ def svg_pyplot(page: str) -> ModuleType:
     matplotlib.rcParams["svg.hashsalt"] = page  # its identifiers would be random otherwise
     matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
     matplotlib.rcParams["font.family"] = "sans-serif"
+    matplotlib.rcParams["figure.constrained_layout.w_pad"] = 0.08  # inches
+    matplotlib.rcParams["figure.constrained_layout.h_pad"] = 0.08
     from matplotlib import pyplot
 
     return pyplot

@@ -24,13 +24,13 @@ from pipeline.gin_files import ON_COMMAND_LINE
 from pipeline.preflight import bundles, compile_step, schedule_figures, tpu_compiler
 from pipeline.preflight.compiled import GIB
 from pipeline.preflight.schedule import PARTS
+from pipeline.report.charts import COLOURS
 from tools import plots
 
 FLAGS = flags.FLAGS
 SLICES = ("v3-8", "v4-8", "v5e-16", "v5p-8", "v6e-8")
 PATHS = ("plain", "fused")  # of attention
 MICROBATCH = 4
-COLORS = ("#1f5fa8", "#e08214", "#4d9221", "#c51b7d", "#8073ac", "#b2182b", "#666666", "#a6611a", "#bababa")
 HEAD = """# The step on each TPU
 
 Written by `python -m tools.step_on_tpu`: the training step of {model},
@@ -174,16 +174,16 @@ def draw(measured: dict[str, Any], file: pathlib.Path) -> None:
     """Draws a stacked bar for each slice and state."""
     pyplot = plots.svg_pyplot("step")
     all_rows = rows(measured)
-    figure, axes = pyplot.subplots(figsize=(8, 1.4 + 0.4 * len(all_rows)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.4 * len(all_rows)), layout="constrained")
     left = [0.0] * len(all_rows)
-    for part, color in zip(PARTS, COLORS, strict=True):
+    for part, colour in zip(PARTS, COLOURS, strict=False):
         widths = [1e3 * row["seconds"][part] for *_, row in all_rows]
-        axes.barh(range(len(all_rows)), widths, left=left, color=color, label=part)
+        axes.barh(range(len(all_rows)), widths, left=left, color=colour, label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(all_rows)), [f"{name}, {path}" for name, path, _ in all_rows])
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds of bundles a step")
-    axes.legend(ncols=5, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.3))
+    figure.legend(ncols=5, fontsize="small", loc="outside upper center", frameon=False)
     plots.save_svg(figure, file)
     pyplot.close(figure)
 

@@ -1,4 +1,4 @@
-"""Writes ``report.html`` into the directory of a run that has ended."""
+"""Writes ``report.html`` into the directory of a run that has ended, and again when there is more to tell of it."""
 
 import sys
 

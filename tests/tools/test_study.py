@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,9 @@ from pipeline.errors import WorkFailedError
 from pipeline.optimizers.build import CLASSES, build
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
-from tools.study import page, results, running
-from tools.study.cells import CORPORA, OPTIMIZERS, Cell, StudyConfig, grid, parts
+from tests.helpers.places import ROOT
+from tools.study import figures, page, results, running
+from tools.study.cells import CORPORA, OPTIMIZERS, PACKINGS, Cell, StudyConfig, grid, parts
 from tools.study.results import Difference
 from tools.study.train import FrozenAdafactorConfig, frozen_adafactor
 from tools.sweep import runner as runners
@@ -96,6 +98,8 @@ def made_up_loss(cell):
 def write_cell(folder, cell):
     home = folder / "cells" / cell.name
     home.mkdir(parents=True)
+    steps = [{"step": step, "tokens": 512 * step, "loss": 9 - step / 50} for step in range(1, 201)]
+    (home / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     model = {"kind": "GPT2Config" if cell.model == "gpt2" else "ALGPT2Config", "layers": 3, "heads": 3, "width": 192}
     model |= {"context": cell.context, "vocabulary_size": 4096}
     figures = {"nats_per_token": made_up_loss(cell), "bits_per_byte": made_up_loss(cell) / 3}
@@ -123,7 +127,7 @@ def write_data(folder):
             (home / "manifest.json").write_text(data.dumps())
 
 
-def test_the_page_follows_from_the_runs(tmp_path):
+def test_the_page_follows_from_the_runs(tmp_path, run_module):
     (tmp_path / "study.json").write_text(json.dumps(dataclasses.asdict(STUDY) | {"machine": "a machine"}))
     write_data(tmp_path)
     for cell in all_cells():
@@ -140,20 +144,62 @@ def test_the_page_follows_from_the_runs(tmp_path):
         and "Machine: a machine." in text
     )
     assert "are not run yet" not in text
+    curves = json.loads((tmp_path / "docs" / "study.json").read_text())["curves"]
+    assert len(curves) == 8 and curves["cpython: adamw"][0] == [1280, 8.95] and len(curves["cpython: adamw"]) == 50
     assert "| wikitext, train, lines | 7 | 2,000 | 4.10 | 10.0% | 0.0% |" in text
     bits = {line.split(" | ")[0]: line.split(" | ")[-1] for line in text.splitlines() if ", scored on " in line}
     assert bits["| trained on contiguous, scored on lines"] == bits["| trained on lines, scored on lines"] == "— |"
     assert bits["| trained on lines, scored on contiguous"] != "— |"
     plots = sorted((tmp_path / "docs" / "study").glob("*.svg"))
-    assert len(plots) == 6 and all(f"study/{plot.name}" in text for plot in plots)
+    assert len(plots) == 8 and all(f"study/{plot.name}" in text for plot in plots)
     first = [plot.read_bytes() for plot in plots]
     page.write(tmp_path, tmp_path / "docs" / "study.md")
     assert [plot.read_bytes() for plot in plots] == first
+    for plot in plots:
+        plot.unlink()
+    done = run_module("tools.study.page", "--run_dir=", f"--output={tmp_path}/docs/study.md")
+    assert done.returncode == 0, done.stderr
+    assert [plot.read_bytes() for plot in plots] == first, "drawn again from what stands beside the page"
+
+
+def test_the_plots_say_what_they_show(tmp_path):
+    rows = {f"{corpus}: {name}": {"0": 5.0, "1": 5.2, "2": 5.1} for corpus in CORPORA for name in ("adamw", "frozen")}
+    packing = {f"trained on {one}, scored on {other}": {"0": 5.0} for one in PACKINGS for other in PACKINGS}
+    parts = {
+        "optimizers": rows,
+        "contexts": {"128": {"0": 5.0, "1": 5.2}, "256": {}},
+        "batches": {"4 × 0.001": {"0": 5.0, "1": 5.2}, "4 × 0.002": {"0": 5.0}, "8 × 0.001": {"0": 6.0}},
+        "dropout": {},
+        "packing": packing,
+    }
+    (tmp_path / "dropout.svg").write_text("of before")
+    stored = {"corpus": "wikitext", "grid": {"adamw": {"0.001": 6.0, "0.002": 5.0}, "algpt2": {"0.001": 6.0}}}
+    curves = {label: [[100, 9.0], [200, 8.0]] for label in rows}
+    figures.draw(stored | {"parts": parts, "curves": curves}, tmp_path)
+    drawn = {file.stem: file.read_text() for file in tmp_path.glob("*.svg")}
+    assert all("prefers-color-scheme: dark" in picture for picture in drawn.values())
+    texts = {name: re.findall(r">([^<>]+)</text>", picture) for name, picture in drawn.items()}
+    assert texts.keys() == {"rates", "tokens", "optimizers", "contexts", "batches", "packing"}
+    assert {"wikitext", "cpython", "mean ± standard deviation of 3 seeds", "a seed"} < {*texts["optimizers"]}
+    assert texts["optimizers"].count("adamw") == 2 and texts["optimizers"].count(figures.LOSS) == 1
+    assert {"wikitext", "context, tokens", "128"} < {*texts["contexts"]} and "256" not in texts["contexts"]
+    assert {"learning rate", "4 sequences", "8 sequences", figures.LOSS} < {*texts["batches"]}
+    assert {"learning rate", "adamw", "adafactor, ALGPT2", "chosen", figures.LOSS} < {*texts["rates"]}
+    assert {"tokens", "wikitext", "cpython", "frozen", "train loss, nats per token"} < {*texts["tokens"]}
+    assert {f"wikitext, scored on {packing}" for packing in PACKINGS} < {*texts["packing"]}
+    assert "a seed" not in texts["packing"], "one seed has no deviation"
+
+
+def test_the_committed_plots_are_those_of_the_stored_figures(tmp_path):
+    figures.draw(json.loads((ROOT / "docs" / "study.json").read_text()), tmp_path)
+    drawn = {file.name: file.read_bytes() for file in tmp_path.glob("*.svg")}
+    assert drawn == {file.name: file.read_bytes() for file in (ROOT / "docs" / "study").glob("*.svg")}
 
 
 def test_a_page_of_a_study_that_goes_on_says_what_is_missing(tmp_path, refused):
     (tmp_path / "study.json").write_text(json.dumps(dataclasses.asdict(STUDY)))
     assert "make study" in refused("tools.study.page", f"--run_dir={tmp_path}/none")
+    assert "there is no" in refused("tools.study.page", "--run_dir=", f"--output={tmp_path}/page.md")
     assert "20 cells of the grid" in refused("tools.study.page", f"--run_dir={tmp_path}")
     for cells in grid(STUDY).values():
         for cell in cells:

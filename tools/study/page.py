@@ -1,21 +1,35 @@
 """Writes docs/study.md and its plots from the study's run directories; no figure in them comes from anywhere else.
 
-python -m tools.study.page --run_dir=runs/study --output=docs/study.md
+    python -m tools.study.page --run_dir=runs/study --output=docs/study.md
+    python -m tools.study.page --run_dir=          # draws the plots again from docs/study.json
+
+What the plots show stands beside the page, as JSON, so that they can be drawn again without the runs.
 """
 
 import json
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from absl import flags
 
 from pipeline import cli
 from pipeline.data.format import manifest
 from pipeline.errors import UserError
-from tools import plots
-from tools.study import results
-from tools.study.cells import ALGPT2, ALGPT2_EMBEDDING, CORPORA, PACKINGS, SIZE, VOCABULARY, StudyConfig, grid, parts
+from tools.study import figures, results
+from tools.study.cells import (
+    ALGPT2,
+    ALGPT2_EMBEDDING,
+    CORPORA,
+    PACKINGS,
+    SIZE,
+    VOCABULARY,
+    Cell,
+    StudyConfig,
+    grid,
+    parts,
+)
 from tools.study.claims import UNTESTABLE, Parts, testable
 from tools.study.results import Row, best_rates, summary_path
 
@@ -44,11 +58,23 @@ NOTES = {
 
 
 def main() -> None:
-    """Writes the page from the run directory's current contents."""
+    """Writes the page from the run directory's current contents, or its plots from what stands beside it."""
+    output = pathlib.Path(FLAGS.output)
+    if not FLAGS.run_dir:
+        _draw_again(output)
+        return
     path = pathlib.Path(FLAGS.run_dir, "study.json")
     if not path.exists():
         raise UserError(f"--run_dir={FLAGS.run_dir} holds no study; expected the run directory of make study")
-    write(pathlib.Path(FLAGS.run_dir), pathlib.Path(FLAGS.output))
+    write(pathlib.Path(FLAGS.run_dir), output)
+
+
+def _draw_again(page: pathlib.Path) -> None:
+    stored = page.with_suffix(".json")
+    if not stored.is_file():
+        raise UserError(f"--run_dir is empty, and there is no {stored}; expected the study's run directory")
+    figures.draw(json.loads(stored.read_text(encoding="utf-8")), page.with_suffix(""))
+    print(f"drew the plots of {page} from {stored}")
 
 
 def write(folder: pathlib.Path, page: pathlib.Path) -> None:
@@ -77,12 +103,36 @@ def write(folder: pathlib.Path, page: pathlib.Path) -> None:
     over = {
         name: {f"{cell.rate:g}": results.read(folder, [cell]) for cell in cells} for name, cells in grid(study).items()
     }
-    text = [_head(study, machine, missing), _claims(rows, study), _corpora(folder / "data", study), _grid(over, best)]
-    text += [_part(part, rows[part], page.stem) for part in rows]
+    stored = _stored(over, rows, folder, planned["optimizers"])
+    text = [_head(study, machine, missing), _claims(rows, study), _corpora(folder / "data", study)]
+    text += [_grid(over, best, page.stem)]
+    text += [_part(part, rows[part], page.stem, with_curves="curves" in stored) for part in rows]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(text), encoding="utf-8")
-    _plots(rows, page.with_suffix(""))
+    page.with_suffix(".json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    figures.draw(stored, page.with_suffix(""))
     print(f"wrote {page}" + (f"; {missing} cells are not run yet" if missing else ""))
+
+
+def _stored(
+    over: Mapping[str, Mapping[str, Row | None]], rows: Parts, folder: pathlib.Path, curves: Mapping[str, list[Cell]]
+) -> dict[str, Any]:
+    """Returns what the plots are drawn from, as figures.py says; losses to four digits after the point."""
+
+    def losses(row: Row | None) -> dict[str, float]:
+        return {str(seed): round(loss, 4) for seed, loss in row.nats.items()} if row else {}
+
+    stored: dict[str, Any] = {
+        "corpus": Cell().corpus,
+        "grid": {
+            name: {rate: round(row.mean, 4) for rate, row in rates.items() if row} for name, rates in over.items()
+        },
+        "parts": {part: {label: losses(row) for label, row in labels.items()} for part, labels in rows.items()},
+    }
+    drawn = {label: results.train_curve(folder, cells[0]) for label, cells in curves.items()}
+    if any(drawn.values()):
+        stored["curves"] = {label: curve for label, curve in drawn.items() if curve}
+    return stored
 
 
 def _head(study: StudyConfig, machine: str | None, missing: int) -> str:
@@ -130,7 +180,7 @@ def _corpora(folder: pathlib.Path, study: StudyConfig) -> str:
     )
 
 
-def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float]) -> str:
+def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float], folder: str) -> str:
     lines = []
     for name, rates in over.items():
         figures = [f"{rate}: {row.mean:.3f}" for rate, row in rates.items() if row]
@@ -140,10 +190,11 @@ def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float
         shown = f"adafactor, for ALGPT2 at E = {ALGPT2_EMBEDDING}" if name == ALGPT2 else name
         lines.append((shown, ", ".join(figures), chosen + edge))
     heading = "## Learning rates\n\nValidation loss in nats per token on WikiText, one seed.\n\n"
-    return heading + _table(("optimizer", "rate: loss", "best"), lines)
+    picture = f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n"
+    return heading + _table(("optimizer", "rate: loss", "best"), lines) + picture
 
 
-def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
+def _part(part: str, rows: Mapping[str, Row | None], folder: str, *, with_curves: bool) -> str:
     lines = []
     for label, row in rows.items():
         if row is None:
@@ -156,6 +207,8 @@ def _part(part: str, rows: Mapping[str, Row | None], folder: str) -> str:
         lines.append((label, *figures, loss, f"{row.perplexity:.1f}", mean_bits))
     header = ("", "rate", "M parameters", "MFLOPs per token", "seeds", "nats per token", "perplexity", "bits per byte")
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
+    if part == "optimizers" and with_curves:
+        picture += f"\n![Train loss of the first seed over the tokens]({folder}/tokens.svg)\n"
     return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
 
 
@@ -165,30 +218,9 @@ def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _plots(rows: Parts, folder: pathlib.Path) -> None:
-    """Draws each part's losses: the mean with its deviation, and every seed."""
-    pyplot = plots.svg_pyplot("study")
-    folder.mkdir(exist_ok=True)
-    for part, labels in rows.items():
-        drawn = {label: row for label, row in labels.items() if row}
-        (folder / f"{part}.svg").unlink(missing_ok=True)
-        if not drawn:
-            continue
-        figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.32 * len(drawn)), layout="constrained")
-        for place, row in enumerate(drawn.values()):
-            axes.errorbar(row.mean, place, xerr=row.deviation, fmt="o", color="#1f5fa8", capsize=3)
-            axes.plot([*row.nats.values()], [place] * len(row.nats), "|", color="#888888")
-        axes.set_yticks(range(len(drawn)), drawn)
-        axes.invert_yaxis()
-        axes.grid(axis="x", color=plots.GRID)
-        axes.set_xlabel("validation loss, nats per token")
-        plots.save_svg(figure, folder / f"{part}.svg")
-        pyplot.close(figure)
-
-
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", "runs/study", "The study's run directory.")
+    cli.define_path("run_dir", "runs/study", "The study's run directory; empty to draw again what is stored.")
     cli.define_path("output", "docs/study.md", "The page to write.")
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.config import from_description
+from pipeline.report import charts
 from tools.study.cells import Cell, StudyConfig, grid
 
 # Student's t at 95 %, two-sided, by the number of paired seeds. With three seeds, two standard errors prove nothing:
 # equal rows differ by that much one time in six.
 QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+
+POINTS = 64  # of a stored curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,15 @@ def read(folder: pathlib.Path, cells: list[Cell], data: str | None = None) -> Ro
         nats=nats,
         bits=bits,
     )
+
+
+def train_curve(folder: pathlib.Path, cell: Cell) -> list[tuple[float, float]]:
+    """Returns (tokens, train loss in nats per token) of a cell, as means over stretches; [] where no step is kept."""
+    path = summary_path(folder, cell).with_name("metrics.jsonl")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    steps = [json.loads(line) for line in lines]
+    curve = [(float(step["tokens"]), float(step["loss"])) for step in steps if {"tokens", "loss"} <= step.keys()]
+    return [(round(tokens), round(loss, 4)) for tokens, loss in charts.means(curve, POINTS) or curve]
 
 
 def _json(path: pathlib.Path) -> Any:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from pipeline import evaluate
 from pipeline.evaluation import comparability
 from pipeline.report import charts
 from pipeline.report import page as report_page
@@ -83,6 +84,23 @@ def test_a_report_that_cannot_be_written_fails_no_run(kinds, capsys, gcs):
     (kinds[1] / "run.json").write_text("[")
     report_write.write_report(RunDirectory(str(kinds[1])))
     assert "report.html is not written" in capsys.readouterr().err and not (kinds[1] / "report.html").exists()
+
+
+@pytest.mark.parametrize("place", ["local", "gs://corpus/runs/resumed"])
+def test_an_evaluation_is_in_the_report_of_a_run_that_is_done(kinds, capsys, gcs, place):
+    for path in kinds[1].iterdir():
+        gcs.put(f"runs/resumed/{path.name}", path.read_bytes())
+    directory = RunDirectory(str(kinds[1]) if place == "local" else place)
+    protocol = {"text": "wiki.test.raw", "stride": 512, "step": 10}
+    evaluate.keep(directory.path, {"nats_per_token": 3.21987, "word_perplexity": 40.5}, protocol)
+    assert not directory.exists("report.html"), "a run that goes on writes it when it ends"
+    directory.write_json("summary.json", {"steps": 10})
+    report_write.write_report(directory)
+    assert "3.2199" in directory.read_text("report.html") and "2.7183" not in directory.read_text("report.html")
+    evaluate.keep(directory.path, {"nats_per_token": 2.71828}, protocol | {"stride": 64})
+    page = directory.read_text("report.html")
+    assert "3.2199" in page and "2.7183" in page and "stride" in page
+    assert capsys.readouterr().err == ""
 
 
 def test_the_plotting_library_is_the_one_that_the_notice_names():

@@ -1,0 +1,179 @@
+"""The figures of the study's page, drawn from what stands beside it as JSON: each seed's loss, and curves.
+
+    {"corpus": "wikitext",                                      # of the parts and the grid that name none
+     "grid": {OPTIMIZER: {RATE: loss}},                         # one seed each
+     "parts": {PART: {ROW: {SEED: loss}}},
+     "curves": {"CORPUS: OPTIMIZER": [[tokens, train loss]]}}   # of the first seed; absent where no run recorded it
+
+A loss is in nats per token, and of the validation part unless it says otherwise.
+"""
+
+import importlib
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from pipeline.report.charts import COLOURS
+from tools import plots
+
+Losses = Mapping[str, float]  # of a row, by seed
+LOSS = "validation loss, nats per token"
+AXES = {"contexts": "context, tokens"}  # of parts whose rows are named by a number alone
+MEAN, SEED = COLOURS[0], COLOURS[1]
+
+
+def draw(stored: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Draws each figure that there are losses for, and removes the others.
+
+    Args:
+        stored: as at the top of this file.
+        folder: where the SVG files are; it is made if it is missing.
+    """
+    pyplot = plots.svg_pyplot("study")
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = stored["corpus"]
+    figures = {"rates": _rates(pyplot, stored["grid"], corpus), "tokens": _tokens(pyplot, stored.get("curves", {}))}
+    for part, rows in stored["parts"].items():
+        drawn = {label: row for label, row in rows.items() if row}
+        if part == "batches":
+            figures[part] = _batches(pyplot, drawn, corpus)
+        else:
+            figures[part] = _rows(pyplot, panels(drawn, corpus), AXES.get(part, ""))
+    for name, figure in figures.items():
+        file = folder / f"{name}.svg"
+        file.unlink(missing_ok=True)
+        if figure is not None:
+            plots.save_svg(figure, file)
+            pyplot.close(figure)
+
+
+def panels(rows: Mapping[str, Losses], corpus: str) -> dict[str, dict[str, Losses]]:
+    """Splits rows into panels, whose losses compare: by corpus, and by the packing in which they were scored.
+
+    Returns:
+        For each panel's title its rows, under labels that leave out what the title says.
+    """
+    split: dict[str, dict[str, Losses]] = {}
+    for label, row in rows.items():
+        named, colon, rest = label.partition(": ")
+        rest, scored, packing = (rest if colon else label).partition(", scored on ")
+        title = (named if colon else corpus) + (f", scored on {packing}" if scored else "")
+        split.setdefault(title, {})[rest] = row
+    return split
+
+
+def _rows(pyplot: ModuleType, split: Mapping[str, Mapping[str, Losses]], label: str) -> Any:
+    """Draws a panel with its own axis for each corpus: a row's mean and deviation above a tick for each seed."""
+    if not split:
+        return None
+    heights = [len(rows) for rows in split.values()]
+    figure, axes = pyplot.subplots(
+        *(len(split), 1),
+        figsize=(7, 0.8 + sum(0.75 + 0.34 * height for height in heights)),
+        height_ratios=[height + 0.5 for height in heights],
+        squeeze=False,
+        layout="constrained",
+    )
+    most = max(len(row) for rows in split.values() for row in rows.values())
+    for plot, (title, rows) in zip(axes.flat, split.items(), strict=True):
+        for place, row in enumerate(rows.values()):
+            mean, deviation = _mean(row)
+            plot.errorbar(mean, place - 0.1, xerr=deviation, fmt="o", markersize=5, color=MEAN, capsize=3)
+            plot.plot([*row.values()], [place + 0.25] * len(row), "|", markersize=7, markeredgewidth=1.5, color=SEED)
+        plot.set_yticks(range(len(rows)), rows)
+        plot.set_ylim(len(rows) - 0.4, -0.6)
+        plot.set_title(title, fontsize="medium", loc="left")
+        plot.set_ylabel(label)
+        _grid(plot, "x")
+    axes.flat[-1].set_xlabel(LOSS)
+    _legend(pyplot, figure, most)
+    return figure
+
+
+def _legend(pyplot: ModuleType, figure: Any, seeds: int) -> None:
+    """Says above all panels what the dot, its bar and the ticks are."""
+    if seeds > 1:
+        bar = pyplot.errorbar([], [], xerr=[], fmt="o", markersize=5, color=MEAN, capsize=3)
+        tick = pyplot.Line2D([], [], linestyle="", marker="|", markersize=7, markeredgewidth=1.5, color=SEED)
+        names = [f"mean ± standard deviation of {seeds} seeds", "a seed"]
+        long = type(bar), importlib.import_module("matplotlib.legend_handler").HandlerErrorbar(xerr_size=1.1)
+        style = {"fontsize": "small", "frameon": False, "handlelength": 2.5, "handler_map": dict([long])}
+        figure.legend([bar, tick], names, loc="outside upper center", ncols=2, **style)
+
+
+def _rates(pyplot: ModuleType, grid: Mapping[str, Losses], corpus: str) -> Any:
+    """Draws the loss over the learning rate, a curve for each optimizer, and rings the rate that was chosen."""
+    figure, plot = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for number, (name, losses) in enumerate(grid.items()):
+        points = sorted((float(rate), loss) for rate, loss in losses.items())
+        label = "adafactor, ALGPT2" if name == "algpt2" else name
+        plot.plot(*zip(*points, strict=True), "o-", markersize=4, color=COLOURS[number % len(COLOURS)], label=label)
+        best = min(points, key=lambda point: point[1])
+        plot.plot(*best, "o", markersize=10, fillstyle="none", color=COLOURS[number % len(COLOURS)])
+    plot.plot([], [], "o", markersize=10, fillstyle="none", color=COLOURS[-1], label="chosen")
+    plot.set(xscale="log", xlabel="learning rate", ylabel=LOSS)
+    plot.set_title(f"{corpus}, one seed", fontsize="medium", loc="left")
+    _grid(plot, "both")
+    figure.legend(loc="outside upper center", ncols=6, fontsize="small", frameon=False)
+    return figure
+
+
+def _batches(pyplot: ModuleType, rows: Mapping[str, Losses], corpus: str) -> Any:
+    """Draws the loss over the learning rate, a curve for each number of sequences per step."""
+    curves: dict[str, list[tuple[float, Losses]]] = {}
+    for label, row in rows.items():
+        batch, _, rate = label.partition(" × ")
+        curves.setdefault(batch, []).append((float(rate), row))
+    if not curves:
+        return None
+    figure, plot = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for number, (batch, points) in enumerate(curves.items()):
+        style = {"color": COLOURS[number % len(COLOURS)], "capsize": 3, "markersize": 4}
+        means = [_mean(row) for _, row in points]
+        mean, deviation = zip(*means, strict=True)
+        plot.errorbar([rate for rate, _ in points], mean, yerr=deviation, fmt="o-", label=f"{batch} sequences", **style)
+    rates = sorted({rate for points in curves.values() for rate, _ in points})
+    plot.set(xscale="log", xlabel="learning rate", ylabel=LOSS)
+    plot.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    plot.set_xticks([], minor=True)
+    seeds = max(len(row) for row in rows.values())
+    spread = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+    plot.set_title(corpus + spread, fontsize="medium", loc="left")
+    _grid(plot, "both")
+    figure.legend(loc="outside upper center", ncols=len(curves), fontsize="small", frameon=False)
+    return figure
+
+
+def _tokens(pyplot: ModuleType, curves: Mapping[str, Sequence[Sequence[float]]]) -> Any:
+    """Draws the train loss over the tokens, a panel for each corpus and a curve for each optimizer."""
+    corpora = list(dict.fromkeys(label.partition(": ")[0] for label in curves))
+    if not corpora:
+        return None
+    figure, axes = pyplot.subplots(
+        1, len(corpora), figsize=(8, 3.8), sharey=True, sharex=True, squeeze=False, layout="constrained"
+    )
+    names = list(dict.fromkeys(label.partition(": ")[2] for label in curves))
+    for plot, corpus in zip(axes.flat, corpora, strict=True):
+        for label, points in curves.items():
+            if label.startswith(f"{corpus}: "):
+                name = label.partition(": ")[2]
+                shown = name if plot is axes.flat[0] else None
+                plot.plot(*zip(*points, strict=True), color=COLOURS[names.index(name) % len(COLOURS)], label=shown)
+        plot.set_title(corpus, fontsize="medium", loc="left")
+        plot.set_xlabel("tokens")
+        _grid(plot, "both")
+    axes.flat[0].set_ylabel("train loss, nats per token")
+    figure.legend(loc="outside upper center", ncols=len(names), fontsize="small", frameon=False)
+    return figure
+
+
+def _mean(row: Losses) -> tuple[float, float]:
+    values = [*row.values()]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _grid(plot: Any, axis: str) -> None:
+    plot.grid(axis=axis, color=plots.GRID)
+    plot.set_axisbelow(True)
