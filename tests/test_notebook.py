@@ -1,6 +1,8 @@
 """notebooks/quickstart.ipynb, from its first cell to its last on the CPU, in a copy of what a clone has."""
 
+import pathlib
 import shutil
+import subprocess
 
 import pytest
 
@@ -35,6 +37,27 @@ def test_it_leads_from_the_clone_to_a_model_its_report_and_a_sample(python, tmp_
     assert "136,976 parameters, 4,096 tokens" in text and "bits per byte" in text and "\nclass Queue" in text
     assert any("srcdoc" in str(output) for cell in book.cells for output in cell.get("outputs", []))
     assert (tmp_path / "runs" / "notebook-2" / "report.html").exists()
+
+
+def test_it_uses_the_clone_that_it_is_in_or_asks_for_the_address_in_one_sentence(tmp_path, monkeypatch):
+    (cell,) = [source for source in sources() if "REPOSITORY" in source and "import os" in source]
+    inside, outside = tmp_path / "clone" / "notebooks", tmp_path / "elsewhere"
+    for folder in (inside, outside, tmp_path / "clone" / "pipeline"):
+        folder.mkdir(parents=True)
+    (tmp_path / "clone" / "pipeline" / "train.py").touch()
+    monkeypatch.chdir(inside)
+    exec(cell, {"REPOSITORY": ""})
+    assert pathlib.Path.cwd() == tmp_path / "clone"
+    monkeypatch.chdir(outside)
+    with pytest.raises(RuntimeError, match="set REPOSITORY, above, to the address that git clone takes"):
+        exec(cell, {"REPOSITORY": ""})
+    author = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+    for command in (("init", "-q"), ("add", "."), (*author, "commit", "-qm", "begin")):
+        subprocess.run(["git", *command], cwd=tmp_path / "clone", check=True)
+    for repository in (f"file://{tmp_path}/clone", ""):  # the second time, the clone is there
+        monkeypatch.chdir(outside)
+        exec(cell, {"REPOSITORY": repository})
+        assert pathlib.Path.cwd() == outside / "gpt2-tpu-pipeline"
 
 
 @pytest.mark.parametrize(

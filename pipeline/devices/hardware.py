@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.devices import metadata
+from pipeline.devices import metadata, slices
+from pipeline.devices.slice_rules import RULES
 from pipeline.devices.slices import Slice
 from pipeline.devices.tpu_specs import GENERATIONS
 from pipeline.errors import UserError
 
+PCI_BUS = "/sys/bus/pci/devices"
 GOOGLE_VENDOR = "0x1ae0"
 # Device ids on the PCI bus, as JAX's hardware_utils lists them; v2 and v3 share one and differ in the subsystem's.
 PCI_DEVICES = {"0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e"}
@@ -106,7 +108,7 @@ def _claims(resolver: Any, address: str) -> Iterator[tuple[str, str]]:
         yield "profiler", profiler_report(resolver.master())
 
 
-def pci_generation(bus: str = "/sys/bus/pci/devices") -> str | None:
+def pci_generation(bus: str = PCI_BUS) -> str | None:
     """Returns the generation of the chips on this machine's PCI bus, or None if there are no known ones."""
     for vendor in sorted(glob.glob(f"{bus}/*/vendor")):
         folder = pathlib.Path(vendor).parent
@@ -118,6 +120,18 @@ def pci_generation(bus: str = "/sys/bus/pci/devices") -> str | None:
         if device in PCI_DEVICES:
             return PCI_DEVICES[device]
     return None
+
+
+def slice_here(chips: int, bus: str = PCI_BUS) -> str:
+    """Returns the name of the slice that this TPU VM with so many chips is: "v5e-1" or, of four chips, "v3-8".
+
+    Raises:
+        UserError: neither the PCI bus nor the accelerator's name tells the generation.
+    """
+    generation = pci_generation(bus) or generation_of(slices.accelerator_type())
+    if generation is None or generation not in RULES:
+        raise UserError(f"this machine has TPU chips of an unknown generation; expected one of {', '.join(RULES)}")
+    return f"{generation}-{chips * RULES[generation].counted}"
 
 
 def _identifier(path: pathlib.Path) -> str:

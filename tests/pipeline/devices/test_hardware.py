@@ -98,6 +98,29 @@ def test_chips_on_the_bus(tmp_path, device, subsystem, generation):
     assert hardware.pci_generation(str(tmp_path)) == generation
 
 
+@pytest.mark.parametrize(
+    ("device", "subsystem", "chips", "name"),
+    [
+        ("0x0063", "0x0000", 1, "v5e-1"),  # Colab's
+        ("0x0063", "0x0000", 8, "v5e-8"),  # Kaggle's
+        ("0x006f", "0x0000", 1, "v6e-1"),
+        ("0x0027", "0x004f", 4, "v3-8"),
+        ("0x005e", "0x0000", 4, "v4-8"),
+    ],
+)
+def test_the_slice_that_a_machine_is(tmp_path, device, subsystem, chips, name):
+    pci(tmp_path, vendor="0x1ae0", device=device, subsystem_device=subsystem)
+    assert hardware.slice_here(chips, str(tmp_path)) == find(name).name == name
+
+
+def test_a_machine_whose_bus_tells_nothing_is_what_its_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    assert hardware.slice_here(1, str(tmp_path)) == "v5e-1"
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v99-1")
+    with pytest.raises(UserError, match="unknown generation; expected one of v2, v3, "):
+        hardware.slice_here(1, str(tmp_path))
+
+
 def test_a_bus_without_chips(tmp_path):
     pci(tmp_path, vendor="0x8086", device="0x1237")
     assert hardware.pci_generation(str(tmp_path)) is None
