@@ -13,6 +13,7 @@ from pipeline.report.read import Run
 from pipeline.report.tables import tables
 
 ASSETS = pathlib.Path(__file__).with_name("assets")
+FILES = ("report.css", "axes.js", "touch.js", "report.js")
 SHOWN_SAMPLES = 5
 
 
@@ -38,7 +39,7 @@ def page(
         "HEAD": cells + (best if sweep else "<h2>Overview</h2>") + head(told),
         "TABLES": tables(runs, each=not sweep) + _samples(told),
         "DATA": data,
-        **{file: (ASSETS / file).read_text(encoding="utf-8") for file in ("report.css", "axes.js", "report.js")},
+        **{file: (ASSETS / file).read_text(encoding="utf-8") for file in FILES},
         **{
             file: (ASSETS / "uplot" / file).read_text(encoding="utf-8")
             for file in ("uPlot.min.css", "uPlot.iife.min.js", "LICENSE")

@@ -161,6 +161,10 @@ function draw(figure, drawn, place) {
   const plot = new uPlot(options, uPlot.join(drawn.map(line => line.table)), place);
   tip.hidden = true;
   plot.over.append(tip);
+  setTouch(plot, ([first, last]) => { // no further than the data go
+    const range = [Math.max(first, whole[0]), Math.min(last, whole[1])];
+    if (range[0] < range[1]) setZoom(range[0] > whole[0] || range[1] < whole[1] ? range : null);
+  });
   plots.push({plot, figure, owners: drawn});
 }
 function setZoom(range) {

@@ -122,3 +122,45 @@ def test_a_reader_sees_values_zooms_and_chooses(pages, browser):
     assert browser.run("plots[0].plot.series.slice(1).map(series => series.show)") == [True, True, False, False]
     browser.run("get('by').value = 'hours'; get('by').dispatchEvent(new Event('input'))")
     assert browser.run(ranges)[0] == [0, pytest.approx(62 / 3600)]
+
+
+@in_chromium
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_fingers_read_values_and_zoom(pages, browser, logarithmic):
+    browser.screen(390, 844, dark=False)
+    browser.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    browser.open(f"file://{pages['one'][0]}")
+    browser.run(f"get('log-x').checked = {str(logarithmic).lower()}; get('log-x').dispatchEvent(new Event('input'))")
+    browser.run("plots[0].plot.root.scrollIntoView({block: 'center'})")
+    box = "(box => [box.left, box.top, box.width, box.height])(plots[0].plot.over.getBoundingClientRect())"
+    left, top, width, height = browser.run(box)
+
+    def touch(kind, *shares):
+        points = [
+            {"x": left + share * width, "y": top + height / 2, "id": number} for number, share in enumerate(shares)
+        ]
+        browser.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    ranges = "plots.map(({plot}) => [plot.scales.x.min, plot.scales.x.max])"
+    whole = browser.run(ranges)[0]
+    values = [browser.run(f"plots[0].plot.posToVal({share * width}, 'x')") for share in (0.25, 0.75)]
+    touch("touchStart", 0.5)
+    assert "nats per token" in browser.run("plots[0].plot.over.querySelector('.tip').innerText")
+    touch("touchEnd")
+    touch("touchStart", 0.4, 0.6)
+    touch("touchMove", 0.3, 0.7)
+    touch("touchMove", 0.2, 0.8)
+    touch("touchEnd")
+    # What was under the fingers at 0.4 and 0.6 is at 0.2 and 0.8: a third of the range, around its middle.
+    zoomed = browser.run(ranges)
+    middle = [browser.run(f"plots[0].plot.posToVal({share * width}, 'x')") for share in (0.2, 0.8)]
+    assert whole[0] < zoomed[0][0] < middle[0] < middle[1] < zoomed[0][1] < whole[1] and values[0] < middle[0]
+    assert zoomed == [zoomed[0]] * len(zoomed), "all figures"
+    if not logarithmic:
+        assert zoomed[0] == [pytest.approx(20, abs=1), pytest.approx(40, abs=1)]
+    touch("touchStart", 0.2, 0.8)
+    touch("touchMove", 0.49, 0.51)
+    touch("touchMove", 0.45, 0.55)
+    touch("touchEnd")
+    assert browser.run(ranges)[0] == whole, "no further than the data go"
+    browser.send("Emulation.setTouchEmulationEnabled", enabled=False)
