@@ -9,10 +9,12 @@ from pipeline.runs.run_directory import RunDirectory
 REPORT = "report.html"
 
 
-def write_report(directory: RunDirectory) -> None:
-    """Writes the page; the run is done, so what prevents it is a note and not the run's failure."""
+def write_report(directory: RunDirectory) -> bool:
+    """Writes the page, and returns if it could: the run is done, so what prevents it is a note and not its failure."""
     try:
         run = read(directory.path)
         directory.write(REPORT, page.page([run], charts.figures([run])))
     except Exception as error:
         print(f"note: {directory.join(REPORT)} is not written: {type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    return True

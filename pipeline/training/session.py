@@ -134,8 +134,8 @@ class Session:
             trainer.runtime.stop.clear()  # what came since the last step would cut the closing evaluation short
             summary = {"parameters": self.model_config.parameters(), **trainer.summary()}
             self.directory.write_json("summary.json", summary)  # it marks the run as done
-            if self.workers.is_chief:
-                write_report(self.directory)
+            if self.workers.is_chief and write_report(self.directory):
+                print(f"wrote {self.directory.join(REPORT)}")
             print(json.dumps(summary, indent=2, ensure_ascii=False))
         else:
             notice = self._notice(trainer)

@@ -85,6 +85,7 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, shards, run_dir):
     ended = (run_dir / "summary.json").stat().st_mtime
     assert sum(seconds.values()) == pytest.approx(ended - float((run_dir / "began.txt").read_text()), abs=1)
     report = (run_dir / "report.html").read_text(encoding="utf-8")
+    assert f"wrote {run_dir}/report.html" in trained
     assert (
         f"{summary['validation']['nats_per_token']:.4f} nats per token" in report
         and "python -m pipeline.train" in report

@@ -78,11 +78,11 @@ def test_a_sweep_is_a_table_its_curves_and_the_loss_over_each_setting(tmp_path, 
 def test_a_report_that_cannot_be_written_fails_no_run(kinds, capsys, gcs):
     for path in kinds[0].iterdir():
         gcs.put(f"runs/nan/{path.name}", path.read_bytes())
-    report_write.write_report(RunDirectory("gs://corpus/runs/nan"))
+    assert report_write.write_report(RunDirectory("gs://corpus/runs/nan"))
     assert "Run gs://corpus/runs/nan" in RunDirectory("gs://corpus/runs/nan").read_text("report.html")
     assert capsys.readouterr().err == ""
     (kinds[1] / "run.json").write_text("[")
-    report_write.write_report(RunDirectory(str(kinds[1])))
+    assert not report_write.write_report(RunDirectory(str(kinds[1])))
     assert "report.html is not written" in capsys.readouterr().err and not (kinds[1] / "report.html").exists()
 
 
