@@ -26,11 +26,13 @@ def test_a_run_leaves_a_line_for_each_twentieth_and_its_figures_begin_anew(
     lines = screen(command, columns)
     kept = [line for line in lines if re.search(r"[\d,]+ tokens/s  .*\d:\d\d left$", line)]
     first = next(number for number, line in enumerate(lines) if line.startswith("step 1/80"))
-    assert kept == lines[first + 1 : first + 21] and lines[first + 21] == "{", "none is wrapped"
+    assert kept == lines[first + 1 : first + 21], "none is wrapped"
+    end = lines.index("{")
+    assert "".join(lines[first + 21 : end]) == f"wrote {tmp_path}/run/report.html"
     if columns == 80:
         assert [int(line.split("/")[0].removeprefix("step ")) for line in kept] == list(range(4, 81, 4))
         assert all("loss" in line for line in kept)
-    assert json.loads("".join(lines[first + 21 :]))["steps"] == 80
+    assert json.loads("".join(lines[end:]))["steps"] == 80
 
 
 # A run that writes what a training writes to its log, and a worker of two such runs.

@@ -11,6 +11,8 @@ from tools import plots
 
 FEW = 60  # points of a curve, up to which each has a marker
 DASHES = ("-", "--", ":")  # by the time that the colours begin anew
+INSIDE = 4  # entries of a legend that is drawn over the curves; a longer one stands below them
+HALF = 50  # characters of an entry that takes half of the width
 NAMED = 12  # runs that a legend names
 SKIPPED = "#b5600a"  # a skipped update of a run alone
 
@@ -34,7 +36,12 @@ def write(
         plot.set(title=figure.title, ylabel=figure.y_label)
         plot.grid(color=plots.GRID, linewidth=0.6)
         plot.set_axisbelow(True)
-        if len(plot.get_legend_handles_labels()[0]) > 0:
+        handles, labels = plot.get_legend_handles_labels()
+        if len(labels) > INSIDE:
+            columns = 2 if max(map(len, labels)) <= HALF else 1
+            canvas.set_figheight(4.5 + 0.22 * math.ceil(len(labels) / columns))
+            canvas.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
+        elif labels:
             plot.legend(fontsize="small", framealpha=0.85)
         for name in formats:
             path = output.with_name(f"{output.stem}-{figure.name}.{name}")
