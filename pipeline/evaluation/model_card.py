@@ -9,6 +9,7 @@ from typing import Any
 
 from models.config import ALGPT2Config
 from pipeline.evaluation.kept_figures import kept_figures
+from pipeline.progress import counted
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.runs.trained_model import TrainedModel
 
@@ -69,7 +70,8 @@ def card(run: TrainedModel, *, own_form: bool) -> str:
 
 def _about(run: TrainedModel, kind: str, own_form: bool) -> str:
     config = run.model.config
-    sizes = f"{config.layers} layers, {config.heads} heads, width {config.width}, context {config.context:,}"
+    parts = f"{counted(config.layers, 'layer')}, {counted(config.heads, 'head')}"
+    sizes = f"{parts}, width {config.width}, context {config.context:,}"
     text = f"{kind}: {sizes}, {config.known_vocabulary:,} tokens. The weights are those of step {run.step:,}.\n"
     if isinstance(config, ALGPT2Config):
         tables = f", token and position tables of width {config.embedding}" if config.embedding else ""

@@ -72,7 +72,7 @@ def _model(run: Run) -> str:
     sizes = {name: run.identity.get(f"model.{key}") for key, name in shown.items()}
     kind = {"GPT2": "GPT-2", "ALGPT2": "ALGPT2"}.get(run.gin_name("model.").removesuffix("."), "")
     texts = [
-        f"{size:,} {name}" if name in ("layers", "heads") else f"{name} {size:,}"
+        counted(size, name.removesuffix("s")) if name in ("layers", "heads") else f"{name} {size:,}"
         for name, size in sizes.items()
         if size
     ]

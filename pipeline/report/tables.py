@@ -3,6 +3,7 @@
 import datetime
 import html
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,8 +22,13 @@ def tables(runs: Sequence[Run], *, each: bool = True) -> str:
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], kind: str = "") -> str:
     """Returns a table that scrolls by itself where it is wider than the page; an empty head is none."""
     cells = [f"<tr>{''.join(f'<th>{html.escape(str(cell))}</th>' for cell in head)}</tr>"] if head else []
-    cells += [f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows]
+    cells += [f"<tr>{''.join(f'<td>{_cell(str(cell))}</td>' for cell in row)}</tr>" for row in rows]
     return f'<div class="scroll {kind}" tabindex="0"><table>{"".join(cells)}</table></div>'
+
+
+def _cell(text: str) -> str:
+    """Returns a cell's text as HTML; a flag of a command breaks only where it is longer than the cell."""
+    return re.sub(r"(?<!\S)--\S+", r'<span class="flag">\g<0></span>', html.escape(text))
 
 
 def _folded(title: str, head: Sequence[Any], dictionaries: Sequence[dict[str, Any]]) -> str:
@@ -108,13 +114,15 @@ def _title(protocol: dict[str, Any]) -> str:
 
 
 def _figure(value: Any) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    if value is None or isinstance(value, int):
+        return "-" if value is None else f"{value:,}"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"  # an untrained model's word perplexity
 
 
 def _seconds(runs: Sequence[Run]) -> str:
     totals = [history[-1][1] if (history := run.seconds) else {} for run in runs]
     parts = sorted({part for seconds in totals for part in seconds})
-    rows = [[part, *(f"{seconds.get(part, 0):,.1f}" for seconds in totals)] for part in parts]
+    rows = [[part.replace("_", " "), *(f"{seconds.get(part, 0):,.1f}" for seconds in totals)] for part in parts]
     return f"<h2>Seconds by part</h2>{table(['part', *(run.name for run in runs)], rows)}" if rows else ""
 
 
@@ -127,7 +135,8 @@ def _incidents(runs: Sequence[Run]) -> str:
     ]
     count = sum(len(run.incidents) for run in runs)
     shown = f"<p>{count:,} skipped updates; the first {SHOWN_INCIDENTS} of each run are shown.</p>"
-    return f"<h2>Incidents</h2>{shown + table(['run', *keys], rows) if rows else '<p>None.</p>'}"
+    head = ["run", *(key.replace("_", " ") for key in keys)]
+    return f"<h2>Incidents</h2>{shown + table(head, rows) if rows else '<p>None.</p>'}"
 
 
 def _starts(runs: Sequence[Run]) -> str:

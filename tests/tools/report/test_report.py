@@ -49,7 +49,7 @@ def test_the_head_tells_what_ran_where_and_how_well(tmp_path):
         "wikitext, 1,000 train tokens, 3,840 seen (3.84 passes), gs://bucket/wikitext",
         "8 sequences of 64 tokens: 512 per step",
         "v3-8: 8 TPU cores, 1 host",
-        "python -m pipeline.train --gin_file=gpt2.gin",
+        'python -m pipeline.train <span class="flag">--gin_file=gpt2.gin</span>',
         "c0ffee-dirty",
     ):
         assert f"<td>{fact}</td>" in page, fact
