@@ -1,6 +1,6 @@
 """Benchmarks: ratios against the usual tools, measured in one run on this machine.
 
-python -m tools.bench [--only=shard,read,step,evaluate,accumulation,generate] [--json=FILE] [--page=docs/benchmarks.md]
+python -m tools.bench [--only=shard,archives,read,step,evaluate,accumulation,generate] [--json=FILE] [--page=FILE.md]
 python -m tools.bench --only=recipe  # takes an hour and a half, so it is run only where it is named
 """
 
@@ -20,7 +20,7 @@ from pipeline.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
 # tools/benchmarks/NAME.py, each with run() -> {figure: number}
-BENCHMARKS = ("shard", "read", "step", "evaluate", "accumulation", "generate")
+BENCHMARKS = ("shard", "archives", "read", "step", "evaluate", "accumulation", "generate")
 LONG = ("recipe",)  # run only where they are named
 HEAD = """# Benchmarks
 

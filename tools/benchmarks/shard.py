@@ -5,15 +5,11 @@ its imports. Memory is the sum, over the processes that live at one time, of eac
 processes share count in each, so this is an upper bound.
 """
 
-import io
-import lzma
 import multiprocessing
 import os
 import pathlib
-import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -31,7 +27,6 @@ from tools.benchmarks import text
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPEED_BYTES = 1_000_000_000  # the start takes a second, and a corpus takes hours
 MEMORY_BYTES = (60_000_000, 6_000_000_000)
-ARCHIVE_BYTES = 60_000_000
 ENGINE_BATCH = 2_000  # documents: large enough for every core, small enough for the memory
 TURNS = 3  # other work can only slow a turn down: the best counts
 
@@ -44,14 +39,13 @@ def run() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="bench-shard-") as name:
         folder = pathlib.Path(name)
         source = folder / "text.parquet"
-        size = _write_parquet(source, text.varied(documents, SPEED_BYTES))
+        size = write_parquet(source, text.varied(documents, SPEED_BYTES))
         ours = engine = float("inf")
         for turn in range(TURNS):
             engine = min(engine, _in_new_process(_bare_engine, source))
-            ours = min(ours, _shard("parquet", source, folder / f"ours-{turn}")[0])
+            ours = min(ours, shard("parquet", source, folder / f"ours-{turn}")[0])
         usual = _in_new_process(nanogpt_style.prepare, source, folder / "usual.bin", os.cpu_count())
         _same_length(folder / "ours-0", folder / "usual.bin")
-        share = _decompression_share(documents, folder)
         memory = [_memory(documents, total, folder) for total in MEMORY_BYTES]
     figures = {
         "ratio_to_nanogpt": usual / ours,
@@ -62,18 +56,17 @@ def run() -> dict[str, float]:
         "mb_per_s": size / 1e6 / ours,
         "nanogpt_mb_per_s": size / 1e6 / usual,
         "engine_mb_per_s": size / 1e6 / engine,
-        "decompression_share": share,
     }
     print(f"  {size / 1e6:,.0f} MB of text, {min(unique, size) / 1e6:,.0f} MB of it unique, {os.cpu_count()} cores")
     for label, seconds in (("this pipeline", ours), ("nanoGPT-style preparation", usual), ("bare engine", engine)):
         print(f"  {label:<28} {size / 1e6 / seconds:8.1f} MB/s   {duration(seconds):>12}   {seconds / ours:6.2f}×")
-    print(f"  from OpenWebText-shaped archives, decompression takes {share:.0%} of the workers' time")
     for total, peak in zip(MEMORY_BYTES, memory, strict=True):
         print(f"  peak memory of all processes at {total / 1e6:,.0f} MB: {peak / 1e6:,.0f} MB")
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _write_parquet(path: pathlib.Path, documents: Iterable[str]) -> int:
+def write_parquet(path: pathlib.Path, documents: Iterable[str]) -> int:
+    """Writes texts as a Parquet file; returns the bytes of text."""
     size, rows = 0, []
     with pq.ParquetWriter(path, pa.schema([("text", pa.string())]), compression="snappy") as writer:
         for document in documents:
@@ -101,10 +94,15 @@ def _bare_engine(source: pathlib.Path) -> float:
     return time.perf_counter() - began
 
 
-def _shard(dataset: str, source: pathlib.Path, output: pathlib.Path) -> tuple[float, str, int]:
-    """Returns (seconds, what it printed, peak bytes of memory) of ``python -m pipeline.shard``."""
-    command = [sys.executable, "-m", "pipeline.shard", f"--gin_file=datasets/{dataset}.gin", f"--source={source}"]
-    command += [f"--output={output}", "--gin_param=shard.shards=8"]
+def command_line(dataset: str, source: pathlib.Path, output: pathlib.Path) -> list[str]:
+    """Returns the command that shards a source as gin/datasets/``dataset``.gin says, into 8 shards."""
+    words = [sys.executable, "-m", "pipeline.shard", f"--gin_file=datasets/{dataset}.gin", f"--source={source}"]
+    return [*words, f"--output={output}", "--gin_param=shard.shards=8"]
+
+
+def shard(dataset: str, source: pathlib.Path, output: pathlib.Path) -> tuple[float, str, int]:
+    """Runs ``command_line``; returns (seconds, what it printed, peak bytes of memory)."""
+    command = command_line(dataset, source, output)
     began = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak = [0]
@@ -141,27 +139,9 @@ def _same_length(ours: pathlib.Path, usual: pathlib.Path) -> None:
         raise RuntimeError(f"{tokens} tokens here, {usual.stat().st_size // 2} in the nanoGPT-style file")
 
 
-def _decompression_share(documents: list[str], folder: pathlib.Path) -> float:
-    """Returns the share of the workers' time that is decompression, on archives shaped like OpenWebText's."""
-    source = folder / "archives"
-    source.mkdir()
-    pages = list(text.varied(documents, ARCHIVE_BYTES))
-    for number, start in enumerate(range(0, len(pages), 390)):  # pages in one of OpenWebText's archives, on average
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as writer:
-            for page, content in enumerate(pages[start : start + 390]):
-                info = tarfile.TarInfo(f"{start + page:07d}-{number:032x}.txt")
-                info.size = len(content.encode())
-                writer.addfile(info, io.BytesIO(content.encode()))
-        (source / f"urlsf_subset00-{number}_data.xz").write_bytes(lzma.compress(archive.getvalue()))
-    _, printed, _ = _shard("openwebtext", source, folder / "from-archives")
-    percent = re.search(r"decompression took (\d+) %", printed)
-    return int(percent.group(1)) / 100 if percent else 0.0
-
-
 def _memory(documents: list[str], total: int, folder: pathlib.Path) -> int:
     source, output = folder / f"memory-{total}.parquet", folder / f"memory-{total}"
-    _write_parquet(source, text.varied(documents, total))
-    peak = _shard("parquet", source, output)[2]
+    write_parquet(source, text.varied(documents, total))
+    peak = shard("parquet", source, output)[2]
     source.unlink()
     return peak
