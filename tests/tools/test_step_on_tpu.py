@@ -27,18 +27,18 @@ def figures(attention):
 
 def test_the_page_is_written_from_what_is_measured(run_module, tmp_path):
     page = tmp_path / "step.md"
-    measured = {"v6e-8": {"fused": figures(0.004)}, "v5e-8": {"fused": figures(0.01), "plain": figures(0.02)}}
+    measured = {"v6e-8": {"fused": figures(0.004)}, "v5e-16": {"fused": figures(0.01), "plain": figures(0.02)}}
     page.with_suffix(".json").write_text(json.dumps(measured))
     done = run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
     assert done.returncode == 0, done.stderr
-    lines = [line for line in page.read_text().splitlines() if line.startswith(("| v5e-8", "| v6e-8"))]
-    assert lines[0] == "| v5e-8 | plain | 28.0 | 4.5 | 50.0 | 18.0 | 8.2 | 2.00 | 0.93 (0.86 to 1.03) |"
+    lines = [line for line in page.read_text().splitlines() if line.startswith(("| v5e-16", "| v6e-8"))]
+    assert lines[0] == "| v5e-16 | plain | 28.0 | 4.5 | 50.0 | 18.0 | 8.2 | 2.00 | 0.93 (0.86 to 1.03) |"
     assert [line.split(" | ")[:2] for line in lines[:3]] == [
-        ["| v5e-8", "plain"],
-        ["| v5e-8", "fused"],
+        ["| v5e-16", "plain"],
+        ["| v5e-16", "fused"],
         ["| v6e-8", "fused"],
     ]
-    assert lines[3].startswith("| v5e-8 | plain | 20.00 (V 80 %) | 1.00 | ")
+    assert lines[3].startswith("| v5e-16 | plain | 20.00 (V 80 %) | 1.00 | ")
     picture = page.with_suffix(".svg").read_bytes()
     run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
     assert page.with_suffix(".svg").read_bytes() == picture and b"<svg" in picture
