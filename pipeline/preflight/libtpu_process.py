@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import UserError, WorkFailedError
@@ -51,6 +52,28 @@ def compile_program(
         UserError: libtpu refuses the topology.
         WorkFailedError: The compiler failed.
     """
+    devices = described_devices(topology, chips_per_host=chips_per_host, megacore=megacore, replicas=replicas)
+    start = time.monotonic()
+    try:
+        compiled = _compile(_stablehlo(module), devices, replicas)
+    except Exception as error:
+        if misfit := out_of_memory(str(error)):
+            return misfit
+        raise WorkFailedError(f"the TPU compiler failed: {' '.join(str(error).split())[:1000]}") from None
+    text = program_text(compiled, serialised.name_of(module))
+    if keep_text:
+        keep_text.write_text(text, encoding="utf-8")
+    return dataclasses.replace(measure(compiled, text), compile_seconds=time.monotonic() - start)
+
+
+def described_devices(
+    topology: str, *, chips_per_host: tuple[int, ...], megacore: bool, replicas: int
+) -> Sequence[Any]:
+    """Returns JAX's devices of a topology, which need not exist; the arguments are those of ``compile_program``.
+
+    Raises:
+        UserError: libtpu refuses the topology.
+    """
     os.environ.update(ENVIRONMENT, TPU_ACCELERATOR_TYPE="v3-8" if topology.startswith(("v2:", "v3:")) else "v4-8")
     os.environ.pop("XLA_FLAGS", None)  # which are for programs of the CPU; LIBTPU_INIT_ARGS is libtpu's
     from jax.experimental import topologies
@@ -64,17 +87,7 @@ def compile_program(
         raise UserError(f"libtpu refuses the topology {topology}: {' '.join(str(error).split())[:300]}") from None
     if len(devices) < replicas:
         raise UserError(f"libtpu refuses the topology {topology}: it has {len(devices)} devices, not {replicas}")
-    start = time.monotonic()
-    try:
-        compiled = _compile(_stablehlo(module), devices, replicas)
-    except Exception as error:
-        if misfit := _out_of_memory(str(error)):
-            return misfit
-        raise WorkFailedError(f"the TPU compiler failed: {' '.join(str(error).split())[:1000]}") from None
-    text = program_text(compiled, serialised.name_of(module))
-    if keep_text:
-        keep_text.write_text(text, encoding="utf-8")
-    return dataclasses.replace(measure(compiled, text), compile_seconds=time.monotonic() - start)
+    return devices
 
 
 def _stablehlo(serialised: bytes) -> Any:
@@ -168,7 +181,7 @@ def measure(compiled: Any, text: str) -> Compiled:
     )
 
 
-def _out_of_memory(message: str) -> Compiled | None:
+def out_of_memory(message: str) -> Compiled | None:
     """Returns the figures in the compiler's out-of-memory message, or None if it is another error."""
     match = USED.search(message)
     if not match:

@@ -31,6 +31,15 @@ def topology_name(piece: Slice) -> str:
     return f"{piece.generation}:{piece.topology}"
 
 
+def described(piece: Slice) -> dict[str, Any]:
+    """Returns the slice as the arguments of ``libtpu_process.described_devices``."""
+    return {
+        "topology": topology_name(piece),
+        "chips_per_host": _chips_per_host(piece),
+        "megacore": piece.generation in MEGACORE,
+    }
+
+
 def require_compiler() -> str:
     """Returns the version of libtpu; UserError if it or jax is not installed."""
     libtpu = installed("libtpu")
@@ -66,9 +75,7 @@ def compile_for(
         "the TPU compiler",
         schedule.compile_program if with_schedule else libtpu_process.compile_program,
         hlo,
-        topology=topology_name(piece),
-        chips_per_host=_chips_per_host(piece),
-        megacore=piece.generation in MEGACORE,
+        **described(piece),
         replicas=replicas,
         keep_text=keep_text,
     )

@@ -41,9 +41,9 @@ def test_the_step_is_lowered_with_every_setting_that_changes_it():
     ],
 )
 def test_each_form_of_running_out_of_memory_is_understood(message):
-    answer = libtpu_process._out_of_memory(message)
+    answer = libtpu_process.out_of_memory(message)
     assert answer == Compiled(fits=False, peak_bytes=int(18.25 * GIB), hbm_limit_bytes=int(15.48 * GIB))
-    assert libtpu_process._out_of_memory("INTERNAL: Mosaic failed") is None
+    assert libtpu_process.out_of_memory("INTERNAL: Mosaic failed") is None
 
 
 def test_a_topology_that_libtpu_refuses(tmp_path, monkeypatch):

@@ -1,0 +1,103 @@
+"""GPT-2's training step in JAX, compiled for a TPU slice and measured as our step is; no TPU is needed.
+
+    python -m tools.benchmarks.jax_step --slice=v5e-16 --attention=splash --json=docs/step_in_jax.json
+
+gpt2.py is the step: 124M parameters, 4 sequences of 1,024 tokens a core. Attention is JAX's splash kernel, or plain
+(jax.nn.dot_product_attention). The JSON file keeps what it holds of other slices and of the other attention;
+`python -m tools.step_on_tpu --slices=` writes the page of it. Development only: needs requirements-dev.txt.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from models.config import GPT2Config
+from pipeline import cli
+from pipeline.config.dry_run import GPT2_VOCABULARY
+from pipeline.devices import own_process, slices
+from pipeline.devices.wheels import installed
+from pipeline.errors import UserError, WorkFailedError, pip_install
+from pipeline.preflight import schedule_figures, tpu_compiler
+from pipeline.preflight.compiled import GIB
+from pipeline.preflight.figures import MATRIX_UNIT
+from tools.benchmarks.jax_step import splash_bundles
+from tools.benchmarks.jax_step.program import BLOCK, compile_step
+
+FLAGS = flags.FLAGS
+ATTENTION = ("splash", "plain")
+
+
+def main() -> int:
+    """Compiles the step for one slice, prints its figures and adds them to the file."""
+    piece = slices.find(cli.required("slice", "a slice such as v5e-16"))
+    store = pathlib.Path(FLAGS.json) if FLAGS.json else None
+    check(piece, store)
+    figures = measure(piece, FLAGS.attention, GPT2Config(layers=FLAGS.layers, vocabulary_size=GPT2_VOCABULARY))
+    print(
+        f"{piece.name}, {FLAGS.attention} attention: schedule {1e3 * figures['schedule']:.1f} ms, waits "
+        f"{1e3 * figures['waits']:.1f} ms, cycles {1e3 * figures['cycles']:.1f} ms, traffic "
+        f"{figures['traffic'] / 1e9:.1f} GB, peak {figures['peak'] / GIB:.2f} GiB; compiled in "
+        f"{figures.pop('compile_seconds'):.0f} s"
+    )
+    if store:
+        measured = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
+        measured.setdefault(piece.name, {})[FLAGS.attention] = figures
+        store.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return 0
+
+
+def check(piece: slices.Slice, store: pathlib.Path | None) -> None:
+    """Raises UserError, before minutes of compiling, for what cannot be measured or written."""
+    if FLAGS.layers < 1:
+        raise UserError(f"--layers={FLAGS.layers}: expected 1 or more")
+    if store and not store.absolute().parent.is_dir():
+        raise UserError(f"--json={store}: its folder does not exist")
+    if FLAGS.attention == "splash" and piece.generation in ("v2", "v3"):
+        raise UserError(f"--slice={piece.name}: no Mosaic kernel compiles for {piece.generation}; --attention=plain does")
+    tpu_compiler.require_compiler()
+    if installed("optax") is None:
+        raise UserError(f"the JAX step needs optax: {pip_install('-r requirements-dev.txt')}")
+
+
+def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str, Any]:
+    """Returns the figures that the page holds.
+
+    Raises:
+        WorkFailedError: it does not fit, or could not be compiled.
+    """
+    compiled, kernels = own_process.call("the TPU compiler", compile_step, piece, attention, config)
+    if not compiled.fits:
+        raise WorkFailedError(f"the step does not fit {piece.name}: {compiled.peak_bytes / GIB:.2f} GiB")
+    found, specs = schedule_figures.figures(kernels, piece.specs), piece.specs
+    splash = [kernel for kernel in kernels if splash_bundles.kind_of(kernel.name)]
+    flops = sum(kernel.runs * kernel.flops for kernel in splash)
+    lanes_used = min(1.0, config.head_width / MATRIX_UNIT)  # as for our kernels, in pipeline/preflight/figures.py
+    return {
+        "model": f"{config.layers} layers, {config.parameters():,} parameters",
+        "context": config.context,
+        "versions": {name: installed(name) for name in ("jax", "libtpu", "optax")},
+        "block": BLOCK if attention == "splash" else None,
+        "schedule": found.total,
+        "kernels": sum(kernel.runs * kernel.bundles for kernel in splash) / (specs.clock_ghz * 1e9),
+        "schedule_with_masked": schedule_figures.figures(compiled.kernels, piece.specs).total,
+        "waits": sum(found.waits.values()),
+        "cycles": compiled.cycles / (specs.clock_ghz * 1e9) + flops / (specs.peak_tflops * 1e12 * lanes_used),
+        "uncounted_loops": found.uncounted_loops,
+        "traffic": compiled.traffic_bytes,
+        "peak": compiled.peak_bytes,
+        "compile_seconds": compiled.compile_seconds,
+    }
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("slice", None, "The slice, such as v5e-16.")
+    flags.DEFINE_enum("attention", "splash", ATTENTION, "How attention is computed.")
+    flags.DEFINE_integer("layers", 12, "Layers; fewer compile sooner.")
+    cli.define_path("json", None, "Add the figures to this file.")
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags)
