@@ -4,7 +4,8 @@
     python -m tools.step_on_tpu --slices=                 # writes the page from what is measured
 
 What is measured stands beside the page, as JSON; slices that are not chosen keep their figures, as do those of plain
-attention (--gin_param="train.attention='plain'") when the fused kernels are measured, and the other way round. Needs
+attention (--gin_param="train.attention='plain'") when the fused kernels are measured, and the other way round. If
+step_in_jax.json stands there too, from tools.benchmarks.jax_step, the page compares both steps. Needs
 requirements-preflight.txt and, for the picture, requirements-plots.txt.
 """
 
@@ -26,6 +27,7 @@ from pipeline.preflight.compiled import GIB
 from pipeline.preflight.schedule import PARTS
 from pipeline.report.charts import COLOURS
 from tools import plots
+from tools.benchmarks.jax_step import page as against_jax
 
 FLAGS = flags.FLAGS
 SLICES = ("v3-8", "v4-8", "v5e-16", "v5p-8", "v6e-8")
@@ -81,7 +83,9 @@ def main() -> int:
         print(f"{name}, {path} attention: {1e3 * sum(figures['seconds'].values()):.1f} ms")
     if not measured:
         raise UserError(f"--slices is empty, and {store} holds nothing yet; expected some of {', '.join(SLICES)}")
-    written = text(measured, page.with_suffix(".svg").name)
+    in_jax = page.with_name("step_in_jax.json")
+    jax = json.loads(in_jax.read_text(encoding="utf-8")) if in_jax.is_file() else {}
+    written = text(measured, page.with_suffix(".svg").name) + against_jax.section(jax, measured)
     draw(measured, page.with_suffix(".svg"))
     page.write_text(written, encoding="utf-8")
     return 0

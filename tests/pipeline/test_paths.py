@@ -16,7 +16,7 @@ from tests.helpers.places import ROOT
 
 # Flags of text that name neither a file nor a directory; all others are defined by cli.define_path.
 OTHER_TEXT = {
-    *("tpu", "other_tpu", "runner", "format", "prompt", "part", "benchmark", "detokenizer", "zone", "host"),
+    *("tpu", "other_tpu", "slice", "runner", "format", "prompt", "part", "benchmark", "detokenizer", "zone", "host"),
     *("beam_option", "gin_param", "grid", "sample", "worker", "allow_host"),
     *("name", "hosts", "project", "network", "subnetwork", "service_account", "valid_until_duration"),
 }

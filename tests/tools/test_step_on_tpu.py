@@ -25,6 +25,21 @@ def figures(attention):
     }
 
 
+def in_jax(schedule):
+    return {
+        "model": "12 layers, 124,439,808 parameters",
+        "context": 1024,
+        "versions": {"jax": "0.10.2", "libtpu": "0.0.52", "optax": "0.2.8"},
+        "block": 512,
+        "schedule": schedule,
+        "schedule_with_masked": schedule + 0.002,
+        "waits": 0.004,
+        "cycles": 0.05,
+        "traffic": 13.1e9,
+        "peak": 3 * 2**30,
+    }
+
+
 def test_the_page_is_written_from_what_is_measured(run_module, tmp_path):
     page = tmp_path / "step.md"
     measured = {"v6e-8": {"fused": figures(0.004)}, "v5e-16": {"fused": figures(0.01), "plain": figures(0.02)}}
@@ -42,6 +57,29 @@ def test_the_page_is_written_from_what_is_measured(run_module, tmp_path):
     picture = page.with_suffix(".svg").read_bytes()
     run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
     assert page.with_suffix(".svg").read_bytes() == picture and b"<svg" in picture
+
+
+def test_the_page_compares_with_jax_where_that_is_measured(run_module, refused, tmp_path):
+    page, jax = tmp_path / "step.md", tmp_path / "step_in_jax.json"
+    page.with_suffix(".json").write_text(json.dumps({"v5e-8": {"fused": figures(0.01), "plain": figures(0.02)}}))
+    measured = {"v6e-8": {"splash": in_jax(0.01)}, "v5e-8": {"plain": in_jax(0.04), "splash": in_jax(0.03)}}
+    jax.write_text(json.dumps(measured))
+    done = run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in page.read_text().splitlines() if "| ours |" in line or "| JAX |" in line] == [
+        "| v5e-8 | ours | fused | 18.0 | 4.5 | 50.0 | 8.2 | 2.00 |",
+        "| v5e-8 | ours | plain | 28.0 | 4.5 | 50.0 | 8.2 | 2.00 |",
+        "| v5e-8 | JAX | splash | 30.0 | 4.0 | 50.0 | 13.1 | 3.00 |",
+        "| v5e-8 | JAX | plain | 40.0 | 4.0 | 50.0 | 13.1 | 3.00 |",
+        "| v6e-8 | JAX | splash | 10.0 | 4.0 | 50.0 | 13.1 | 3.00 |",
+    ]
+    assert "would be 32.0 ms on v5e-8 and 12.0 ms on v6e-8" in " ".join(page.read_text().split())
+    for change, said in (
+        ({"model": "1 layers, 46,473,216 parameters"}, "JAX's v6e-8, splash is of another model or version than v5e-8"),
+        ({"context": 512}, "JAX's v6e-8, splash is of another context or compiler than our step"),
+    ):
+        jax.write_text(json.dumps(measured | {"v6e-8": {"splash": in_jax(0.01) | change}}))
+        assert said in refused("tools.step_on_tpu", "--slices=", f"--output={page}")
 
 
 def test_wrong_choices_are_refused(refused, tmp_path):

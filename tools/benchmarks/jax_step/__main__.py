@@ -21,7 +21,6 @@ from pipeline.devices.wheels import installed
 from pipeline.errors import UserError, WorkFailedError, pip_install
 from pipeline.preflight import schedule_figures, tpu_compiler
 from pipeline.preflight.compiled import GIB
-from pipeline.preflight.figures import MATRIX_UNIT
 from tools.benchmarks.jax_step import splash_bundles
 from tools.benchmarks.jax_step.program import BLOCK, compile_step
 
@@ -73,7 +72,7 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
     found, specs = schedule_figures.figures(kernels, piece.specs), piece.specs
     splash = [kernel for kernel in kernels if splash_bundles.kind_of(kernel.name)]
     flops = sum(kernel.runs * kernel.flops for kernel in splash)
-    lanes_used = min(1.0, config.head_width / MATRIX_UNIT)  # as for our kernels, in pipeline/preflight/figures.py
+    share = min(1.0, config.head_width / specs.matrix_unit)  # of it that a head fills, as for our kernels
     return {
         "model": f"{config.layers} layers, {config.parameters():,} parameters",
         "context": config.context,
@@ -83,7 +82,7 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
         "kernels": sum(kernel.runs * kernel.bundles for kernel in splash) / (specs.clock_ghz * 1e9),
         "schedule_with_masked": schedule_figures.figures(compiled.kernels, piece.specs).total,
         "waits": sum(found.waits.values()),
-        "cycles": compiled.cycles / (specs.clock_ghz * 1e9) + flops / (specs.peak_tflops * 1e12 * lanes_used),
+        "cycles": compiled.cycles / (specs.clock_ghz * 1e9) + flops / (specs.peak_tflops * 1e12 * share),
         "uncounted_loops": found.uncounted_loops,
         "traffic": compiled.traffic_bytes,
         "peak": compiled.peak_bytes,
