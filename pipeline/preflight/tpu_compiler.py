@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.devices import own_process
@@ -71,13 +72,9 @@ def compile_for(
     for known in [scheduled] if with_schedule else [plain, scheduled]:
         if known.is_file() and keep_text is None:
             return from_json(json.loads(known.read_text(encoding="utf-8")))
+    compile_program: Callable[..., Compiled] = (schedule if with_schedule else libtpu_process).compile_program
     result = own_process.call(
-        "the TPU compiler",
-        schedule.compile_program if with_schedule else libtpu_process.compile_program,
-        hlo,
-        **described(piece),
-        replicas=replicas,
-        keep_text=keep_text,
+        "the TPU compiler", compile_program, hlo, **described(piece), replicas=replicas, keep_text=keep_text
     )
     cached = scheduled if with_schedule else plain
     cached.parent.mkdir(parents=True, exist_ok=True)

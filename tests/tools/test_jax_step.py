@@ -53,8 +53,9 @@ def ours():
         nll, weight = model_nll(model, {"tokens": tf.constant(tokens), "index": tf.range(2, dtype=tf.int64)})
         loss = nll / weight
     gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
-    weights = {name: v.numpy() for name, v in zip(names, model.trainable_variables, strict=True)}
-    return weights, tokens, float(loss), {n: tf.convert_to_tensor(g).numpy() for n, g in zip(names, gradients, strict=True)}
+    arrays = [tf.convert_to_tensor(gradient).numpy() for gradient in gradients]
+    weights = dict(zip(names, [variable.numpy() for variable in model.trainable_variables], strict=True))
+    return weights, tokens, float(loss), dict(zip(names, arrays, strict=True))
 
 
 @pytest.mark.slow
@@ -112,7 +113,7 @@ def test_wrong_choices_are_refused(refused, tmp_path):
     command = "tools.benchmarks.jax_step"
     assert "--slice is missing; expected a slice such as v5e-16" in refused(command)
     assert "no slice is called 'v5f-8'" in refused(command, "--slice=v5f-8")
-    assert "no Mosaic kernel compiles for v3; --attention=plain does" in refused(command, "--slice=v3-8")
+    assert "v3 takes no Mosaic kernels; try --attention=plain" in refused(command, "--slice=v3-8")
     assert "--layers=0: expected 1 or more" in refused(command, "--slice=v5e-8", "--layers=0")
     lost = f"--json={tmp_path / 'none' / 'figures.json'}"
     assert "its folder does not exist" in refused(command, "--slice=v5e-8", lost)

@@ -9,23 +9,27 @@ gpt2.py is the step: 124M parameters, 4 sequences of 1,024 tokens a core. Attent
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
 from models.config import GPT2Config
 from pipeline import cli
+from pipeline.config.attention_path import KERNEL_GENERATIONS
 from pipeline.config.dry_run import GPT2_VOCABULARY
 from pipeline.devices import own_process, slices
+from pipeline.devices.tpu_specs import Generation
 from pipeline.devices.wheels import installed
 from pipeline.errors import UserError, WorkFailedError, pip_install
 from pipeline.preflight import schedule_figures, tpu_compiler
-from pipeline.preflight.compiled import GIB
+from pipeline.preflight.compiled import GIB, Kernel
 from tools.benchmarks.jax_step import splash_bundles
-from tools.benchmarks.jax_step.program import BLOCK, compile_step
+from tools.benchmarks.jax_step.program import compile_step
 
 FLAGS = flags.FLAGS
 ATTENTION = ("splash", "plain")
+LISTED = 25
 
 
 def main() -> int:
@@ -53,8 +57,8 @@ def check(piece: slices.Slice, store: pathlib.Path | None) -> None:
         raise UserError(f"--layers={FLAGS.layers}: expected 1 or more")
     if store and not store.absolute().parent.is_dir():
         raise UserError(f"--json={store}: its folder does not exist")
-    if FLAGS.attention == "splash" and piece.generation in ("v2", "v3"):
-        raise UserError(f"--slice={piece.name}: no Mosaic kernel compiles for {piece.generation}; --attention=plain does")
+    if FLAGS.attention == "splash" and piece.generation not in KERNEL_GENERATIONS:
+        raise UserError(f"--slice={piece.name}: {piece.generation} takes no Mosaic kernels; try --attention=plain")
     tpu_compiler.require_compiler()
     if installed("optax") is None:
         raise UserError(f"the JAX step needs optax: {pip_install('-r requirements-dev.txt')}")
@@ -69,6 +73,7 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
     compiled, kernels = own_process.call("the TPU compiler", compile_step, piece, attention, config)
     if not compiled.fits:
         raise WorkFailedError(f"the step does not fit {piece.name}: {compiled.peak_bytes / GIB:.2f} GiB")
+    print("\n".join(costliest(kernels, piece.specs)))
     found, specs = schedule_figures.figures(kernels, piece.specs), piece.specs
     splash = [kernel for kernel in kernels if splash_bundles.kind_of(kernel.name)]
     flops = sum(kernel.runs * kernel.flops for kernel in splash)
@@ -77,7 +82,6 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
         "model": f"{config.layers} layers, {config.parameters():,} parameters",
         "context": config.context,
         "versions": {name: installed(name) for name in ("jax", "libtpu", "optax")},
-        "block": BLOCK if attention == "splash" else None,
         "schedule": found.total,
         "kernels": sum(kernel.runs * kernel.bundles for kernel in splash) / (specs.clock_ghz * 1e9),
         "schedule_with_masked": schedule_figures.figures(compiled.kernels, piece.specs).total,
@@ -88,6 +92,13 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
         "peak": compiled.peak_bytes,
         "compile_seconds": compiled.compile_seconds,
     }
+
+
+def costliest(kernels: Sequence[Kernel], specs: Generation) -> list[str]:
+    """Returns lines that name the kernels with the longest schedule: milliseconds, runs, and the JAX operation."""
+    cycle = specs.clock_ghz * 1e6  # cycles of a millisecond
+    rows = [(k.runs * max(k.bundles, k.flops / specs.flops_per_cycle) / cycle, k.runs, k.op or k.name) for k in kernels]
+    return [f"{time:8.2f} ms  {runs:4.0f} × {op}" for time, runs, op in sorted(rows, reverse=True)[:LISTED]]
 
 
 def define_flags() -> None:

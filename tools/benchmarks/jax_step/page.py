@@ -4,6 +4,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.preflight.compiled import GIB
+from tools.benchmarks.jax_step.program import BLOCK
 
 ATTENTION = ("splash", "plain")
 OURS = ("fused", "plain")
@@ -11,12 +12,13 @@ HEAD = """
 ## Against JAX
 
 Measured by `python -m tools.benchmarks.jax_step`: the same model as a user of JAX {jax} writes it
-([gpt2.py](../tools/benchmarks/jax_step/gpt2.py)), compiled by the same libtpu and counted by the same rules. Its losses and
-gradients are ours, on a CPU in float32. `jax.grad` of a loop over 12 blocks that is unrolled, one product for queries, keys and
-values, no remat; the gradients' mean over the devices is taken once, in float32; Adafactor is optax {optax}'s after its
-clipping by the global norm, and old weights and slots give their memory to the new ones. *Splash* is JAX's own attention
-kernel, with its fused backward kernel, in squares of {block} × {block} scores, which gave fewer bundles on v5e and v6e than 256,
-1,024 or two unequal edges, and than keys or queries with time last. *Plain* is `jax.nn.dot_product_attention`.
+([gpt2.py](../tools/benchmarks/jax_step/gpt2.py)), compiled by the same libtpu and counted by the same rules. In float32
+on a CPU, its loss and gradients are ours up to rounding. It is `jax.grad` of 12 blocks, not in a loop, with one product
+for queries, keys and values, and no remat. The gradients' mean over the devices is taken once, in float32. The update
+is Adafactor of optax {optax} with our settings, after its clipping by the global norm, and new weights and slots take
+the memory of the old ones. *Splash* is JAX's own attention kernel with its fused backward kernel, in squares of {block}
+by {block} scores: on v5e and v6e these took fewer bundles than squares of 256 or 1,024, than oblong ones, and than
+keys, queries or values with time last. *Plain* is `jax.nn.dot_product_attention`.
 
 | slice | step | attention | schedule ms | waits ms | cycles ms | traffic GB | peak GiB |
 |---|---|---|---|---|---|---|---|
@@ -24,10 +26,11 @@ kernel, with its fused backward kernel, in squares of {block} × {block} scores,
 TAIL = """
 What is not equal:
 
-- Splash skips the squares above the diagonal under a condition. Here, unlike in the table above, they do not count, nor does
-  what it does only at the first or the last square of a row: with them its schedule would be {with_masked}.
-- JAX's loss takes all tokens at once, and its compiler keeps the float32 logits in HBM (824 MB). Ours computes the gradient
-  in the pass of the loss, and keeps exponentials in bfloat16.
+- Splash skips the squares above the diagonal under a condition, and starts and ends its sums under two others. Unlike
+  in the tables above, what a condition leaves out does not count here; as there, the schedule would be
+  {schedule_with_masked}. Its kernels are {kernels} of it.
+- JAX's loss is not in chunks, and the compiler keeps its float32 logits in HBM (824 MB). Ours computes the gradient in
+  the pass of the loss, and keeps exponentials in bfloat16.
 - JAX's gradients of bfloat16 products are rounded to bfloat16 before they are summed over devices; ours are float32.
 - Ours also reports the norm of each variable's gradient, and skips a step whose loss or gradient is not finite.
 """
@@ -47,19 +50,25 @@ def section(jax: dict[str, Any], ours: dict[str, Any]) -> str:
     if not rows:
         return ""
     first = rows[0][2]
-    ours_first = [row for of_slice in ours.values() for row in of_slice.values()][0]
+    ours_first = next(row for of_slice in ours.values() for row in of_slice.values())
     for name, kind, row in rows:
         if any(row[key] != first[key] for key in ("model", "versions")):
-            raise UserError(f"JAX's {name}, {kind} is of another model or version than {rows[0][0]}; measure both alike")
+            raise UserError(f"JAX's {name}, {kind} is of another model or jax than {rows[0][0]}; measure both alike")
         if (row["context"], row["versions"]["libtpu"]) != (ours_first["context"], ours_first["libtpu"]):
             raise UserError(f"JAX's {name}, {kind} is of another context or compiler than our step; measure both alike")
-    block = next((row["block"] for *_, row in rows if row["block"]), "-")
-    lines = [HEAD.format(**first["versions"] | {"block": block})]
+    lines = [HEAD.format(**first["versions"], block=BLOCK)]
     for name in sorted(jax):
         lines += [_row(name, "ours", kind, _of_ours(ours[name][kind])) for kind in OURS if kind in ours.get(name, {})]
         lines += [_row(name, "JAX", kind, row) for of, kind, row in rows if of == name]
-    masked = [f"{1e3 * row['schedule_with_masked']:.1f} ms on {name}" for name, kind, row in rows if kind == "splash"]
-    return "".join([*lines, TAIL.format(with_masked=" and ".join(masked) or "longer")])
+    of_splash = [(name, row) for name, kind, row in rows if kind == "splash"]
+    if of_splash:
+        lines.append(TAIL.format(**{key: _each(of_splash, key) for key in ("schedule_with_masked", "kernels")}))
+    return "".join(lines)
+
+
+def _each(rows: list[tuple[str, dict[str, Any]]], key: str) -> str:
+    """Returns a figure of each slice, such as "30.9 ms on v5e-16 and 13.1 ms on v6e-8"."""
+    return " and ".join(f"{1e3 * row[key]:.1f} ms on {name}" for name, row in rows)
 
 
 def _of_ours(row: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def compile_step(piece: Slice, attention: str, config: GPT2Config) -> tuple[Comp
         devices = libtpu_process.described_devices(**tpu_compiler.described(piece), replicas=piece.cores)
         from tools.benchmarks.jax_step import gpt2
 
-        chosen = gpt2.plain
+        chosen: gpt2.Attention = gpt2.plain
         if attention == "splash":
             chosen = gpt2.splash_attention(config.heads, config.context, BLOCK)
         start = time.monotonic()

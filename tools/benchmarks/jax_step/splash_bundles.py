@@ -37,8 +37,8 @@ class Grid:
     def worked(self) -> float:
         """Share of the squares that the mask does not cover whole."""
         rows, columns = self.context // self.block_q, self.context // self.block_kv
-        seen = sum(column * self.block_kv < (row + 1) * self.block_q for row in range(rows) for column in range(columns))
-        return seen / (rows * columns)
+        seen = [min(columns, -(-(row + 1) * self.block_q // self.block_kv)) for row in range(rows)]
+        return sum(seen) / (rows * columns)
 
 
 def counted(kernel: Kernel, dumped: Mapping[str, bundles.Files], grid: Grid, heads: int, head_width: int) -> Kernel:
