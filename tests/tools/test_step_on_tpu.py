@@ -1,10 +1,12 @@
 """The page of the step on each TPU: written again from what is measured, without the compiler."""
 
 import json
+import shutil
 
 import pytest
 
 from pipeline.preflight.schedule import PARTS
+from tests.helpers.places import ROOT
 
 pytest.importorskip("matplotlib", reason="requirements-plots.txt is not installed")
 
@@ -102,3 +104,11 @@ def test_figures_of_two_models_do_not_stand_on_one_page(refused, tmp_path):
     page.with_suffix(".json").write_text(json.dumps({"v6e-8": {"fused": figures(0.01)}, "v5e-8": {"fused": other}}))
     said = refused("tools.step_on_tpu", "--slices=", f"--output={page}")
     assert "v6e-8, fused is of another model or compiler than v5e-8" in said and not page.exists()
+
+
+def test_the_page_of_the_repository_is_written_from_the_figures_beside_it(run_module, tmp_path):
+    for name in ("step_on_tpu.json", "step_in_jax.json"):
+        shutil.copy(ROOT / "docs" / name, tmp_path)
+    done = run_module("tools.step_on_tpu", "--slices=", f"--output={tmp_path / 'step_on_tpu.md'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "step_on_tpu.md").read_text() == (ROOT / "docs" / "step_on_tpu.md").read_text()
