@@ -101,9 +101,9 @@ def test_what_would_be_ignored_or_lost_after_minutes_is_refused_first(refused, t
 def test_figures_of_two_models_do_not_stand_on_one_page(refused, tmp_path):
     page = tmp_path / "step.md"
     other = figures(0.01) | {"context": 4096}
-    page.with_suffix(".json").write_text(json.dumps({"v6e-8": {"fused": figures(0.01)}, "v5e-8": {"fused": other}}))
+    page.with_suffix(".json").write_text(json.dumps({"v6e-8": {"fused": figures(0.01)}, "v5e-16": {"fused": other}}))
     said = refused("tools.step_on_tpu", "--slices=", f"--output={page}")
-    assert "v6e-8, fused is of another model or compiler than v5e-8" in said and not page.exists()
+    assert "v6e-8, fused is of another model or compiler than v5e-16" in said and not page.exists()
 
 
 def test_the_page_of_the_repository_is_written_from_the_figures_beside_it(run_module, tmp_path):
