@@ -159,7 +159,7 @@ def text(measured: dict[str, Any], picture: str) -> str:
     )
     lines.append("its\nslots that the busiest unit uses: M matrix unit, V vector ALU, X cross-lane, E transcendental, ")
     lines.append("L loads,\nS stores, A scalar ALU.\n\n")
-    lines.append(f"| slice | attention | {' | '.join(PARTS)} |\n|{'---|' * (2 + len(PARTS))}\n")
+    lines.append(f"| slice | path | {' | '.join(PARTS)} |\n|{'---|' * (2 + len(PARTS))}\n")
     lines += [
         f"| {name} | {path} | {' | '.join(cell(row, part) for part in PARTS)} |\n" for name, path, row in all_rows
     ]
