@@ -16,7 +16,7 @@ OVERVIEW = (
     ("gpt2-xl", "adamw"),
     ("algpt2-base", "adafactor"),
 )
-HOURS_SLICES = ("v3-8", "v3-128", "v4-32", "v5e-16", "v6e-8")
+HOURS_SLICES = ("v3-8", "v3-128", "v4-32", "v5e-16", "v6e-8", "v5e-1", "v5e-8")
 HOURS_RUNS = {"gpt2.gin": "gpt2-small", "algpt2.gin": "algpt2-base"}  # the model in the table
 UNKNOWN = "?"
 
