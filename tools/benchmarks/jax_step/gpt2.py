@@ -58,13 +58,14 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 def block(x: jax.Array, weights: Weights, heads: int, attention: Attention) -> jax.Array:
     """Applies one pre-norm block to [B, T, D]."""
     w = {name: value.astype(x.dtype) for name, value in weights.items() if "norm" not in name}
-    width = x.shape[-1]
+    length, width = x.shape[1:]
     normal = layer_norm(x, weights["attention_norm_scale"], weights["attention_norm_bias"])
-    kernel = w["query_key_value_kernel"].reshape(width, 3, heads, width // heads)
-    bias = w["query_key_value_bias"].reshape(3, 1, heads, 1, width // heads)
-    q, k, v = jnp.einsum("btd,dshk->sbhtk", normal, kernel) + bias
-    kernel = w["attention_output_kernel"].reshape(heads, width // heads, width)
-    x += jnp.einsum("bhtk,hkd->btd", attention(q, k, v), kernel) + w["attention_output_bias"]
+    together = normal @ w["query_key_value_kernel"] + w["query_key_value_bias"]
+    # Not one einsum to [3, B, H, T, K], which gives the same but, on a v5e, costs a layer 0.1 ms more.
+    parts = jnp.split(together, 3, axis=-1)
+    q, k, v = (part.reshape(-1, length, heads, width // heads).swapaxes(1, 2) for part in parts)
+    output = attention(q, k, v).swapaxes(1, 2).reshape(-1, length, width)
+    x += output @ w["attention_output_kernel"] + w["attention_output_bias"]
     normal = layer_norm(x, weights["mlp_norm_scale"], weights["mlp_norm_bias"])
     hidden = jax.nn.gelu(normal @ w["mlp_input_kernel"] + w["mlp_input_bias"], approximate=True)
     return x + hidden @ w["mlp_output_kernel"] + w["mlp_output_bias"]

@@ -17,8 +17,8 @@ on a CPU, its loss and gradients are ours up to rounding. It is `jax.grad` of 12
 for queries, keys and values, and no remat. The gradients' mean over the devices is taken once, in float32. The update
 is Adafactor of optax {optax} with our settings, after its clipping by the global norm, and new weights and slots take
 the memory of the old ones. *Splash* is JAX's own attention kernel with its fused backward kernel, in squares of {block}
-by {block} scores: on v5e and v6e these took fewer bundles than squares of 256 or 1,024 and than oblong ones. With time
-last in queries, keys and values the step would take about 2 % less. *Plain* is `jax.nn.dot_product_attention`.
+by {block} scores: compiled alone for v5e and v6e, these took fewer bundles than squares of 256 or 1,024 and than oblong
+ones, and at most 2 % more than with time last in queries, keys or values. *Plain* is `jax.nn.dot_product_attention`.
 
 | slice | step | attention | schedule ms | waits ms | cycles ms | traffic GB | peak GiB |
 |---|---|---|---|---|---|---|---|
