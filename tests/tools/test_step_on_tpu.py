@@ -75,7 +75,7 @@ def test_the_page_compares_with_jax_where_that_is_measured(run_module, refused, 
         "| v5e-8 | JAX | plain | 40.0 | 4.0 | 50.0 | 13.1 | 3.00 |",
         "| v6e-8 | JAX | splash | 10.0 | 4.0 | 50.0 | 13.1 | 3.00 |",
     ]
-    assert "would be 32.0 ms on v5e-8 and 12.0 ms on v6e-8" in " ".join(page.read_text().split())
+    assert "the schedule is 32.0 ms on v5e-8 and 12.0 ms on v6e-8" in " ".join(page.read_text().split())
     for change, said in (
         ({"model": "1 layers, 46,473,216 parameters"}, "JAX's v6e-8, splash is of another model or jax than v5e-8"),
         ({"context": 512}, "JAX's v6e-8, splash is of another context or compiler than our step"),

@@ -27,7 +27,7 @@ TAIL = """
 What is not equal:
 
 - Splash skips the squares above the diagonal under a condition, and starts and ends its sums under two others. Unlike
-  in the tables above, what a condition leaves out does not count here; as there, the schedule would be
+  in the tables above, what a condition leaves out does not count here; counted as there, the schedule is
   {schedule_with_masked}. Its kernels are {kernels} of it.
 - JAX's loss is not in chunks, and the compiler keeps its float32 logits in HBM (824 MB). Ours computes the gradient in
   the pass of the loss, and keeps exponentials in bfloat16.
