@@ -178,7 +178,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
         learning_rate = tf.cast(learning_rate, tf.float32)
-        if (rate := self.config.rate_of(variable.path)) != self.config.learning_rate:
+        if (rate := self.config.rate_of(variable.path, variable.shape)) != self.config.learning_rate:
             learning_rate *= rate / self.config.learning_rate
         change = self.scaled_update(gradient, weights, variable, learning_rate)
         if self.config.weight_decay and decays(variable.shape):

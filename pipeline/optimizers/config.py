@@ -65,13 +65,13 @@ class OptimizerConfig:
         """Returns the shape of each float32 slot that a variable of this shape and name needs, by the slot's name."""
         raise NotImplementedError
 
-    def rate_of(self, name: str) -> float:
-        """Returns the learning rate of the variable of this name at the schedule's highest point."""
+    def rate_of(self, name: str, shape: Sequence[int]) -> float:
+        """Returns the learning rate of the variable of this name and shape at the schedule's highest point."""
         return self.learning_rate
 
     def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
         """Returns the rate that multiplies an update of RMS 1 of a variable whose weights have this RMS."""
-        return self.rate_of(name)
+        return self.rate_of(name, shape)
 
     def splits_slots(self, replicas: int) -> bool:
         """Whether each of this many replicas holds only its own rows of every slot."""
@@ -98,6 +98,9 @@ class AdafactorConfig(OptimizerConfig):
         decay_exponent: The second moment decays by 1 - t ** -decay_exponent at update t = 1, 2, ...
         clip_threshold: Updates whose RMS over the variable exceeds this are scaled down to it; None = no clipping.
         scale_by_parameter: Multiply the update by max(epsilon2, RMS(variable)).
+        base_width: The width of the model for which ``learning_rate`` was chosen. For a model of width D the rate of
+            the blocks' matrices is multiplied by sqrt(base_width / D), that of tables, norms, biases and ALGPT2's
+            linear layers is not; then one rate suits all widths. None = one rate for all variables, at every width.
         min_dim_size_to_factor: Factor the second moment over the two largest axes where both have this length.
         epsilon1: Added to squared gradients.
         epsilon2: The lower bound of the parameter scale.
@@ -111,6 +114,7 @@ class AdafactorConfig(OptimizerConfig):
     decay_exponent: float = 0.8
     clip_threshold: float | None = 1.0
     scale_by_parameter: bool = True
+    base_width: int | None = None
     min_dim_size_to_factor: int = 128
     epsilon1: float = 1e-30
     epsilon2: float = 1e-3
@@ -120,6 +124,7 @@ class AdafactorConfig(OptimizerConfig):
         self._require("beta1", self.beta1 is None or 0 <= self.beta1 < 1, "None, or from 0 to below 1")
         self._require("decay_exponent", 0 < self.decay_exponent <= 1, "above 0 and at most 1")
         self._require("clip_threshold", self.clip_threshold is None or self.clip_threshold > 0, "None, or above 0")
+        self._require("base_width", self.base_width is None or self.base_width >= 1, "None, or at least 1")
         self._require("min_dim_size_to_factor", self.min_dim_size_to_factor >= 1, "at least 1")
         self._require("epsilon1", self.epsilon1 > 0, "above 0")
         self._require("epsilon2", self.epsilon2 > 0, "above 0")
@@ -136,9 +141,15 @@ class AdafactorConfig(OptimizerConfig):
             }
         return {**slots, "momentum": tuple(shape)} if self.beta1 else slots
 
+    def rate_of(self, name: str, shape: Sequence[int]) -> float:
+        """Returns ``learning_rate``, times sqrt(base_width / width) for the matrices of blocks."""
+        if self.base_width is None or not matrices_in(name):
+            return self.learning_rate
+        return self.learning_rate * math.sqrt(self.base_width / min(shape))  # all have the width as their shorter side
+
     def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
-        """Returns the learning rate times the parameter scale."""
-        return self.learning_rate * (max(self.epsilon2, weight_rms) if self.scale_by_parameter else 1.0)
+        """Returns the variable's learning rate times the parameter scale."""
+        return self.rate_of(name, shape) * (max(self.epsilon2, weight_rms) if self.scale_by_parameter else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,13 +236,13 @@ class MuonConfig(AdamWConfig):
         """Returns ``momentum`` for matrices of blocks, and AdamW's for all else."""
         return {"momentum": tuple(shape)} if matrices_in(name) else super().slot_shapes(shape, name)
 
-    def rate_of(self, name: str) -> float:
+    def rate_of(self, name: str, shape: Sequence[int]) -> float:
         """Returns ``learning_rate`` for matrices of blocks, and ``adamw_learning_rate`` for all else."""
         return self.learning_rate if matrices_in(name) else self.adamw_learning_rate
 
     def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
         """Returns the RMS of the change of a matrix, if it is orthogonal, or AdamW's rate."""
-        return self.rate_of(name) / (math.sqrt(shape[0]) if matrices_in(name) else 1.0)
+        return self.rate_of(name, shape) / (math.sqrt(shape[0]) if matrices_in(name) else 1.0)
 
     def slot_bytes(self, shapes: Mapping[str, Sequence[int]], replicas: int) -> int:
         """Returns the bytes as for AdamW; a replica that does not own a matrix in some turn has room for it too."""

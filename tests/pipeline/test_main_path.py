@@ -200,6 +200,13 @@ def test_a_dry_run_says_what_an_absolute_rate_does_with_parameter_scaling(run_mo
     assert "2.50e-07          final_norm_bias, attention_norm_bias × 12" in done.stdout
 
 
+def test_a_dry_run_shows_the_rates_of_a_model_wider_than_the_base(run_module):
+    settings = ("--gin_param=Adafactor.learning_rate=8e-2", "--gin_param=Adafactor.base_width=192")
+    done = run_module("pipeline.train", "--gin_file=gpt2.gin", "--tpu=v3-8", "--dry_run", *settings)
+    assert "1.60e-03          token_table, position_table\n" in done.stdout, done.stdout + done.stderr
+    assert "8.00e-04          query_key_value_kernel × 12, mlp_input_kernel × 12\n" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

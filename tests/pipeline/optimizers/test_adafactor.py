@@ -67,8 +67,8 @@ def by_optax(config, weights, gradients, rate=None, after_50=None):
     return {name: np.array(value) for name, value in weights.items()}
 
 
-def by_the_paper(config, weights, gradients, frozen_decay=False):
-    """Algorithms 4 and 5 of Shazeer & Stern in float64; matrices and vectors only."""
+def by_the_paper(config, weights, gradients, frozen_decay=False, factors=None):
+    """Algorithms 4 and 5 of Shazeer & Stern in float64; matrices and vectors only. ``factors`` of rates are by name."""
     weights = {name: value.astype(np.float64) for name, value in weights.items() if value.ndim < 3}
     rows, columns, moments = {}, {}, {}
 
@@ -90,7 +90,8 @@ def by_the_paper(config, weights, gradients, frozen_decay=False):
             if config.clip_threshold:
                 u /= max(1.0, rms(u) / config.clip_threshold)
             scale = max(1e-3, rms(x)) if config.scale_by_parameter else 1.0
-            weights[name] = x - config.learning_rate * scale * u
+            decay = config.weight_decay * x if x.ndim > 1 else 0.0
+            weights[name] = x - config.learning_rate * (factors or {}).get(name, 1.0) * (scale * u + decay)
     return weights
 
 
@@ -134,6 +135,46 @@ def test_a_decay_frozen_at_the_first_step_would_be_seen():
     last = np.mean(gradients[-1]["factored"] ** 2, axis=1)
     row = optimizer._slots["factored"]["row"].numpy()
     assert np.max(np.abs(row / last - 1)) > 0.1, "the row remembers only the last gradient"
+
+
+BY_WIDTH = {  # shapes of a model of width 130 and an ALGPT2's layer, and what base_width=32 makes of their rates
+    "query_key_value_kernel": ((130, 390), (32 / 130) ** 0.5),
+    "attention_output_kernel": ((130, 130), (32 / 130) ** 0.5),
+    "mlp_input_kernel": ((130, 520), (32 / 130) ** 0.5),
+    "mlp_output_kernel": ((520, 130), (32 / 130) ** 0.5),
+    "mlp_input_bias": ((520,), 1.0),
+    "attention_norm_scale": ((130,), 1.0),
+    "token_table": ((300, 130), 1.0),
+    "position_table": ((64, 130), 1.0),
+    "enter_kernel": ((130, 200), 1.0),
+    "leave_kernel": ((200, 130), 1.0),
+}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_only_the_blocks_matrices_are_slower_in_a_wide_model(decay):
+    """Against the formulas in float64; if any variable's rate had another factor, it would be far from them."""
+    rng = np.random.default_rng(5)
+    weights = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, (shape, _) in BY_WIDTH.items()}
+    gradients = [{name: rng.normal(0, 1, x.shape).astype(np.float32) for name, x in weights.items()} for _ in range(50)]
+    config = AdafactorConfig(learning_rate=1e-2, weight_decay=decay, base_width=32)
+    result, optimizer = ours(config, weights, gradients)
+    factors = {name: factor for name, (_, factor) in BY_WIDTH.items()}
+    assert furthest(result, by_the_paper(config, weights, gradients, factors=factors)) < 1e-5
+    for name in factors:
+        other = by_the_paper(config, weights, gradients, factors=factors | {name: 1.5 * factors[name]})
+        assert furthest(result, {name: other[name]}) > 1e-2
+    variables = [keras.Variable(value, name=name) for name, value in weights.items()]
+    for name, rate in optimizer.effective_rates(variables).items():
+        expected = 1e-2 * factors[name] * float(np.sqrt(np.mean(weights[name] ** 2)))
+        assert rate == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_base_width_itself_and_none_change_nothing():
+    rates = [AdafactorConfig(learning_rate=0.08, base_width=width) for width in (None, 128)]
+    for name, shape in (("block_00/mlp_output_kernel", (512, 128)), ("token_table", (4096, 128))):
+        assert [config.rate_of(name, shape) for config in rates] == [0.08, 0.08]
+    assert rates[1].rate_of("block_00/mlp_output_kernel", (2048, 512)) == 0.04
 
 
 def test_agrees_with_optax_under_a_schedule():

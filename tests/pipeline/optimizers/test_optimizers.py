@@ -19,6 +19,7 @@ SCHEDULE = Schedule(kind="linear", steps=40, warmup_steps=5)
 CONFIGS = {
     "adafactor": AdafactorConfig(learning_rate=1e-2, weight_decay=0.1),
     "adafactor-momentum": AdafactorConfig(learning_rate=1e-2, beta1=0.9),
+    "adafactor-by-width": AdafactorConfig(learning_rate=1e-2, weight_decay=0.1, base_width=6),
     "adamw": AdamWConfig(learning_rate=1e-3, weight_decay=0.1),
     "muon": MuonConfig(learning_rate=2e-3, adamw_learning_rate=1e-3, weight_decay=0.1),
     "sgd": SGDConfig(learning_rate=1e-2, weight_decay=0.1),
@@ -160,7 +161,8 @@ class TestEveryOptimizer:
         optimizer.build(variables)
         optimizer.update([tf.zeros(shape) for shape in SHAPES.values()], variables)
         for variable, weights in zip(variables, before, strict=True):
-            decay = config.rate_of(variable.path) * config.weight_decay if decays(variable.shape) else 0.0
+            rate = config.rate_of(variable.path, variable.shape)
+            decay = rate * config.weight_decay if decays(variable.shape) else 0.0
             np.testing.assert_allclose(variable.numpy(), weights * (1 - decay), rtol=1e-6)
 
 
