@@ -98,9 +98,10 @@ class AdafactorConfig(OptimizerConfig):
         decay_exponent: The second moment decays by 1 - t ** -decay_exponent at update t = 1, 2, ...
         clip_threshold: Updates whose RMS over the variable exceeds this are scaled down to it; None = no clipping.
         scale_by_parameter: Multiply the update by max(epsilon2, RMS(variable)).
-        base_width: The width of the model for which ``learning_rate`` was chosen. For a model of width D the rate of
-            the blocks' matrices is multiplied by sqrt(base_width / D), that of tables, norms, biases and ALGPT2's
-            linear layers is not; then one rate suits all widths. None = one rate for all variables, at every width.
+        base_width: The width of the model for which ``learning_rate`` was chosen. In a model of width D, the rate of
+            the blocks' matrices is multiplied by sqrt(base_width / D); that of tables, norms, biases and ALGPT2's
+            linear layers is not. None = the same rate for all variables, at every width. Without
+            ``scale_by_parameter`` it has no effect.
         min_dim_size_to_factor: Factor the second moment over the two largest axes where both have this length.
         epsilon1: Added to squared gradients.
         epsilon2: The lower bound of the parameter scale.
@@ -142,8 +143,8 @@ class AdafactorConfig(OptimizerConfig):
         return {**slots, "momentum": tuple(shape)} if self.beta1 else slots
 
     def rate_of(self, name: str, shape: Sequence[int]) -> float:
-        """Returns ``learning_rate``, times sqrt(base_width / width) for the matrices of blocks."""
-        if self.base_width is None or not matrices_in(name):
+        """Returns ``learning_rate``; of the blocks' matrices, as ``base_width`` says."""
+        if self.base_width is None or not self.scale_by_parameter or not matrices_in(name):
             return self.learning_rate
         return self.learning_rate * math.sqrt(self.base_width / min(shape))  # all have the width as their shorter side
 

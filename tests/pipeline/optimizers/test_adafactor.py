@@ -170,11 +170,13 @@ def test_only_the_blocks_matrices_are_slower_in_a_wide_model(decay):
         assert rate == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_base_width_itself_and_none_change_nothing():
+def test_the_base_width_itself_none_and_an_absolute_rate_change_nothing():
     rates = [AdafactorConfig(learning_rate=0.08, base_width=width) for width in (None, 128)]
     for name, shape in (("block_00/mlp_output_kernel", (512, 128)), ("token_table", (4096, 128))):
         assert [config.rate_of(name, shape) for config in rates] == [0.08, 0.08]
     assert rates[1].rate_of("block_00/mlp_output_kernel", (2048, 512)) == 0.04
+    absolute = AdafactorConfig(learning_rate=0.08, base_width=128, scale_by_parameter=False)
+    assert absolute.rate_of("block_00/mlp_output_kernel", (2048, 512)) == 0.08
 
 
 def test_agrees_with_optax_under_a_schedule():
