@@ -33,8 +33,8 @@ What is not equal:
   the pass of the loss, and keeps exponentials in bfloat16.
 - JAX's gradients of weights are bfloat16 by their types until they are summed over devices, though the compiler may
   leave the rounding out; ours are float32.
-- Plain was measured with an einsum in place of the one product for queries, keys and values; with it, splash took
-  28.7 ms on v5e-16 and 11.7 ms on v6e-8.
+- With an einsum in place of the one product for queries, keys and values, splash took 28.7 ms on v5e-16 and 11.7 ms
+  on v6e-8.
 - Ours also reports the norm of each variable's gradient, and skips a step whose loss or gradient is not finite.
 """
 
