@@ -25,7 +25,7 @@ from tools.study.running import make_data, run_cells
 
 FOLDER = pathlib.Path("runs/recipe")
 BASE = Cell(corpus="cpython", layers=2, width=128, context=128, batch=16, tokens=2_048_000)
-CONTENDERS = {"ours": "ours", "nanogpt": "nanogpt", "muon": "muon", "seed": "frozen"}  # figure: name in RECIPES
+CONTENDERS = {"ours": "scaled", "nanogpt": "nanogpt", "muon": "muon", "seed": "frozen"}  # figure: name in RECIPES
 SEEDS = range(3)
 SHARES = (0.5, 0.7)  # of the tokens, for ours
 MAX_RATES = 8  # of one recipe's grid
