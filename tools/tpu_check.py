@@ -61,6 +61,8 @@ def inside() -> int:
     """Runs in the TPU environment: lowers every variant of the step, and prints one line for each."""
     import tensorflow as tf
 
+    from tools import tpu_check  # not as __main__: another process looks its function up by the module's name
+
     assert LAST_LIBTPU_FOR, "this import shows that the wheels did not abort"
     print(f"tensorflow {tf.__version__} with the TPU's kernels")
     refused = lower(lambda x: tf.strings.length(tf.strings.as_string(x)), [tf.TensorSpec([4], tf.float32)])
@@ -88,7 +90,7 @@ def inside() -> int:
         failures += _say(f"{kind.__name__[:-6]} evaluation", check_evaluation(kind(**SIZE)))
     for topology in TOPOLOGIES:
         try:
-            own_process.call("the TPU compiler", compile_kernels, topology)
+            own_process.call("the TPU compiler", tpu_check.compile_kernels, topology)
             problem = None
         except WorkFailedError as error:
             problem = str(error)

@@ -6,8 +6,8 @@ from models import kernel_shapes
 from models.config import GPT2Config
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices.slices import Slice
-from pipeline.devices.wheels import installed
-from pipeline.errors import UserError, pip_install
+from pipeline.devices.wheels import installed, pip_install_jax
+from pipeline.errors import UserError
 
 KERNEL_GENERATIONS = ("v4", "v5e", "v5p", "v6e")  # no Mosaic kernel compiles for v2 and v3
 
@@ -45,6 +45,5 @@ def _refusal(settings: TrainConfig, model: GPT2Config, piece: Slice | None) -> s
     if refusal := kernel_shapes.refusal(model):
         return refusal
     if installed("jax") is None:
-        file = "tpu" if installed("tensorflow-tpu") else "preflight"
-        return f"jax, which writes the fused kernels, is not installed: {pip_install(f'-r requirements-{file}.txt')}"
+        return f"jax, which writes the fused kernels, is not installed: {pip_install_jax()}"
     return None

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from pipeline.devices.wheels import pip_install_jax
 from pipeline.errors import UserError, WorkFailedError
 
 # What C++ libraries print before they abort ("F1127 02:40:47.33 20283 file.cc:12] Check failed: …", "ERROR: …"), and
@@ -55,7 +56,7 @@ def death(code: int, stderr: str) -> str:
     said = f": {fatal[0][:500]}" if fatal else ""
     settings = os.environ.get("LIBTPU_INIT_ARGS")
     advice = f"unset LIBTPU_INIT_ARGS={settings}, or " if settings else ""
-    return f"{ended}{said}; {advice}pip install -r requirements-preflight.txt, whose versions work together"
+    return f"{ended}{said}; {advice}{pip_install_jax()}, whose versions work together"
 
 
 def main(call_file: str, result_file: str) -> None:

@@ -37,6 +37,11 @@ def compiles_for_cpu() -> bool:
     return installed("tensorflow-tpu") is None
 
 
+def pip_install_jax() -> str:
+    """Returns the command that installs jax and a libtpu that fits it: a TPU VM's pair, or the preflight's."""
+    return pip_install(f"-r requirements-{'preflight' if installed('tensorflow-tpu') is None else 'tpu'}.txt")
+
+
 def installed(package: str) -> str | None:
     """Returns the version of an installed package, without importing it, or None."""
     try:

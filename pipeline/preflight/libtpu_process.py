@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.errors import UserError, WorkFailedError
+from pipeline.errors import UserError, WorkFailedError, pip_install
 from pipeline.preflight import hlo, hlo_costs, serialised
 from pipeline.preflight.compiled import Buffer, Compiled
 
@@ -144,7 +144,7 @@ def program_text(compiled: Any, name: str) -> str:
         except Exception:
             raise WorkFailedError(
                 f"jax cannot read what libtpu compiled ({' '.join(str(error).split())[:200]}); "
-                "expected the pair of requirements-preflight.txt: pip install -r requirements-preflight.txt"
+                f"expected the pair of requirements-preflight.txt: {pip_install('-r requirements-preflight.txt')}"
             ) from None
 
 

@@ -7,7 +7,7 @@ import pytest
 from models.config import ALGPT2Config, GPT2Config
 from pipeline.config import attention_path
 from pipeline.config.train_config import TrainConfig
-from pipeline.devices import slices
+from pipeline.devices import slices, wheels
 from pipeline.errors import UserError
 
 SETTINGS = TrainConfig(model="gpt2", optimizer="adafactor", steps=10, global_batch=96, microbatch=4)
@@ -53,7 +53,8 @@ def test_what_the_kernels_do_not_take(slice_name, model, settings, reason):
 
 
 def test_without_jax(monkeypatch):
-    monkeypatch.setattr(attention_path, "installed", {"tensorflow-tpu": "2.20.0"}.get)
+    for module in (attention_path, wheels):
+        monkeypatch.setattr(module, "installed", {"tensorflow-tpu": "2.20.0"}.get)
     path = chosen("v5e-8")
     assert path.name == "plain" and "is not installed" in path.reason and "requirements-tpu.txt" in path.reason
 

@@ -1,13 +1,14 @@
 """The processes of the preflight: what is lowered, what the compiler refuses, and what it says of memory."""
 
 import dataclasses
+import re
 
 import pytest
 
 from models.config import GPT2Config
 from pipeline.config import batch_plan
 from pipeline.config.train_config import TrainConfig
-from pipeline.devices import own_process, slices
+from pipeline.devices import own_process, slices, wheels
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.preflight import libtpu_process, lowering, serialised, tpu_compiler
@@ -63,13 +64,17 @@ def test_a_missing_compiler_is_one_sentence(monkeypatch):
 
 
 def test_a_process_that_dies_is_named_with_what_it_said():
-    with pytest.raises(WorkFailedError, match=r"the compiler died \(7\): no memory; pip install -r requirements-pre"):
+    with pytest.raises(WorkFailedError, match=r"the compiler died \(7\): no memory; \S*pip install -r requ"):
         own_process.call("the compiler", exec, "import sys; print('no memory', file=sys.stderr); raise SystemExit(7)")
 
 
 def test_a_traceback_or_a_stack_becomes_its_one_line(monkeypatch):
     raised = "Traceback (most recent call last):\n  File 'a.py', line 1\n    b()\nValueError: no such thing\n"
-    assert own_process.death(1, raised).startswith("died (1): ValueError: no such thing; pip install")
+    said = r"died \(1\): ValueError: no such thing; \S*pip install -r requirements-preflight.txt, whose versions .*"
+    assert re.fullmatch(said, own_process.death(1, raised))
+    with monkeypatch.context() as on_a_tpu_vm:
+        on_a_tpu_vm.setattr(wheels, "installed", {"tensorflow-tpu": "2.20.0"}.get)
+        assert "install -r requirements-tpu.txt" in own_process.death(1, raised)
     aborted = (
         "I0 well\nF1127 02:40:47.3 20283 file.cc:12] Check failed: a == b\n*** SIGABRT\n    @  0x7fcf  1888  f()\n"
     )
