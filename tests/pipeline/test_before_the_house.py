@@ -35,8 +35,9 @@ def test_the_same_tokenizer_and_shards_are_written(run_module, tmp_path):
 def test_its_checkpoint_goes_on_to_the_same_losses(run_module, tmp_path):
     shutil.copytree(BEFORE / "run", tmp_path / "run")
     # The settings that its gin file had then; parameter scaling is the file's choice now.
-    then = ("--gin_param=Adafactor.scale_by_parameter=False", "--gin_param=Adafactor.weight_decay=0.1")
-    done = run_module(*command("pipeline.train", tmp_path), *then)
+    then = ("scale_by_parameter=False", "base_width=None", "weight_decay=0.1")
+    settings = [f"--gin_param=Adafactor.{setting}" for setting in then]
+    done = run_module(*command("pipeline.train", tmp_path), *settings)
     assert done.returncode == 0 and "resumes at step 4" in done.stdout, done.stdout + done.stderr
     before, today = (
         [json.loads(line) for line in path.read_text().splitlines()]
