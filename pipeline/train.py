@@ -25,7 +25,7 @@ def main() -> int:
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
     # Report errors that need no connection first.
-    attention = attention_path.choose(run.settings, run.model, run.target.slice)
+    attention = attention_path.choose(run.settings, run.model, run.target.slice, elsewhere=FLAGS.dry_run)
     data = _checked_data(run) if FLAGS.data and not storage.is_remote(FLAGS.data) else None
     if FLAGS.dry_run:
         sized = run_config.with_data(run, data) if data else run

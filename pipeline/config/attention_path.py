@@ -19,20 +19,30 @@ class AttentionPath(NamedTuple):
     reason: str
 
 
-def choose(settings: TrainConfig, model: GPT2Config, piece: Slice | None) -> AttentionPath:
-    """Returns the path of a run on a slice, or on other devices if ``piece`` is None.
+def choose(settings: TrainConfig, model: GPT2Config, piece: Slice | None, *, elsewhere: bool = False) -> AttentionPath:
+    """Returns the path of a run.
+
+    Args:
+        settings: the run's.
+        model: the run's.
+        piece: the slice; None for other devices.
+        elsewhere: another machine may be the one that trains, so a jax that is missing here refuses nothing.
 
     Raises:
         UserError: ``train.attention = 'fused'`` where the kernels cannot be used.
     """
     if settings.attention == "plain":
         return AttentionPath("plain", "train.attention = 'plain'")
-    refusal = _refusal(settings, model, piece)
+    refusal, missing = _refusal(settings, model, piece), ""
+    if not refusal and installed("jax") is None:
+        missing = f"jax, which writes the fused kernels, is not installed: {pip_install_jax()}"
+        refusal = None if elsewhere else missing
     if refusal and settings.attention == "fused":
         raise UserError(f"train.attention = 'fused': {refusal}; expected 'plain' or 'auto'")
     if refusal or piece is None:
         return AttentionPath("plain", refusal or "")
-    return AttentionPath("fused", f"{piece.generation}, context {model.context:,}, heads {model.head_width} wide")
+    reason = f"{piece.generation}, context {model.context:,}, heads {model.head_width} wide"
+    return AttentionPath("fused", f"{reason}; it takes jax, which is not installed here" if missing else reason)
 
 
 def _refusal(settings: TrainConfig, model: GPT2Config, piece: Slice | None) -> str | None:
@@ -42,8 +52,4 @@ def _refusal(settings: TrainConfig, model: GPT2Config, piece: Slice | None) -> s
         return f"{piece.generation} takes no fused kernels; {', '.join(KERNEL_GENERATIONS)} do"
     if settings.compute_dtype != "bfloat16":
         return f"train.compute_dtype = {settings.compute_dtype!r}: the fused kernels take 'bfloat16'"
-    if refusal := kernel_shapes.refusal(model):
-        return refusal
-    if installed("jax") is None:
-        return f"jax, which writes the fused kernels, is not installed: {pip_install_jax()}"
-    return None
+    return kernel_shapes.refusal(model)

@@ -124,6 +124,7 @@ def delete_files(directory: str) -> None:
 
 def check_writable(directory: str) -> None:
     """Refuses a bucket that is missing or not to be written to, by asking for an upload that never sends anything."""
+    gcs_client.split(directory)  # refuses it by the name that the user wrote
     with explained(directory):
         probe = blob_of(directory.rstrip("/") + "/.writable")
         probe.create_resumable_upload_session(if_generation_match=0, **gcs_client.TIMEOUTS.calls)

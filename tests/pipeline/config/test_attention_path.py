@@ -59,5 +59,18 @@ def test_without_jax(monkeypatch):
     assert path.name == "plain" and "is not installed" in path.reason and "requirements-tpu.txt" in path.reason
 
 
+@pytest.mark.parametrize("attention", ["auto", "fused"])
+def test_jax_need_not_be_where_a_run_is_only_planned(monkeypatch, attention):
+    """`pipeline.train --dry_run`, and `tools.pod run` with it, on a laptop: the slice's hosts have jax."""
+    monkeypatch.setattr(attention_path, "installed", {}.get)
+    settings, piece = dataclasses.replace(SETTINGS, attention=attention), slices.find("v5e-8")
+    path = attention_path.choose(settings, SMALL, piece, elsewhere=True)
+    assert path.name == "fused" and path.reason.endswith("it takes jax, which is not installed here")
+    with pytest.raises(UserError, match="dropout"):
+        attention_path.choose(
+            dataclasses.replace(settings, attention="fused"), GPT2Config(dropout=0.1), piece, elsewhere=True
+        )
+
+
 def test_plain_is_plain():
     assert chosen("v5e-8", attention="plain") == ("plain", "train.attention = 'plain'")

@@ -1,5 +1,6 @@
 """Buckets, credentials and services that do not work are told in one sentence, before any work and in time."""
 
+import re
 import threading
 import time
 
@@ -70,6 +71,8 @@ def test_what_cannot_be_a_bucket_is_refused_without_asking(gcs, path):
     for operation in OPERATIONS.values():
         with pytest.raises(UserError, match="cannot be a bucket; expected gs://BUCKET/FOLDER"):
             operation(path)
+    with pytest.raises(UserError, match=f"^{re.escape(path)}: "):
+        storage.check_writable(path)
     assert gcs.requests == []
 
 
