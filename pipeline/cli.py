@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 
-from pipeline import help_text, paths, streams
+from pipeline import help_text, paths, storage, streams
 from pipeline.errors import UserError, WorkerLostError, WorkFailedError, data_fault, disk_fault
 
 if TYPE_CHECKING:
@@ -64,6 +64,16 @@ def required(flag: str, expected: str) -> Any:
     if not FLAGS[flag].value:
         raise UserError(f"--{flag} is missing; expected {expected}")
     return FLAGS[flag].value
+
+
+def check_files(*names: str) -> None:
+    """Raises UserError, before any work is done, if the file that one of these flags names could not be written."""
+    for name in names:
+        if file := FLAGS[name].value:
+            try:
+                storage.check_file(str(file))
+            except UserError as error:
+                raise UserError(f"--{name}={error}") from None
 
 
 def run(main: Callable[..., int | None], define_flags: Callable[[], None] | None = None) -> None:

@@ -10,18 +10,20 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from pipeline import cli
+from pipeline import cli, storage
 from pipeline.devices import wheels
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, pip_install
 
 FLAGS = flags.FLAGS
 # tools/benchmarks/NAME.py, each with run() -> {figure: number}
 BENCHMARKS = ("shard", "archives", "read", "step", "evaluate", "accumulation", "generate")
 LONG = ("recipe",)  # run only where they are named
+# What they compare with, of requirements-dev.txt; a package that is missing must not end a run of the others half-way.
+REFERENCES = {"shard": ("datasets", "tiktoken"), "step": ("keras-hub",), "generate": ("keras-hub",)}
 HEAD = """# Benchmarks
 
 Written by `python -m tools.bench --page=docs/benchmarks.md`, which is `make bench` with a page; `--only=NAME` measures
@@ -49,24 +51,29 @@ def stated(file: str, pattern: str) -> str:
 def main() -> None:
     """Runs the benchmarks, prints them, and writes what was asked for."""
     names = FLAGS.only or BENCHMARKS
-    for name in names:
-        if name not in (known := (*BENCHMARKS, *LONG)):
-            raise UserError(f"--only={name}: expected one of {', '.join(known)}{nearest(name, known)}")
-    for flag in ("json", "page"):
-        if (file := getattr(FLAGS, flag)) and not os.path.isdir(os.path.dirname(os.path.abspath(file))):
-            raise UserError(f"--{flag}={file}: its folder does not exist")
-    wheels.check_wheels()
+    check(names)
     print(f"machine: {machine()}")
     results: dict[str, dict[str, object]] = {}
     for name in names:
         print(f"\n{name}")
         results[name] = importlib.import_module(f"tools.benchmarks.{name}").run()
-    if FLAGS.json:
-        with open(FLAGS.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), **results}, file, indent=2)
-            file.write("\n")
-    if FLAGS.page:
-        write_page(pathlib.Path(FLAGS.page), results, machine())
+        if FLAGS.json:  # after each: the next one may fail, or be interrupted
+            text = json.dumps({"machine": machine(), **results}, indent=2) + "\n"
+            storage.replace_bytes(text.encode(), FLAGS.json)
+        if FLAGS.page:
+            write_page(pathlib.Path(FLAGS.page), results, machine())
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises UserError, before minutes of measuring, for what cannot be measured or written."""
+    for name in names:
+        if name not in (known := (*BENCHMARKS, *LONG)):
+            raise UserError(f"--only={name}: expected one of {', '.join(known)}{nearest(name, known)}")
+        if missing := [package for package in REFERENCES.get(name, ()) if wheels.installed(package) is None]:
+            install = pip_install("-r requirements-dev.txt")
+            raise UserError(f"{name} compares with {' and '.join(missing)}, which is not installed: {install}")
+    cli.check_files("json", "page")
+    wheels.check_wheels()
 
 
 def write_page(path: pathlib.Path, results: Mapping[str, Mapping[str, object]], measured_on: str) -> None:

@@ -8,7 +8,6 @@ does not fit. Needs requirements-preflight.txt (jax and libtpu), and one to nine
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -32,10 +31,7 @@ FLAGS = flags.FLAGS
 def main() -> int:
     """Compiles the steps of a run for a slice; returns 1 if they do not fit."""
     gin_files = cli.required("gin_file", "a run such as algpt2.gin or gpt2.gin")
-    for flag in ("json", "program"):
-        file = getattr(FLAGS, flag)
-        if file and (os.path.isdir(file) or not os.path.isdir(os.path.dirname(os.path.abspath(file)))):
-            raise UserError(f"--{flag}={file}: expected a file in a folder that exists")
+    cli.check_files("json", "program")
     if FLAGS.search and FLAGS.schedule:
         raise UserError("--search compiles many steps, and --schedule reads one; expected one of them")
     if FLAGS.tpu == "local" or tpu_target.VIRTUAL.fullmatch(FLAGS.tpu or ""):

@@ -9,6 +9,7 @@ another machine can continue. --models, --slices, --optimizers and --remat choos
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import re
 from typing import Any
@@ -17,7 +18,7 @@ from absl import flags
 
 from models.config import GPT2Config
 from models.weight_specs import weight_specs
-from pipeline import cli
+from pipeline import cli, storage
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
@@ -50,7 +51,7 @@ roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the c
 corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywhere. *Cycles*: what the compiler expects
 of each instruction, one after another at the generation's clock. *Attention*: fused kernels or plain TensorFlow ops, as
 `train.attention = 'auto'` chooses; plain rows of v4 and later are from before the kernels, and fused is faster there
-([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless it says otherwise.
+([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless it says otherwise. What has no row was not compiled.
 Adafactor's rows were compiled with an absolute learning rate. Parameter scaling, now the default, reads the weights
 once more: gpt2-small on v3-128 then takes 22.0 GB and 86 ms, not 21.7 and 85.
 Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
@@ -70,11 +71,14 @@ def main() -> int:
     """Compiles the chosen rows, and writes the table after each."""
     tpu_compiler.require_compiler()
     for flag, marks in (("readme", OVERVIEW_MARKS), ("pods", HOURS_MARKS)):
-        page = getattr(FLAGS, flag)
-        if page and marks.begin not in pathlib.Path(page).read_text(encoding="utf-8"):
-            raise UserError(f"--{flag}={page}: it has no line {marks.begin}, after which the excerpt goes")
+        if page := getattr(FLAGS, flag):
+            cli.check_files(flag)
+            if not os.path.exists(page) or marks.begin not in pathlib.Path(page).read_text(encoding="utf-8"):
+                raise UserError(f"--{flag}={page}: it has no line {marks.begin}, after which the excerpt goes")
     chosen = [choice(flag, names) for flag, names in AXES.items()]
     output = pathlib.Path(FLAGS.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    cli.check_files("output")
     rows = read_rows(output)
     for key in itertools.product(*chosen):
         if FLAGS.missing and UNKNOWN not in rows.get(key, UNKNOWN):
@@ -184,7 +188,8 @@ def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
         return [((*names, name).index(name), name) for names, name in zip(AXES.values(), key, strict=True)]
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place)), encoding="utf-8")
+    text = HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place))
+    storage.replace_bytes(text.encode(), str(output))  # whole: a row takes minutes
 
 
 def define_flags() -> None:

@@ -5,28 +5,30 @@
 
 What is measured stands beside the page, as JSON; slices that are not chosen keep their figures, as do those of plain
 attention (--gin_param="train.attention='plain'") when the fused kernels are measured, and the other way round. If
-step_in_jax.json stands there too, from tools.benchmarks.jax_step, the page compares both steps. Needs
-requirements-preflight.txt and, for the picture, requirements-plots.txt.
+step_in_jax.json stands there too, from tools.benchmarks.jax_step, and is of the same model, the page compares both
+steps. Needs requirements-preflight.txt and, for the picture, requirements-plots.txt.
 """
 
 import dataclasses
-import json
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags
 
+from models.config import GPT2Config
 from pipeline import cli
 from pipeline.config import gin_reader
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices
 from pipeline.errors import UserError
 from pipeline.gin_files import ON_COMMAND_LINE
+from pipeline.optimizers.config import OptimizerConfig
 from pipeline.preflight import bundles, compile_step, schedule_figures, tpu_compiler
 from pipeline.preflight.compiled import GIB
 from pipeline.preflight.schedule import PARTS
 from pipeline.report.charts import COLOURS
-from tools import plots
+from tools import figure_store, plots
 from tools.benchmarks.jax_step import page as against_jax
 
 FLAGS = flags.FLAGS
@@ -73,53 +75,68 @@ TABLE = (
 def main() -> int:
     """Measures the chosen slices, and writes the page and its picture."""
     page, store = pathlib.Path(FLAGS.output), pathlib.Path(FLAGS.output).with_suffix(".json")
-    names = [name for name in FLAGS.slices if name]
-    check(page, names)
-    measured = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
+    check(page)
+    names = [slices.find(name).name for name in FLAGS.slices if name]
+    stored = figure_store.load(store)
+    if names:
+        figure_store.require_model(stored, store, model_name(*chosen()))
+    in_jax = page.with_name("step_in_jax.json")
+    jax = figure_store.load(in_jax) if in_jax.is_file() else {}
     for name in names:
         path, figures = measure(name)
-        measured.setdefault(name, {})[path] = figures
-        store.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        stored.setdefault(name, {})[path] = figures
+        figure_store.save(store, stored)
         print(f"{name}, {path} attention: {1e3 * sum(figures['seconds'].values()):.1f} ms")
-    if not measured:
+    if not stored:
         raise UserError(f"--slices is empty, and {store} holds nothing yet; expected some of {', '.join(SLICES)}")
-    in_jax = page.with_name("step_in_jax.json")
-    jax = json.loads(in_jax.read_text(encoding="utf-8")) if in_jax.is_file() else {}
-    written = text(measured, page.with_suffix(".svg").name) + against_jax.section(jax, measured)
-    draw(measured, page.with_suffix(".svg"))
+    written = text(stored, page.with_suffix(".svg").name)
+    if against_jax.of_one_model(jax, stored):
+        written += against_jax.section(jax, stored)
+    else:
+        print(f"note: {in_jax} is of another model, so the page does not compare with it", file=sys.stderr)
+    draw(stored, page.with_suffix(".svg"))
     page.write_text(written, encoding="utf-8")
     return 0
 
 
-def check(page: pathlib.Path, names: list[str]) -> None:
-    """Raises UserError, before minutes of compiling, if the page cannot be written or a slice is none."""
+def check(page: pathlib.Path) -> None:
+    """Raises UserError, before minutes of compiling, if the page cannot be written."""
     if page.suffix != ".md" or not page.parent.is_dir():
         raise UserError(f"--output={page}: expected a file NAME.md in a folder that exists")
     plots.svg_pyplot("step")
-    for name in names:
-        slices.find(name)
+    cli.check_files("output")
 
 
-def measure(name: str) -> tuple[str, dict[str, Any]]:
-    """Compiles the run's step for a slice, and returns attention's path and the figures that the page holds."""
-    piece = slices.find(name)
+def chosen() -> tuple[TrainConfig, GPT2Config, OptimizerConfig]:
+    """Returns the run of the flags, but for its batch."""
     configuration = gin_reader.load(FLAGS.gin_file or ["gpt2.gin"], FLAGS.gin_param)
     settings = configuration.get(TrainConfig)
     for parameter in ("microbatch", "global_batch"):
         if configuration.origin("train", parameter).startswith(ON_COMMAND_LINE):
             raise UserError(f"train.{parameter} has no effect here: each core takes {MICROBATCH} sequences at once")
-    settings = dataclasses.replace(settings, microbatch=MICROBATCH, global_batch=MICROBATCH * piece.cores)
     model = compile_step.with_vocabulary(
         gin_reader.chosen(configuration, gin_reader.MODELS, settings.model, "train.model")
     )
     optimizer = gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
     gin_reader.reject_unused_overrides(configuration, TrainConfig, type(model), type(optimizer))
+    return settings, model, optimizer
+
+
+def model_name(settings: TrainConfig, model: GPT2Config, _: OptimizerConfig) -> str:
+    """Returns the run as the page calls it."""
+    return f"{settings.model} ({model.parameters():,} parameters, {settings.optimizer})"
+
+
+def measure(name: str) -> tuple[str, dict[str, Any]]:
+    """Compiles the run's step for a slice, and returns attention's path and the figures that the page holds."""
+    piece, (settings, model, optimizer) = slices.find(name), chosen()
+    settings = dataclasses.replace(settings, microbatch=MICROBATCH, global_batch=MICROBATCH * piece.cores)
     found = compile_step.check(settings, model, optimizer, piece, with_schedule=True)
     if not found.fits:
         raise UserError(f"--slices={name}: the step does not fit it")
     schedule = schedule_figures.figures(found.compiled.kernels, piece.specs)
     return found.attention, {
-        "model": f"{settings.model} ({model.parameters():,} parameters, {settings.optimizer})",
+        "model": model_name(settings, model, optimizer),
         "context": model.context,
         "libtpu": tpu_compiler.require_compiler(),
         "seconds": schedule.seconds,

@@ -46,6 +46,22 @@ def check_writable(directory: str) -> None:
             raise UserError(f"{directory}: a name has {len(os.fsencode(name))} bytes; expected {longest} at most there")
 
 
+def check_file(path: str) -> None:
+    """Refuses a local file that could not be written, before any work is done; its folder has to exist.
+
+    Raises:
+        UserError: it names a directory, its folder does not exist or takes no files, or it is not to be changed.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise UserError(f"{path}: that is a directory; expected a file")
+    if not os.path.isdir(folder):
+        raise UserError(f"{path}: its folder does not exist; expected a file in a folder that does")
+    check_writable(folder)
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise UserError(f"{path}: it cannot be written to; expected a file of yours")
+
+
 @contextlib.contextmanager
 def enough_space(directory: str) -> Iterator[None]:
     """Turns a full disk into one sentence that names the directory; ``partial_file`` does it by itself."""

@@ -132,7 +132,7 @@ SAID_FIRST = [  # of other commands, before anything is read or imported that ta
     ),
     ("tools.resume_proof", ["--gin_file=gpt2.gin", f"--data={DATA}"], f"--data={DATA}: GPT2.context 1024 does not"),
     ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=virtual-8"], "virtual-8 names no slice to compile for"),
-    ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=v3-8", "--json={}"], "expected a file in a folder that exists"),
+    ("tools.preflight", ["--gin_file=gpt2.gin", "--tpu=v3-8", "--json={}"], "that is a directory; expected a file"),
 ]
 
 

@@ -1,5 +1,11 @@
 """The page of benchmarks: measured sections are written, the others stay, and wrong choices are refused."""
 
+import types
+
+import pytest
+
+from pipeline import cli
+from pipeline.devices import wheels
 from tools import bench
 
 
@@ -19,3 +25,23 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
 def test_wrong_choices_are_refused(refused, tmp_path):
     assert "did you mean 'step'" in refused("tools.bench", "--only=stepp")
     assert "its folder does not exist" in refused("tools.bench", f"--page={tmp_path}/no/benchmarks.md")
+
+
+def test_what_was_measured_stays_when_the_next_one_fails(tmp_path, monkeypatch):
+    def fail():
+        raise RuntimeError("interrupted")
+
+    runs = {"tools.benchmarks.read": lambda: {"ratio": 3}, "tools.benchmarks.evaluate": fail}
+    modules = {name: types.SimpleNamespace(run=run, __doc__="It reads.") for name, run in runs.items()}
+    monkeypatch.setattr(bench.importlib, "import_module", modules.__getitem__)
+    page, figures = tmp_path / "page.md", tmp_path / "figures.json"
+    with pytest.raises(RuntimeError, match="interrupted"):
+        cli.call(bench.main, bench.define_flags, ["--only=read,evaluate", f"--page={page}", f"--json={figures}"])
+    assert "| ratio | 3 |" in page.read_text() and '"ratio": 3' in figures.read_text()
+
+
+def test_a_missing_reference_is_named_before_anything_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(wheels, "installed", {"tensorflow": "2.21.0", "datasets": "5.2.0"}.get)
+    assert cli.call(bench.main, bench.define_flags, ["--only=read,shard"]) == 2
+    said = capsys.readouterr()
+    assert "shard compares with tiktoken, which is not installed: " in said.err and "read" not in said.out

@@ -117,3 +117,14 @@ def test_wrong_choices_are_refused(refused, tmp_path):
     assert "--layers=0: expected 1 or more" in refused(command, "--slice=v5e-8", "--layers=0")
     lost = f"--json={tmp_path / 'none' / 'figures.json'}"
     assert "its folder does not exist" in refused(command, "--slice=v5e-8", lost)
+
+
+def test_figures_of_another_model_are_not_overwritten(refused, tmp_path):
+    store = tmp_path / "figures.json"
+    store.write_text('{"v5e-8": {"splash": {"model": "12 layers, 124,439,808 parameters"}}}')
+    command = ("tools.benchmarks.jax_step", "--slice=v5e-8", f"--json={store}")
+    assert "holds v5e-8, splash of 12 layers, 124,439,808 parameters, and this is 1 layers" in refused(
+        *command, "--layers=1"
+    )
+    store.write_text("{")
+    assert "is not JSON" in refused(*command)

@@ -1,10 +1,10 @@
 """The table of what fits where: its rows survive a run of a part of it, and wrong choices are refused."""
 
 import dataclasses
-import types
 
 import pytest
 
+from pipeline import cli
 from pipeline.config import batch_plan
 from pipeline.config.attention_path import AttentionPath
 from pipeline.devices import slices
@@ -94,6 +94,12 @@ def test_wrong_choices_are_refused(refused, tmp_path, flag, message):
     assert message in refused("tools.preflight_table", flag, f"--output={tmp_path / 'table.md'}")
 
 
+def test_pages_that_cannot_be_written_are_refused_before_hours_of_compiling(refused, tmp_path):
+    assert "its folder does not exist" in refused("tools.preflight_table", f"--readme={tmp_path / 'no' / 'README.md'}")
+    assert "it has no line <!-- preflight" in refused("tools.preflight_table", f"--readme={tmp_path / 'README.md'}")
+    assert "/proc cannot be written to" in refused("tools.preflight_table", "--output=/proc/table.md")
+
+
 def test_what_cannot_fit_is_known_without_the_compiler(monkeypatch):
     """AdamW's weights and slots of gpt2-xl are 12 bytes per parameter, 17.4 GiB."""
     monkeypatch.setattr(preflight_table.compile_step, "check", None)
@@ -125,13 +131,10 @@ def test_rows_with_an_unknown_figure_count_as_missing(monkeypatch, tmp_path):
     lasts = zip(keys, ("119", "?"), strict=True)
     rows = {key: f"| {' | '.join([*key, *cells, last, 'plain'])} |" for key, last in lasts}
     preflight_table.write_rows(output, rows)
-    chosen = {"models": ["gpt2-small"], "slices": ["v3-8"], "optimizers": ["adafactor"], "remat": []}
-    chosen |= {"readme": None, "pods": None}
-    asked = types.SimpleNamespace(**chosen, output=str(output), missing=True)
-    monkeypatch.setattr(preflight_table, "FLAGS", asked)
+    chosen = ["--models=gpt2-small", "--slices=v3-8", "--optimizers=adafactor", "--missing", f"--output={output}"]
     monkeypatch.setattr(preflight_table.tpu_compiler, "require_compiler", lambda: "0")
     monkeypatch.setattr(preflight_table, "row", lambda *key: done.append(key) or rows[key])
-    preflight_table.main()
+    assert cli.call(preflight_table.main, preflight_table.define_flags, chosen) == 0
     assert done == [keys[1]]
     assert preflight_excerpts.short(rows[keys[1]]) == "4 per core, 3.00 GiB, 90 ms"
 

@@ -84,6 +84,34 @@ def test_the_page_compares_with_jax_where_that_is_measured(run_module, refused, 
         assert said in refused("tools.step_on_tpu", "--slices=", f"--output={page}")
 
 
+def test_another_model_is_not_compared_with_jax(run_module, tmp_path):
+    page = tmp_path / "step.md"
+    ours = {"fused": figures(0.01) | {"model": "algpt2 (13,850,880 parameters, adafactor)"}}
+    page.with_suffix(".json").write_text(json.dumps({"v5e-8": ours}))
+    (tmp_path / "step_in_jax.json").write_text(json.dumps({"v5e-8": {"splash": in_jax(0.03)}}))
+    done = run_module("tools.step_on_tpu", "--slices=", f"--output={page}")
+    assert done.returncode == 0 and "is of another model" in done.stderr
+    assert "Against JAX" not in page.read_text() and "algpt2" in page.read_text()
+
+
+def test_what_would_spoil_the_figures_is_refused_before_it_is_measured(refused, tmp_path):
+    page = tmp_path / "step.md"
+    store = page.with_suffix(".json")
+    store.write_text(json.dumps({"v5e-8": {"fused": figures(0.01)}}))
+    before = store.read_bytes()
+    said = refused("tools.step_on_tpu", "--gin_file=algpt2.gin", "--slices=v5e-8", f"--output={page}")
+    assert "holds v5e-8, fused of gpt2 (124,439,808 parameters, adafactor), and this is algpt2 (13,850,880" in said
+    assert store.read_bytes() == before
+    store.write_text('{"v5e-8": {')
+    assert "is not JSON" in refused("tools.step_on_tpu", "--slices=v5e-8", f"--output={page}")
+    assert "that is a directory" in refused("tools.step_on_tpu", "--slices=", f"--output={folder(tmp_path)}")
+
+
+def folder(tmp_path):
+    (tmp_path / "folder.md").mkdir()
+    return tmp_path / "folder.md"
+
+
 def test_wrong_choices_are_refused(refused, tmp_path):
     page = f"--output={tmp_path / 'step.md'}"
     assert "no slice is called 'v5f-8'" in refused("tools.step_on_tpu", "--slices=v5f-8", page)

@@ -116,6 +116,23 @@ def test_a_local_file_comes_over_from_another_disk(tmp_path, publish, monkeypatc
     assert (tmp_path / "shard").read_bytes() == SMALL
 
 
+def test_a_file_that_could_not_be_written_is_refused_and_none_is_made(tmp_path, as_nobody):
+    (tmp_path / "there").write_bytes(b"kept")
+    for name in ("new.json", "there"):
+        storage.check_file(str(tmp_path / name))
+    with pytest.raises(UserError, match="that is a directory"):
+        storage.check_file(str(tmp_path))
+    with pytest.raises(UserError, match="its folder does not exist"):
+        storage.check_file(str(tmp_path / "none" / "new.json"))
+    with pytest.raises(UserError, match="cannot be written to"):
+        storage.check_file("/proc/new.json")  # not even by root, whose rights say otherwise
+    tmp_path.chmod(0o777)
+    (tmp_path / "there").chmod(0o444)
+    with as_nobody(), pytest.raises(UserError, match="there: it cannot be written to"):
+        storage.check_file(str(tmp_path / "there"))
+    assert os.listdir(tmp_path) == ["there"] and (tmp_path / "there").read_bytes() == b"kept"
+
+
 def test_a_local_directory_that_could_not_be_made_is_refused_and_none_is_made(tmp_path, as_nobody):
     storage.check_writable(str(tmp_path / "new" / "data"))
     (tmp_path / "file").write_bytes(b"")

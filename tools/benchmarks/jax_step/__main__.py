@@ -7,7 +7,6 @@ gpt2.py is the step: 124M parameters, 4 sequences of 1,024 tokens a core. Attent
 `python -m tools.step_on_tpu --slices=` writes the page of it. Development only: needs requirements-dev.txt.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from pipeline.devices.wheels import installed
 from pipeline.errors import UserError, WorkFailedError, pip_install
 from pipeline.preflight import schedule_figures, tpu_compiler
 from pipeline.preflight.compiled import GIB, Kernel
+from tools import figure_store
 from tools.benchmarks.jax_step import splash_bundles
 from tools.benchmarks.jax_step.program import compile_step
 
@@ -36,8 +36,11 @@ def main() -> int:
     """Compiles the step for one slice, prints its figures and adds them to the file."""
     piece = slices.find(cli.required("slice", "a slice such as v5e-16"))
     store = pathlib.Path(FLAGS.json) if FLAGS.json else None
-    check(piece, store)
-    figures = measure(piece, FLAGS.attention, GPT2Config(layers=FLAGS.layers, vocabulary_size=GPT2_VOCABULARY))
+    check(piece)
+    config = GPT2Config(layers=FLAGS.layers, vocabulary_size=GPT2_VOCABULARY)
+    stored = figure_store.load(store) if store else {}
+    figure_store.require_model(stored, store or pathlib.Path(), model_name(config))
+    figures = measure(piece, FLAGS.attention, config)
     print(
         f"{piece.name}, {FLAGS.attention} attention: schedule {1e3 * figures['schedule']:.1f} ms, waits "
         f"{1e3 * figures['waits']:.1f} ms, cycles {1e3 * figures['cycles']:.1f} ms, traffic "
@@ -45,20 +48,23 @@ def main() -> int:
         f"{figures.pop('compile_seconds'):.0f} s"
     )
     if store:
-        measured = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
-        measured.setdefault(piece.name, {})[FLAGS.attention] = figures
-        store.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        stored.setdefault(piece.name, {})[FLAGS.attention] = figures
+        figure_store.save(store, stored)
     return 0
 
 
-def check(piece: slices.Slice, store: pathlib.Path | None) -> None:
-    """Raises UserError, before minutes of compiling, for what cannot be measured or written."""
+def model_name(config: GPT2Config) -> str:
+    """Returns the model as the file of figures calls it."""
+    return f"{config.layers} layers, {config.parameters():,} parameters"
+
+
+def check(piece: slices.Slice) -> None:
+    """Raises UserError, before minutes of compiling, for what cannot be measured."""
     if FLAGS.layers < 1:
         raise UserError(f"--layers={FLAGS.layers}: expected 1 or more")
-    if store and not store.absolute().parent.is_dir():
-        raise UserError(f"--json={store}: its folder does not exist")
     if FLAGS.attention == "splash" and piece.generation not in KERNEL_GENERATIONS:
         raise UserError(f"--slice={piece.name}: {piece.generation} takes no Mosaic kernels; try --attention=plain")
+    cli.check_files("json")
     tpu_compiler.require_compiler()
     if installed("optax") is None:
         raise UserError(f"the JAX step needs optax: {pip_install('-r requirements-dev.txt')}")
@@ -79,7 +85,7 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
     flops = sum(kernel.runs * kernel.flops for kernel in splash)
     share = min(1.0, config.head_width / specs.matrix_unit)  # of it that a head fills, as for our kernels
     return {
-        "model": f"{config.layers} layers, {config.parameters():,} parameters",
+        "model": model_name(config),
         "context": config.context,
         "versions": {name: installed(name) for name in ("jax", "libtpu", "optax")},
         "schedule": found.total,

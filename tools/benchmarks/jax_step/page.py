@@ -39,6 +39,13 @@ What is not equal:
 """
 
 
+def of_one_model(jax: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Returns whether any of both steps train the same model with the same optimizer; arguments as of ``section``."""
+    theirs = {row["model"].partition(", ")[2] for of_slice in jax.values() for row in of_slice.values()}
+    own = {row["model"] for of_slice in ours.values() for row in of_slice.values()}
+    return not theirs or any(f"gpt2 ({parameters}, adafactor)" == model for parameters in theirs for model in own)
+
+
 def section(jax: dict[str, Any], ours: dict[str, Any]) -> str:
     """Returns the section; nothing if JAX's step was not measured.
 

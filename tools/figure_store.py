@@ -1,0 +1,40 @@
+"""Figures that take hours to measure, in a JSON file: a broken one is refused in time, and it is written whole."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from pipeline import storage
+from pipeline.errors import UserError
+
+
+def load(file: pathlib.Path) -> dict[str, Any]:
+    """Returns the figures of a file, none if it does not exist.
+
+    Raises:
+        UserError: it does not hold a JSON object, or could not be written to later.
+    """
+    storage.check_file(os.fspath(file))
+    try:
+        figures = json.loads(file.read_bytes()) if file.exists() else {}
+    except ValueError as error:  # of JSON and of UTF-8
+        raise UserError(f"{file} is not JSON ({error}); mend it, or name another file") from None
+    if not isinstance(figures, dict):
+        raise UserError(f"{file} holds no JSON object; expected the figures that were measured before")
+    return figures
+
+
+def require_model(figures: dict[str, Any], file: pathlib.Path, model: str) -> None:
+    """Raises UserError, before hours of measuring, if the figures, by slice and attention, are of another model."""
+    for name, of_slice in figures.items():
+        for attention, row in of_slice.items():
+            if row["model"] != model:
+                raise UserError(
+                    f"{file} holds {name}, {attention} of {row['model']}, and this is {model}: name another file"
+                )
+
+
+def save(file: pathlib.Path, figures: dict[str, Any]) -> None:
+    """Writes the figures over the file in one step: a kill leaves the old ones or the new ones."""
+    storage.replace_bytes((json.dumps(figures, indent=1, sort_keys=True) + "\n").encode(), os.fspath(file))
