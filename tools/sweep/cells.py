@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.config import gin_reader
+from pipeline.config import attention_path, gin_reader
 from pipeline.config.run_config import RunConfig, check_manifest, load_run_config, with_data
 from pipeline.config.train_config import RESUMABLE_CHANGES, TrainConfig
 from pipeline.data.format.manifest import Manifest
@@ -22,7 +23,7 @@ NOT_IN_PROGRAM = {"seed", "steps", "schedule", "warmup_steps", "warmup_fraction"
 NOT_IN_PROGRAM |= {"checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "evaluate_every", "sample_prompt"}
 NOT_IN_PROGRAM |= {"learning_rate", "profile_steps", "max_skipped_steps", "pretrained"}
 # Settings that may change on resuming, without those whose speed or best weights a sweep may compare.
-NOT_IN_KEY = RESUMABLE_CHANGES - {"microbatch", "steps_per_loop", "evaluate_every", "keep_best"}
+NOT_IN_KEY = RESUMABLE_CHANGES - {"microbatch", "steps_per_loop", "evaluate_every", "keep_best", "attention"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
     cells: dict[str, Cell] = {}
     asked = dict.fromkeys(_name(param) for param in base.gin_params)
     used: set[str] = set()
+    same: set[str] = set()  # settings in which cells differ that are one
     before: _Resolved | None = None
     for overrides in combinations:
         asked |= dict.fromkeys(overrides)
@@ -72,11 +74,25 @@ def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
         before = resolved
         used |= {*resolved.overrides, *(_name(param) for param in resolved.params)}
         cell = _cell(base, resolved)
-        cells.setdefault(cell.key, cell)
+        first = cells.setdefault(cell.key, cell)
+        for name in NOT_IN_KEY:
+            if name in (values := _by_setting(cell)) and values[name] != _by_setting(first).get(name):
+                same.add(name)
+    if same:
+        print(
+            f"note: cells that differ only in {' and '.join(sorted(same))} are one run, which takes the first value: "
+            "a run may change it when it resumes",
+            file=sys.stderr,
+        )
     for name in asked:
         if name not in used:
             raise UserError(f"no cell uses {name}: the models and optimizers of the sweep are others")
     return list(cells.values())
+
+
+def _by_setting(cell: Cell) -> dict[str, Any]:
+    """Returns a cell's overrides by the name of the setting alone, such as ``slots``."""
+    return {name.rpartition(".")[2]: value for name, value in cell.overrides.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +123,7 @@ def _resolve(base: Base, asked: Overrides) -> _Resolved:
     overrides = {name: value for name, value in overrides.items() if name.partition(".")[0] not in unused}
     params = [param for param in base.gin_params if _name(param).partition(".")[0] not in unused]
     run = load_run_config(files, [*params, *_parameters(overrides)], base.tpu)
+    attention_path.choose(run.settings, run.model, run.target.slice, elsewhere=base.manifest is None)
     if base.manifest:
         check_manifest(base.data, base.manifest, run)
         run = with_data(run, base.manifest)
@@ -116,8 +133,11 @@ def _resolve(base: Base, asked: Overrides) -> _Resolved:
 def _cell(base: Base, resolved: _Resolved) -> Cell:
     parameters = [*resolved.params, *_parameters(resolved.overrides)]
     arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
+    known_by = _described(resolved.run, NOT_IN_KEY) | {"data": _identity(base.manifest)}
+    if known_by["train"]["attention"] == "auto":
+        del known_by["train"]["attention"]  # so that sweeps of before the setting go on
     return Cell(
-        key=_hash(_described(resolved.run, NOT_IN_KEY) | {"data": _identity(base.manifest)}),
+        key=_hash(known_by),
         label="  ".join(f"{name}={shown(value)}" for name, value in resolved.overrides.items()) or "(no overrides)",
         overrides=resolved.overrides,
         arguments=tuple(arguments),

@@ -31,6 +31,23 @@ def test_a_cell_is_the_same_however_it_is_put():
     assert key(same[0]) == key(same[0] | {"train.wandb": "off", "train.checkpoint_every": 7}), "it would go on"
 
 
+def test_attention_makes_another_cell_for_a_sweep_may_compare_its_speed():
+    base = dataclasses.replace(BASE, tpu="v5e-16")
+    found = cells.resolve(base, [{"train.attention": name} for name in ("auto", "plain", "fused")])
+    assert len({cell.key for cell in found}) == 3
+    assert found[0].key == key({}, base)
+    with pytest.raises(UserError, match="train.attention = 'fused': v3 takes no fused kernels"):
+        cells.resolve(BASE, [{"train.attention": "fused"}])
+
+
+def test_cells_that_are_one_run_in_spite_of_a_setting_are_said(capsys):
+    combinations = [{"train.checkpoint_every": every, "train.seed": seed} for every in (50, 100) for seed in (0, 1)]
+    assert len(cells.resolve(BASE, combinations)) == 2
+    assert "differ only in checkpoint_every are one run, which takes the first value" in capsys.readouterr().err
+    cells.resolve(BASE, [{"train.checkpoint_every": 50, "train.seed": seed} for seed in (0, 1, 1)])
+    assert not capsys.readouterr().err
+
+
 @pytest.fixture
 def on_data(small_data):
     """The base of a small run on the manifest of real shards, of which fields may be changed."""
