@@ -38,7 +38,7 @@ def model_config(configuration: Configuration, settings: TrainConfig) -> GPT2Con
     config = read_config(directory)
     kind = next(name for name, surface in MODELS.items() if surface is type(config))
     if settings.model != kind:
-        back = ""
+        back = f"; expected train.model = {kind!r}"
         if kind == "gpt2" and storage.size(storage.join(directory, RUN)) is None:
             back = "; an ALGPT2 comes back from its run, or exported with --format=native"
         raise UserError(f"train.model = {settings.model!r}, but {directory} holds a model of kind {kind!r}{back}")

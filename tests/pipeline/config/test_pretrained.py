@@ -136,6 +136,8 @@ def test_an_algpt2_that_was_exported_is_told_which_format_comes_back(run, tmp_pa
         chosen(tmp_path / "whole", model="algpt2")
     files.save_native(run[1], str(tmp_path / "native"))
     assert chosen(tmp_path / "native", model="algpt2") == ALGPT2
+    with pytest.raises(UserError, match="of kind 'algpt2'; expected train.model = 'algpt2'"):
+        chosen(tmp_path / "native", model="gpt2")
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "encoder.json"])
