@@ -39,7 +39,8 @@ def check_writable(directory: str) -> None:
             pass
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno in (errno.EROFS, *FULL) else "expected a directory of yours"
-        raise UserError(f"{directory}: {existing} cannot be written to; {reason}") from None
+        place = directory if os.path.abspath(directory) == existing else f"{directory}: {existing}"
+        raise UserError(f"{place} cannot be written to; {reason}") from None
     longest = os.pathconf(existing, "PC_NAME_MAX")
     for name in os.path.relpath(os.path.abspath(directory), existing).split(os.sep):
         if len(os.fsencode(name)) > longest:

@@ -139,7 +139,9 @@ def test_a_local_directory_that_could_not_be_made_is_refused_and_none_is_made(tm
     for path in ("file", "file/data/deep"):
         with pytest.raises(UserError, match=r"file is not a directory"):
             storage.check_writable(str(tmp_path / path))
-    with pytest.raises(UserError, match="cannot be written to"):
+    with pytest.raises(UserError, match="^/proc cannot be written to"):
+        storage.check_writable("/proc")
+    with pytest.raises(UserError, match="^/proc/new/data: /proc cannot be written to"):
         storage.check_writable("/proc/new/data")  # not even by root, whose rights say otherwise
     with as_nobody(), pytest.raises(UserError, match="cannot be written to"):
         storage.check_writable(str(tmp_path / "new" / "data"))
