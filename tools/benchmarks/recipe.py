@@ -15,36 +15,41 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.errors import WorkFailedError
-from tools.study import results
-from tools.study.cells import RECIPES, Cell
-from tools.study.running import make_data, run_cells
+from tools.study.cells import Cell
+from tools.study.results import Row
+from tools.study.running import make_data
+from tools.study.store import Store
+from tools.study.tuning import tune
 
 FOLDER = pathlib.Path("runs/recipe")
 BASE = Cell(corpus="cpython", layers=2, width=128, context=128, batch=16, tokens=2_048_000)
 CONTENDERS = {"ours": "scaled", "nanogpt": "nanogpt", "muon": "muon", "seed": "frozen"}  # figure: name in RECIPES
 SEEDS = range(3)
 SHARES = (0.5, 0.7)  # of the tokens, for ours
-MAX_RATES = 8  # of one recipe's grid
 
 
 def run(folder: pathlib.Path = FOLDER, base: Cell = BASE) -> dict[str, float]:
     """Runs what is missing, prints a table and returns the figures."""
-    make_data(folder / "data", base.corpus, base.packing, 2 * base.context)
-    rates = {name: _tuned(folder, replace(base, optimizer=recipe)) for name, recipe in CONTENDERS.items()}
+    make_data(folder / "data", base.corpus, 2 * base.context)
+    store = Store.load(folder / "results.json")
+
+    def measure(cells: list[Cell]) -> None:
+        store.measure(folder, cells, workers=os.cpu_count() or 1)
+
+    rates = tune(store, {name: replace(base, optimizer=recipe) for name, recipe in CONTENDERS.items()}, measure)
     rows = {name: _seeds(replace(base, optimizer=recipe, rate=rates[name])) for name, recipe in CONTENDERS.items()}
     shorter = {share: _seeds(_shortened(rows["ours"][0], share)) for share in SHARES}
-    _run(folder, [cell for row in (*rows.values(), *shorter.values()) for cell in row])
+    measure([cell for row in (*rows.values(), *shorter.values()) for cell in row])
     figures: dict[str, float] = {}
     for name, row in rows.items():
-        measured = _row(folder, row)
+        measured = _row(store, row)
         figures |= {f"{name}_nats": measured.mean, f"{name}_deviation": measured.deviation}
         figures[f"{name}_rate"] = measured.rate
         print(f"  {name:<8} {measured.mean:.3f} ± {measured.deviation:.3f} nats per token at {measured.rate:g}")
-    curve = {share: _row(folder, row).mean for share, row in shorter.items()} | {1.0: figures["ours_nats"]}
+    curve = {share: _row(store, row).mean for share, row in shorter.items()} | {1.0: figures["ours_nats"]}
     figures["tokens_to_nanogpt"] = share_of_tokens(curve, figures["nanogpt_nats"])
     print(f"  ours reaches nanoGPT's loss with {figures['tokens_to_nanogpt']:.0%} of the tokens")
     return figures
@@ -70,19 +75,6 @@ def share_of_tokens(curve: dict[float, float], target: float) -> float:
     return math.inf
 
 
-def _tuned(folder: pathlib.Path, cell: Cell) -> float:
-    """Returns the best learning rate of the first seed, which is inside of the grid of tried ones."""
-    rates = list(RECIPES[cell.optimizer].rates)
-    while len(rates) <= MAX_RATES:
-        cells = [replace(cell, rate=rate) for rate in rates]
-        _run(folder, cells)
-        best = min(cells, key=lambda cell: _row(folder, [cell]).mean).rate
-        if best not in (rates[0], rates[-1]):
-            return best
-        rates = [rates[0] / 2, *rates] if best == rates[0] else [*rates, 2 * rates[-1]]
-    raise WorkFailedError(f"{cell.optimizer}: no best learning rate from {rates[0]:g} to {rates[-1]:g}")
-
-
 def _shortened(cell: Cell, share: float) -> Cell:
     steps = round(share * cell.tokens / (cell.batch * cell.context))
     return replace(cell, tokens=steps * cell.batch * cell.context)
@@ -92,11 +84,7 @@ def _seeds(cell: Cell) -> list[Cell]:
     return [replace(cell, seed=seed) for seed in SEEDS]
 
 
-def _run(folder: pathlib.Path, cells: Iterable[Cell]) -> None:
-    run_cells(folder, cells, workers=os.cpu_count() or 1)
-
-
-def _row(folder: pathlib.Path, cells: Sequence[Cell]) -> results.Row:
-    row = results.read(folder, list(cells))
-    assert row is not None, "run_cells has run them, or has raised"
+def _row(store: Store, cells: Sequence[Cell]) -> Row:
+    row = store.row(cells)
+    assert row is not None, "it was measured, or that has raised"
     return row

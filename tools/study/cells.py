@@ -5,7 +5,7 @@ Imports neither TensorFlow nor Keras.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,6 @@ RECIPES = {
         surface="FrozenAdafactor", settings={"scale_by_parameter": False}, rates=(2.5e-4, 5e-4, 1e-3, 2e-3)
     ),
     "scaled": Recipe(surface="Adafactor", settings={"scale_by_parameter": True}, rates=(2e-2, 4e-2, 8e-2, 1.6e-1)),
-    "adamw": Recipe(surface="AdamW", settings={}, rates=(1e-3, 2e-3, 4e-3, 8e-3)),
     "ours": Recipe(
         surface="Adafactor", settings={"scale_by_parameter": True, "beta1": 0.9}, rates=(4e-2, 8e-2, 1.6e-1)
     ),
@@ -48,14 +47,13 @@ RECIPES = {
     ),
     "muon": Recipe(surface="Muon", settings={"adamw_learning_rate": 8e-3}, rates=(1e-2, 2e-2, 4e-2)),
 }
-OPTIMIZERS = ("adafactor", "frozen", "scaled", "adamw")  # of the study
-ALGPT2 = "algpt2"  # its grid's name: ALGPT2 at E = ALGPT2_EMBEDDING with Adafactor
-ALGPT2_RATES, ALGPT2_EMBEDDING = (5e-4, 1e-3, 2e-3, 4e-3), 64
-CORPORA, PACKINGS = ("wikitext", "cpython"), ("contiguous", "lines")
+OPTIMIZERS = ("adafactor", "frozen", "scaled", "nanogpt", "muon")  # of the study
+CORPORA = ("cpython", "kernel", "wikitext")
 VOCABULARY = 4096
 HEAD_WIDTH = 64
-LAYERS, WIDTH = 3, 192
-SIZE = f"{LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width {WIDTH}"
+LAYERS, WIDTH = 2, 128
+LARGER_LAYERS, LARGER_WIDTH = 3, 192
+EMBEDDINGS = (24, 88, 0)  # of ALGPT2: a sixth and two thirds of the width, as 128 and 512 in the study of 2020; none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,16 +62,18 @@ class StudyConfig:
 
     Attributes:
         tokens: tokens that a cell trains on.
+        grid_tokens: tokens of the cells from which learning rates are chosen.
         seeds: runs of a cell that differ in their seed only; error bars are taken over them.
-        batch: sequences per optimizer step of the base cell; the batches part halves and doubles it.
+        batch: sequences per optimizer step of the base cell.
         context: tokens per sequence of the base cell; the contexts part halves and doubles it.
         workers: cells that run side by side, each in a process of one thread.
     """
 
-    tokens: int = 524_288
+    tokens: int = 5_242_880
+    grid_tokens: int = 2_048_000
     seeds: int = 3
-    batch: int = 8
-    context: int = 256
+    batch: int = 16
+    context: int = 128
     workers: int = 2
 
     @property
@@ -82,25 +82,23 @@ class StudyConfig:
         return [self.context // 2, self.context, 2 * self.context]
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "seeds", "workers"):
+        for name in ("seeds", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         for name in ("batch", "context"):
             if getattr(self, name) < 2 or getattr(self, name) % 2:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected an even number, for it is halved")
-        if self.tokens % (2 * self.batch * self.context):
-            raise ValueError(
-                f"tokens = {self.tokens}: expected a multiple of 2 × batch × context = "
-                f"{2 * self.batch * self.context}, the largest step"
-            )
+        step = self.batch * self.context
+        for name in ("tokens", "grid_tokens"):
+            if getattr(self, name) < 1 or getattr(self, name) % step:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected a multiple of batch × context = {step}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
     """One run. An ``embedding`` of 0 is ALGPT2 without factorization; GPT-2 has no such setting."""
 
-    corpus: str = "wikitext"
-    packing: str = "contiguous"
+    corpus: str = "cpython"
     model: str = "gpt2"
     layers: int = LAYERS
     width: int = WIDTH
@@ -118,13 +116,13 @@ class Cell:
         """The name of its run directory: all settings that distinguish it from other cells."""
         model = self.model if self.model == "gpt2" else f"algpt2-e{self.embedding or 'none'}"
         return (
-            f"{self.corpus}-{self.packing}_{model}-{self.layers}x{self.width}_{self.optimizer}-{self.rate:g}"
+            f"{self.corpus}_{model}-{self.layers}x{self.width}_{self.optimizer}-{self.rate:g}"
             f"_t{self.tokens}_b{self.batch}_c{self.context}_d{self.dropout:g}_s{self.seed}"
         )
 
     def job(self, data: pathlib.Path) -> Job:
         """Returns this cell as the sweep's runner runs it, given the folder of the data sets."""
-        arguments = (*self.parameters(), f"--data={data}/{self.corpus}-{self.packing}")
+        arguments = (*self.parameters(), f"--data={data}/{self.corpus}")
         return Job(key=self.name, label=self.name, overrides=self.overrides(), arguments=arguments)
 
     def parameters(self) -> list[str]:
@@ -158,14 +156,11 @@ class Cell:
         return values
 
 
-def grid(study: StudyConfig) -> dict[str, list[Cell]]:
-    """Returns the cells from which each optimizer's and ALGPT2's learning rate is chosen, one seed each."""
-    base = Cell(tokens=study.tokens, batch=study.batch, context=study.context)
-    algpt2 = replace(base, model="algpt2", embedding=ALGPT2_EMBEDDING)
-    optimizers = {
-        name: [replace(base, optimizer=name, rate=rate) for rate in RECIPES[name].rates] for name in OPTIMIZERS
-    }
-    return {**optimizers, ALGPT2: [replace(algpt2, rate=rate) for rate in ALGPT2_RATES]}
+def grid(study: StudyConfig) -> dict[str, Cell]:
+    """Returns a cell of each grid from which a learning rate is chosen: of each optimizer, and of ALGPT2."""
+    base = Cell(tokens=study.grid_tokens, batch=study.batch, context=study.context)
+    algpt2 = replace(base, model="algpt2", embedding=EMBEDDINGS[-1], optimizer="scaled")
+    return {**{name: replace(base, optimizer=name) for name in OPTIMIZERS}, "algpt2": algpt2}
 
 
 Rows = dict[str, list[Cell]]  # label: one cell per seed
@@ -173,42 +168,38 @@ Rows = dict[str, list[Cell]]  # label: one cell per seed
 
 def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
     """Returns the rows of each part of the study, given the best rate of each grid."""
-    base = Cell(tokens=study.tokens, batch=study.batch, context=study.context, rate=best["adafactor"])
-
-    def everywhere(labels: Callable[[Cell], dict[str, Cell]]) -> dict[str, Cell]:
-        return {
-            f"{corpus}: {label}": cell
-            for corpus in CORPORA
-            for label, cell in labels(replace(base, corpus=corpus)).items()
-        }
+    base = Cell(tokens=study.tokens, batch=study.batch, context=study.context, optimizer="scaled", rate=best["scaled"])
+    algpt2 = replace(base, model="algpt2", rate=best["algpt2"])
 
     def optimizers(cell: Cell) -> dict[str, Cell]:
-        return {name: replace(cell, optimizer=name, rate=best[name]) for name in OPTIMIZERS}
+        return {f"{cell.corpus}: {name}": replace(cell, optimizer=name, rate=best[name]) for name in OPTIMIZERS}
 
-    def embeddings(cell: Cell) -> dict[str, Cell]:
-        factorized = {
-            f"ALGPT2, E = {width or 'none'}": replace(cell, model="algpt2", embedding=width, rate=best[ALGPT2])
-            for width in (32, 64, 128, 0)
-        }
-        return {"GPT-2": cell, **factorized}
+    def dropouts(label: str, cell: Cell) -> dict[str, Cell]:
+        return {f"{cell.corpus}: {label}, dropout {rate:g}": replace(cell, dropout=rate) for rate in (0.0, 0.1)}
 
-    batches = [study.batch // 2, study.batch, 2 * study.batch]
-    rates = [base.rate / 2, base.rate, 2 * base.rate]
-    algpt2 = replace(base, model="algpt2", embedding=ALGPT2_EMBEDDING, rate=best[ALGPT2])
     rows = {
-        "optimizers": everywhere(optimizers),
-        "embeddings": everywhere(embeddings),
+        "optimizers": {**optimizers(base), **optimizers(replace(base, corpus="kernel"))},
+        "larger": {
+            label: cell
+            for label, cell in optimizers(replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH)).items()
+            if cell.optimizer != "adafactor"
+        },
+        "embeddings": {
+            f"{base.corpus}: GPT-2": base,
+            **{
+                f"{base.corpus}: ALGPT2, E = {width or 'none'}": replace(algpt2, embedding=width)
+                for width in EMBEDDINGS
+            },
+        },
         "contexts": {
             str(context): replace(base, context=context, batch=study.batch * study.context // context)
             for context in study.contexts
         },
-        "batches": {f"{b} × {r:g}": replace(base, batch=b, rate=r) for b in batches for r in rates},
         "dropout": {
-            f"{name}, dropout {rate:g}": replace(cell, dropout=rate)
-            for name, cell in (("GPT-2", base), (f"ALGPT2, E = {ALGPT2_EMBEDDING}", algpt2))
-            for rate in (0.0, 0.1)
+            **dropouts("GPT-2", base),
+            **dropouts("ALGPT2", replace(algpt2, embedding=EMBEDDINGS[-1])),
+            **dropouts("GPT-2", replace(base, corpus="wikitext")),
         },
-        "packing": {packing: replace(base, packing=packing) for packing in PACKINGS},
     }
     return {
         part: {label: [replace(cell, seed=seed) for seed in range(study.seeds)] for label, cell in cells.items()}

@@ -1,12 +1,4 @@
-"""The figures of the study's page, drawn from what stands beside it as JSON: each seed's loss, and curves.
-
-    {"corpus": "wikitext",                                      # of the parts and the grid that name none
-     "grid": {OPTIMIZER: {RATE: loss}},                         # one seed each
-     "parts": {PART: {ROW: {SEED: loss}}},
-     "curves": {"CORPUS: OPTIMIZER": [[tokens, train loss]]}}   # of the first seed; absent where no run recorded it
-
-A loss is in nats per token, and of the validation part unless it says otherwise.
-"""
+"""The figures of the study's page: each seed's loss, the loss over the learning rate, and over the tokens."""
 
 import importlib
 import pathlib
@@ -17,54 +9,57 @@ from typing import Any
 
 from pipeline.report.charts import COLOURS
 from tools import plots
+from tools.study.cells import CORPORA
 
-Losses = Mapping[str, float]  # of a row, by seed
+Losses = Mapping[str, float]  # by learning rate
+Seeds = Mapping[int, float]  # losses of a row, by seed
 LOSS = "validation loss, nats per token"
 AXES = {"contexts": "context, tokens"}  # of parts whose rows are named by a number alone
 MEAN, SEED = COLOURS[0], COLOURS[1]
 
 
-def draw(stored: Mapping[str, Any], folder: pathlib.Path) -> None:
+def draw(
+    grid: Mapping[str, Losses],
+    parts: Mapping[str, Mapping[str, Seeds]],
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    folder: pathlib.Path,
+) -> None:
     """Draws each figure that there are losses for, and removes the others.
 
     Args:
-        stored: as at the top of this file.
+        grid: for each optimizer the loss by learning rate, of one seed; all losses are in nats per token.
+        parts: for each part and row the loss by seed.
+        curves: for each CORPUS: OPTIMIZER the train loss of the first seed, as (tokens, loss).
         folder: where the SVG files are; it is made if it is missing.
     """
     pyplot = plots.svg_pyplot("study")
     folder.mkdir(parents=True, exist_ok=True)
-    corpus = stored["corpus"]
-    figures = {"rates": _rates(pyplot, stored["grid"], corpus), "tokens": _tokens(pyplot, stored.get("curves", {}))}
-    for part, rows in stored["parts"].items():
-        drawn = {label: row for label, row in rows.items() if row}
-        if part == "batches":
-            figures[part] = _batches(pyplot, drawn, corpus)
-        else:
-            figures[part] = _rows(pyplot, panels(drawn, corpus), AXES.get(part, ""))
+    figures = {"rates": _rates(pyplot, grid), "tokens": _tokens(pyplot, curves)}
+    for part, rows in parts.items():
+        figures[part] = _rows(pyplot, panels({label: row for label, row in rows.items() if row}), AXES.get(part, ""))
+    for file in folder.glob("*.svg"):
+        if figures.get(file.stem) is None:
+            file.unlink()
     for name, figure in figures.items():
-        file = folder / f"{name}.svg"
-        file.unlink(missing_ok=True)
         if figure is not None:
-            plots.save_svg(figure, file)
+            plots.save_svg(figure, folder / f"{name}.svg")
             pyplot.close(figure)
 
 
-def panels(rows: Mapping[str, Losses], corpus: str) -> dict[str, dict[str, Losses]]:
-    """Splits rows into panels, whose losses compare: by corpus, and by the packing in which they were scored.
+def panels(rows: Mapping[str, Seeds]) -> dict[str, dict[str, Seeds]]:
+    """Splits rows by corpus into panels, whose losses compare.
 
     Returns:
         For each panel's title its rows, under labels that leave out what the title says.
     """
-    split: dict[str, dict[str, Losses]] = {}
+    split: dict[str, dict[str, Seeds]] = {}
     for label, row in rows.items():
-        named, colon, rest = label.partition(": ")
-        rest, scored, packing = (rest if colon else label).partition(", scored on ")
-        title = (named if colon else corpus) + (f", scored on {packing}" if scored else "")
-        split.setdefault(title, {})[rest] = row
+        corpus, colon, rest = label.partition(": ")
+        split.setdefault(corpus if colon else CORPORA[0], {})[rest if colon else label] = row
     return split
 
 
-def _rows(pyplot: ModuleType, split: Mapping[str, Mapping[str, Losses]], label: str) -> Any:
+def _rows(pyplot: ModuleType, split: Mapping[str, Mapping[str, Seeds]], label: str) -> Any:
     """Draws a panel with its own axis for each corpus: a row's mean and deviation above a tick for each seed."""
     if not split:
         return None
@@ -103,46 +98,23 @@ def _legend(pyplot: ModuleType, figure: Any, seeds: int) -> None:
         figure.legend([bar, tick], names, loc="outside upper center", ncols=2, **style)
 
 
-def _rates(pyplot: ModuleType, grid: Mapping[str, Losses], corpus: str) -> Any:
+def _rates(pyplot: ModuleType, grid: Mapping[str, Losses]) -> Any:
     """Draws the loss over the learning rate, a curve for each optimizer, and rings the rate that was chosen."""
+    drawn = {name: losses for name, losses in grid.items() if losses}
+    if not drawn:
+        return None
     figure, plot = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for number, (name, losses) in enumerate(grid.items()):
+    for number, (name, losses) in enumerate(drawn.items()):
         points = sorted((float(rate), loss) for rate, loss in losses.items())
-        label = "adafactor, ALGPT2" if name == "algpt2" else name
+        label = "scaled, ALGPT2" if name == "algpt2" else name
         plot.plot(*zip(*points, strict=True), "o-", markersize=4, color=COLOURS[number % len(COLOURS)], label=label)
         best = min(points, key=lambda point: point[1])
         plot.plot(*best, "o", markersize=10, fillstyle="none", color=COLOURS[number % len(COLOURS)])
     plot.plot([], [], "o", markersize=10, fillstyle="none", color=COLOURS[-1], label="chosen")
     plot.set(xscale="log", xlabel="learning rate", ylabel=LOSS)
-    plot.set_title(f"{corpus}, one seed", fontsize="medium", loc="left")
+    plot.set_title(f"{CORPORA[0]}, one seed", fontsize="medium", loc="left")
     _grid(plot, "both")
     figure.legend(loc="outside upper center", ncols=6, fontsize="small", frameon=False)
-    return figure
-
-
-def _batches(pyplot: ModuleType, rows: Mapping[str, Losses], corpus: str) -> Any:
-    """Draws the loss over the learning rate, a curve for each number of sequences per step."""
-    curves: dict[str, list[tuple[float, Losses]]] = {}
-    for label, row in rows.items():
-        batch, _, rate = label.partition(" × ")
-        curves.setdefault(batch, []).append((float(rate), row))
-    if not curves:
-        return None
-    figure, plot = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for number, (batch, points) in enumerate(curves.items()):
-        style = {"color": COLOURS[number % len(COLOURS)], "capsize": 3, "markersize": 4}
-        means = [_mean(row) for _, row in points]
-        mean, deviation = zip(*means, strict=True)
-        plot.errorbar([rate for rate, _ in points], mean, yerr=deviation, fmt="o-", label=f"{batch} sequences", **style)
-    rates = sorted({rate for points in curves.values() for rate, _ in points})
-    plot.set(xscale="log", xlabel="learning rate", ylabel=LOSS)
-    plot.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    plot.set_xticks([], minor=True)
-    seeds = max(len(row) for row in rows.values())
-    spread = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
-    plot.set_title(corpus + spread, fontsize="medium", loc="left")
-    _grid(plot, "both")
-    figure.legend(loc="outside upper center", ncols=len(curves), fontsize="small", frameon=False)
     return figure
 
 
@@ -169,7 +141,7 @@ def _tokens(pyplot: ModuleType, curves: Mapping[str, Sequence[Sequence[float]]])
     return figure
 
 
-def _mean(row: Losses) -> tuple[float, float]:
+def _mean(row: Seeds) -> tuple[float, float]:
     values = [*row.values()]
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 

@@ -1,196 +1,157 @@
-"""Writes docs/study.md and its plots from the study's run directories; no figure in them comes from anywhere else.
+"""Writes docs/study.md and its plots from the results beside it; no figure in them comes from anywhere else.
 
-    python -m tools.study.page --run_dir=runs/study --output=docs/study.md
-    python -m tools.study.page --run_dir=          # draws the plots again from docs/study.json
+    python -m tools.study.page [--output=docs/study.md] [--run_dir=runs/study]
 
-What the plots show stands beside the page, as JSON, so that they can be drawn again without the runs.
+Cells that have ended in the run directory since are added first, if there is such a directory.
 """
 
-import json
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from absl import flags
 
 from pipeline import cli
-from pipeline.data.format import manifest
 from pipeline.errors import UserError
-from tools.study import figures, results
+from tools.study import figures
 from tools.study.cells import (
-    ALGPT2,
-    ALGPT2_EMBEDDING,
     CORPORA,
-    PACKINGS,
-    SIZE,
+    HEAD_WIDTH,
+    LARGER_LAYERS,
+    LARGER_WIDTH,
+    LAYERS,
     VOCABULARY,
-    Cell,
+    WIDTH,
     StudyConfig,
     grid,
     parts,
 )
 from tools.study.claims import UNTESTABLE, Parts, testable
-from tools.study.results import Row, best_rates, summary_path
+from tools.study.results import Row
+from tools.study.store import Store
+from tools.study.tuning import chosen, planned, rate_grid
 
 FLAGS = flags.FLAGS
 TITLES = {
     "optimizers": "Optimizers, each at the best of its learning rates",
+    "larger": "A larger model",
     "embeddings": "ALGPT2 against GPT-2 at equal width, by the width E of the token table",
     "contexts": "Context length at equal tokens",
-    "batches": "Batch × learning rate at equal tokens",
     "dropout": "Dropout",
-    "packing": "Contiguous against line-by-line packing",
 }
 NOTES = {
-    "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([train.py](../tools/study/train.py)), "
-    "`scaled` is Adafactor with parameter scaling; both other Adafactors take absolute rates. "
-    "The learning rates were chosen on WikiText with one seed and serve both corpora.",
-    "embeddings": "All with Adafactor, GPT-2 at its best learning rate and ALGPT2 at the one that is best for E = "
-    f"{ALGPT2_EMBEDDING}.",
+    "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([train.py](../tools/study/train.py)), `scaled` is "
+    "Adafactor with parameter scaling, as gpt2.gin and algpt2.gin have it; `adafactor` and `frozen` take absolute "
+    "rates. `nanogpt` is AdamW as nanoGPT has it: betas of 0.9 and 0.95, weight decay 0.1, a cosine to a tenth of the "
+    "rate; all others have a linear schedule to 0. `muon` is Muon on the matrices with AdamW for the rest.",
+    "larger": f"{LARGER_LAYERS} layers and width {LARGER_WIDTH}, 2.3 times the FLOPs, at the rates that are best "
+    "for the smaller model.",
+    "embeddings": "All with Adafactor with parameter scaling, GPT-2 and ALGPT2 each at its best learning rate.",
     "contexts": "Sequences per step are halved where the context is doubled. Every model is scored at its own context.",
-    "batches": "Sequences per step × learning rate.",
-    "dropout": "Corpora lists how often a cell passes over its text.",
-    "packing": "Equal positions per step, of which line-by-line packing spends a part on padding. Both models are "
-    "scored on the same text in both packings. Line by line, a token sees its own line only and the ends of long lines "
-    "are not scored: these rows compare with each other alone.",
+    "dropout": "Corpora lists how often a cell passes over its text. ALGPT2 is without factorization.",
 }
 
 
 def main() -> None:
-    """Writes the page from the run directory's current contents, or its plots from what stands beside it."""
-    output = pathlib.Path(FLAGS.output)
-    if not FLAGS.run_dir:
-        _draw_again(output)
-        return
-    path = pathlib.Path(FLAGS.run_dir, "study.json")
-    if not path.exists():
-        raise UserError(f"--run_dir={FLAGS.run_dir} holds no study; expected the run directory of make study")
-    write(pathlib.Path(FLAGS.run_dir), output)
+    """Adds what the run directory has finished since, and writes the page."""
+    output, runs = checked_output(FLAGS.output), pathlib.Path(FLAGS.run_dir or "-")
+    store = Store.load(output.with_suffix(".json"))
+    if "study" not in store.content:
+        raise UserError(f"--output={output}: there is no {store.path} with a study's results; make study makes them")
+    if (runs / "cells").is_dir():
+        study = StudyConfig(**store.content["study"])
+        while store.collect(runs, planned(store, study)):  # a result can add a rate to a grid
+            pass
+    write(store, output)
 
 
-def _draw_again(page: pathlib.Path) -> None:
-    stored = page.with_suffix(".json")
-    if not stored.is_file():
-        raise UserError(f"--run_dir is empty, and there is no {stored}; expected the study's run directory")
-    figures.draw(json.loads(stored.read_text(encoding="utf-8")), page.with_suffix(""))
-    print(f"drew the plots of {page} from {stored}")
+def checked_output(name: str) -> pathlib.Path:
+    """Returns the page's path; UserError unless it is a Markdown file of a folder that exists."""
+    path = pathlib.Path(name)
+    if path.suffix != ".md" or not path.parent.is_dir():
+        raise UserError(f"{name or 'an empty page'}: expected a file NAME.md in a folder that exists")
+    return path
 
 
-def write(folder: pathlib.Path, page: pathlib.Path) -> None:
+def write(store: Store, page: pathlib.Path) -> None:
     """Writes the page and, in a folder of its name beside it, its plots."""
-    recorded = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    machine = recorded.pop("machine", None)
-    study = StudyConfig(**recorded)
-    unrun = [cell for cells in grid(study).values() for cell in cells if not summary_path(folder, cell).exists()]
-    if unrun:
-        raise UserError(f"{folder}: {len(unrun)} cells of the grid of learning rates are missing; run make study again")
-    best = best_rates(folder, study)
-    planned = parts(study, best)
-    rows: dict[str, dict[str, Row | None]] = {
-        part: {label: results.read(folder, cells) for label, cells in labels.items()}
-        for part, labels in planned.items()
+    study = StudyConfig(**store.content["study"])
+    grids = grid(study)
+    cells = parts(study, dict.fromkeys(grids, 0.0) | chosen(store, grids))
+    rows = {part: {label: store.row(row) for label, row in labels.items()} for part, labels in cells.items()}
+    tried = {name: rate_grid(store, cell) for name, cell in grids.items()}
+    over = {name: {f"{cell.rate:g}": store.loss(cell) for cell in cells} for name, cells in tried.items()}
+    losses = {name: {rate: loss for rate, loss in rates.items() if loss} for name, rates in over.items()}
+    curves = {
+        label: store.cells[row[0].name].get("curve")
+        for label, row in cells["optimizers"].items()
+        if row[0].name in store.cells
     }
-    rows["packing"] = {
-        f"trained on {packing}, scored on {data}": results.read(folder, cells, f"wikitext-{data}")
-        for packing, cells in planned["packing"].items()
-        for data in PACKINGS
-    }
-    missing = sum(
-        not summary_path(folder, cell).exists()
-        for cell in {cell for labels in planned.values() for cells in labels.values() for cell in cells}
-    )
-    over = {
-        name: {f"{cell.rate:g}": results.read(folder, [cell]) for cell in cells} for name, cells in grid(study).items()
-    }
-    stored = _stored(over, rows, folder, planned["optimizers"])
-    text = [_head(study, machine, missing), _claims(rows, study), _corpora(folder / "data", study)]
-    text += [_grid(over, best, page.stem)]
-    text += [_part(part, rows[part], page.stem, with_curves="curves" in stored) for part in rows]
-    page.parent.mkdir(parents=True, exist_ok=True)
+    missing = len(store.missing(planned(store, study)))
+    text = [_head(study, missing), _claims(rows, study), _corpora(store, study), _grid(losses, study, page.stem)]
+    text += [_part(part, rows[part], page.stem, with_curves=any(curves.values())) for part in rows]
     page.write_text("\n".join(text), encoding="utf-8")
-    page.with_suffix(".json").write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    figures.draw(stored, page.with_suffix(""))
+    drawn = {part: {label: row.nats if row else {} for label, row in labels.items()} for part, labels in rows.items()}
+    figures.draw(losses, drawn, {label: curve for label, curve in curves.items() if curve}, page.with_suffix(""))
     print(f"wrote {page}" + (f"; {missing} cells are not run yet" if missing else ""))
 
 
-def _stored(
-    over: Mapping[str, Mapping[str, Row | None]], rows: Parts, folder: pathlib.Path, curves: Mapping[str, list[Cell]]
-) -> dict[str, Any]:
-    """Returns what the plots are drawn from, as figures.py says; losses to four digits after the point."""
-
-    def losses(row: Row | None) -> dict[str, float]:
-        return {str(seed): round(loss, 4) for seed, loss in row.nats.items()} if row else {}
-
-    stored: dict[str, Any] = {
-        "corpus": Cell().corpus,
-        "grid": {
-            name: {rate: round(row.mean, 4) for rate, row in rates.items() if row} for name, rates in over.items()
-        },
-        "parts": {part: {label: losses(row) for label, row in labels.items()} for part, labels in rows.items()},
-    }
-    drawn = {label: results.train_curve(folder, cells[0]) for label, cells in curves.items()}
-    if any(drawn.values()):
-        stored["curves"] = {label: curve for label, curve in drawn.items() if curve}
-    return stored
-
-
-def _head(study: StudyConfig, machine: str | None, missing: int) -> str:
-    remarks = [f"Machine: {machine}."] if machine else []
-    remarks += [f"**{missing} cells are not run yet; `make study` continues with them.**"] if missing else []
+def _head(study: StudyConfig, missing: int) -> str:
+    left = f"\n**{missing} cells are not run yet; `make study` continues with them.**\n" if missing else ""
     return f"""# The study of 2020, re-run small
 
-Written by `python -m tools.study.page` from the run directories of `make study`; nothing here is typed by hand.
+Written by `python -m tools.study.page` from the results of `make study`; nothing here is typed by hand.
 
 The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. What
-can be asked of two CPU cores is asked here again: models of {SIZE},
-{study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, {study.seeds} seeds. One
-corpus is the articles of the WikiText files that were given, split anew by article; the other is the documentation and
-library of CPython. Each has its own byte-level BPE vocabulary of {VOCABULARY:,} entries. A perplexity here can be
-compared with others on this page only.
+can be asked of two CPU cores is asked here again: models of {LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width
+{WIDTH}, {study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, clipping at a
+global norm of 1, up to {study.seeds} seeds. Each corpus has its own byte-level BPE vocabulary of {VOCABULARY:,}
+entries. A perplexity here can be compared with others on this page only.
 
 Losses are over the whole validation part. ± is the standard deviation over the seeds; in a difference it is the
 standard error over the seeds, taken in pairs. Two rows differ clearly if Student's t tells the difference from 0 at
 95 %: of three seeds, beyond 4.3 standard errors.
-
-{chr(10).join(remarks)}
-"""
+{left}"""
 
 
 def _claims(rows: Parts, study: StudyConfig) -> str:
     lines = [(claim.text, *claim.verdict(rows, study.seeds)) for claim in testable(study.contexts)]
     lines += [(claim, "not testable at this scale", reason) for claim, reason in UNTESTABLE.items()]
-    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. "
-    heading += "Confirmed is a clear difference of the claimed sign, whatever its size.\n\n"
+    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. Measured is the loss of the row that the claim "
+    heading += "has as the worse minus that of the other.\nConfirmed is a clear difference of the claimed sign, "
+    heading += "whatever its size.\n\n"
     return heading + _table(("claim", "here", "measured"), lines)
 
 
-def _corpora(folder: pathlib.Path, study: StudyConfig) -> str:
+def _corpora(store: Store, study: StudyConfig) -> str:
     lines = []
     for corpus in CORPORA:
-        for packing in PACKINGS:
-            data = manifest.load(str(folder / f"{corpus}-{packing}"))
-            for name, part in data.parts.items():
-                passes = f"{study.tokens / part.tokens:.2f}" if name == "train" else "—"
-                shares = [f"{share / part.tokens:.1%}" for share in (part.padding_tokens, part.truncated_tokens)]
-                lines.append((f"{corpus}, {name}, {packing}", str(part.documents), f"{part.tokens:,}", passes, *shares))
-    header = ("", "documents", "positions", "passes per cell", "padding", "cut off")
-    return (
-        f"## Corpora\n\nPadding and what is cut off long lines are shares of the positions.\n\n{_table(header, lines)}"
-    )
+        for name, part in store.content.get("data", {}).get(corpus, {}).items():
+            if name != "fingerprint":
+                passes = f"{study.tokens / part['tokens']:.2f}" if name == "train" else "—"
+                figures = [f"{part[key]:,}" for key in ("documents", "utf8_bytes", "tokens")]
+                lines.append((f"{corpus}, {name}", *figures, passes))
+    header = ("", "documents", "bytes", "tokens", "passes per cell")
+    return f"""## Corpora
+
+`cpython` is the documentation and library of CPython {store.content.get("python", "")}, `kernel` the documentation of
+the Linux kernel, from Debian's package linux-doc-6.1 (version 6.1.176-1), and `wikitext` the articles of WikiText-2's
+validation and test parts, split anew.
+
+{_table(header, lines)}"""
 
 
-def _grid(over: Mapping[str, Mapping[str, Row | None]], best: Mapping[str, float], folder: str) -> str:
+def _grid(losses: Mapping[str, Mapping[str, float]], study: StudyConfig, folder: str) -> str:
     lines = []
-    for name, rates in over.items():
-        figures = [f"{rate}: {row.mean:.3f}" for rate, row in rates.items() if row]
-        ordered = list(rates)
-        chosen = f"{best[name]:g}"
-        edge = " (at the grid's edge)" if chosen in (ordered[0], ordered[-1]) else ""
-        shown = f"adafactor, for ALGPT2 at E = {ALGPT2_EMBEDDING}" if name == ALGPT2 else name
-        lines.append((shown, ", ".join(figures), chosen + edge))
-    heading = "## Learning rates\n\nValidation loss in nats per token on WikiText, one seed.\n\n"
-    picture = f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n"
+    for name, rates in losses.items():
+        tried = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in rates.items())
+        shown = "scaled, for ALGPT2" if name == "algpt2" else name
+        lines.append((shown, tried or "not run yet", min(rates, key=rates.__getitem__) if rates else "—"))
+    heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
+    heading += "tokens, one seed. The best serves all cells.\n\n"
+    picture = (
+        f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n" if any(losses.values()) else ""
+    )
     return heading + _table(("optimizer", "rate: loss", "best"), lines) + picture
 
 
@@ -202,9 +163,7 @@ def _part(part: str, rows: Mapping[str, Row | None], folder: str, *, with_curves
             continue
         loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
         figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
-        bits = [value for value in row.bits.values() if value is not None]
-        mean_bits = f"{statistics.mean(bits):.3f}" if bits else "—"
-        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", mean_bits))
+        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", f"{statistics.mean(row.bits.values()):.3f}"))
     header = ("", "rate", "M parameters", "MFLOPs per token", "seeds", "nats per token", "perplexity", "bits per byte")
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     if part == "optimizers" and with_curves:
@@ -220,8 +179,8 @@ def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", "runs/study", "The study's run directory; empty to draw again what is stored.")
-    cli.define_path("output", "docs/study.md", "The page to write.")
+    cli.define_path("run_dir", "runs/study", "The study's run directory, if it is there.")
+    cli.define_path("output", "docs/study.md", "The page to write; its results stand beside it, as JSON.")
 
 
 if __name__ == "__main__":

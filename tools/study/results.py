@@ -1,4 +1,4 @@
-"""Reads the study's run directories: the figures of a row of cells, and the difference of two rows."""
+"""What a finished cell's run directory says, the figures of a row of cells, and the difference of two rows."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from models.config import from_description
 from pipeline.report import charts
-from tools.study.cells import Cell, StudyConfig, grid
+from tools.study.cells import Cell
 
 # Student's t at 95 %, two-sided, by the number of paired seeds. With three seeds, two standard errors prove nothing:
 # equal rows differ by that much one time in six.
@@ -26,7 +26,7 @@ class Row:
     parameters: int
     flops: float  # model FLOPs per token, forward and backward
     nats: dict[int, float]  # validation loss per token, by seed
-    bits: dict[int, float | None]  # per byte, by seed; None for line-packed data, whose text is not all scored
+    bits: dict[int, float]  # per byte, by seed
 
     @property
     def mean(self) -> float:
@@ -44,27 +44,17 @@ class Row:
         return math.exp(self.mean)
 
 
-def read(folder: pathlib.Path, cells: list[Cell], data: str | None = None) -> Row | None:
-    """Reads a row of one cell per seed; None while none is done.
-
-    ``data`` names another data set than the cells' own, on which they were scored too.
-    """
-    nats, bits, home = {}, {}, folder
-    for cell in cells:
-        scored = summary_path(folder, cell).with_name(f"evaluation-{data}.json" if data else "summary.json")
-        if scored.exists():
-            home, figures = scored.parent, _json(scored)["figures" if data else "validation"]
-            nats[cell.seed] = figures["nats_per_token"]
-            bits[cell.seed] = None if (data or cell.packing).endswith("lines") else figures["bits_per_byte"]
-    if not nats:
-        return None
-    return Row(
-        rate=cells[0].rate,
-        parameters=_json(home / "summary.json")["parameters"],
-        flops=from_description(_json(home / "run.json")["model"]).flops_per_token(),
-        nats=nats,
-        bits=bits,
-    )
+def read(folder: pathlib.Path, cell: Cell) -> dict[str, Any]:
+    """Returns a finished cell's figures as they are stored; the curve of the first seed only."""
+    path = summary_path(folder, cell)
+    summary, run = _json(path), _json(path.with_name("run.json"))
+    figures = {
+        "nats_per_token": round(summary["validation"]["nats_per_token"], 5),
+        "bits_per_byte": round(summary["validation"]["bits_per_byte"], 5),
+        "parameters": summary["parameters"],
+        "flops_per_token": from_description(run["model"]).flops_per_token(),
+    }
+    return figures if cell.seed else figures | {"curve": train_curve(folder, cell)}
 
 
 def train_curve(folder: pathlib.Path, cell: Cell) -> list[tuple[float, float]]:
@@ -118,12 +108,3 @@ def difference(higher: Row | None, lower: Row | None) -> Difference | None:
 def summary_path(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
     """Where a cell's result stands once it is done."""
     return folder / "cells" / cell.name / "summary.json"
-
-
-def best_rates(folder: pathlib.Path, study: StudyConfig) -> dict[str, float]:
-    """Returns the learning rate of each optimizer's lowest validation loss over its grid."""
-
-    def loss(cell: Cell) -> float:
-        return _json(summary_path(folder, cell))["validation"]["nats_per_token"]
-
-    return {name: min(cells, key=loss).rate for name, cells in grid(study).items()}

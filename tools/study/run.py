@@ -1,14 +1,15 @@
 """Runs the study cell by cell and writes its page. If killed, the same command continues with the missing cells.
 
-    make study WIKITEXT='wikitext-2-raw/wiki.*.raw'
-    python -m tools.study.run --wikitext=GLOB [--run_dir=runs/study] [--gin_param=study.tokens=65536] [--page=FILE]
+    make study KERNEL=linux-doc/html/_sources WIKITEXT='wikitext-2-raw/wiki.*.raw'
+    python -m tools.study.run --kernel=DIRECTORY --wikitext=GLOB [--run_dir=runs/study] [--page=docs/study.md]
 
-The cells run as those of a sweep do; one is done when its directory has a summary.json.
+Results stand beside the page, as JSON, and what it holds is not run again. The first seed of all cells runs first. The
+corpora: CPython's documentation and library come with Python; the documentation of the Linux kernel is Debian's package
+linux-doc-6.1, version 6.1.176-1 (SHA-256 0d843674607703b9ef8c1db5e715c38ed52ff23574feabfe0d961d552126859f), unpacked
+by ``dpkg-deb -x``: its folder ``html/_sources``; WikiText-2's are the validation and test part.
 """
 
 import dataclasses
-import itertools
-import json
 import pathlib
 import signal
 import sys
@@ -17,16 +18,22 @@ from typing import NoReturn
 
 from absl import flags
 
-from pipeline import cli, storage
+from pipeline import cli
 from pipeline.config import gin_reader
 from pipeline.errors import UserError
-from tools.bench import machine
-from tools.study.cells import CORPORA, PACKINGS, Cell, StudyConfig, grid, parts
-from tools.study.results import best_rates, summary_path
-from tools.study.running import is_made, make_data, module, run_cells
+from tools import plots
+from tools.study import page
+from tools.study.cells import CORPORA, Cell, StudyConfig, grid
+from tools.study.running import is_made, make_data
+from tools.study.store import Store
+from tools.study.tuning import by_seed, planned, tune
 
 FLAGS = flags.FLAGS
-SCALE = ("tokens", "seeds", "batch", "context")
+EXPECTED = {
+    "kernel": "the Linux kernel's documentation, such as 'linux-doc/html/_sources' (tools/study/run.py says whence)",
+    "wikitext": "WikiText's raw files, such as 'wikitext-2-raw/wiki.*.raw'",
+}
+SCALE = ("tokens", "grid_tokens", "seeds", "batch", "context")
 gin_reader.SURFACES["study"] = StudyConfig
 
 
@@ -37,20 +44,19 @@ def main() -> int:
     for parameter in FLAGS.gin_param:
         if not parameter.startswith("study."):
             raise UserError(f"--gin_param={parameter}: the study sets it in its cells; expected study.tokens=… or such")
-    folder = pathlib.Path(FLAGS.run_dir)
-    _claim(folder, study)
-    _make_data(folder / "data", study)
-    run_cells(folder, itertools.chain(*grid(study).values()), study.workers)
-    rows = parts(study, best_rates(folder, study))
-    run_cells(folder, (cell for row in rows.values() for seeds in row.values() for cell in seeds), study.workers)
-    for packing in PACKINGS:  # both models on both validation sets: the same text, the same normaliser
-        for cell in rows["packing"][packing]:
-            for other in PACKINGS:
-                _score(folder, cell, f"{cell.corpus}-{other}")
-    if FLAGS.page:
-        from tools.study import page
+    output, folder = page.checked_output(FLAGS.page), pathlib.Path(FLAGS.run_dir)
+    plots.svg_pyplot("study")  # refuses a missing matplotlib before hours of runs
+    store = Store.load(output.with_suffix(".json"))
+    _claim(store, study)
+    _make_data(folder / "data", store, study)
 
-        page.write(folder, pathlib.Path(FLAGS.page))
+    def measure(cells: list[Cell]) -> None:
+        store.measure(folder, cells, study.workers)
+
+    try:
+        measure(by_seed(study, tune(store, grid(study), measure)))
+    finally:
+        page.write(store, output)
     return 0
 
 
@@ -59,42 +65,33 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _claim(folder: pathlib.Path, study: StudyConfig) -> None:
-    """Records the study's scale, or refuses a directory with cells of another scale."""
-    scale, path = dataclasses.asdict(study), folder / "study.json"
-    if path.exists():
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        differing = [
-            f"{key} = {recorded.get(key)}, not {scale[key]}" for key in SCALE if recorded.get(key) != scale[key]
-        ]
-        if differing:
-            raise UserError(f"--run_dir={folder} holds a study with {'; '.join(differing)}: choose another directory")
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(scale | {"machine": machine()}) + "\n")
+def _claim(store: Store, study: StudyConfig) -> None:
+    """Stores the study's scale, or refuses a page with cells of another scale."""
+    scale = {name: value for name, value in dataclasses.asdict(study).items() if name in SCALE}
+    stored = store.content.setdefault("study", scale)
+    differing = [f"{key} = {stored.get(key)}, not {scale[key]}" for key in SCALE if stored.get(key) != scale[key]]
+    if differing:
+        raise UserError(f"{store.path} holds a study with {'; '.join(differing)}: choose another --page")
 
 
-def _make_data(folder: pathlib.Path, study: StudyConfig) -> None:
-    if not (FLAGS.wikitext or is_made(folder, "wikitext-lines")):
-        raise UserError("--wikitext is missing; expected WikiText's raw files, such as 'wikitext-2-raw/wiki.*.raw'")
-    for corpus in CORPORA:
-        for packing, context in (("contiguous", 2 * study.context), ("lines", study.context)):
-            make_data(folder, corpus, packing, context, source=FLAGS.wikitext)
-
-
-def _score(folder: pathlib.Path, cell: Cell, data: str) -> None:
-    path = summary_path(folder, cell).with_name(f"evaluation-{data}.json")
-    if path.exists():
-        return
-    printed = module("pipeline.evaluate", f"--run_dir={path.parent}", f"--data={folder}/data/{data}")
-    storage.replace_bytes(printed.encode(), str(path))
+def _make_data(folder: pathlib.Path, store: Store, study: StudyConfig) -> None:
+    """Makes the data of the missing cells; UserError if that needs files that are not given."""
+    sources = {"cpython": None, "kernel": FLAGS.kernel, "wikitext": FLAGS.wikitext}
+    missing = [name for name in CORPORA if name in {cell.corpus for cell in store.missing(planned(store, study))}]
+    for corpus in missing:
+        if corpus in EXPECTED and not (sources[corpus] or is_made(folder, corpus)):
+            raise UserError(f"--{corpus} is missing; expected {EXPECTED[corpus]}")
+    for corpus in missing:
+        make_data(folder, corpus, max(study.contexts), source=sources[corpus])
 
 
 def define_flags() -> None:
     """Defines the flags."""
     cli.define_gin_param_flag()
+    cli.define_path("kernel", None, "The Linux kernel's documentation: a folder of .txt files.")
     cli.define_path("wikitext", None, "WikiText's raw files: a path or a glob.")
     cli.define_path("run_dir", "runs/study", "Where the cells' runs are kept.")
-    cli.define_path("page", "docs/study.md", "The page to write; empty for none.")
+    cli.define_path("page", "docs/study.md", "The page to write; its results stand beside it, as JSON.")
 
 
 if __name__ == "__main__":

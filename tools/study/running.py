@@ -12,9 +12,10 @@ from tools.sweep.ledger import DONE, FAILED, Ledger
 from tools.sweep.runner import Runner
 
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
-VALIDATION = {"wikitext": 0.1, "cpython": 0.03}  # shares of the articles and files: about 100,000 tokens
+VALIDATION = {"cpython": 0.03, "kernel": 0.015, "wikitext": 0.1}  # shares of the documents: about 100,000 tokens
 SOURCES = {
     "cpython": ["--gin_file=datasets/cpython.gin"],
+    "kernel": ["--gin_file=datasets/text.gin", "--gin_param=shard.name=kernel"],
     "wikitext": [
         "--gin_file=datasets/text.gin",
         "--gin_param=shard.documents=article",
@@ -28,36 +29,33 @@ def is_made(folder: pathlib.Path, name: str) -> bool:
     return (folder / name / "manifest.json").exists()
 
 
-def make_data(folder: pathlib.Path, corpus: str, packing: str, context: int, source: str | None = None) -> None:
-    """Makes ``folder``/CORPUS-PACKING and, if it is missing, the corpus's tokenizer, unless the data set is there.
+def make_data(folder: pathlib.Path, corpus: str, context: int, source: str | None = None) -> None:
+    """Makes ``folder``/CORPUS and, if it is missing, the corpus's tokenizer, unless the data set is there.
 
     Args:
         folder: holds the data sets and tokenizers.
         corpus: a key of ``SOURCES``.
-        packing: as ``shard.packing``.
         context: tokens of a record.
         source: the files of a corpus that this machine does not have by itself.
     """
-    name, tokenizer = f"{corpus}-{packing}", folder / f"{corpus}.json"
-    if is_made(folder, name):
+    tokenizer = folder / f"{corpus}.json"
+    if is_made(folder, corpus):
         return
-    sources = SOURCES[corpus] + ([f"--source={source}"] if source and corpus != "cpython" else [])
+    sources = SOURCES[corpus] + ([f"--source={source}"] if source else [])
     if not tokenizer.exists():
         module("pipeline.tokenizer", *sources, f"--size={VOCABULARY}", f"--output={tokenizer}")
-    settings = {"tokenizer": tokenizer, "packing": packing, "context": context, "shards": 8}
-    settings |= {"validation_fraction": VALIDATION[corpus]}
+    settings = {"tokenizer": tokenizer, "context": context, "shards": 8, "validation_fraction": VALIDATION[corpus]}
     overrides = [f"--gin_param=shard.{key}={value}" for key, value in settings.items()]
-    module("pipeline.shard", *sources, *overrides, f"--output={folder}/{name}")
+    module("pipeline.shard", *sources, *overrides, f"--output={folder}/{corpus}")
 
 
-def module(name: str, *arguments: str) -> str:
-    """Runs one of the project's commands and returns what it prints."""
-    done = subprocess.run([sys.executable, "-m", name, *arguments], check=False, stdout=subprocess.PIPE, text=True)
+def module(name: str, *arguments: str) -> None:
+    """Runs one of the project's commands."""
+    done = subprocess.run([sys.executable, "-m", name, *arguments], check=False, stdout=subprocess.PIPE)
     if done.returncode == 2:  # the error is already printed
         raise SystemExit(2)
     if done.returncode:
         raise WorkFailedError(f"{name} ended with exit code {done.returncode}")
-    return done.stdout
 
 
 def run_cells(folder: pathlib.Path, cells: Iterable[Cell], workers: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tools.study.cells import Cell
+from tools.study.store import Store
 
 BASE = Cell(corpus="cpython", optimizer="ours", layers=2, width=128, context=128, batch=16, tokens=524_288)
 RULE = "by_width"  # BASE's recipe with Adafactor.base_width = BASE.width; at that width they are the same
@@ -30,9 +31,9 @@ class Curve:
     width: int
     cells: tuple[Cell, ...]
 
-    def points(self, nats: Mapping[str, float]) -> dict[float, float]:
-        """Returns the loss (nats per token) by rate, given that of each cell by name; what was not run is left out."""
-        return {cell.rate: nats[cell.name] for cell in self.cells if cell.name in nats}
+    def points(self, store: Store) -> dict[float, float]:
+        """Returns the loss (nats per token) by rate; what was not run is left out."""
+        return {cell.rate: loss for cell in self.cells if (loss := store.loss(cell)) is not None}
 
 
 def curves() -> list[Curve]:

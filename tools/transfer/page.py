@@ -1,12 +1,12 @@
 """Writes docs/transfer.md and its picture from the stored losses; no figure in them comes from anywhere else."""
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from pipeline.errors import UserError
 from tools import plots
 from tools.study.cells import VOCABULARY
+from tools.study.store import Store
 from tools.transfer.curves import BASE, WITH, WITHOUT, Curve, Parabola, curves, parabola
 
 COLORS = ("#3d85c6", "#e08214", "#4d9221", "#c51b7d", "#8073ac")  # readable on white and on black
@@ -36,35 +36,35 @@ what was measured here.
 """
 
 
-def write(output: pathlib.Path, stored: Mapping[str, Any], missing: int) -> None:
+def write(output: pathlib.Path, store: Store, missing: int) -> None:
     """Writes the page and its picture beside it; UserError if the losses do not show the base's best rate.
 
     Args:
         output: the page.
-        stored: the losses, as ``docs/transfer.json`` holds them.
+        store: the results.
         missing: runs that have no loss yet, of which the page says so.
     """
-    nats, all_curves = stored.get("nats_per_token", {}), curves()
+    all_curves = curves()
     by_part = {curve.part: [other for other in all_curves if other.part == curve.part] for curve in all_curves}
-    base = next(parabola(curve.points(nats)) for curve in by_part[WITH] if curve.width == BASE.width)
+    base = next(parabola(curve.points(store)) for curve in by_part[WITH] if curve.width == BASE.width)
     if base is None:
         raise UserError(f"{output}: width {BASE.width} has no best rate between its rates yet, to compare with")
     head = HEAD.format(
         width=BASE.width, layers=BASE.layers, vocabulary=VOCABULARY, batch=BASE.batch, context=BASE.context,
-        tokens=BASE.tokens, python=stored["python"],
+        tokens=BASE.tokens, python=store.content["python"],
     )  # fmt: skip
     picture = output.with_suffix(".svg")
     text = [f"**{missing} runs are missing; `python -m tools.transfer` goes on with them.**\n"] if missing else []
     text.append(f"![Loss over the learning rate, a line for each width]({picture.name})\n")
-    text += [f"{_verdict(by_part[part], nats, base)}\n" for part in (WITHOUT, WITH)]
-    text += [f"## {part}\n\n{_table(of_part, nats, base)}" for part, of_part in by_part.items()]
-    _draw([by_part[WITHOUT], by_part[WITH]], nats, picture)
+    text += [f"{_verdict(by_part[part], store, base)}\n" for part in (WITHOUT, WITH)]
+    text += [f"## {part}\n\n{_table(of_part, store, base)}" for part, of_part in by_part.items()]
+    _draw([by_part[WITHOUT], by_part[WITH]], store, picture)
     output.write_text(head + "\n".join([*text, NOT_MEASURED]), encoding="utf-8")
 
 
-def _verdict(part: Sequence[Curve], nats: Mapping[str, float], base: Parabola) -> str:
+def _verdict(part: Sequence[Curve], store: Store, base: Parabola) -> str:
     widest = max(part, key=lambda curve: curve.width)
-    best = parabola(widest.points(nats))
+    best = parabola(widest.points(store))
     if not best:
         return f"{part[0].part}, the best rate of width {widest.width} is not known: it takes three rates around it."
     times, lost = best.best_rate / base.best_rate, best.lost_at(base.best_rate)
@@ -74,10 +74,10 @@ def _verdict(part: Sequence[Curve], nats: Mapping[str, float], base: Parabola) -
     )
 
 
-def _table(part: Iterable[Curve], nats: Mapping[str, float], base: Parabola) -> str:
+def _table(part: Iterable[Curve], store: Store, base: Parabola) -> str:
     lines = ["| width | best rate | loss there | lost | loss at each rate |", "|---|---|---|---|---|"]
     for curve in part:
-        points = curve.points(nats)
+        points = curve.points(store)
         best = parabola(points)
         figures = "not between those run | — | —"
         if best:
@@ -87,7 +87,7 @@ def _table(part: Iterable[Curve], nats: Mapping[str, float], base: Parabola) -> 
     return "\n".join([*lines, ""])
 
 
-def _draw(panels: Sequence[Sequence[Curve]], nats: Mapping[str, float], file: pathlib.Path) -> None:
+def _draw(panels: Sequence[Sequence[Curve]], store: Store, file: pathlib.Path) -> None:
     """Draws a panel for each part: a line for each curve, and a star at its best rate."""
     pyplot = plots.svg_pyplot("transfer")
     figure, both = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained", sharex=True, sharey=True)
@@ -95,7 +95,7 @@ def _draw(panels: Sequence[Sequence[Curve]], nats: Mapping[str, float], file: pa
     for axes, part in zip(both, panels, strict=True):
         axes.set_title(part[0].part)
         for curve in part:
-            points, color = curve.points(nats), COLORS[widths.index(curve.width)]
+            points, color = curve.points(store), COLORS[widths.index(curve.width)]
             axes.plot(list(points), list(points.values()), "o-", color=color, label=f"width {curve.width}")
             if best := parabola(points):
                 axes.plot(best.best_rate, best.lowest, "*", color=color, markersize=13)
