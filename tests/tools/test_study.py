@@ -180,7 +180,9 @@ def test_the_page_follows_from_the_results(tmp_path, run_module, cells_that_end)
     assert "| confirmed | cpython: +0.5" in next(
         line for claim, line in verdicts.items() if "its decay frozen" in claim
     )
-    assert "| no clear difference |" in next(line for claim, line in verdicts.items() if "scaling, Adafactor is better" in claim)
+    assert "| no clear difference |" in next(
+        line for claim, line in verdicts.items() if "scaling, Adafactor is better" in claim
+    )
     assert "| nothing against it |" in next(line for claim, line in verdicts.items() if "costs nothing" in claim)
     assert "| 32 to 64: no clear difference; 64 to 128: the opposite |" in text
     assert "64 to 128: -0.200 ± 0.000 nats, perplexity × 0.82 |" in text

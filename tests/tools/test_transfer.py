@@ -1,18 +1,16 @@
 """Losses of a model at several widths and rates: how they are made and stored, and what the page reads off them."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
-from pipeline.errors import UserError
 from tests.helpers.places import ROOT
-from tools.study.results import summary_path
-from tools.transfer import __main__ as command
-from tools.transfer import page
-from tools.transfer.curves import BASE, RULE, WITH, WITHOUT, curves, parabola
+from tools.study.store import Store
+from tools.transfer.curves import BASE, RULE, WITH, WITHOUT, parabola, parts
 
-STORED = json.loads((ROOT / "docs" / "transfer.json").read_text(encoding="utf-8"))
+STORED = Store.load(ROOT / "docs" / "transfer.json")
 WIDEST = 512
 FACTOR, LOST = 1.5, 0.02  # bounds: of the best rate, and of the loss in nats per token
 
@@ -23,8 +21,12 @@ def carried_over(base, own):
     return math.exp(abs(math.log(base.best_rate / own.best_rate))), own.lost_at(base.best_rate)
 
 
-def stored(part, width):
-    return next(c.points(STORED["nats_per_token"]) for c in curves() if (c.part, c.width) == (part, width))
+def curve(title, value):
+    return next(c for part in parts() if part.title == title for c in part.curves if c.value == value)
+
+
+def stored(title, value):
+    return curve(title, value).points(STORED)
 
 
 @pytest.mark.parametrize("width", [256, WIDEST])
@@ -41,7 +43,7 @@ def test_a_best_rate_that_does_not_carry_over_is_over_the_bounds():
 
 
 def test_the_rule_is_the_recipe_with_a_base_width_and_nothing_else():
-    plain, ruled = (next(c for c in curves() if (c.part, c.width) == (part, WIDEST)) for part in (WITHOUT, WITH))
+    plain, ruled = (curve(title, WIDEST) for title in (WITHOUT, WITH))
     common = {cell.rate: cell.overrides() for cell in plain.cells}
     for cell in ruled.cells:
         if cell.rate in common:
@@ -52,7 +54,7 @@ def test_the_rule_is_the_recipe_with_a_base_width_and_nothing_else():
 
 def test_the_committed_page_is_what_the_command_writes(run_module, tmp_path):
     pytest.importorskip("matplotlib", reason="requirements-plots.txt is not installed")
-    (tmp_path / "transfer.json").write_text(json.dumps(STORED))
+    (tmp_path / "transfer.json").write_text(STORED.path.read_text())
     done = run_module("tools.transfer", f"--output={tmp_path}/transfer.md", f"--run_dir={tmp_path}/none", "--norun")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "transfer.md").read_text() == (ROOT / "docs" / "transfer.md").read_text()
@@ -71,57 +73,24 @@ def test_a_parabola_is_found_exactly_and_not_beyond_the_rates():
     assert parabola({0.1: 4.0, 0.2: 4.1}) is None and parabola({}) is None
 
 
-@pytest.fixture
-def runs(monkeypatch, tmp_path):
-    """Cells end at once, with a loss of their rate; yields those that ran."""
-    ran = []
-
-    def run_cells(folder, cells, workers):
-        for cell in cells:
-            if len(ran) == 3:
-                raise SystemExit(143)  # a signal, in the midst of the cells
-            ran.append(cell)
-            path = summary_path(folder, cell)
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps({"validation": {"nats_per_token": 4 + cell.rate}}))
-
-    class Data:
-        fingerprint = STORED["data"]
-        corpus = None
-
-    Data.corpus = Data
-    monkeypatch.setattr(command, "run_cells", run_cells)
-    monkeypatch.setattr(command, "make_data", lambda *_: None)
-    monkeypatch.setattr(command.manifest, "load", lambda _: Data)
-    return ran
+def test_a_page_without_the_rules_losses_is_refused(refused, tmp_path):
+    (tmp_path / "transfer.json").write_text(json.dumps(STORED.content | {"cells": {}}))
+    error = refused("tools.transfer", f"--output={tmp_path}/transfer.md", f"--run_dir={tmp_path}/none", "--norun")
+    assert "the losses of 'With the rule' are missing" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["transfer.json"]
 
 
-def test_only_what_is_not_stored_is_run_and_what_is_done_is_stored(runs, tmp_path):
-    store = tmp_path / "transfer.json"
-    cells = command.missing_cells(curves(), {})
-    assert [cell.width for cell in cells] == sorted((cell.width for cell in cells), reverse=True)
-    stored = {"nats_per_token": {cell.name: 5.0 for cell in cells[4:]}, "data": STORED["data"], "python": "3.11.1"}
-    assert command.missing_cells(curves(), stored) == cells[:4]
-    with pytest.raises(SystemExit):
-        command.measure(tmp_path, cells[:4], stored, store)
-    assert runs == cells[:3]
-    again = json.loads(store.read_text())
-    assert [again["nats_per_token"][cell.name] for cell in cells[:3]] == [4 + cell.rate for cell in runs]
-    assert command.missing_cells(curves(), again) == cells[3:4] and again["python"] == "3.11.1"
-
-
-def test_losses_on_other_texts_are_not_mixed(runs, tmp_path):
-    stored = {"data": "other", "python": "3.9.1"}
-    with pytest.raises(UserError, match=r"was measured on the texts of CPython 3\.9\.1"):
-        command.measure(tmp_path, command.missing_cells(curves(), stored), stored, tmp_path / "a.json")
-    assert not runs and not (tmp_path / "a.json").exists()
-
-
-def test_a_curve_without_a_best_rate_is_no_page(tmp_path):
-    nats = {cell.name: 4 + cell.rate for curve in curves() for cell in curve.cells}
-    with pytest.raises(UserError, match="width 128 has no best rate between its rates yet"):
-        page.write(tmp_path / "transfer.md", STORED | {"nats_per_token": nats}, 0)
-    assert not list(tmp_path.iterdir())
+def test_parts_differ_in_the_setting_that_they_name():
+    """Cells of a part have everything but the rate and that setting in common; batches keep the tokens."""
+    fields = {"width": {"width"}, "layers": {"layers"}, "sequences a step": {"batch"}, "tokens": {"tokens"}}
+    for part in parts():
+        differing = set()
+        for one in part.curves:
+            for cell in one.cells:
+                names = {field.name for field in dataclasses.fields(cell)} - {"rate"}
+                differing |= {name for name in names if getattr(cell, name) != getattr(part.curves[0].cells[0], name)}
+        assert differing - {"optimizer"} == fields[part.setting], part.title
+        assert all(getattr(cell, *fields[part.setting]) == one.value for one in part.curves for cell in one.cells)
 
 
 def test_a_page_that_cannot_be_written_is_refused_first(refused, tmp_path):

@@ -2,9 +2,10 @@
 
     python -m tools.transfer [--output=docs/transfer.md] [--run_dir=runs/transfer] [--norun]
 
-Trains small GPT-2s of several widths at several learning rates, on CPython's documentation and library, with and
-without ``Adafactor.base_width``. Losses are stored beside the page, as JSON, and only what is missing there is run: if
-nothing is there, an hour and a half on two cores. A killed command goes on. Needs requirements-plots.txt.
+Trains small GPT-2s at several learning rates, on CPython's documentation and library: of several widths, with and
+without ``Adafactor.base_width``, of several depths, with larger batches, and on more tokens. Losses are stored beside
+the page, as JSON, and only what is missing there is run: if nothing is there, two and a half hours on two cores. A
+killed command goes on. Needs requirements-plots.txt.
 """
 
 import os
@@ -19,7 +20,7 @@ from tools.study.page import checked_output
 from tools.study.running import make_data
 from tools.study.store import Store
 from tools.transfer import page
-from tools.transfer.curves import BASE, curves
+from tools.transfer.curves import BASE, parts
 
 FLAGS = flags.FLAGS
 
@@ -41,9 +42,9 @@ def main() -> int:
 
 
 def planned_cells() -> list[Cell]:
-    """Returns all cells, the widest first: they take longest, and two run at a time."""
-    cells = dict.fromkeys(cell for curve in curves() for cell in curve.cells)
-    return sorted(cells, key=lambda cell: cell.width, reverse=True)
+    """Returns all cells, the costliest first: two run at a time, and the last one should not run alone for long."""
+    cells = dict.fromkeys(cell for part in parts() for curve in part.curves for cell in curve.cells)
+    return sorted(cells, key=lambda cell: cell.tokens * cell.layers * cell.width**2, reverse=True)
 
 
 def define_flags() -> None:

@@ -4,15 +4,17 @@ Imports neither TensorFlow nor Keras.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tools.study.cells import Cell
+from tools.study.cells import RECIPES, Cell
 from tools.study.store import Store
 
 BASE = Cell(corpus="cpython", optimizer="ours", layers=2, width=128, context=128, batch=16, tokens=524_288)
+LONGER = replace(BASE, optimizer="scaled", tokens=2_048_000)  # the recipe of gpt2.gin: no momentum
 RULE = "by_width"  # BASE's recipe with Adafactor.base_width = BASE.width; at that width they are the same
 WITHOUT, WITH, PLAIN = "Without the rule", "With the rule", "With the rule, without momentum"  # parts of the page
+DEPTH, BATCH, TOKENS = "Deeper", "Larger batches", "More tokens"
 NARROW = (0.08, 0.11, 0.16, 0.32)  # rates at BASE's width
 LOW, MIDDLE = (0.04, 0.08, 0.16), (0.04, 0.08, 0.11, 0.16)  # rates at other widths
 
@@ -22,13 +24,11 @@ class Curve:
     """Runs that differ in their learning rate only.
 
     Args:
-        part: the table of the page that it belongs to.
-        width: the model's, in which it differs from the part's other curves.
+        value: of the setting in which it differs from the other curves of its part.
         cells: one run for each learning rate.
     """
 
-    part: str
-    width: int
+    value: int
     cells: tuple[Cell, ...]
 
     def points(self, store: Store) -> dict[float, float]:
@@ -36,22 +36,51 @@ class Curve:
         return {cell.rate: loss for cell in self.cells if (loss := store.loss(cell)) is not None}
 
 
-def curves() -> list[Curve]:
-    """Returns all curves that the page shows; some have cells in common."""
+@dataclass(frozen=True)
+class Part:
+    """A table and a panel of the page: curves that differ in one setting.
 
-    def over(part: str, width: int, cell: Cell, *rates: float) -> Curve:
-        return Curve(part, width, tuple(replace(cell, rate=rate) for rate in rates))
+    Args:
+        title: its heading.
+        setting: what the curves differ in.
+        curves: the first is the one whose best rate the others are compared with.
+        model: what all runs have in common, for the page; empty where that is as the page's head says.
+    """
 
-    def at(width: int, optimizer: str = BASE.optimizer) -> Cell:
-        return replace(BASE, width=width, optimizer=optimizer)
+    title: str
+    setting: str
+    curves: tuple[Curve, ...]
+    model: str = ""
 
+
+def parts() -> list[Part]:
+    """Returns all parts of the page; some curves and cells are in several."""
+
+    def over(value: int, cell: Cell, rates: Sequence[float]) -> Curve:
+        return Curve(value, tuple(replace(cell, rate=rate) for rate in rates))
+
+    def widths(optimizer: str, narrow: Curve, others: Sequence[int], rates: Sequence[float]) -> tuple[Curve, ...]:
+        return narrow, *(over(width, replace(BASE, width=width, optimizer=optimizer), rates) for width in others)
+
+    narrow = over(BASE.width, BASE, NARROW)
+    plain = over(BASE.width, replace(BASE, optimizer="scaled"), LOW)
+    longer = over(LONGER.layers, LONGER, RECIPES["scaled"].rates)
+    depths = [over(layers, replace(LONGER, layers=layers), LOW) for layers in (4, 8)]
+    batches = [over(batch, replace(LONGER, batch=batch), LOW) for batch in (64, 256)]
+    most = over(4 * LONGER.tokens, replace(LONGER, tokens=4 * LONGER.tokens), LOW)
+    scaled = f"Without momentum, as gpt2.gin; {LONGER.tokens:,} tokens"
     return [
-        over(WITHOUT, 128, BASE, *NARROW),
-        *(over(WITHOUT, width, at(width), *LOW) for width in (256, 512)),
-        over(WITH, 128, BASE, *NARROW),
-        *(over(WITH, width, at(width, RULE), *MIDDLE) for width in (256, 512)),
-        over(PLAIN, 128, at(128, "scaled"), *LOW),
-        over(PLAIN, 512, at(512, "by_width_plain"), *LOW),
+        Part(WITHOUT, "width", widths(BASE.optimizer, narrow, (256, 512), LOW)),
+        Part(WITH, "width", widths(RULE, narrow, (192, 256, 384, 512), MIDDLE)),
+        Part(PLAIN, "width", widths("by_width_plain", plain, (512,), MIDDLE)),
+        Part(DEPTH, "layers", (longer, *depths), f"{scaled}."),
+        Part(BATCH, "sequences a step", (replace(longer, value=LONGER.batch), *batches), f"{scaled}, in fewer steps."),
+        Part(
+            TOKENS,
+            "tokens",
+            (replace(plain, value=BASE.tokens), replace(longer, value=LONGER.tokens), most),
+            "Without momentum, as gpt2.gin.",
+        ),
     ]
 
 
