@@ -10,7 +10,9 @@ import pytest
 from pipeline.data.format import manifest as manifests
 from pipeline.data.format import records
 from pipeline.data.format.tokenizer import train as train_tokenizer
+from tests.helpers.made_up_study import write_cell
 from tests.helpers.places import ROOT
+from tools.study import running
 
 CONTEXT, SHARDS = 64, 4
 BY_ADAFACTOR = (
@@ -110,3 +112,17 @@ def start_process(project_root):
     for process in processes:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def cells_that_end(monkeypatch):
+    """Cells of the study end at once with their made-up losses; returns the cells that ran."""
+    ran = []
+
+    def run_cells(folder, cells, workers):
+        for cell in cells:
+            write_cell(folder, cell)
+            ran.append(cell)
+
+    monkeypatch.setattr(running, "run_cells", run_cells)
+    return ran
