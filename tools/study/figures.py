@@ -114,7 +114,7 @@ def _rates(pyplot: ModuleType, grid: Mapping[str, Losses]) -> Any:
     plot.set(xscale="log", xlabel="learning rate", ylabel=LOSS)
     plot.set_title(f"{CORPORA[0]}, one seed", fontsize="medium", loc="left")
     _grid(plot, "both")
-    figure.legend(loc="outside upper center", ncols=6, fontsize="small", frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, fontsize="small", frameon=False)
     return figure
 
 
@@ -132,10 +132,18 @@ def _tokens(pyplot: ModuleType, curves: Mapping[str, Sequence[Sequence[float]]])
             if label.startswith(f"{corpus}: "):
                 name = label.partition(": ")[2]
                 shown = name if plot is axes.flat[0] else None
-                plot.plot(*zip(*points, strict=True), color=COLOURS[names.index(name) % len(COLOURS)], label=shown)
+                tokens, losses = zip(*points, strict=True)
+                plot.plot(
+                    [count / 1e6 for count in tokens],
+                    losses,
+                    color=COLOURS[names.index(name) % len(COLOURS)],
+                    label=shown,
+                )
         plot.set_title(corpus, fontsize="medium", loc="left")
-        plot.set_xlabel("tokens")
+        plot.set_xlabel("tokens, millions")
         _grid(plot, "both")
+    late = [loss for points in curves.values() for tokens, loss in points if tokens > points[-1][0] / 16]
+    axes.flat[0].set_ylim(min(late) - 0.1, max(late))  # all begin alike, far above what tells them apart
     axes.flat[0].set_ylabel("train loss, nats per token")
     figure.legend(loc="outside upper center", ncols=len(names), fontsize="small", frameon=False)
     return figure
