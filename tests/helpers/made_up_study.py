@@ -10,7 +10,15 @@ from tools.study.cells import CORPORA, StudyConfig, parts
 from tools.study.store import Store
 
 STUDY = StudyConfig(tokens=8192, grid_tokens=4096, seeds=3, batch=8, context=64)
-BEST = {"adafactor": 2e-3, "frozen": 5e-4, "scaled": 0.32, "nanogpt": 4e-3, "muon": 2e-2, "algpt2": 4e-2}
+BEST = {
+    "adafactor": 2e-3,
+    "frozen": 5e-4,
+    "scaled": 0.32,
+    "momentum": 0.16,
+    "nanogpt": 4e-3,
+    "muon": 2e-2,
+    "algpt2": 4e-2,
+}
 
 
 def all_cells(best=BEST):

@@ -28,7 +28,7 @@ RECIPES = {
         surface="FrozenAdafactor", settings={"scale_by_parameter": False}, rates=(2.5e-4, 5e-4, 1e-3, 2e-3)
     ),
     "scaled": Recipe(surface="Adafactor", settings={"scale_by_parameter": True}, rates=(2e-2, 4e-2, 8e-2, 1.6e-1)),
-    "ours": Recipe(
+    "momentum": Recipe(
         surface="Adafactor", settings={"scale_by_parameter": True, "beta1": 0.9}, rates=(4e-2, 8e-2, 1.6e-1)
     ),
     "by_width": Recipe(
@@ -47,7 +47,7 @@ RECIPES = {
     ),
     "muon": Recipe(surface="Muon", settings={"adamw_learning_rate": 8e-3}, rates=(1e-2, 2e-2, 4e-2)),
 }
-OPTIMIZERS = ("adafactor", "frozen", "scaled", "nanogpt", "muon")  # of the study
+OPTIMIZERS = ("adafactor", "frozen", "scaled", "momentum", "nanogpt", "muon")  # of the study
 CORPORA = ("cpython", "kernel", "wikitext")
 VOCABULARY = 4096
 HEAD_WIDTH = 64
@@ -182,7 +182,7 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
         "larger": {
             label: cell
             for label, cell in optimizers(replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH)).items()
-            if cell.optimizer != "adafactor"
+            if cell.optimizer not in ("adafactor", "momentum")
         },
         "embeddings": {
             f"{base.corpus}: GPT-2": base,

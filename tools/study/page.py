@@ -41,9 +41,10 @@ TITLES = {
 }
 NOTES = {
     "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([train.py](../tools/study/train.py)), `scaled` is "
-    "Adafactor with parameter scaling, as gpt2.gin and algpt2.gin have it; `adafactor` and `frozen` take absolute "
-    "rates. `nanogpt` is AdamW as nanoGPT has it: betas of 0.9 and 0.95, weight decay 0.1, a cosine to a tenth of the "
-    "rate; all others have a linear schedule to 0. `muon` is Muon on the matrices with AdamW for the rest.",
+    "Adafactor with parameter scaling, as gpt2.gin and algpt2.gin have it, and `momentum` that with a momentum of 0.9, "
+    "as quickstart.gin; `adafactor` and `frozen` take absolute rates. `nanogpt` is AdamW as nanoGPT has it: betas of "
+    "0.9 and 0.95, weight decay 0.1, a cosine to a tenth of the rate; all others have a linear schedule to 0. `muon` "
+    "is Muon on the matrices with AdamW for the rest.",
     "larger": f"{LARGER_LAYERS} layers and width {LARGER_WIDTH}, 2.3 times the FLOPs, at the rates that are best "
     "for the smaller model.",
     "embeddings": "All with Adafactor with parameter scaling, GPT-2 and ALGPT2 each at its best learning rate.",

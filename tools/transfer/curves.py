@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from tools.study.cells import RECIPES, Cell
 from tools.study.store import Store
 
-BASE = Cell(corpus="cpython", optimizer="ours", layers=2, width=128, context=128, batch=16, tokens=524_288)
+BASE = Cell(corpus="cpython", optimizer="momentum", layers=2, width=128, context=128, batch=16, tokens=524_288)
 LONGER = replace(BASE, optimizer="scaled", tokens=2_048_000)  # the recipe of gpt2.gin: no momentum
 RULE = "by_width"  # BASE's recipe with Adafactor.base_width = BASE.width; at that width they are the same
 WITHOUT, WITH, PLAIN = "Without the rule", "With the rule", "With the rule, without momentum"  # parts of the page
