@@ -64,7 +64,7 @@ def write_data(folder, corpora=CORPORA, fingerprint="f"):
 
 def stored(tmp_path):
     """A store in a folder of its own that holds the study's scale and no cell."""
+    (tmp_path / "docs").mkdir(exist_ok=True)
     store = Store.load(tmp_path / "docs" / "study.json")
-    store.path.parent.mkdir(exist_ok=True)
     run._claim(store, STUDY)
     return store

@@ -91,7 +91,8 @@ def test_the_committed_page_is_that_of_the_committed_results(tmp_path):
 def test_a_page_of_a_study_that_goes_on_says_what_is_missing(tmp_path, refused, run_module):
     output = tmp_path / "docs" / "study.md"
     assert "make study makes them" in refused("tools.study.page", f"--output={tmp_path}/page.md")
-    assert "expected a file NAME.md" in refused("tools.study.page", f"--output={tmp_path}/none/page.md")
+    assert "expected a file NAME.md" in refused("tools.study.page", f"--output={tmp_path}/page.txt")
+    assert "its folder does not exist" in refused("tools.study.page", f"--output={tmp_path}/none/page.md")
     write_data(tmp_path)
     store = stored(tmp_path)
     store.write()

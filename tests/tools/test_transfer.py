@@ -94,5 +94,7 @@ def test_parts_differ_in_the_setting_that_they_name():
 
 
 def test_a_page_that_cannot_be_written_is_refused_first(refused, tmp_path):
-    for output in (tmp_path / "none" / "a.md", tmp_path / "a.txt"):
-        assert "expected a file NAME.md in a folder that exists" in refused("tools.transfer", f"--output={output}")
+    assert "its folder does not exist" in refused("tools.transfer", f"--output={tmp_path}/none/a.md")
+    assert "expected a file NAME.md" in refused("tools.transfer", f"--output={tmp_path}/a.txt")
+    (tmp_path / "a.json").write_text("{")
+    assert "a.json is not JSON" in refused("tools.transfer", f"--output={tmp_path}/a.md")

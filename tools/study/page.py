@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from absl import flags
 
-from pipeline import cli
+from pipeline import cli, storage
 from pipeline.errors import UserError
 from tools.study import figures
 from tools.study.cells import (
@@ -67,10 +67,11 @@ def main() -> None:
 
 
 def checked_output(name: str) -> pathlib.Path:
-    """Returns the page's path; UserError unless it is a Markdown file of a folder that exists."""
+    """Returns the page's path; UserError unless it is a Markdown file that can be written."""
     path = pathlib.Path(name)
-    if path.suffix != ".md" or not path.parent.is_dir():
-        raise UserError(f"{name or 'an empty page'}: expected a file NAME.md in a folder that exists")
+    if path.suffix != ".md":
+        raise UserError(f"{name or 'an empty page'}: expected a file NAME.md")
+    storage.check_file(name)
     return path
 
 

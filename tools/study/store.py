@@ -17,6 +17,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.data.format import manifest
 from pipeline.errors import UserError
+from tools import figure_store
 from tools.study import results, running
 from tools.study.cells import Cell
 from tools.study.results import Row
@@ -38,8 +39,8 @@ class Store:
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Store":
-        """Returns what a file holds, or an empty store if there is none."""
-        return cls(path, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+        """Returns what a file holds, or an empty store if there is none; UserError if it is broken or read-only."""
+        return cls(path, figure_store.load(path))
 
     @property
     def cells(self) -> dict[str, dict[str, Any]]:
