@@ -12,7 +12,7 @@ from pipeline.config.train_config import TrainConfig
 from pipeline.data.format.settings import ShardConfig
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError
-from pipeline.optimizers.config import AdafactorConfig, SGDConfig
+from pipeline.optimizers.config import AdafactorConfig, MuonConfig, SGDConfig
 
 
 @pytest.fixture
@@ -32,6 +32,15 @@ def test_run_files_load_completely(name):
     assert (
         gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer").learning_rate > 0
     )
+
+
+@pytest.mark.parametrize("name", ["gpt2.gin", "algpt2.gin"])
+def test_muons_file_replaces_the_optimizer_of_a_run_file(name):
+    configuration = gin_reader.load([name, "optimizers/muon.gin"])
+    settings = configuration.get(TrainConfig)
+    optimizer = gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
+    assert isinstance(optimizer, MuonConfig) and optimizer.slots == "sharded"
+    assert settings.steps == gin_reader.load([name]).get(TrainConfig).steps
 
 
 @pytest.mark.parametrize("path", sorted((gin_reader.ROOT / "models").glob("*.gin")), ids=lambda path: path.stem)
