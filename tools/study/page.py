@@ -79,7 +79,8 @@ def write(store: Store, page: pathlib.Path) -> None:
     """Writes the page and, in a folder of its name beside it, its plots."""
     study = StudyConfig(**store.content["study"])
     grids = grid(study)
-    cells = parts(study, dict.fromkeys(grids, 0.0) | chosen(store, grids))
+    best = chosen(store, grids)
+    cells = parts(study, dict.fromkeys(grids, 0.0) | best)
     rows = {part: {label: store.row(row) for label, row in labels.items()} for part, labels in cells.items()}
     tried = {name: rate_grid(store, cell) for name, cell in grids.items()}
     over = {name: {f"{cell.rate:g}": store.loss(cell) for cell in cells} for name, cells in tried.items()}
@@ -90,7 +91,7 @@ def write(store: Store, page: pathlib.Path) -> None:
         if row[0].name in store.cells
     }
     missing = len(store.missing(planned(store, study)))
-    text = [_head(study, missing), _claims(rows, study), _corpora(store, study), _grid(losses, study, page.stem)]
+    text = [_head(study, missing), _claims(rows, study), _corpora(store, study), _grid(losses, best, study, page.stem)]
     text += [_part(part, rows[part], page.stem, with_curves=any(curves.values())) for part in rows]
     page.write_text("\n".join(text), encoding="utf-8")
     drawn = {part: {label: row.nats if row else {} for label, row in labels.items()} for part, labels in rows.items()}
@@ -143,12 +144,12 @@ validation and test parts, split anew.
 {_table(header, lines)}"""
 
 
-def _grid(losses: Mapping[str, Mapping[str, float]], study: StudyConfig, folder: str) -> str:
+def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], study: StudyConfig, folder: str) -> str:
     lines = []
     for name, rates in losses.items():
         tried = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in rates.items())
         shown = "scaled, for ALGPT2" if name == "algpt2" else name
-        lines.append((shown, tried or "not run yet", min(rates, key=rates.__getitem__) if rates else "—"))
+        lines.append((shown, tried or "not run yet", f"{best[name]:g}" if name in best else "not known yet"))
     heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
     heading += "tokens, one seed. The best serves all cells.\n\n"
     picture = (
