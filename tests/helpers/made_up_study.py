@@ -18,6 +18,7 @@ BEST = {
     "nanogpt": 4e-3,
     "muon": 2e-2,
     "algpt2": 4e-2,
+    "algpt2_momentum": 8e-2,
 }
 
 
@@ -28,7 +29,9 @@ def all_cells(best=BEST):
 def made_up_loss(cell):
     """AdamW and scaled Adafactor equal but for noise, the frozen one worse; E matters; a longer context is worse."""
     loss = 5.0 + 0.01 * ((cell.seed * 7 + len(cell.optimizer)) % 3) + 0.5 * (cell.optimizer == "frozen")
-    loss += 0.1 * abs(np.log2(cell.rate / BEST[cell.optimizer if cell.model == "gpt2" else "algpt2"]))
+    of_algpt2 = {"scaled": "algpt2", "momentum": "algpt2_momentum"}
+    best = BEST[cell.optimizer if cell.model == "gpt2" else of_algpt2[cell.optimizer]]
+    loss += 0.1 * abs(np.log2(cell.rate / best))
     loss += (0.3 + 0.1 * (cell.embedding == 24)) * (cell.model == "algpt2")
     return float(loss + 0.2 * (cell.context == 128))
 

@@ -160,7 +160,8 @@ def grid(study: StudyConfig) -> dict[str, Cell]:
     """Returns a cell of each grid from which a learning rate is chosen: of each optimizer, and of ALGPT2."""
     base = Cell(tokens=study.grid_tokens, batch=study.batch, context=study.context)
     algpt2 = replace(base, model="algpt2", embedding=EMBEDDINGS[-1], optimizer="scaled")
-    return {**{name: replace(base, optimizer=name) for name in OPTIMIZERS}, "algpt2": algpt2}
+    algpt2s = {"algpt2": algpt2, "algpt2_momentum": replace(algpt2, optimizer="momentum")}
+    return {**{name: replace(base, optimizer=name) for name in OPTIMIZERS}, **algpt2s}
 
 
 Rows = dict[str, list[Cell]]  # label: one cell per seed
@@ -190,6 +191,9 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
                 f"{base.corpus}: ALGPT2, E = {width or 'none'}": replace(algpt2, embedding=width)
                 for width in EMBEDDINGS
             },
+            f"{base.corpus}: ALGPT2, E = none, momentum": replace(
+                algpt2, optimizer="momentum", rate=best["algpt2_momentum"]
+            ),
         },
         "contexts": {
             str(context): replace(base, context=context, batch=study.batch * study.context // context)

@@ -79,7 +79,13 @@ def testable(contexts: list[int]) -> list[Claim]:
         ),
         Claim("(ours) with an absolute rate, Adafactor stays worse than AdamW", _optimizers("adafactor", "nanogpt")),
         Claim("(ours) with parameter scaling, Adafactor is better than AdamW", _optimizers("nanogpt", "scaled")),
-        Claim("(ours) with momentum too it is better still", _optimizers("scaled", "momentum")),
+        Claim(
+            "(ours) with momentum too it is better still",
+            (
+                *_optimizers("scaled", "momentum"),
+                Pair("ALGPT2", "embeddings", "cpython: ALGPT2, E = none", "cpython: ALGPT2, E = none, momentum"),
+            ),
+        ),
         Claim("(ours) Muon is better than Adafactor with parameter scaling", _optimizers("scaled", "muon")),
         Claim(
             "GPT-2 (21.5) is better than ALGPT2 of its width (31 to 38), which has a ninth of its weights or less",

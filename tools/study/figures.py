@@ -106,7 +106,7 @@ def _rates(pyplot: ModuleType, grid: Mapping[str, Losses]) -> Any:
     figure, plot = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for number, (name, losses) in enumerate(drawn.items()):
         points = sorted((float(rate), loss) for rate, loss in losses.items())
-        label = "scaled, ALGPT2" if name == "algpt2" else name
+        label = {"algpt2": "scaled, ALGPT2", "algpt2_momentum": "momentum, ALGPT2"}.get(name, name)
         plot.plot(*zip(*points, strict=True), "o-", markersize=4, color=COLOURS[number % len(COLOURS)], label=label)
         best = min(points, key=lambda point: point[1])
         plot.plot(*best, "o", markersize=10, fillstyle="none", color=COLOURS[number % len(COLOURS)])

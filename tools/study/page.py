@@ -39,6 +39,7 @@ TITLES = {
     "contexts": "Context length at equal tokens",
     "dropout": "Dropout",
 }
+OF_ALGPT2 = {"algpt2": "scaled, for ALGPT2", "algpt2_momentum": "momentum, for ALGPT2"}  # grids
 NOTES = {
     "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([train.py](../tools/study/train.py)), `scaled` is "
     "Adafactor with parameter scaling, as gpt2.gin and algpt2.gin have it, and `momentum` that with a momentum of 0.9, "
@@ -47,7 +48,8 @@ NOTES = {
     "is Muon on the matrices with AdamW for the rest.",
     "larger": f"{LARGER_LAYERS} layers and width {LARGER_WIDTH}, 2.3 times the FLOPs, at the rates that are best "
     "for the smaller model.",
-    "embeddings": "All with Adafactor with parameter scaling, GPT-2 and ALGPT2 each at its best learning rate.",
+    "embeddings": "All with Adafactor with parameter scaling, GPT-2 and ALGPT2 each at its best learning rate, ALGPT2 "
+    "with momentum too.",
     "contexts": "Sequences per step are halved where the context is doubled. Every model is scored at its own context.",
     "dropout": "Corpora lists how often a cell passes over its text. ALGPT2 is without factorization.",
 }
@@ -148,7 +150,7 @@ def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], 
     lines = []
     for name, rates in losses.items():
         tried = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in rates.items())
-        shown = "scaled, for ALGPT2" if name == "algpt2" else name
+        shown = OF_ALGPT2.get(name, name)
         lines.append((shown, tried or "not run yet", f"{best[name]:g}" if name in best else "not known yet"))
     heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
     heading += "tokens, one seed. The best serves all cells.\n\n"
