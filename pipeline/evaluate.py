@@ -1,7 +1,7 @@
 """Score a trained model on a part of a data set, a text or a benchmark's file, and state the protocol of every figure.
 
-python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] [--tpu=v3-8]
-python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
+    python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] [--tpu=v3-8]
+    python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
 
 Both are printed as JSON and kept in the run directory, whose report.html is written again with them.
 """

@@ -1,13 +1,17 @@
 """Write a trained model where other programs read it.
 
-python -m pipeline.export --run_dir=… --format=FORMAT --output=DIRECTORY
+    python -m pipeline.export --run_dir=… --format=FORMAT --output=DIRECTORY
 
-huggingface         what transformers' GPT2LMHeadModel and AutoTokenizer read, and a card with the figures that
-                    pipeline.evaluate kept; an ALGPT2 becomes a plain GPT-2
-huggingface_algpt2  an ALGPT2 as small as it is, with the code that transformers runs with trust_remote_code
-native              config.json and model.safetensors with our names; an ALGPT2 is kept as it is
-saved_model         a TensorFlow SavedModel: ``generate`` and ``score`` take and give text, ``serving_default`` takes
-                    tokens and gives logits (pipeline/serving/signatures.py)
+    huggingface         what transformers' GPT2LMHeadModel and AutoTokenizer
+                        read, and a card with the figures that pipeline.evaluate
+                        kept; an ALGPT2 becomes a plain GPT-2
+    huggingface_algpt2  an ALGPT2 as small as it is, with the code that
+                        transformers runs with trust_remote_code
+    native              config.json and model.safetensors with our names; an
+                        ALGPT2 is kept as it is
+    saved_model         a TensorFlow SavedModel: ``generate`` and ``score`` take
+                        and give text, ``serving_default`` takes tokens and
+                        gives logits (pipeline/serving/signatures.py)
 
 The directory appears only when it is complete.
 """

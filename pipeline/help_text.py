@@ -20,7 +20,8 @@ def command(module: ModuleType) -> str:
 
 def text(module: ModuleType, own: list[flags.Flag]) -> str:
     """Returns the help of a module's command: the module's docstring, then the command's flags."""
-    lines = [(module.__doc__ or "").strip(), "", "Flags:"]
+    paragraphs = (module.__doc__ or "").strip().split("\n\n")
+    lines = ["\n\n".join(map(_filled, paragraphs)), "", "Flags:"]
     for flag in own:
         lines += ["", f"  --{_spelled(flag)}"]
         value = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
@@ -28,6 +29,13 @@ def text(module: ModuleType, own: list[flags.Flag]) -> str:
         meaning = flag.help.partition(";\n")[0]  # absl adds that it repeats
         lines += textwrap.wrap(f"{meaning}{default}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
+
+
+def _filled(paragraph: str) -> str:
+    """Returns a paragraph of a docstring as a terminal shows it; what is indented (an example) keeps its lines."""
+    if any(line.startswith(" ") for line in paragraph.splitlines()):
+        return paragraph
+    return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def mistake(error: flags.Error | ValueError, own: list[flags.Flag], module: ModuleType) -> str:

@@ -1,9 +1,11 @@
 """Serves a page to try a trained model on, and its JSON endpoints, on this machine only.
 
-python -m tools.serve --run_dir=… [--port=8000]        # needs requirements-serve.txt
+    python -m tools.serve --run_dir=… [--port=8000]        # needs requirements-serve.txt
 
-POST /generate  {"prompt": "…", "max_tokens": 100, "temperature": 1, "top_k": 0, "top_p": 1, "seed": 0, "stream": false}
-POST /score     {"text": "…"} → tokens, negative_log_likelihood (nats), perplexity
+    POST /generate  {"prompt": "…", "max_tokens": 100, "temperature": 1, "top_k": 0,
+                     "top_p": 1, "seed": 0, "stream": false}
+    POST /score     {"text": "…"} → tokens, negative_log_likelihood (nats),
+                                    perplexity
 
 With "stream" the answer comes as server-sent events, one per token. Other machines can reach it only if --host says so;
 there is no encryption and no password.
