@@ -3,12 +3,23 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 # SIGUSR1: by which SLURM warns. SIGHUP: the terminal or the ssh session is gone.
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+def exit_on_sigterm() -> None:
+    """Makes SIGTERM end this process as Ctrl-C does, so that temporary folders and processes that it started go too."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from pipeline import cli, storage
+from pipeline import cli, stop_signals, storage
 from pipeline.devices import wheels
 from pipeline.errors import UserError, nearest, pip_install
 
@@ -50,6 +50,7 @@ def stated(file: str, pattern: str) -> str:
 
 def main() -> None:
     """Runs the benchmarks, prints them, and writes what was asked for."""
+    stop_signals.exit_on_sigterm()
     names = FLAGS.only or BENCHMARKS
     check(names)
     print(f"machine: {machine()}")

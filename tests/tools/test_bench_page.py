@@ -1,5 +1,9 @@
 """The page of benchmarks: measured sections are written, the others stay, and wrong choices are refused."""
 
+import os
+import signal
+import tempfile
+import time
 import types
 
 import pytest
@@ -38,6 +42,22 @@ def test_what_was_measured_stays_when_the_next_one_fails(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="interrupted"):
         cli.call(bench.main, bench.define_flags, ["--only=read,evaluate", f"--page={page}", f"--json={figures}"])
     assert "| ratio | 3 |" in page.read_text() and '"ratio": 3' in figures.read_text()
+
+
+def test_sigterm_removes_the_temporary_folder(tmp_path, monkeypatch):
+    def run():
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(bench.importlib, "import_module", lambda _: types.SimpleNamespace(run=run))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.call(bench.main, bench.define_flags, ["--only=read"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM and not [*tmp_path.iterdir()]
 
 
 def test_a_missing_reference_is_named_before_anything_is_measured(monkeypatch, capsys):

@@ -11,14 +11,10 @@ by ``dpkg-deb -x``: its folder ``html/_sources``; WikiText-2's are the validatio
 
 import dataclasses
 import pathlib
-import signal
-import sys
-from types import FrameType
-from typing import NoReturn
 
 from absl import flags
 
-from pipeline import cli
+from pipeline import cli, stop_signals
 from pipeline.config import gin_reader
 from pipeline.errors import UserError
 from tools import plots
@@ -39,7 +35,7 @@ gin_reader.SURFACES["study"] = StudyConfig
 
 def main() -> int:
     """Makes the data, runs what is missing and writes the page."""
-    signal.signal(signal.SIGTERM, _end)
+    stop_signals.exit_on_sigterm()  # as Ctrl-C: the cells are told to stop
     study = gin_reader.load(["study.gin"], FLAGS.gin_param).get(StudyConfig)
     for parameter in FLAGS.gin_param:
         if not parameter.startswith("study."):
@@ -58,11 +54,6 @@ def main() -> int:
     finally:
         page.write(store, output)
     return 0
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """Ends the study on SIGTERM as Ctrl-C does: its cells are told to stop, and the exit code is not 0."""
-    sys.exit(128 + number)
 
 
 def _claim(store: Store, study: StudyConfig) -> None:
