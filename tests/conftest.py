@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,10 @@ from tests.helpers.places import ROOT
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # a pass over graphs that XLA compiles anyway: a tenth of a start
+# nohup, and a script's &, ignore these for all that they start, and a test that sends one would wait in vain.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 VIRTUAL_DEVICES = 4
 pytest_plugins = ("tests.helpers.gcs_fixture", "tests.helpers.metadata_server")
 gc.set_threshold(100_000, 20, 20)  # building graphs, which are millions of objects, costs a fifth more without
