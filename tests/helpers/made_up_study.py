@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.data.format import manifest, records
 from tools.study import run
 from tools.study.cells import CORPORA, StudyConfig, parts
+from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS
 from tools.study.store import Store
 
 STUDY = StudyConfig(tokens=8192, grid_tokens=4096, seeds=3, batch=8, context=64)
@@ -30,8 +31,9 @@ def made_up_loss(cell):
     """AdamW and scaled Adafactor equal but for noise, the frozen one worse; E matters; a longer context is worse."""
     loss = 5.0 + 0.01 * ((cell.seed * 7 + len(cell.optimizer)) % 3) + 0.5 * (cell.optimizer == "frozen")
     of_algpt2 = {"scaled": "algpt2", "momentum": "algpt2_momentum"}
-    best = BEST[cell.optimizer if cell.model == "gpt2" else of_algpt2[cell.optimizer]]
-    loss += 0.1 * abs(np.log2(cell.rate / best))
+    optimizer = "scaled" if cell.optimizer in ABLATIONS or cell.optimizer in ALGPT2_ABLATIONS else cell.optimizer
+    loss += 0.1 * abs(np.log2(cell.rate / BEST[optimizer if cell.model == "gpt2" else of_algpt2[optimizer]]))
+    loss += 0.2 * (cell.optimizer == "tables_3")
     loss += (0.3 + 0.1 * (cell.embedding == 24)) * (cell.model == "algpt2")
     return float(loss + 0.2 * (cell.context == 128))
 

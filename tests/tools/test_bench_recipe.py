@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import WorkFailedError
 from tools.benchmarks import recipe
 from tools.study import running
-from tools.study.cells import RECIPES
+from tools.study.recipes import RECIPES
 from tools.study.results import summary_path
 from tools.study.store import Store
 

@@ -1,6 +1,7 @@
 """The study's cells are runs that can start, the bug is the bug, the runner resumes, grids of rates grow."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 import signal
@@ -12,15 +13,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.config import ALGPT2Config
+from models.weight_specs import BLOCK_MATRICES, weight_specs
 from pipeline.errors import UserError, WorkFailedError
 from pipeline.optimizers.build import CLASSES, build
 from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
 from tests.helpers.made_up_study import BEST, STUDY, all_cells, stored, write_cell, write_data
 from tools.study import running
-from tools.study.cells import CORPORA, OPTIMIZERS, RECIPES, Cell, grid
+from tools.study.cells import CORPORA, Cell, grid
+from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS, OPTIMIZERS, RECIPES
 from tools.study.store import Store
-from tools.study.train import FrozenAdafactorConfig, frozen_adafactor
+from tools.study.train import FrozenAdafactorConfig, GroupedAdafactorConfig, frozen_adafactor
 from tools.study.tuning import MAX_RATES, chosen, rate_grid, tune
 from tools.sweep import runner as runners
 
@@ -31,11 +35,18 @@ def test_cells_have_names_of_their_own_and_equal_tokens():
     assert {cell.corpus for cell in cells} == {*CORPORA}
     for cell in cells:
         steps = next(text for text in cell.parameters() if "train.steps" in text).rpartition("=")[2]
-        assert int(steps) * cell.batch * cell.context == STUDY.tokens
+        of_ablations = cell.optimizer in ABLATIONS | ALGPT2_ABLATIONS or cell.tokens == STUDY.grid_tokens
+        assert int(steps) * cell.batch * cell.context == (STUDY.grid_tokens if of_ablations else STUDY.tokens)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("model", ["gpt2", "algpt2"])
+@pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [
+        *itertools.product(("gpt2", "algpt2"), OPTIMIZERS),
+        *(("gpt2", name) for name in ("no_clipping", "cosine_to_a_tenth", "sizes_of_the_start")),
+        ("algpt2", "linear_0.5"),
+    ],
+)
 def test_every_kind_of_cell_is_a_run_that_can_start(run_module, model, optimizer):
     cell = Cell(
         model=model, embedding=64, optimizer=optimizer, rate=0.005, tokens=8192, batch=8, context=64, dropout=0.1
@@ -43,6 +54,27 @@ def test_every_kind_of_cell_is_a_run_that_can_start(run_module, model, optimizer
     done = run_module("tools.study.train", "--gin_file=study.gin", "--dry_run", *cell.parameters())
     assert done.returncode == 0, done.stderr
     assert "0.005" in done.stdout and "0.1" in done.stdout
+
+
+def test_each_group_of_variables_has_its_own_rate():
+    """Each variable of an ALGPT2 is in one group; those of the others keep the rate."""
+    specs = weight_specs(ALGPT2Config(layers=2, heads=2, width=128, embedding=64, vocabulary_size=512))
+    plain = AdafactorConfig(learning_rate=0.1)
+    changed: dict[str, set[str]] = {}
+    for group in ("tables", "norms", "matrices", "linear", "biases"):
+        config = GroupedAdafactorConfig(learning_rate=0.1, **{group: 0.5})
+        rates = {
+            name: config.rate_of(name, spec.shape) / plain.rate_of(name, spec.shape) for name, spec in specs.items()
+        }
+        assert {*rates.values()} == {0.5, 1.0}
+        changed[group] = {name for name, rate in rates.items() if rate == 0.5}
+    assert sorted(itertools.chain(*changed.values())) == sorted(specs)
+    assert changed["tables"] == {"token_table", "position_table"} and changed["linear"] == {
+        "enter_kernel",
+        "leave_kernel",
+    }
+    assert {name.rpartition("/")[2] for name in changed["matrices"]} == {*BLOCK_MATRICES}
+    assert all("norm_scale" in name for name in changed["norms"])
 
 
 def test_the_frozen_decay_forgets_every_gradient_but_the_last(monkeypatch):

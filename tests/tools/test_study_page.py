@@ -9,8 +9,9 @@ import pytest
 from tests.helpers.made_up_study import BEST, STUDY, all_cells, stored, write_cell, write_data
 from tests.helpers.places import ROOT
 from tools.study import figures, page
-from tools.study.cells import CORPORA, RECIPES, grid
+from tools.study.cells import CORPORA, grid
 from tools.study.claims import Claim, Pair
+from tools.study.recipes import RECIPES
 from tools.study.results import Difference, Row
 from tools.study.store import Store
 from tools.study.tuning import by_seed, rate_grid, tune
@@ -49,8 +50,12 @@ def test_the_page_follows_from_the_results(tmp_path, run_module, cells_that_end)
     assert "| 32 to 64: no clear difference; 64 to 128: the opposite |" in text
     assert "64 to 128: -0.200 ± 0.000 nats, perplexity × 0.82 |" in text
     assert "are not run yet" not in text and "| kernel, train | 7 | 4,000 | 2,000 | 4.10 |" in text
+    tables_3 = re.findall(r"\| GPT-2(?:, larger)?: tables_3 \|.* \| (.*) \|\n", text)
+    assert len(tables_3) == 2 and all(re.fullmatch(r"\+0\.2\d\d ± 0\.0\d\d, clear", more) for more in tables_3), (
+        tables_3
+    )
     plots = sorted((tmp_path / "docs" / "study").glob("*.svg"))
-    assert len(plots) == 7 and all(f"study/{plot.name}" in text for plot in plots)
+    assert len(plots) == 8 and all(f"study/{plot.name}" in text for plot in plots)
     first = [output.read_bytes(), *(plot.read_bytes() for plot in plots)]
     for plot in plots:
         plot.unlink()

@@ -5,54 +5,19 @@ Imports neither TensorFlow nor Keras.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS, ESSENTIAL, OPTIMIZER_NAMES, OPTIMIZERS, RECIPES
 from tools.sweep.runner import Job
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """An optimizer, its settings, the grid from which its learning rate is chosen, and what it changes of the run."""
-
-    surface: str  # gin's name
-    settings: Mapping[str, Any]
-    rates: tuple[float, ...]
-    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # settings of other surfaces
-
-
-RECIPES = {
-    "adafactor": Recipe(surface="Adafactor", settings={"scale_by_parameter": False}, rates=(5e-4, 1e-3, 2e-3, 4e-3)),
-    "frozen": Recipe(
-        surface="FrozenAdafactor", settings={"scale_by_parameter": False}, rates=(2.5e-4, 5e-4, 1e-3, 2e-3)
-    ),
-    "scaled": Recipe(surface="Adafactor", settings={"scale_by_parameter": True}, rates=(2e-2, 4e-2, 8e-2, 1.6e-1)),
-    "momentum": Recipe(
-        surface="Adafactor", settings={"scale_by_parameter": True, "beta1": 0.9}, rates=(4e-2, 8e-2, 1.6e-1)
-    ),
-    "by_width": Recipe(
-        surface="Adafactor",
-        settings={"scale_by_parameter": True, "beta1": 0.9, "base_width": 128},
-        rates=(8e-2, 1.6e-1, 3.2e-1),
-    ),
-    "by_width_plain": Recipe(
-        surface="Adafactor", settings={"scale_by_parameter": True, "base_width": 128}, rates=(4e-2, 8e-2, 1.6e-1)
-    ),
-    "nanogpt": Recipe(
-        surface="AdamW",
-        settings={"beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1},
-        rates=(2e-3, 4e-3, 8e-3),
-        run={"train.schedule": "cosine", "train.final_fraction": 0.1},
-    ),
-    "muon": Recipe(surface="Muon", settings={"adamw_learning_rate": 8e-3}, rates=(1e-2, 2e-2, 4e-2)),
-}
-OPTIMIZERS = ("adafactor", "frozen", "scaled", "momentum", "nanogpt", "muon")  # of the study
 CORPORA = ("cpython", "kernel", "wikitext")
 VOCABULARY = 4096
 HEAD_WIDTH = 64
 LAYERS, WIDTH = 2, 128
 LARGER_LAYERS, LARGER_WIDTH = 3, 192
+UNCHANGED = "unchanged"  # of the ablations' rows, that with which the others are compared
 EMBEDDINGS = (24, 88, 0)  # of ALGPT2: a sixth and two thirds of the width, as 128 and 512 in the study of 2020; none
 
 
@@ -133,11 +98,10 @@ class Cell:
         """Returns the settings that make ``gin/study.gin`` this cell."""
         recipe = RECIPES[self.optimizer]
         surface, steps = recipe.surface, self.tokens // (self.batch * self.context)
-        optimizer = {"FrozenAdafactor": "frozen_adafactor"}.get(surface, surface.lower())
         model = {"gpt2": "GPT2", "algpt2": "ALGPT2"}[self.model]
         values = {
             "train.model": self.model,
-            "train.optimizer": optimizer,
+            "train.optimizer": OPTIMIZER_NAMES.get(surface, surface.lower()),
             "train.steps": steps,
             "train.global_batch": self.batch,
             "train.microbatch": self.batch,
@@ -172,19 +136,21 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
     base = Cell(tokens=study.tokens, batch=study.batch, context=study.context, optimizer="scaled", rate=best["scaled"])
     algpt2 = replace(base, model="algpt2", rate=best["algpt2"])
 
-    def optimizers(cell: Cell) -> dict[str, Cell]:
-        return {f"{cell.corpus}: {name}": replace(cell, optimizer=name, rate=best[name]) for name in OPTIMIZERS}
+    def optimizers(cell: Cell, names: Sequence[str] = ESSENTIAL) -> dict[str, Cell]:
+        return {f"{cell.corpus}: {name}": replace(cell, optimizer=name, rate=best[name]) for name in names}
 
     def dropouts(label: str, cell: Cell) -> dict[str, Cell]:
         return {f"{cell.corpus}: {label}, dropout {rate:g}": replace(cell, dropout=rate) for rate in (0.0, 0.1)}
 
+    def ablations(label: str, cell: Cell, names: Iterable[str]) -> dict[str, Cell]:
+        short = replace(cell, tokens=study.grid_tokens)
+        changed = {f"{label}: {name}": replace(short, optimizer=name) for name in names}
+        return {f"{label}: {UNCHANGED}": short, **changed}
+
+    larger = replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH)
     rows = {
-        "optimizers": {**optimizers(base), **optimizers(replace(base, corpus="kernel"))},
-        "larger": {
-            label: cell
-            for label, cell in optimizers(replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH)).items()
-            if cell.optimizer not in ("adafactor", "momentum")
-        },
+        "optimizers": {**optimizers(base, OPTIMIZERS), **optimizers(replace(base, corpus="kernel"))},
+        "larger": optimizers(larger),
         "embeddings": {
             f"{base.corpus}: GPT-2": base,
             **{
@@ -203,6 +169,11 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
             **dropouts("GPT-2", base),
             **dropouts("ALGPT2", replace(algpt2, embedding=EMBEDDINGS[-1])),
             **dropouts("GPT-2", replace(base, corpus="wikitext")),
+        },
+        "ablations": {
+            **ablations("GPT-2", base, ABLATIONS),
+            **ablations("GPT-2, larger", larger, ABLATIONS),
+            **ablations("ALGPT2", replace(algpt2, embedding=EMBEDDINGS[1]), ALGPT2_ABLATIONS),
         },
     }
     return {

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tools.study.recipes import ESSENTIAL
 from tools.study.results import Difference, Row, difference
 
 Parts = Mapping[str, Mapping[str, Row | None]]
@@ -53,12 +54,13 @@ class Claim:
 
 
 def _optimizers(higher: str, lower: str) -> tuple[Pair, ...]:
-    """The pairs of two optimizers on both corpora and, where it ran both, of the larger model."""
-    pairs = [
-        Pair(corpus, "optimizers", f"{corpus}: {higher}", f"{corpus}: {lower}") for corpus in ("cpython", "kernel")
-    ]
-    if not {"adafactor", "momentum"} & {higher, lower}:
-        pairs.append(Pair("larger model", "larger", f"cpython: {higher}", f"cpython: {lower}"))
+    """The pairs of two optimizers, where both ran: on each corpus and of the larger model."""
+    pairs = [Pair("cpython", "optimizers", f"cpython: {higher}", f"cpython: {lower}")]
+    if {higher, lower} <= {*ESSENTIAL}:
+        pairs += [
+            Pair("kernel", "optimizers", f"kernel: {higher}", f"kernel: {lower}"),
+            Pair("larger model", "larger", f"cpython: {higher}", f"cpython: {lower}"),
+        ]
     return tuple(pairs)
 
 

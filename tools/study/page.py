@@ -20,6 +20,7 @@ from tools.study.cells import (
     LARGER_LAYERS,
     LARGER_WIDTH,
     LAYERS,
+    UNCHANGED,
     VOCABULARY,
     WIDTH,
     StudyConfig,
@@ -27,7 +28,7 @@ from tools.study.cells import (
     parts,
 )
 from tools.study.claims import UNTESTABLE, Parts, testable
-from tools.study.results import Row
+from tools.study.results import Row, difference
 from tools.study.store import Store
 from tools.study.tuning import chosen, planned, rate_grid
 
@@ -38,6 +39,7 @@ TITLES = {
     "embeddings": "ALGPT2 against GPT-2 at equal width, by the width E of the token table",
     "contexts": "Context length at equal tokens",
     "dropout": "Dropout",
+    "ablations": "What of the default recipe matters",
 }
 OF_ALGPT2 = {"algpt2": "scaled, for ALGPT2", "algpt2_momentum": "momentum, for ALGPT2"}  # grids
 NOTES = {
@@ -52,6 +54,10 @@ NOTES = {
     "with momentum too.",
     "contexts": "Sequences per step are halved where the context is doubled. Every model is scored at its own context.",
     "dropout": "Corpora lists how often a cell passes over its text. ALGPT2 is without factorization.",
+    "ablations": "Each row changes one thing of Adafactor with parameter scaling, at its rate, in runs as short as "
+    "those of the learning rates. The numbers after `tables`, `norms` (their scales), `matrices` (of the blocks), "
+    "`linear` (ALGPT2's layers between table and blocks) and `biases` multiply the rate of these variables alone; "
+    "`sizes_of_the_start` takes their initial size, about, in place of the size that they have.",
 }
 
 
@@ -161,19 +167,29 @@ def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], 
 
 
 def _part(part: str, rows: Mapping[str, Row | None], folder: str, *, with_curves: bool) -> str:
-    lines = []
-    for label, row in rows.items():
-        if row is None:
-            lines.append((label, *["—"] * 7))
-            continue
-        loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
-        figures = (f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats)))
-        lines.append((label, *figures, loss, f"{row.perplexity:.1f}", f"{statistics.mean(row.bits.values()):.3f}"))
-    header = ("", "rate", "M parameters", "MFLOPs per token", "seeds", "nats per token", "perplexity", "bits per byte")
+    header = ["", "rate", "M parameters", "MFLOPs per token", "seeds", "nats per token", "perplexity", "bits per byte"]
+    lines = [[label, *(_row(row) if row else ["—"] * (len(header) - 1))] for label, row in rows.items()]
+    if part == "ablations":
+        header.append(f"more than {UNCHANGED}")
+        lines = [[*line, _more(line[0], rows)] for line in lines]
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     if part == "optimizers" and with_curves:
         picture += f"\n![Train loss of the first seed over the tokens]({folder}/tokens.svg)\n"
     return f"## {TITLES[part]}\n\n{NOTES[part]}\n\n{_table(header, lines)}\n{picture}"
+
+
+def _row(row: Row) -> list[str]:
+    loss = f"{row.mean:.3f}" + (f" ± {row.deviation:.3f}" if len(row.nats) > 1 else "")
+    figures = [f"{row.rate:g}", f"{row.parameters / 1e6:.2f}", f"{row.flops / 1e6:.1f}", str(len(row.nats))]
+    return [*figures, loss, f"{row.perplexity:.1f}", f"{statistics.mean(row.bits.values()):.3f}"]
+
+
+def _more(label: str, rows: Mapping[str, Row | None]) -> str:
+    """Returns by how much an ablation's loss is above that of its panel's unchanged row, and whether that is clear."""
+    more = difference(rows[label], rows[f"{label.partition(': ')[0]}: {UNCHANGED}"])
+    if label.endswith(UNCHANGED) or more is None:
+        return "—"
+    return f"{more.nats}, clear" if more.is_clear else more.nats
 
 
 def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

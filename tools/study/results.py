@@ -92,9 +92,13 @@ class Difference:
         """True if Student's t of the paired seeds tells the mean from 0 at 95 %; never for a single seed."""
         return abs(self.mean) > QUANTILES.get(len(self.by_seed), QUANTILES[10]) * self.error
 
+    @property
+    def nats(self) -> str:
+        """The mean and, of several seeds, its standard error."""
+        return f"{self.mean:+.3f}" + (f" ± {self.error:.3f}" if math.isfinite(self.error) else "")
+
     def __str__(self) -> str:
-        spread = f" ± {self.error:.3f}" if math.isfinite(self.error) else ""
-        return f"{self.mean:+.3f}{spread} nats, perplexity × {math.exp(self.mean):.2f}"
+        return f"{self.nats} nats, perplexity × {math.exp(self.mean):.2f}"
 
 
 def difference(higher: Row | None, lower: Row | None) -> Difference | None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.errors import WorkFailedError
-from tools.study.cells import RECIPES, Cell, StudyConfig, grid, parts
+from tools.study.cells import Cell, StudyConfig, grid, parts
+from tools.study.recipes import RECIPES
 from tools.study.store import Store
 
 MAX_RATES = 8  # of one grid

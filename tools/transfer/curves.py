@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tools.study.cells import RECIPES, Cell
+from tools.study.cells import Cell
+from tools.study.recipes import RECIPES
 from tools.study.store import Store
 
 BASE = Cell(corpus="cpython", optimizer="momentum", layers=2, width=128, context=128, batch=16, tokens=524_288)
