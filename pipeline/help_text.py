@@ -32,8 +32,8 @@ def text(module: ModuleType, own: list[flags.Flag]) -> str:
 
 
 def _filled(paragraph: str) -> str:
-    """Returns a paragraph of a docstring as a terminal shows it; what is indented (an example) keeps its lines."""
-    if any(line.startswith(" ") for line in paragraph.splitlines()):
+    """Returns a paragraph of a docstring as a terminal shows it; examples and what is indented keep their lines."""
+    if any(line.startswith((" ", "python -m ")) for line in paragraph.splitlines()):
         return paragraph
     return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
