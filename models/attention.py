@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice has no public alias
 
 from models.operations import barrier, float32, keep_mask
 
@@ -54,6 +55,19 @@ def _strip_mask(
     return keep_mask(dropout.seeds, dropout.site, (head * length + query) * length + key, dropout.rate)
 
 
+def _joined(strips: Sequence[tf.Tensor], length: int) -> tf.Tensor:
+    """Returns strips [B, H, K, ...] side by side, [B, H, K, T]."""
+    if strips[0].dtype != tf.bfloat16 or tf.executing_eagerly():
+        return tf.concat(strips, 3)
+    # A TPU writes each strip where it belongs as it computes it; a concatenation would copy them all once more.
+    end = strips[0].shape[3]
+    joined = tf.pad(strips[0], [[0, 0], [0, 0], [0, 0], [0, length - end]])
+    for strip in strips[1:]:
+        joined = gen_xla_ops.xla_dynamic_update_slice(joined, strip, [0, 0, 0, end])
+        end += strip.shape[3]
+    return joined
+
+
 def causal_attention(
     q_BHKT: tf.Tensor, k_BHKT: tf.Tensor, v_BHKT: tf.Tensor, dropout: Dropout | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -84,7 +98,7 @@ def causal_attention(
         weighted = tf.einsum("bhqs,bhks->bhkq", tf.cast(weights, dtype), v)
         outputs.append(tf.cast(float32(weighted) / total[:, :, None], dtype))  # K divisions per query, not S
         logs.append(highest[..., 0] + tf.math.log(total))
-    return tf.concat(outputs, 3), tf.concat(logs, 2)
+    return _joined(outputs, length), tf.concat(logs, 2)
 
 
 def causal_attention_gradient(
@@ -121,7 +135,7 @@ def causal_attention_gradient(
         dv.append(tf.einsum("bhqs,bhkq->bhks", dropped_p, do))
         before = [[0, 0], [0, 0], [0, 0], [start, 0]]
         dq.append(tf.pad(float32(tf.einsum("bhqs,bhks->bhkq", ds, k)), before))
-    return tf.cast(tf.add_n(dq), dtype), tf.concat(dk, 3), tf.concat(dv, 3)
+    return tf.cast(tf.add_n(dq), dtype), _joined(dk, length), _joined(dv, length)
 
 
 class Attention(NamedTuple):

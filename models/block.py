@@ -29,9 +29,7 @@ from models.operations import (
     scoped,
 )
 
-Seeds: TypeAlias = (
-    tf.Tensor | None
-)  # int32 [B, 2], two words per example that decide all its dropout; None for no dropout
+Seeds: TypeAlias = tf.Tensor | None  # int32 [B, 2], two words per example that decide all its dropout; or no dropout
 Layer: TypeAlias = tf.Tensor | int
 DROPOUT_SITES = 3  # a block's dropouts: attention probabilities, attention branch, MLP branch
 
@@ -106,14 +104,30 @@ def query_key_value(normal_BTD: tf.Tensor, weights: BlockWeights, heads: int) ->
 
 def query_key_value_gradient(
     parts_BHKT: Sequence[tf.Tensor], normal_BTD: tf.Tensor, weights: BlockWeights
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the gradients of ``normal_BTD`` and, in float32, of the fused kernel and bias."""
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the gradients of ``normal_BTD`` and, in float32, of the fused kernel."""
     dtype, (_, length, width) = normal_BTD.dtype, normal_BTD.shape
-    # One product of each kind: its input is concatenated from strips anyway.
-    fused = tf.concat([tf.reshape(part, [-1, width, length]) for part in parts_BHKT], 1)
-    d_normal = tf.einsum("bet,de->btd", fused, tf.cast(weights.query_key_value_kernel, dtype))
-    d_kernel = tf.einsum("btd,bet->de", float32(normal_BTD), float32(fused))
-    return d_normal, d_kernel, tf.reduce_sum(float32(fused), [0, 2])
+    parts = [tf.reshape(part, [-1, width, length]) for part in parts_BHKT]
+    kernels = [tf.cast(kernel, dtype) for kernel in tf.split(weights.query_key_value_kernel, 3, axis=1)]
+    # Three products here, one below: a TPU would transpose the concatenated parts for one, and for three not.
+    products = [tf.einsum("bet,de->btd", part, kernel) for part, kernel in zip(parts, kernels, strict=True)]
+    d_kernel = tf.einsum("btd,bet->de", float32(normal_BTD), float32(tf.concat(parts, 1)))
+    return tf.cast(tf.add_n([float32(product) for product in products]), dtype), d_kernel
+
+
+def query_key_value_bias_gradient(
+    dq_BHKT: tf.Tensor, dv_BHKT: tf.Tensor, d_output_bias_D: tf.Tensor, weights: BlockWeights, dropout: Dropout | None
+) -> tf.Tensor:
+    """Returns the gradient of the fused bias, float32 [3D], most of it without a pass over the tokens.
+
+    A vector that is added to all keys adds the same to all scores of a query, which changes no probability: its
+    gradient is 0. One that is added to all values is added to every output, for the probabilities of a query have the
+    sum 1, unless some are dropped.
+    """
+    of_queries, of_values = (tf.reshape(tf.reduce_sum(float32(d_part), [0, 3]), [-1]) for d_part in (dq_BHKT, dv_BHKT))
+    if dropout is None:
+        of_values = tf.reduce_sum(weights.attention_output_kernel * d_output_bias_D, 1)
+    return tf.concat([of_queries, tf.zeros_like(of_queries), of_values], 0)
 
 
 def _heads(features_BDT: tf.Tensor, heads: int) -> tf.Tensor:
@@ -164,11 +178,12 @@ def attention_half_gradient(
     output = _heads(residuals.output, config.heads)
     dropout = _attention_dropout(config, seeds_B2, layer)
     parts = attention.gradient(d_output, residuals.q, residuals.k, residuals.v, output, residuals.log, dropout)
+    d_bias = query_key_value_bias_gradient(parts[0], parts[2], d_projection[1], weights, dropout)
     statistics = (residuals.mean, residuals.inverse)
     normal = normalized(x_BTD, statistics, weights.attention_norm_scale, weights.attention_norm_bias)
-    d_normal, *d_input = query_key_value_gradient(parts, normal, weights)
+    d_normal, d_kernel = query_key_value_gradient(parts, normal, weights)
     dx, *d_norm = layer_norm_gradient(d_normal, x_BTD, statistics, weights.attention_norm_scale)
-    return tf.cast(float32(dy_BTD) + dx, x_BTD.dtype), [*d_norm, *d_input, *d_projection]
+    return tf.cast(float32(dy_BTD) + dx, x_BTD.dtype), [*d_norm, d_kernel, d_bias, *d_projection]
 
 
 def _output_gradient(

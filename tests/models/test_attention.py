@@ -35,6 +35,24 @@ def test_output_and_gradient_equal_the_plain_formula(length, smallest, monkeypat
         np.testing.assert_allclose(got, want, atol=3e-5)
 
 
+def test_strips_that_are_written_in_place_are_those_that_are_concatenated(monkeypatch):
+    """In bfloat16, as a TPU's program has them."""
+    monkeypatch.setattr(attention, "MIN_STRIP", 16)
+    generator = np.random.default_rng(0)
+    q, k, v, do = (tf.constant(generator.normal(0, 1, (2, 3, 8, 50)), tf.bfloat16) for _ in range(4))
+
+    def ours(q, k, v, do):
+        o, log = attention.causal_attention(q, k, v)
+        return o, *attention.causal_attention_gradient(do, q, k, v, o, log)
+
+    compiled = tf.function(ours, jit_compile=True)
+    assert "dynamic-update-slice" in compiled.experimental_get_compiler_ir(q, k, v, do)(stage="hlo")
+    in_place = compiled(q, k, v, do)
+    monkeypatch.setattr(attention, "_joined", lambda strips, length: tf.concat(strips, 3))
+    for got, want in zip(in_place, tf.function(ours, jit_compile=True)(q, k, v, do), strict=True):
+        np.testing.assert_array_equal(tf.cast(got, tf.float32), tf.cast(want, tf.float32))
+
+
 def test_large_scores_do_not_overflow():
     q = tf.fill((1, 1, 8, 4), 60.0)
     output, log = attention.causal_attention(q, q, q)
