@@ -84,14 +84,13 @@ def causal_attention(
         [B, H, T].
     """
     length, dtype = q_BHKT.shape[3], q_BHKT.dtype
+    # A second product costs a TPU less than writing the float32 scores to memory and reading them back.
+    (again_BHKT,) = barrier(q_BHKT) if dtype == tf.bfloat16 else [q_BHKT]
     outputs, logs = [], []
     for start, end in _strips(length):
         q, k, v = q_BHKT[..., start:end], k_BHKT[..., :end], v_BHKT[..., :end]
         highest = tf.reduce_max(_scores(q, k, start, 0), -1, keepdims=True)
-        if dtype == tf.bfloat16:
-            # A second product costs a TPU less than writing the float32 scores to memory and reading them back.
-            q, highest = barrier(q, highest)
-        weights = tf.exp(_scores(q, k, start, 0) - highest)
+        weights = tf.exp(_scores(again_BHKT[..., start:end], k, start, 0) - highest)
         total = tf.reduce_sum(weights, -1)
         if dropout is not None:
             weights *= _strip_mask(dropout, weights.shape, start, 0, length)

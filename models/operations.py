@@ -69,8 +69,12 @@ def layer_norm(
     """
     x = float32(x_BTD)
     mean = tf.reduce_mean(x, -1, keepdims=True)
-    # The two-pass variance: the mean of squares minus the squared mean cancels when the mean is large.
-    inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(x - mean), -1, keepdims=True) + LAYER_NORM_EPSILON)
+    if x_BTD.dtype == tf.bfloat16:
+        # One pass. It cancels when the mean is large, but bfloat16 itself has lost more of such values.
+        variance = tf.maximum(tf.reduce_mean(tf.square(x), -1, keepdims=True) - tf.square(mean), 0.0)
+    else:
+        variance = tf.reduce_mean(tf.square(x - mean), -1, keepdims=True)
+    inverse = tf.math.rsqrt(variance + LAYER_NORM_EPSILON)
     return normalized(x_BTD, (mean, inverse), scale_D, bias_D), (mean, inverse)
 
 
