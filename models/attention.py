@@ -55,17 +55,12 @@ def _strip_mask(
     return keep_mask(dropout.seeds, dropout.site, (head * length + query) * length + key, dropout.rate)
 
 
-def _joined(strips: Sequence[tf.Tensor], length: int) -> tf.Tensor:
-    """Returns strips [B, H, K, ...] side by side, [B, H, K, T]."""
-    if strips[0].dtype != tf.bfloat16 or tf.executing_eagerly():
-        return tf.concat(strips, 3)
-    # A TPU writes each strip where it belongs as it computes it; a concatenation would copy them all once more.
-    end = strips[0].shape[3]
-    joined = tf.pad(strips[0], [[0, 0], [0, 0], [0, 0], [0, length - end]])
-    for strip in strips[1:]:
-        joined = gen_xla_ops.xla_dynamic_update_slice(joined, strip, [0, 0, 0, end])
-        end += strip.shape[3]
-    return joined
+def _written(x_BHKT: tf.Tensor, strip_BHKS: tf.Tensor, start: int) -> tf.Tensor:
+    """Returns ``x_BHKT`` with the strip in place of its positions from ``start`` on."""
+    if x_BHKT.dtype == tf.bfloat16 and not tf.executing_eagerly():
+        # A TPU writes each strip where it belongs as it computes it; a concatenation would copy them all once more.
+        return gen_xla_ops.xla_dynamic_update_slice(x_BHKT, strip_BHKS, [0, 0, 0, start])
+    return tf.concat([x_BHKT[..., :start], strip_BHKS, x_BHKT[..., start + strip_BHKS.shape[3] :]], 3)
 
 
 def causal_attention(
@@ -86,7 +81,7 @@ def causal_attention(
     length, dtype = q_BHKT.shape[3], q_BHKT.dtype
     # A second product costs a TPU less than writing the float32 scores to memory and reading them back.
     (again_BHKT,) = barrier(q_BHKT) if dtype == tf.bfloat16 else [q_BHKT]
-    outputs, logs = [], []
+    output, logs = tf.zeros_like(q_BHKT), []
     for start, end in _strips(length):
         q, k, v = q_BHKT[..., start:end], k_BHKT[..., :end], v_BHKT[..., :end]
         highest = tf.reduce_max(_scores(q, k, start, 0), -1, keepdims=True)
@@ -95,9 +90,9 @@ def causal_attention(
         if dropout is not None:
             weights *= _strip_mask(dropout, weights.shape, start, 0, length)
         weighted = tf.einsum("bhqs,bhks->bhkq", tf.cast(weights, dtype), v)
-        outputs.append(tf.cast(float32(weighted) / total[:, :, None], dtype))  # K divisions per query, not S
+        output = _written(output, tf.cast(float32(weighted) / total[:, :, None], dtype), start)  # K divisions, not S
         logs.append(highest[..., 0] + tf.math.log(total))
-    return _joined(outputs, length), tf.concat(logs, 2)
+    return output, tf.concat(logs, 2)
 
 
 def causal_attention_gradient(
@@ -117,9 +112,9 @@ def causal_attention_gradient(
     scale = q_BHKT.shape[2] ** -0.5
     # Σ_s p·dp of every query, without the probabilities: it is do·o, with or without dropout.
     shift_BHT = tf.reduce_sum(float32(do_BHKT) * float32(o_BHKT), 2)
-    dq, dk, dv = [], [], []
-    for start, end in _strips(length):
-        k, v = k_BHKT[..., start:end], v_BHKT[..., start:end]
+    dq, dk_BHKT, dv_BHKT = [], k_BHKT, v_BHKT  # a strip's gradients take the place of its keys and values
+    for start, end in reversed(_strips(length)):
+        k, v = dk_BHKT[..., start:end], dv_BHKT[..., start:end]
         q, do = q_BHKT[..., start:], do_BHKT[..., start:]
         p = tf.exp(_scores(q, k, start, start) - log_BHT[:, :, start:, None])
         dp = tf.einsum("bhkq,bhks->bhqs", float32(do), float32(v))
@@ -130,11 +125,11 @@ def causal_attention_gradient(
             mask = _strip_mask(dropout, p.shape, start, start, length)
             dropped_p, dp = tf.cast(float32(p) * mask, dtype), dp * mask
         ds = tf.cast(float32(p) * (dp - shift_BHT[:, :, start:, None]) * scale, dtype)
-        dk.append(tf.einsum("bhqs,bhkq->bhks", ds, q))
-        dv.append(tf.einsum("bhqs,bhkq->bhks", dropped_p, do))
+        dk_BHKT = _written(dk_BHKT, tf.einsum("bhqs,bhkq->bhks", ds, q), start)
+        dv_BHKT = _written(dv_BHKT, tf.einsum("bhqs,bhkq->bhks", dropped_p, do), start)
         before = [[0, 0], [0, 0], [0, 0], [start, 0]]
         dq.append(tf.pad(float32(tf.einsum("bhqs,bhks->bhkq", ds, k)), before))
-    return tf.cast(tf.add_n(dq), dtype), _joined(dk, length), _joined(dv, length)
+    return tf.cast(tf.add_n(dq[::-1]), dtype), dk_BHKT, dv_BHKT
 
 
 class Attention(NamedTuple):
