@@ -40,6 +40,15 @@ class Adafactor(Optimizer):
     config_class = AdafactorConfig
     config: AdafactorConfig
 
+    @property
+    def scales_by_weights(self) -> bool:
+        """Whether the settings scale by the parameters."""
+        return self.config.scale_by_parameter
+
+    def parameter_scale(self, mean_square: tf.Tensor) -> tf.Tensor:
+        """Returns max(epsilon2, RMS(X))."""
+        return tf.maximum(self.config.epsilon2, tf.sqrt(mean_square))
+
     def scaled_update(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
@@ -56,8 +65,6 @@ class Adafactor(Optimizer):
         if config.clip_threshold is not None:
             rms = tf.sqrt(mean_square(update, variable))
             step_size /= tf.maximum(1.0, rms / config.clip_threshold)
-        if config.scale_by_parameter:
-            step_size *= tf.maximum(config.epsilon2, tf.sqrt(mean_square(weights, variable)))
         update *= step_size
         if not config.beta1:
             return update

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pipeline.optimizers.config import FLOAT32_BYTES, OptimizerConfig, block_shape, decays
 from pipeline.optimizers.schedules import Schedule
-from pipeline.optimizers.sharded_slots import WholeSlot, own_rows, placed
+from pipeline.optimizers.sharded_slots import WholeSlot, own_rows, own_sum_of_squares, placed
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -118,17 +118,33 @@ class Optimizer(keras.optimizers.Optimizer):
         """Returns the step counter and the slots by name, as checkpoints hold them: split ones are whole."""
         return {variable.path: getattr(variable, "whole", variable.value) for variable in self.variables}
 
-    def update(self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable]) -> None:
+    @property
+    def scales_by_weights(self) -> bool:
+        """Whether an update depends on the size of the weights, so that ``update`` may be given their squares."""
+        return False
+
+    def own_squares(self, variables: Sequence[keras.Variable], replica: tf.Tensor, replicas: int) -> tf.Tensor:
+        """Returns a replica's shares of the sums of squares that ``update`` takes, float32 [number of variables]."""
+        with tf.name_scope("update/squares"):
+            return tf.stack([own_sum_of_squares(variable.value, replica, replicas) for variable in variables])
+
+    def update(
+        self,
+        gradients: Sequence[tf.Tensor],
+        variables: Sequence[keras.Variable],
+        squares: tf.Tensor | None = None,
+    ) -> None:
         """Makes one update in the calling replica: every variable and slot, then the step counter.
 
         Args:
             gradients: One per variable, of its shape, already summed over replicas, averaged and clipped.
             variables: The variables given to ``build``, in any order.
+            squares: The sum of each variable's squares, if it is known; otherwise it is computed where it is needed.
         """
         learning_rate = self.learning_rate
-        for gradient, variable in zip(gradients, variables, strict=True):
+        for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
             with tf.name_scope(f"update/{variable.path}"):
-                self.update_step(gradient, variable, learning_rate)
+                self.update_step(gradient, variable, learning_rate, None if squares is None else squares[place])
         self._iterations.assign_add(1)
 
     def update_own_rows(
@@ -162,7 +178,9 @@ class Optimizer(keras.optimizers.Optimizer):
         skipped, *new = tf.cond(usable, apply, lambda: (tf.constant(1.0), *old))
         return skipped, [placed(rows, v.shape, replica, replicas) for rows, v in zip(new, variables, strict=True)]
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+    def update_step(
+        self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, squares: tf.Tensor | None = None
+    ) -> None:
         """Updates one variable and its slots.
 
         Keras's own ``apply`` and ``fit`` call this too, with the tf.Variable in place of the Keras variable.
@@ -172,15 +190,25 @@ class Optimizer(keras.optimizers.Optimizer):
         keras_variable = self._trainable_variables[self._get_variable_index(variable)]
         gradient = tf.cast(gradient, tf.float32)
         weights = tf.cast(tf.convert_to_tensor(variable), tf.float32)
-        variable.assign(self._new_weights(gradient, weights, keras_variable, learning_rate))
+        variable.assign(self._new_weights(gradient, weights, keras_variable, learning_rate, squares))
 
     def _new_weights(
-        self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+        self,
+        gradient: tf.Tensor,
+        weights: tf.Tensor,
+        variable: keras.Variable,
+        learning_rate: tf.Tensor,
+        squares: tf.Tensor | None = None,
     ) -> tf.Tensor:
         learning_rate = tf.cast(learning_rate, tf.float32)
         if (rate := self.config.rate_of(variable.path, variable.shape)) != self.config.learning_rate:
             learning_rate *= rate / self.config.learning_rate
-        change = self.scaled_update(gradient, weights, variable, learning_rate)
+        rate = learning_rate
+        if self.scales_by_weights:
+            rate *= self.parameter_scale(
+                mean_square(weights, variable) if squares is None else squares / real_size(variable)
+            )
+        change = self.scaled_update(gradient, weights, variable, rate)
         if self.config.weight_decay and decays(variable.shape):
             change += learning_rate * self.config.weight_decay * weights
         return weights - change
@@ -192,6 +220,10 @@ class Optimizer(keras.optimizers.Optimizer):
 
         If slots are split, gradient, weights and slots are blocks of rows of the variable.
         """
+        raise NotImplementedError
+
+    def parameter_scale(self, mean_square: tf.Tensor) -> tf.Tensor:
+        """Returns the factor of the learning rate of a variable whose weights have this mean square."""
         raise NotImplementedError
 
     def slots(self, variable: keras.Variable) -> dict[str, keras.Variable]:

@@ -29,6 +29,15 @@ def own_rows(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
     return tf.slice(x, _start(block, replica), block)
 
 
+def own_sum_of_squares(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
+    """Returns a replica's share of the sum of x² over ``x`` [N, ...]: that of its own rows, without padding ``x``."""
+    block = block_shape(x.shape, replicas)
+    first = replica * block[0]
+    start = tf.minimum(first, x.shape[0] - block[0])  # the last blocks begin where a whole block is left
+    rows = tf.reduce_sum(tf.square(tf.slice(x, _start((1, *block[1:]), start), block)), list(range(1, len(block))))
+    return tf.reduce_sum(tf.where(start + tf.range(block[0]) >= first, rows, 0.0))
+
+
 def placed(rows: tf.Tensor, shape: Sequence[int], replica: tf.Tensor, replicas: int) -> tf.Tensor:
     """Returns zeros [N, ...] with a replica's block [C, ...] in its place; must be compiled by XLA."""
     zeros = tf.zeros([replicas * rows.shape[0], *shape[1:]], rows.dtype)

@@ -12,7 +12,7 @@ from pipeline.config.train_config import RESUMABLE_CHANGES
 from pipeline.errors import UserError
 from pipeline.optimizers import sharded_slots
 from pipeline.optimizers.build import build
-from pipeline.optimizers.config import AdamWConfig, MuonConfig, SGDConfig, block_shape
+from pipeline.optimizers.config import AdafactorConfig, AdamWConfig, MuonConfig, SGDConfig, block_shape
 from pipeline.optimizers.schedules import Schedule
 from pipeline.runs.run_directory import RunDirectory, as_json
 from tests.helpers.steps import CONTEXT, SAVED, STEPS, VOCABULARY, mirrored, train
@@ -46,6 +46,27 @@ def on_four(virtual_devices, tmp_path_factory):
     """GPT-2 with split slots on four replicas: what ``train`` returns, and the folder of its checkpoint."""
     folder = tmp_path_factory.mktemp("on_four")
     return train(MODELS["gpt2"], SPLIT, virtual_devices, 1, folder=folder), folder
+
+
+@pytest.mark.parametrize("shape", [(30, 5), (3, 4), (7,), (8, 2, 3)])
+@pytest.mark.parametrize("replicas", [2, 4, 5])
+def test_the_replicas_share_the_sum_of_squares(shape, replicas):
+    """Blocks that end beyond the last row count each row once; a replica without rows counts none."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    shares = [
+        float(sharded_slots.own_sum_of_squares(tf.constant(x), tf.constant(r), replicas)) for r in range(replicas)
+    ]
+    assert sum(shares) == pytest.approx(np.square(x).sum(), rel=1e-6)
+    rows = block_shape(shape, replicas)[0]
+    for replica, share in enumerate(shares):
+        assert share == pytest.approx(np.square(x[replica * rows : (replica + 1) * rows]).sum(), rel=1e-6)
+
+
+def test_adafactors_scale_is_that_of_one_replica(virtual_devices):
+    """Four replicas sum the squares of their rows of the weights; the updates are those of one that sums all."""
+    config = AdafactorConfig(learning_rate=0.05, min_dim_size_to_factor=16)
+    got, want = train(MODELS["gpt2"], config, virtual_devices, 1), train(MODELS["gpt2"], config, virtual_devices[:1], 4)
+    check_equal(got, want, 1e-6)
 
 
 @pytest.mark.parametrize(("name", "replicas", "accumulation"), [("gpt2", 4, 1), ("algpt2", 2, 2)])
