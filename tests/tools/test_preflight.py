@@ -181,9 +181,9 @@ def test_gpt2_small_is_as_lean_as_promised(run_module, cache, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(answer.read_text())
     assert (figures["microbatch"], figures["accumulation"], figures["replicas"]) == (4, 1, 128)
-    assert figures["hbm_traffic_bytes"] <= 21.5e9 and figures["peak_bytes_per_core"] <= 1.9e9
-    assert figures["estimate_source"] == "compiler" and figures["estimate_seconds"] <= 0.084
-    assert figures["cycles_seconds"] <= 0.1145
+    assert figures["hbm_traffic_bytes"] <= 20.7e9 and figures["peak_bytes_per_core"] <= 1.9e9
+    assert figures["estimate_source"] == "compiler" and figures["estimate_seconds"] <= 0.082
+    assert figures["cycles_seconds"] <= 0.110
 
 
 @pytest.mark.slow

@@ -102,9 +102,10 @@ def check_variant(described_strategy, name, directory, variant):
             assert {tuple(copy.shape) for copy in slot.value.values} == {(math.ceil(rows / replicas), *others)}
 
     # One all-reduce a step for each gradient, for the loss and for the token count, whatever the accumulation; with
-    # split slots, one more for each variable's new weights.
+    # split slots, one more for each variable's new weights; for Adafactor's scale, one of all sums of squares.
     shapes = [tuple(variable.shape) for variable in variables]
-    check_all_reduces(training, [(), (), *(2 if split else 1) * shapes], replicas)
+    squares = [(len(variables),)] if optimizer.scales_by_weights else []
+    check_all_reduces(training, [(), (), *squares, *(2 if split else 1) * shapes], replicas)
     check_all_reduces(scoring, [(), ()], replicas)
     for program in (training, scoring):
         check_it_stays_on_the_cores(program)
