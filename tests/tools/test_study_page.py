@@ -81,7 +81,7 @@ def test_the_plots_say_what_they_show(tmp_path):
     assert texts["optimizers"].count("nanogpt") == 3 and texts["optimizers"].count(figures.LOSS) == 1
     assert {"cpython", "context, tokens", "128"} < {*texts["contexts"]} and "256" not in texts["contexts"]
     assert {"learning rate", "nanogpt", "scaled, ALGPT2", "chosen", figures.LOSS} < {*texts["rates"]}
-    assert {"tokens, millions", *CORPORA, "frozen", "train loss, nats per token"} < {*texts["tokens"]}
+    assert {"tokens, millions", *CORPORA, "frozen", "train loss, nats per token, running mean"} < {*texts["tokens"]}
     assert "a seed" not in texts["embeddings"], "one seed has no deviation"
 
 

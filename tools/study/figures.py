@@ -15,6 +15,8 @@ Losses = Mapping[str, float]  # by learning rate
 Seeds = Mapping[int, float]  # losses of a row, by seed
 LOSS = "validation loss, nats per token"
 AXES = {"contexts": "context, tokens"}  # of parts whose rows are named by a number alone
+NEIGHBOURS = 5  # points of a curve, on either side of one, that its running mean takes
+FAR = 1.0  # nats per token above the best at the end: not in the panel of curves
 MEAN, SEED = COLOURS[0], COLOURS[1]
 
 
@@ -119,34 +121,53 @@ def _rates(pyplot: ModuleType, grid: Mapping[str, Losses]) -> Any:
 
 
 def _tokens(pyplot: ModuleType, curves: Mapping[str, Sequence[Sequence[float]]]) -> Any:
-    """Draws the train loss over the tokens, a panel for each corpus and a curve for each optimizer."""
+    """Draws the train loss over the tokens, a panel for each corpus and a curve for each optimizer.
+
+    All see the same batches, whose difficulty moves all curves alike: running means tell them apart. A panel leaves out
+    what is far above the best at the end; its name says so.
+    """
     corpora = list(dict.fromkeys(label.partition(": ")[0] for label in curves))
     if not corpora:
         return None
-    figure, axes = pyplot.subplots(
-        1, len(corpora), figsize=(8, 3.8), sharey=True, sharex=True, squeeze=False, layout="constrained"
-    )
-    names = list(dict.fromkeys(label.partition(": ")[2] for label in curves))
+    figure, axes = pyplot.subplots(1, len(corpora), figsize=(8, 4.2), squeeze=False, layout="constrained")
+    colours = {name: COLOURS[place] for place, name in enumerate(dict.fromkeys(map(_optimizer, curves)))}
+    shown: dict[str, Any] = {}
     for plot, corpus in zip(axes.flat, corpora, strict=True):
-        for label, points in curves.items():
-            if label.startswith(f"{corpus}: "):
-                name = label.partition(": ")[2]
-                shown = name if plot is axes.flat[0] else None
-                tokens, losses = zip(*points, strict=True)
-                plot.plot(
-                    [count / 1e6 for count in tokens],
-                    losses,
-                    color=COLOURS[names.index(name) % len(COLOURS)],
-                    label=shown,
-                )
+        means = {
+            _optimizer(label): _running_mean(points) for label, points in curves.items() if _corpus(label) == corpus
+        }
+        best = min(points[-1][1] for points in means.values())
+        near = {name: points for name, points in means.items() if points[-1][1] < best + FAR}
+        for name, points in means.items():
+            tokens, losses = zip(*points, strict=True)
+            label = name if name in near else f"{name} (above)"
+            line = plot.plot([count / 1e6 for count in tokens], losses, color=colours[name], label=label)[0]
+            shown.setdefault(name, line)
+        late = [loss for points in near.values() for tokens, loss in points if tokens > points[-1][0] / 8]
+        plot.set_ylim(min(late) - 0.05, max(late) + 0.05)  # all begin alike, far above what tells them apart
         plot.set_title(corpus, fontsize="medium", loc="left")
         plot.set_xlabel("tokens, millions")
         _grid(plot, "both")
-    late = [loss for points in curves.values() for tokens, loss in points if tokens > points[-1][0] / 16]
-    axes.flat[0].set_ylim(min(late) - 0.1, max(late))  # all begin alike, far above what tells them apart
-    axes.flat[0].set_ylabel("train loss, nats per token")
-    figure.legend(loc="outside upper center", ncols=len(names), fontsize="small", frameon=False)
+    axes.flat[0].set_ylabel("train loss, nats per token, running mean")
+    figure.legend(handles=[*shown.values()], loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     return figure
+
+
+def _corpus(label: str) -> str:
+    return label.partition(": ")[0]
+
+
+def _optimizer(label: str) -> str:
+    return label.partition(": ")[2]
+
+
+def _running_mean(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Returns the mean of each point's loss and those of its neighbours; at the ends there are fewer."""
+    losses = [loss for _, loss in points]
+    return [
+        (tokens, statistics.mean(losses[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1]))
+        for place, (tokens, _) in enumerate(points)
+    ]
 
 
 def _mean(row: Seeds) -> tuple[float, float]:
