@@ -40,7 +40,7 @@ def made_up_loss(cell):
 
 def write_cell(folder, cell):
     home = folder / "cells" / cell.name
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)  # a cell of a grid can be one of the ablations' too
     steps = [{"step": step, "tokens": 512 * step, "loss": 9 - step / 50} for step in range(1, 201)]
     (home / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     model = {"kind": "GPT2Config" if cell.model == "gpt2" else "ALGPT2Config", "layers": 2, "heads": 2, "width": 128}
