@@ -52,8 +52,8 @@ corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywh
 of each instruction, one after another at the generation's clock. *Attention*: fused kernels or plain TensorFlow ops, as
 `train.attention = 'auto'` chooses; plain rows of v4 and later are from before the kernels, and fused is faster there
 ([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless it says otherwise. What has no row was not compiled.
-Adafactor's rows were compiled with an absolute learning rate. Parameter scaling, now the default, reads the weights
-once more: gpt2-small on v3-128 then takes 22.0 GB and 86 ms, not 21.7 and 85.
+Adafactor's rows of gpt2-small and algpt2-base without rematerialisation are of today's step. The others were compiled
+earlier, with an absolute learning rate, when a step of gpt2-small on a v3-128 took 119 ms of cycles, not 110.
 Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
 Gradients take less than a copy of the weights: the compiler itself shards the update over the replicas where it can
 (Xu et al. 2020, https://arxiv.org/abs/2004.13336), by reduce-scatters in place of all-reduces.
