@@ -203,12 +203,12 @@ class Optimizer(keras.optimizers.Optimizer):
         learning_rate = tf.cast(learning_rate, tf.float32)
         if (rate := self.config.rate_of(variable.path, variable.shape)) != self.config.learning_rate:
             learning_rate *= rate / self.config.learning_rate
-        rate = learning_rate
+        scaled_rate = learning_rate
         if self.scales_by_weights:
-            rate *= self.parameter_scale(
+            scaled_rate *= self.parameter_scale(
                 mean_square(weights, variable) if squares is None else squares / real_size(variable)
             )
-        change = self.scaled_update(gradient, weights, variable, rate)
+        change = self.scaled_update(gradient, weights, variable, scaled_rate)
         if self.config.weight_decay and decays(variable.shape):
             change += learning_rate * self.config.weight_decay * weights
         return weights - change

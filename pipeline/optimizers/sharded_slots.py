@@ -26,7 +26,7 @@ def own_rows(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
     padding = replicas * block[0] - x.shape[0]
     if padding:
         x = tf.pad(x, [[0, padding], *([0, 0] for _ in block[1:])])
-    return tf.slice(x, _start(block, replica), block)
+    return tf.slice(x, _start(replica * block[0], len(block)), block)
 
 
 def own_sum_of_squares(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
@@ -34,18 +34,19 @@ def own_sum_of_squares(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Te
     block = block_shape(x.shape, replicas)
     first = replica * block[0]
     start = tf.minimum(first, x.shape[0] - block[0])  # the last blocks begin where a whole block is left
-    rows = tf.reduce_sum(tf.square(tf.slice(x, _start((1, *block[1:]), start), block)), list(range(1, len(block))))
+    rows = tf.reduce_sum(tf.square(tf.slice(x, _start(start, len(block)), block)), list(range(1, len(block))))
     return tf.reduce_sum(tf.where(start + tf.range(block[0]) >= first, rows, 0.0))
 
 
 def placed(rows: tf.Tensor, shape: Sequence[int], replica: tf.Tensor, replicas: int) -> tf.Tensor:
     """Returns zeros [N, ...] with a replica's block [C, ...] in its place; must be compiled by XLA."""
     zeros = tf.zeros([replicas * rows.shape[0], *shape[1:]], rows.dtype)
-    return gen_xla_ops.xla_dynamic_update_slice(zeros, rows, _start(rows.shape, replica))[: shape[0]]
+    return gen_xla_ops.xla_dynamic_update_slice(zeros, rows, _start(replica * rows.shape[0], len(shape)))[: shape[0]]
 
 
-def _start(block: Sequence[int], replica: tf.Tensor) -> tf.Tensor:
-    return tf.stack([replica * block[0], *([0] * (len(block) - 1))])
+def _start(row: tf.Tensor, axes: int) -> tf.Tensor:
+    """Returns the index at which rows from this one on begin, in an array of so many axes."""
+    return tf.stack([row, *([0] * (axes - 1))])
 
 
 class WholeSlot:

@@ -21,8 +21,8 @@ from pipeline.optimizers.config import AdafactorConfig
 from pipeline.optimizers.schedules import Schedule
 from tests.helpers.made_up_study import BEST, STUDY, all_cells, stored, write_cell, write_data
 from tools.study import running
-from tools.study.cells import CORPORA, Cell, grid
-from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS, OPTIMIZERS, RECIPES
+from tools.study.cells import CORPORA, Cell, grid, parts
+from tools.study.recipes import OPTIMIZERS, RECIPES
 from tools.study.store import Store
 from tools.study.train import FrozenAdafactorConfig, GroupedAdafactorConfig, frozen_adafactor
 from tools.study.tuning import MAX_RATES, chosen, rate_grid, tune
@@ -33,10 +33,11 @@ def test_cells_have_names_of_their_own_and_equal_tokens():
     cells = list(all_cells())
     assert len({cell.name for cell in cells}) == len(cells)
     assert {cell.corpus for cell in cells} == {*CORPORA}
-    for cell in cells:
-        steps = next(text for text in cell.parameters() if "train.steps" in text).rpartition("=")[2]
-        of_ablations = cell.optimizer in ABLATIONS | ALGPT2_ABLATIONS or cell.tokens == STUDY.grid_tokens
-        assert int(steps) * cell.batch * cell.context == (STUDY.grid_tokens if of_ablations else STUDY.tokens)
+    for part, rows in parts(STUDY, BEST).items():
+        for cell in itertools.chain(*rows.values()):
+            steps = next(text for text in cell.parameters() if "train.steps" in text).rpartition("=")[2]
+            tokens = STUDY.grid_tokens if part == "ablations" else STUDY.tokens
+            assert int(steps) * cell.batch * cell.context == tokens
 
 
 @pytest.mark.parametrize(
