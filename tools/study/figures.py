@@ -139,7 +139,7 @@ def _tokens(pyplot: ModuleType, curves: Mapping[str, Sequence[Sequence[float]]])
         best = min(points[-1][1] for points in means.values())
         near = {name: points for name, points in means.items() if points[-1][1] < best + FAR}
         for name, points in means.items():
-            tokens, losses = zip(*points, strict=True)
+            tokens, losses = zip(*points, strict=True) if name in near else ((), ())
             label = name if name in near else f"{name} (above)"
             line = plot.plot([count / 1e6 for count in tokens], losses, color=colours[name], label=label)[0]
             shown.setdefault(name, line)
