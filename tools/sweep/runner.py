@@ -70,6 +70,7 @@ class Runner:
         self._runs: list[_Run] = []
         self._progress = Progress(1.0)
         self._shown = ""
+        self._done_by_others = 0  # jobs, before this worker came to them
         self.stopped = 0  # the signal that ended it before all jobs had ended
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -107,6 +108,8 @@ class Runner:
                 self._say(f"{len(jobs) - rest}/{len(jobs)}  {outcome}  {run.job.label}{remaining}")
             self._show()
             time.sleep(POLL_SECONDS)
+        if jobs and not ended:
+            self._say(f"{self._done_by_others}/{len(jobs)}  done  by other workers, or before")
         return True
 
     def _claim_one(self, left: list[Job], untried: set[str]) -> bool:
@@ -119,8 +122,10 @@ class Runner:
                 left.remove(job)
                 self._runs.append(_Run(job, claim, self._log(job)))
                 return True
-            if (self.ledger.read(job.key) or {}).get("state") in ENDED:
+            state = (self.ledger.read(job.key) or {}).get("state")
+            if state in ENDED:
                 left.remove(job)
+                self._done_by_others += state == DONE
         return False
 
     def _outcome(self, run: _Run) -> str | None:

@@ -95,6 +95,15 @@ def test_a_signal_that_came_too_late_to_stop_anything_is_none(started, tmp_path,
     assert runner.stopped == number and [runner.ledger.read(cell.key) is None for cell in others] == [False, True]
 
 
+def test_a_worker_that_finds_all_done_says_so(started, tmp_path, capsys):
+    runner = runners.Runner([], Ledger(str(tmp_path / "ledger")), str(tmp_path))
+    cells = [dataclasses.replace(CELL, key=key) for key in ("first", "second", "third")]
+    for cell, state in zip(cells, (DONE, FAILED, DONE), strict=True):
+        runner.ledger.end(runner.ledger.claim(cell.key, {}), state)
+    runner.run(cells)
+    assert not started and "2/3  done  by other workers, or before" in capsys.readouterr().out
+
+
 def test_some_run_at_a_time_and_all_are_told_to_stop(started, tmp_path):
     runner = runners.Runner([], Ledger(str(tmp_path / "ledger")), str(tmp_path), parallel=2)
     ended = threading.Event()
