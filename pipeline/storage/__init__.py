@@ -9,6 +9,7 @@ from pipeline.storage.write import (
     partial_file,
     publish,
     publish_bytes,
+    remove_partial,
     replace_bytes,
     sync,
     sync_path,

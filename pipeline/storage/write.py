@@ -36,6 +36,13 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def remove_partial(folder: str) -> None:
+    """Removes from a local folder what processes that were killed had not finished writing."""
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        if entry.name.startswith(PARTIAL):
+            shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
+
+
 @contextlib.contextmanager
 def partial_file(directory: str) -> Iterator[Any]:
     """Opens a temporary file beside its destination; it is deleted unless it was renamed or linked meanwhile.

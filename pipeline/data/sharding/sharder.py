@@ -5,7 +5,6 @@ are a function of corpus, tokenizer and settings alone.
 """
 
 import dataclasses
-import glob
 import os
 import sys
 import tempfile
@@ -101,8 +100,7 @@ class Sharder:
         each = int(WORK_BYTES * self._corpus.text_bytes)  # the shards are as large as the run files
         storage.check_space({path: each for path in (self._work_dir, self._output) if not storage.is_remote(path)})
         journal = Journal(self._work_dir, self._plan)
-        for path in glob.glob(os.path.join(glob.escape(self._output), storage.PARTIAL + "*")):  # a kill left it
-            os.unlink(path)
+        storage.remove_partial(self._output)  # a kill left it
         try:
             self._encode(journal)
             merged = self.job.merge(journal.units())
@@ -111,6 +109,7 @@ class Sharder:
             if isinstance(error, UserError) and not isinstance(error, UnavailableError):
                 journal.remove()  # the same command would fail again: leave nothing half-written
             journal.close()
+            storage.remove_partial(self._output)  # of a worker that was stopped because another one failed
             raise
         journal.remove()
         return manifest

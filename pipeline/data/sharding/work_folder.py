@@ -43,11 +43,9 @@ class Journal:
         except OSError as error:
             raise UserError(f"another process is writing this data set: its lock is {folder}/lock") from error
         self._check_plan(plan)
+        storage.remove_partial(folder)  # a kill left it
         for name in sorted(os.listdir(folder)):  # a unit that a power cut left broken is done again
-            broken = name.startswith("unit-") and not sorted_runs.is_whole(self.path(name))
-            if name.startswith(storage.PARTIAL) and os.path.isdir(self.path(name)):  # of a killed worker on Beam
-                shutil.rmtree(self.path(name))
-            elif name.startswith(storage.PARTIAL) or broken:
+            if name.startswith("unit-") and not sorted_runs.is_whole(self.path(name)):
                 os.unlink(self.path(name))
 
     def _check_plan(self, plan: Mapping[str, Any]) -> None:
@@ -96,8 +94,9 @@ class Journal:
             return None
 
     def close(self) -> None:
-        """Releases the lock and keeps the folder."""
+        """Releases the lock and keeps the folder, without what workers that are gone had not finished writing."""
         sorted_runs.close_all()
+        storage.remove_partial(self.folder)
         self._lock.close()
 
     def remove(self) -> None:

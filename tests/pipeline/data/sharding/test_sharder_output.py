@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from pipeline.data.sharding.work_folder import Journal
 from pipeline.errors import UserError
 from tests.helpers.hostile import NAMES
 from tests.helpers.sharding import REAL_LIMITS
@@ -193,6 +194,17 @@ def test_a_full_disk_is_one_line_and_commits_nothing(
     shard(source, output, limits=REAL_LIMITS, name="t", shards=2)
     shard(source, tmp_path / "whole", name="t", shards=2)
     assert digests(output) == digests(tmp_path / "whole")
+
+
+def test_a_worker_that_was_stopped_leaves_nothing_half_written(tmp_path):
+    """Another one failed, so it was stopped while it wrote: files on this machine, folders on Beam."""
+    journal = Journal(str(tmp_path / "work"), {"name": "t"})
+    (tmp_path / "work" / ".partial-1").write_bytes(b"half")
+    (tmp_path / "work" / ".partial-2").mkdir()
+    (tmp_path / "work" / ".partial-2" / "half").write_bytes(b"half")
+    journal.note("train-00000", {"records": 1})
+    journal.close()
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["lock", "plan.json", "train-00000.json"]
 
 
 @pytest.mark.parametrize(
