@@ -1,9 +1,11 @@
-"""Score a trained model on a part of a data set, a text or a benchmark's file, and state the protocol of every figure.
+r"""Scores a trained model on a part of a data set, a text or a benchmark's file; every figure comes with its protocol.
 
-    python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] [--tpu=v3-8]
-    python -m pipeline.evaluate --run_dir=… --text=FILE [--benchmark=wikitext] [--stride=N] [--context=N]
+    python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] \
+        [--tpu=v3-8]
+    python -m pipeline.evaluate --run_dir=… --text=FILE \
+        [--benchmark=wikitext] [--stride=N] [--context=N] [--tpu=v3-8]
 
-Both are printed as JSON and kept in the run directory, whose report.html is written again with them.
+Figures and protocols are printed as JSON and kept in the run directory, whose report.html is written again with them.
 """
 
 import hashlib
@@ -113,7 +115,7 @@ def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, f
 def define_flags() -> None:
     """Defines the flags."""
     names = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
-    cli.define_path("run_dir", None, "The run whose newest checkpoint is scored.")
+    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is scored, or else its newest.")
     cli.define_tpu_flag("Where it runs: a slice, a Cloud TPU's name or address, local, virtual-N; default here.")
     cli.define_path("data", None, "A directory of shards with a manifest.")
     flags.DEFINE_string("part", "validation", "Which part of --data.")

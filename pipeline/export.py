@@ -1,4 +1,4 @@
-"""Write a trained model where other programs read it.
+"""Writes a trained model in a form that other programs read.
 
     python -m pipeline.export --run_dir=… --format=FORMAT --output=DIRECTORY
 
@@ -99,7 +99,7 @@ def _write(run: Any, form: str, directory: pathlib.Path) -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run whose newest checkpoint is written.")
+    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is written, or else its newest.")
     flags.DEFINE_string("format", "huggingface", f"One of {', '.join(FORMATS)}.")
     cli.define_path("output", None, "A new directory.")
 

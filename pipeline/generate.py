@@ -1,8 +1,11 @@
-"""Continue prompts with a trained model: one prompt, a file's in one batch, or line by line on a terminal.
+r"""Continues prompts with a trained model: one prompt, a file's in one batch, or line by line on a terminal.
 
-python -m pipeline.generate --run_dir=… --prompt='…' [--max_tokens=100] [--temperature=0.8] [--top_k=40] [--top_p=1]
-python -m pipeline.generate --run_dir=… --prompts_file=FILE      # one prompt per line
-python -m pipeline.generate --run_dir=… --interactive            # type a prompt, end with an empty line
+    python -m pipeline.generate --run_dir=… --prompt='…' [--max_tokens=100] \
+        [--temperature=0.8] [--top_k=40] [--top_p=1]
+    python -m pipeline.generate --run_dir=… --prompts_file=FILE
+    python -m pipeline.generate --run_dir=… --interactive
+
+With --interactive, an empty line ends the session.
 """
 
 import sys
@@ -92,7 +95,7 @@ def _typed() -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
+    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is used, or else its newest.")
     flags.DEFINE_string("prompt", None, "Text to continue.")
     cli.define_path("prompts_file", None, "Texts to continue, one per line, in one batch.")
     flags.DEFINE_bool("interactive", False, "Read prompts from standard input, until an empty line.")

@@ -1,6 +1,7 @@
-"""Tokenizes a corpus into committed TFRecord shards.
+r"""Tokenizes a corpus into committed TFRecord shards.
 
-    python -m pipeline.shard --gin_file=datasets/wikitext-2.gin --source=wikitext-2-raw --output=data/wikitext-2
+    python -m pipeline.shard --gin_file=datasets/wikitext-2.gin \
+        --source=wikitext-2-raw --output=data/wikitext-2
 
 Repeating the command continues where it stopped, and says so when nothing is left to do. With --runner the
 units run on Apache Beam, with the same bytes (docs/beam.md).

@@ -1,6 +1,7 @@
-"""Trains a byte-level BPE vocabulary on a corpus and writes it as a tokenizer.json.
+r"""Trains a byte-level BPE vocabulary on a corpus and writes it as a tokenizer.json.
 
-    python -m pipeline.tokenizer --gin_file=datasets/cpython.gin --size=8192 --output=data/tokenizers/cpython-8192.json
+    python -m pipeline.tokenizer --gin_file=datasets/cpython.gin --size=8192 \
+        --output=data/tokenizers/cpython-8192.json
 
 The same corpus and size give the same bytes.
 """

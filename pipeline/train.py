@@ -1,6 +1,10 @@
-"""Train a language model from shards, or print what such a run would be.
+r"""Trains a language model from shards, or prints what such a run would be.
 
-python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://… [--dry_run]
+    python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 \
+        --data=gs://… --run_dir=gs://… [--dry_run]
+
+Repeated, the command continues from the newest checkpoint. Exit code 0: done, or stopped by a signal and saved; 1: the
+work failed; 2: wrong input, nothing written; 75: a worker went away, or this VM is about to: start it again.
 """
 
 import sys

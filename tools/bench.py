@@ -1,7 +1,10 @@
-"""Benchmarks: ratios against the usual tools, measured in one run on this machine.
+r"""Benchmarks: ratios against the usual tools, measured in one run on this machine.
 
-python -m tools.bench [--only=shard,archives,read,step,evaluate,accumulation,generate] [--json=FILE] [--page=FILE.md]
-python -m tools.bench --only=recipe  # takes an hour and a half, so it is run only where it is named
+    python -m tools.bench [--json=FILE] [--page=FILE.md] \
+        [--only=shard,archives,read,step,evaluate,accumulation,generate]
+    python -m tools.bench --only=recipe
+
+Without --only all run but recipe, which takes an hour and a half.
 """
 
 import importlib

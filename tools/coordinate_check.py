@@ -1,14 +1,15 @@
-"""Shows how the size of activations changes with the width of a model, at the start and after some updates.
+r"""Shows how the size of activations changes with the width of a model, at the start and after some updates.
 
-    python -m tools.coordinate_check --gin_file=quickstart.gin --data=data/quickstart [--widths=128,256,512] [--steps=4]
+    python -m tools.coordinate_check --gin_file=quickstart.gin \
+        --data=data/quickstart [--widths=128,256,512] [--steps=4]
 
 Trains the model of the gin files at each width, its heads as wide as they say, for a few updates at the peak learning
 rate, on the same batches. A learning rate carries over from a narrow model to a wide one if no part's change grows with
 the width or vanishes (Yang et al., "Tensor Programs V", 2022, https://arxiv.org/abs/2203.03466, appendix D.1). An
 exponent p says that the size is proportional to width ** p; above 0.25, the part limits the rate of wider models.
-
-Shapes: B batch, T context, D width.
 """
+
+# Shapes: B batch, T context, D width.
 
 import dataclasses
 import math

@@ -1,6 +1,7 @@
-"""Checks this machine before a run: one line per check, ok, warning or fault, and what to do about it.
+r"""Checks this machine before a run: one line per check, ok, warning or fault, and what to do about it.
 
-    python -m tools.doctor [--path=runs] [--bucket=gs://BUCKET/FOLDER] [--zone=us-central1-a]
+    python -m tools.doctor [--path=runs] [--bucket=gs://BUCKET/FOLDER] \
+        [--zone=us-central1-a]
 
 Exit code 1 if there is a fault. No check waits longer than a few seconds for another machine.
 """

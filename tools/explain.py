@@ -1,7 +1,7 @@
 """Lists what gin can configure: each setting with its type, its default or "required", its unit and its meaning.
 
-    python -m tools.explain                                # every surface, one line each
-    python -m tools.explain Adafactor                      # one surface, setting by setting
+    python -m tools.explain                    # every surface, one line each
+    python -m tools.explain Adafactor          # one surface, setting by setting
     python -m tools.explain --gin_file=gpt2.gin train.steps
 
 With --gin_file each setting is also shown with its value in that file and the line that sets it.

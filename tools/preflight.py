@@ -1,6 +1,7 @@
-"""Compiles the exact step that would run, for the exact slice, with the real TPU compiler; no TPU is needed.
+r"""Compiles the exact step that would run, for the exact slice, with the real TPU compiler; no TPU is needed.
 
-    python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 [--search | --schedule] [--json=FILE]
+    python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 \
+        [--search | --schedule] [--json=FILE]
 
 Prints whether it fits, where the memory goes, FLOPs, HBM traffic and a bound of the step's time. Exit code 1 when it
 does not fit. Needs requirements-preflight.txt (jax and libtpu), and one to nine minutes per program.

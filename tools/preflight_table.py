@@ -1,6 +1,7 @@
-"""Writes the preflight of every model on the usual slices as a table: what fits, at which microbatch, how fast at best.
+r"""Writes the preflight of every model on the usual slices as a table: what fits, at which microbatch, how fast.
 
-    python -m tools.preflight_table --output=docs/preflight.md --readme=README.md --pods=docs/pods.md
+    python -m tools.preflight_table --output=docs/preflight.md \
+        --readme=README.md --pods=docs/pods.md
 
 A program takes the compiler one to nine minutes, and there are 528. Programs that are compiled already are read from
 the cache, so an interrupted table continues where it stopped; --missing keeps the rows that the output has, so that

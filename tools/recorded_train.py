@@ -1,6 +1,7 @@
-"""Runs pipeline.train, records a hash of every row of tokens that it reads, and can kill the process at a step.
+r"""Runs pipeline.train, records a hash of every row of tokens that it reads, and can kill the process at a step.
 
-    python -m tools.recorded_train --rows_file=FILE [--kill_at=STEP] <flags of pipeline.train>
+    python -m tools.recorded_train --rows_file=FILE [--kill_at=STEP] \
+        <flags of pipeline.train>
 
 For tools.resume_proof and the tests. Elements are numbered as they leave the input pipeline, from the step that the run
 says it starts at, so a start that is off by one shows, whatever index the elements themselves carry.

@@ -1,6 +1,7 @@
-"""Proves that a run which was killed and resumed equals the unbroken one, on this topology and on others.
+r"""Proves that a run which was killed and resumed equals the unbroken one, on this topology and on others.
 
-    python -m tools.resume_proof --gin_file=quickstart.gin --data=… [--steps=6] [--more=6] [--tpu=virtual-2]
+    python -m tools.resume_proof --gin_file=quickstart.gin --data=… \
+        [--steps=6] [--more=6] [--tpu=virtual-2]
 
 Trains steps + more unbroken. Trains again, kills that run with SIGKILL amid the second part, and resumes three copies
 of its directory: on the same topology, on another number of replicas, and with another accumulation. Compares, step by

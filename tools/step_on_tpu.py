@@ -1,7 +1,7 @@
 """Writes where a step's time goes on each generation of TPU, by the schedule that its compiler made; no TPU is needed.
 
-    python -m tools.step_on_tpu --slices=v5e-8,v6e-8      # some minutes a slice
-    python -m tools.step_on_tpu --slices=                 # writes the page from what is measured
+    python -m tools.step_on_tpu --slices=v5e-8,v6e-8   # some minutes a slice
+    python -m tools.step_on_tpu --slices=              # only the page
 
 What is measured stands beside the page, as JSON; slices that are not chosen keep their figures, as do those of plain
 attention (--gin_param="train.attention='plain'") when the fused kernels are measured, and the other way round. If

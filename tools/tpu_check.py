@@ -1,11 +1,12 @@
 """Checks every op of the step against the TPU's own kernels, with the TPU build of TensorFlow, without a TPU.
 
-    python -m tools.tpu_check            # make tpu-check; the environment is built on first use, a gigabyte
+    python -m tools.tpu_check            # make tpu-check
 
 TensorFlow's TPU wheel lowers a function for the platform "TPU" on any machine, and refuses ops for which the TPU has no
 kernel ("No registered 'AsString' OpKernel for XLA_TPU_JIT"). The attention kernels, which it does not look into, are
 compiled by that environment's jax and libtpu for each generation. It cannot share an environment with the other wheels,
-so this command builds another under build/. Weights go in as arguments: functions that hold variables are refused.
+so this command builds another under build/, a gigabyte, at its first run. Weights go in as arguments: functions that
+hold variables are refused.
 """
 
 import os

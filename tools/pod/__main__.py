@@ -1,7 +1,9 @@
-"""A TPU slice at Google Cloud, from the grant to the first step: creates it, sets it up, trains on it, watches it.
+r"""A TPU slice at Google Cloud, from the grant to the first step: creates it, sets it up, trains on it, watches it.
 
-    python -m tools.pod create|setup|run|status|logs|stop|restart|delete --name=NAME --tpu=SLICE --zone=ZONE
-    python -m tools.pod run --name=NAME --tpu=SLICE --zone=ZONE -- --gin_file=… --data=gs://… --run_dir=gs://…
+    python -m tools.pod create|setup|run|status|logs|stop|restart|delete \
+        --name=NAME --tpu=SLICE --zone=ZONE
+    python -m tools.pod run --name=NAME --tpu=SLICE --zone=ZONE -- \
+        --gin_file=… --data=gs://… --run_dir=gs://…
 
 It runs gcloud, as its user would; --print prints those commands instead. docs/pods.md leads through all of it.
 """
@@ -87,7 +89,7 @@ def _request() -> Request:
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("name", None, "The slice's name, which its queued resource and its TPU have.")
-    cli.define_tpu_flag("A slice of gin/slices, such as v3-8, pod-128 or v5e-16.")
+    cli.define_tpu_flag("A slice, such as v3-8, pod-128 (a v3-128) or v5e-16.")
     flags.DEFINE_string("zone", None, "Its zone, such as europe-west4-a.")
     flags.DEFINE_bool("unlisted_zone", False, "Take the zone although no page of Google's lists it for this slice.")
     flags.DEFINE_string("project", None, "Its project; default: that of gcloud's configuration.")

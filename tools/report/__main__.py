@@ -1,6 +1,7 @@
-"""Writes one HTML page about a run, about several to compare them, or about a sweep; it needs no network to be read.
+r"""Writes one HTML page about a run, about several to compare them, or about a sweep; it needs no network to be read.
 
-    python -m tools.report --run_dir=runs/a [--run_dir=runs/b …] --output=report.html [--png] [--svg]
+    python -m tools.report --run_dir=runs/a [--run_dir=runs/b …] \
+        --output=report.html [--png] [--svg]
     python -m tools.report --run_dir=runs/sweep --output=sweep.html
 
 A run that ends writes this page into its own directory, as ``report.html``. Long curves are thinned: of each stretch of

@@ -1,14 +1,14 @@
 """Serves a page to try a trained model on, and its JSON endpoints, on this machine only.
 
-    python -m tools.serve --run_dir=… [--port=8000]        # needs requirements-serve.txt
+    python -m tools.serve --run_dir=… [--port=8000]
 
-    POST /generate  {"prompt": "…", "max_tokens": 100, "temperature": 1, "top_k": 0,
-                     "top_p": 1, "seed": 0, "stream": false}
+    POST /generate  {"prompt": "…", "max_tokens": 100, "temperature": 1,
+                     "top_k": 0, "top_p": 1, "seed": 0, "stream": false}
     POST /score     {"text": "…"} → tokens, negative_log_likelihood (nats),
                                     perplexity
 
 With "stream" the answer comes as server-sent events, one per token. Other machines can reach it only if --host says so;
-there is no encryption and no password.
+there is no encryption and no password. Needs requirements-serve.txt.
 """
 
 import socket
@@ -66,7 +66,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run whose newest checkpoint is used.")
+    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is used, or else its newest.")
     flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; any other than 127.0.0.1 is reachable.")
     flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_multi_string("allow_host", [], "Another name by which requests may call this server.")

@@ -1,7 +1,9 @@
-"""Runs the study cell by cell and writes its page. If killed, the same command continues with the missing cells.
+r"""Runs the study cell by cell and writes its page. If killed, the same command continues with the missing cells.
 
-    make study KERNEL=linux-doc/html/_sources WIKITEXT='wikitext-2-raw/wiki.*.raw'
-    python -m tools.study.run --kernel=DIRECTORY --wikitext=GLOB [--run_dir=runs/study] [--page=docs/study.md]
+    make study KERNEL=linux-doc/html/_sources \
+        WIKITEXT='wikitext-2-raw/wiki.*.raw'
+    python -m tools.study.run --kernel=DIRECTORY --wikitext=GLOB \
+        [--run_dir=runs/study] [--page=docs/study.md]
 
 Results stand beside the page, as JSON, and what it holds is not run again. The first seed of all cells runs first. The
 corpora: CPython's documentation and library come with Python; the documentation of the Linux kernel is Debian's package

@@ -1,6 +1,7 @@
-"""Trains one cell of the study: ``pipeline.train`` with two more optimizers, which only a study has a use for.
+r"""Trains one cell of the study: ``pipeline.train`` with two more optimizers, which only a study has a use for.
 
-    python -m tools.study.train --gin_file=study.gin --gin_param=… --data=… --run_dir=…
+    python -m tools.study.train --gin_file=study.gin --gin_param=… \
+        --data=… --run_dir=…
 
 The study's TensorFlow version of Adafactor computed beta2 = 1 - t ** -0.8 once, in the constructor, where t is 1: its
 decay stayed at 0. So the second moment was never a running mean: every update was normalised by its own gradient alone.

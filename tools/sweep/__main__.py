@@ -1,8 +1,10 @@
 r"""Runs a sweep: every combination of lists, samples, grids and seeds, each trained once to its end.
 
-    python -m tools.sweep --gin_file=algpt2.gin --data=… --run_dir=runs/sweep --seeds=3 \
-        --grid='Adafactor.learning_rate=[1e-3,3e-4]' --grid='model=[algpt2,gpt2]'
-    python -m tools.sweep … --random=20 --sample='Adafactor.learning_rate=log(1e-4,1e-2)' --worker=0/4
+    python -m tools.sweep --gin_file=algpt2.gin --data=… \
+        --run_dir=runs/sweep --seeds=3 --grid='model=[algpt2,gpt2]' \
+        --grid='Adafactor.learning_rate=[8e-2,4e-2,2e-2]'
+    python -m tools.sweep … --random=20 --worker=0/4 \
+        --sample='Adafactor.learning_rate=log(1e-2,1e-1)'
     python -m tools.sweep --run_dir=runs/sweep --table
 
 The same command continues where it was stopped: finished cells are skipped, unfinished ones resume. Ends with a table,

@@ -1,6 +1,7 @@
-"""Measures whether the best learning rate of a narrow model is that of a wide one, and writes the page about it.
+r"""Measures whether the best learning rate of a narrow model is that of a wide one, and writes the page about it.
 
-    python -m tools.transfer [--output=docs/transfer.md] [--run_dir=runs/transfer] [--norun]
+    python -m tools.transfer [--output=docs/transfer.md] \
+        [--run_dir=runs/transfer] [--norun]
 
 Trains small GPT-2s at several learning rates, on CPython's documentation and library: of several widths, with and
 without ``Adafactor.base_width``, of several depths, with larger batches, and on more tokens. Losses are stored beside

@@ -1,6 +1,7 @@
-"""GPT-2's training step in JAX, compiled for a TPU slice and measured as our step is; no TPU is needed.
+r"""GPT-2's training step in JAX, compiled for a TPU slice and measured as our step is; no TPU is needed.
 
-    python -m tools.benchmarks.jax_step --slice=v5e-16 --attention=splash --json=docs/step_in_jax.json
+    python -m tools.benchmarks.jax_step --slice=v5e-16 --attention=splash \
+        --json=docs/step_in_jax.json
 
 gpt2.py is the step: 124M parameters, 4 sequences of 1,024 tokens a core. Attention is JAX's splash kernel, or plain
 (jax.nn.dot_product_attention). The JSON file keeps what it holds of other slices and of the other attention;
