@@ -90,7 +90,7 @@ bench: $(VENV)/.dev  ## ratios against the usual tools, measured in one run
 preflight-table: $(VENV)/.dev  ## docs/preflight.md: what fits which slice, by the real TPU compiler (hours)
 	$(RUN) -m tools.preflight_table --output=docs/preflight.md --readme=README.md --pods=docs/pods.md
 
-study: $(VENV)/.runtime  ## docs/study.md: the 2020 study re-run small, from KERNEL=…/_sources WIKITEXT='…/wiki.*.raw' (about 6 hours)
+study: $(VENV)/.runtime  ## docs/study.md: the 2020 study re-run small, from KERNEL=…/_sources WIKITEXT='…/wiki.*.raw' (about 9 hours)
 	$(INSTALL) -r requirements-plots.txt
 	$(RUN) -m tools.study.run --run_dir=runs/study --page=docs/study.md $(if $(KERNEL),--kernel='$(KERNEL)') $(if $(WIKITEXT),--wikitext='$(WIKITEXT)')
 
