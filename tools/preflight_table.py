@@ -49,10 +49,10 @@ context 1,024, without accumulation, compiled by libtpu for the slice, with its 
 4, 2 and 1 sequences per core that fits. *Peak*: peak HBM per core; "needs" where nothing fits, at one sequence,
 and "needs over" where weights and slots alone are more than the core has (these are not compiled). *Bound*: the
 roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, every op at its own roofline,
-corrected for loops; "-" where it cannot be true, which on v4 and v5e is everywhere. *Cycles*: what the compiler expects
+corrected for loops; "-" where it cannot be true, as everywhere on v4, v5e and v6e. *Cycles*: what the compiler expects
 of each instruction, one after another at the generation's clock. *Attention*: fused kernels or plain TensorFlow ops, as
 `train.attention = 'auto'` chooses; plain rows of v4 and later are from before the kernels, and fused is faster there
-([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless it says otherwise. What has no row was not compiled.
+([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless a row says otherwise. What has no row was not compiled.
 Adafactor's rows of gpt2-small and algpt2-base without rematerialisation are of today's step. The others were compiled
 earlier, with an absolute learning rate, when a step of gpt2-small on a v3-128 took 119 ms of cycles, not 110.
 Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
