@@ -37,31 +37,31 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt r
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
-setup-beam: build/beam/.ready  ## build/beam: an environment with Apache Beam, for pipeline.shard --runner
+setup-beam: build/beam/.ready  ## build/beam: an environment with Apache Beam (docs/beam.md)
 
 build/beam/.ready: requirements-beam.txt
 	$(PYTHON) -m venv build/beam
 	build/beam/bin/python $(PIP) -r requirements-beam.txt
 	@touch $@
 
-test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local engine's; make test skips these without it
+test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local engine's
 	$(RUN) -m pytest tests/pipeline/data/sharding/test_beam.py
 
-test-pythons: $(VENV)/.dev  ## what users install and run, on each of PYTHONS (default python3.12 python3.13); minutes
+test-pythons: $(VENV)/.dev  ## what users run, on PYTHONS (python3.12 python3.13); minutes
 	TEST_PYTHONS="$(PYTHONS)" $(RUN) -m pytest tests/test_pythons.py
 
-test-cluster: $(VENV)/.dev  ## the host loop over 2, 4 and 16 TensorFlow servers, one lost in each phase; minutes
+test-cluster: $(VENV)/.dev  ## training on TensorFlow servers, one lost in each phase; minutes
 	TEST_CLUSTER=1 $(RUN) -m pytest tests/pipeline/training/test_cluster.py
 
 tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on the embedded corpus
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192
 
-shards: $(VENV)/.runtime  ## shards of DATASET (default cpython) from SOURCE in OUTPUT
+shards: $(VENV)/.runtime  ## shards of DATASET (default cpython), from SOURCE into OUTPUT
 	$(RUN) -m pipeline.shard --gin_file=datasets/$(DATASET).gin --output="$(OUTPUT)" \
 	  $(if $(SOURCE),--source="$(SOURCE)") $(if $(WORKERS),--workers=$(WORKERS)) \
 	  $(if $(TOKENIZER),--gin_param=shard.tokenizer=$(TOKENIZER))
 
-quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained and evaluated ALGPT2, in a few minutes
+quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained ALGPT2, in a few minutes
 	$(RUN) -m tools.quickstart
 
 # Three at a time on two cores: some tests wait for processes and for the network of this machine.
@@ -69,7 +69,7 @@ test: $(VENV)/.dev  ## all tests, a quarter of an hour on two cores
 	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)
 
 quick: TESTS = --quick -q -rfE
-quick: lint types test  ## format, lint, types, and the tests that neither import TensorFlow nor start a process: a minute
+quick: lint types test  ## format, lint, types, tests that need no TensorFlow; a minute
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -87,19 +87,19 @@ format: $(VENV)/.dev  ## rewrite the files as ruff formats them
 bench: $(VENV)/.dev  ## ratios against the usual tools, measured in one run
 	$(RUN) -m tools.bench
 
-preflight-table: $(VENV)/.dev  ## docs/preflight.md: what fits which slice, by the real TPU compiler (hours)
+preflight-table: $(VENV)/.dev  ## docs/preflight.md, by the real TPU compiler; hours
 	$(RUN) -m tools.preflight_table --output=docs/preflight.md --readme=README.md --pods=docs/pods.md
 
-study: $(VENV)/.runtime  ## docs/study.md: the 2020 study re-run small, from KERNEL=…/_sources WIKITEXT='…/wiki.*.raw' (about 9 hours)
+study: $(VENV)/.runtime  ## docs/study.md, from KERNEL=FOLDER and WIKITEXT=GLOB; 9 hours
 	$(INSTALL) -r requirements-plots.txt
 	$(RUN) -m tools.study.run --run_dir=runs/study --page=docs/study.md $(if $(KERNEL),--kernel='$(KERNEL)') $(if $(WIKITEXT),--wikitext='$(WIKITEXT)')
 
-docs: $(VENV)/.runtime  ## the pages as a site, in build/site; a link that leads nowhere is an error
+docs: $(VENV)/.runtime  ## the pages as a site, in build/site; a dead link is an error
 	$(INSTALL) -r requirements-docs.txt
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
 	@echo "wrote build/site/index.html"
 
-tpu-check: $(VENV)/.runtime  ## the step's ops against the TPU's own kernels, in an environment under build/
+tpu-check: $(VENV)/.runtime  ## the step's ops against the TPU's own kernels; two minutes
 	$(RUN) -m tools.tpu_check
 
 clean:  ## remove .venv and caches; data/ and runs/ stay

@@ -1,6 +1,6 @@
 r"""Trains a language model from shards, or prints what such a run would be.
 
-    python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 \
+    python -m pipeline.train --gin_file=algpt2.gin --tpu=v3-8 \
         --data=gs://… --run_dir=gs://… [--dry_run]
 
 Repeated, the command continues from the newest checkpoint. Exit code 0: done, or stopped by a signal and saved; 1: the

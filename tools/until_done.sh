@@ -1,7 +1,7 @@
 #!/bin/sh
 # Restarts a command as long as it ends because a machine went away: with code 75, or killed by a signal (above 128).
 #
-#     tools/until_done.sh python -m pipeline.train --gin_file=algpt2.gin --tpu=pod-128 --data=gs://… --run_dir=gs://…
+#     tools/until_done.sh python -m pipeline.train --gin_file=algpt2.gin --tpu=v3-8 --data=gs://… --run_dir=gs://…
 #
 # Ends with the command's code otherwise: 0 done (or stopped by SIGTERM, its state saved), 1 failed, 2 wrong input.
 # RESTART_SECONDS (30) is the pause before each new start. SIGTERM, SIGINT, SIGHUP (a lost session) and SIGUSR1 (SLURM's
