@@ -53,7 +53,7 @@ test-pythons: $(VENV)/.dev  ## what users run, on PYTHONS (python3.12 python3.13
 test-cluster: $(VENV)/.dev  ## training on TensorFlow servers, one lost in each phase; minutes
 	TEST_CLUSTER=1 $(RUN) -m pytest tests/pipeline/training/test_cluster.py
 
-tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, trained on the embedded corpus
+tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, from the embedded corpus
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192
 
 shards: $(VENV)/.runtime  ## shards of DATASET (default cpython), from SOURCE into OUTPUT

@@ -38,7 +38,7 @@ MICROBATCH = 4
 HEAD = """# The step on each TPU
 
 Written by `python -m tools.step_on_tpu`: the training step of {model},
-{microbatch} sequences of {context} tokens a core, compiled by libtpu {libtpu} for each slice, without a TPU.
+{microbatch} sequences of {context} tokens per core, compiled by libtpu {libtpu} for each slice, without a TPU.
 `python -m tools.preflight --schedule` prints the same for any run and slice.
 
 *Schedule*: the compiler turns each fusion, and each Mosaic kernel, into bundles of instructions for all units of a

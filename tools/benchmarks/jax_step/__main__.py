@@ -3,7 +3,7 @@ r"""GPT-2's training step in JAX, compiled for a TPU slice and measured as our s
     python -m tools.benchmarks.jax_step --slice=v5e-16 --attention=splash \
         --json=docs/step_in_jax.json
 
-gpt2.py is the step: 124M parameters, 4 sequences of 1,024 tokens a core. Attention is JAX's splash kernel, or plain
+gpt2.py is the step: 124M parameters, 4 sequences of 1,024 tokens per core. Attention is JAX's splash kernel, or plain
 (jax.nn.dot_product_attention). The JSON file keeps what it holds of other slices and of the other attention;
 `python -m tools.step_on_tpu --slices=` writes the page of it. Development only: needs requirements-dev.txt.
 """
