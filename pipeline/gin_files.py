@@ -242,7 +242,9 @@ class Configuration:
             raise UserError(f"{where}: expected a literal or a %macro, got @{value.name}")
         if isinstance(value, Macro):
             if value.name in within or value.name not in self._macros:
-                reason = "it refers to itself" if within else "it has no value"
+                setting = where.rpartition(" ")[2]
+                missing = f"it has no value; give one by --gin_param={setting}=…"
+                reason = "it refers to itself" if value.name in within else missing
                 raise UserError(f"{where} = %{value.name}: {reason}")
             return self._resolved(self._macros[value.name][0], where, (*within, value.name))
         if isinstance(value, list | tuple):

@@ -215,7 +215,7 @@ def test_a_dry_run_shows_the_rates_of_a_model_wider_than_the_base(run_module):
         (["--gin_file=algpt2.gin", "--tpu=virtual-4"], "--data is missing"),
         (["--gin_file=algpt2.gin", "--tpu=pod128", "--dry_run"], "did you mean 'pod-128'"),
         (["--gin_file=algpt3.gin"], "did you mean 'algpt2.gin'"),
-        (["--gin_file=finetune.gin", "--dry_run"], "train.pretrained = %DIRECTORY: it has no value"),
+        (["--gin_file=finetune.gin", "--dry_run"], "give one by --gin_param=train.pretrained=…"),
         (["--gin_file=algpt2.gin", "--gin_param=ALGPT2.layer=3", "--dry_run"], "did you mean 'layers'"),
         (["--gin_file=algpt2.gin", "--gin_param=train.global_batch=500", "--tpu=pod-128", "--dry_run"], "512"),
         (["--gin_fiel=algpt2.gin"], "gin_file"),
