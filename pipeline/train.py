@@ -26,6 +26,7 @@ def main() -> int:
     files = cli.required("gin_file", "a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = run_config.load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
     run_config.note_overridden_slice(run.configuration, FLAGS.tpu)
+    run_config.note_other_models_size(run.configuration, run.settings, run.model)
     if note := schedule_note(run.settings):
         print(f"note: {note}", file=sys.stderr)
     # Report errors that need no connection first.

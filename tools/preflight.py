@@ -18,7 +18,7 @@ from absl import flags
 from models.config import GPT2Config
 from pipeline import cli
 from pipeline.config import batch_plan, gin_reader, pretrained
-from pipeline.config.run_config import note_overridden_slice, place
+from pipeline.config.run_config import note_other_models_size, note_overridden_slice, place
 from pipeline.config.train_config import TrainConfig
 from pipeline.devices import slices, tpu_target
 from pipeline.errors import UserError
@@ -47,6 +47,7 @@ def main() -> int:
     settings = configuration.get(TrainConfig)
     compile_step.require_steps(settings)
     model = compile_step.with_vocabulary(pretrained.model_config(configuration, settings))
+    note_other_models_size(configuration, settings, model)
     optimizer = gin_reader.chosen(configuration, gin_reader.OPTIMIZERS, settings.optimizer, "train.optimizer")
     gin_reader.reject_unused_overrides(configuration, TrainConfig, type(model), type(optimizer), slices.Slice)
     tpu_compiler.require_compiler()

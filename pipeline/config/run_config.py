@@ -77,6 +77,29 @@ def note_overridden_slice(configuration: Configuration, tpu: str | None) -> None
             return
 
 
+def note_other_models_size(configuration: Configuration, settings: TrainConfig, model: GPT2Config) -> None:
+    """Prints a note on stderr if gin gives another model than the chosen one a size that the chosen one has not.
+
+    So quickstart.gin with ``train.model='gpt2'`` would silently be a GPT-2 of the default size.
+    """
+    if settings.pretrained is not None:
+        return
+    bound = configuration.bound(type(model))
+    for other in set(gin_reader.MODELS.values()) - {type(model)}:
+        left = {
+            setting: origin
+            for setting, (value, origin) in configuration.bound(other).items()
+            if setting not in bound and getattr(model, setting, value) != value
+        }
+        if left:
+            defaults = ", ".join(f"{setting} = {getattr(model, setting)!r}" for setting in left)
+            print(
+                f"note: the model is {configuration.name_of(type(model))}, with its defaults {defaults}; "
+                f"{next(iter(left.values()))} sets these for {configuration.name_of(other)}",
+                file=sys.stderr,
+            )
+
+
 def check_visible(target: tpu_target.Target, **directories: str) -> None:
     """Rejects local directories, by the names of their flags, if another machine is a slice's host."""
     if target.slice is None or tpu_target.is_here(target.slice):

@@ -5,7 +5,7 @@ import typing
 
 import pytest
 
-from pipeline import cli
+from pipeline import cli, train
 from pipeline.config import gin_reader
 
 RUN = ("--gin_file=gpt2.gin", "--gin_param=train.optimizer=adafactor")
@@ -34,6 +34,24 @@ def test_a_surface_that_a_command_never_reads_is_refused(command, surface, capsy
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and setting in line
     assert "has no effect here" in line or "no cell uses" in line
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        (
+            ["train.model='gpt2'"],
+            "note: the model is GPT2, with its defaults layers = 12, heads = 12, width = 768, context = 1024; "
+            "gin/quickstart.gin:9 sets these for ALGPT2\n",
+        ),
+        (["train.model='gpt2'", *(f"GPT2.{name}" for name in ("layers=2", "heads=4", "width=128", "context=128"))], ""),
+        ([], ""),
+    ],
+)
+def test_sizes_that_another_model_was_given_are_said_not_to_hold(parameters, said, capsys):
+    flags = ["--gin_file=quickstart.gin", "--dry_run", *(f"--gin_param={parameter}" for parameter in parameters)]
+    assert cli.call(train.main, train.define_flags, flags) == 0
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("setting", ["train.steps", "slice.name", "shard.shards"])
