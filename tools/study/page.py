@@ -113,23 +113,23 @@ def _head(study: StudyConfig, missing: int) -> str:
 
 Written by `python -m tools.study.page` from the results of `make study`; nothing here is typed by hand.
 
-The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. What
-can be asked of two CPU cores is asked here again: models of {LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width
-{WIDTH}, {study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, clipping at a
-global norm of 1, up to {study.seeds} seeds. Each corpus has its own byte-level BPE vocabulary of {VOCABULARY:,}
-entries. A perplexity here can be compared with others on this page only.
+The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. This
+page repeats what two CPU cores can answer: models of {LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width {WIDTH},
+{study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, gradients clipped to a
+global norm of 1, up to {study.seeds} seeds. Each corpus has its own byte-level BPE vocabulary of {VOCABULARY:,} entries,
+so perplexities can only be compared within this page.
 
-Losses are over the whole validation part. ± is the standard deviation over the seeds; in a difference it is the
-standard error over the seeds, taken in pairs. Two rows differ clearly if Student's t tells the difference from 0 at
-95 %: of three seeds, beyond 4.3 standard errors.
+Losses are means over the whole validation part. ± is the standard deviation over the seeds; for a difference it is the
+standard error over the seeds, taken in pairs. Two rows differ clearly if Student's t separates the difference from 0 at
+95 %: with three seeds, if it is beyond 4.3 standard errors.
 {left}"""
 
 
 def _claims(rows: Parts, study: StudyConfig) -> str:
     lines = [(claim.text, *claim.verdict(rows, study.seeds)) for claim in testable(study.contexts)]
     lines += [(claim, "not testable at this scale", reason) for claim, reason in UNTESTABLE.items()]
-    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. Measured is the loss of the row that the claim "
-    heading += "has as the worse minus that of the other.\nConfirmed is a clear difference of the claimed sign, "
+    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. *Measured* is the loss of the row that the claim "
+    heading += "calls worse minus that of the other.\nA claim is confirmed by a clear difference of its sign, "
     heading += "whatever its size.\n\n"
     return heading + _table(("claim", "here", "measured"), lines)
 
@@ -159,7 +159,7 @@ def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], 
         shown = OF_ALGPT2.get(name, name)
         lines.append((shown, tried or "not run yet", f"{best[name]:g}" if name in best else "not known yet"))
     heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
-    heading += "tokens, one seed. The best serves all cells.\n\n"
+    heading += "tokens, one seed. All cells of an optimizer take its best rate.\n\n"
     picture = (
         f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n" if any(losses.values()) else ""
     )
