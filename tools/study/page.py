@@ -116,8 +116,8 @@ Written by `python -m tools.study.page` from the results of `make study`; nothin
 The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. This
 page repeats what two CPU cores can answer: models of {LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width {WIDTH},
 {study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, gradients clipped to a
-global norm of 1, up to {study.seeds} seeds. Each corpus has its own byte-level BPE vocabulary of {VOCABULARY:,} entries,
-so perplexities can only be compared within this page.
+global norm of 1, up to {study.seeds} seeds. Each corpus has its own byte-level BPE vocabulary of {VOCABULARY:,}
+entries, so perplexities can only be compared within this page.
 
 Losses are means over the whole validation part. ± is the standard deviation over the seeds; for a difference it is the
 standard error over the seeds, taken in pairs. Two rows differ clearly if Student's t separates the difference from 0 at
@@ -128,8 +128,8 @@ standard error over the seeds, taken in pairs. Two rows differ clearly if Studen
 def _claims(rows: Parts, study: StudyConfig) -> str:
     lines = [(claim.text, *claim.verdict(rows, study.seeds)) for claim in testable(study.contexts)]
     lines += [(claim, "not testable at this scale", reason) for claim, reason in UNTESTABLE.items()]
-    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. *Measured* is the loss of the row that the claim "
-    heading += "calls worse minus that of the other.\nA claim is confirmed by a clear difference of its sign, "
+    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. *Measured* is the loss of the row that the "
+    heading += "claim calls worse minus that of the other.\nA claim is confirmed by a clear difference of its sign, "
     heading += "whatever its size.\n\n"
     return heading + _table(("claim", "here", "measured"), lines)
 
