@@ -159,7 +159,8 @@ def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], 
         shown = OF_ALGPT2.get(name, name)
         lines.append((shown, tried or "not run yet", f"{best[name]:g}" if name in best else "not known yet"))
     heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
-    heading += "tokens, one seed. All cells of an optimizer take its best rate.\n\n"
+    heading += "tokens, one seed. All cells of an optimizer take its best rate,\n"
+    heading += "the larger model's too, whose own best rates can be lower ([recipe.md](recipe.md)).\n\n"
     picture = (
         f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n" if any(losses.values()) else ""
     )
