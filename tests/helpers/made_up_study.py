@@ -6,8 +6,8 @@ import numpy as np
 
 from pipeline.data.format import manifest, records
 from tools.study import run
-from tools.study.cells import CORPORA, StudyConfig, parts
-from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS
+from tools.study.cells import CORPORA, LARGER_WIDTH, StudyConfig, parts
+from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS, OF_LARGER
 from tools.study.store import Store
 
 STUDY = StudyConfig(tokens=8192, grid_tokens=4096, seeds=3, batch=8, context=64)
@@ -20,6 +20,9 @@ BEST = {
     "muon": 2e-2,
     "algpt2": 4e-2,
     "algpt2_momentum": 8e-2,
+    "larger_scaled": 8e-2,
+    "larger_nanogpt": 2e-3,
+    "larger_muon": 2e-2,
 }
 
 
@@ -31,8 +34,10 @@ def made_up_loss(cell):
     """AdamW and scaled Adafactor equal but for noise, the frozen one worse; E matters; a longer context is worse."""
     loss = 5.0 + 0.01 * ((cell.seed * 7 + len(cell.optimizer)) % 3) + 0.5 * (cell.optimizer == "frozen")
     of_algpt2 = {"scaled": "algpt2", "momentum": "algpt2_momentum"}
+    of_larger = {name: f"larger_{name}" for name in OF_LARGER}
     optimizer = "scaled" if cell.optimizer in ABLATIONS or cell.optimizer in ALGPT2_ABLATIONS else cell.optimizer
-    loss += 0.1 * abs(np.log2(cell.rate / BEST[optimizer if cell.model == "gpt2" else of_algpt2[optimizer]]))
+    others = of_algpt2 if cell.model == "algpt2" else of_larger if cell.width == LARGER_WIDTH else {}
+    loss += 0.1 * abs(np.log2(cell.rate / BEST[others.get(optimizer, optimizer)]))
     loss += 0.2 * (cell.optimizer == "tables_3")
     loss += (0.3 + 0.1 * (cell.embedding == 24)) * (cell.model == "algpt2")
     return float(loss + 0.2 * (cell.context == 128))

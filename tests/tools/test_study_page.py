@@ -1,6 +1,7 @@
 """The study's page: it follows from the results, says what is missing, and its plots say what they show."""
 
 import json
+import math
 import re
 import shutil
 
@@ -12,23 +13,40 @@ from tools.study import figures, page
 from tools.study.cells import CORPORA, grid
 from tools.study.claims import Claim, Pair
 from tools.study.recipes import RECIPES
-from tools.study.results import Difference, Row
+from tools.study.results import Difference, Noise, Row
 from tools.study.store import Store
 from tools.study.tuning import by_seed, rate_grid, tune
 
+NOISE = Noise(deviation=0.01, freedom=2)
+UNKNOWN = Noise(deviation=math.inf, freedom=0)
+
 
 @pytest.mark.parametrize(
-    ("by_seed", "clear"),
+    ("by_seed", "noise", "clear"),
     [
-        ((0.1, 0.11, 0.12), True),
-        ((-0.1, -0.11, -0.12), True),
-        ((0.1, 0.3, -0.01), False),
-        ((0.1, 0.2, 0.3), False),
-        ((0.1,), False),
+        ((0.1, 0.11, 0.12), UNKNOWN, True),
+        ((-0.1, -0.11, -0.12), UNKNOWN, True),
+        ((0.1, 0.3, -0.01), NOISE, False),
+        ((0.1, 0.2, 0.3), NOISE, False),
+        ((0.1,), UNKNOWN, False),
+        ((-0.07,), NOISE, True),
+        ((0.05,), NOISE, False),
+        ((0.03,), Noise(deviation=0.01, freedom=100), True),
     ],
 )
-def test_a_clear_difference(by_seed, clear):
-    assert Difference(by_seed=by_seed).is_clear is clear
+def test_a_clear_difference(by_seed, noise, clear):
+    """Of several seeds by what they say in pairs; of a single one by 4.3 (at 2 degrees of freedom) times √2 × 0.01."""
+    assert Difference(by_seed=by_seed, noise=noise).is_clear is clear
+
+
+def test_the_noise_is_pooled_over_the_rows_with_several_seeds():
+    noise = Noise.of([row(1.0, 1.2), row(5.0, 5.1, 5.2), row(9.0), None])
+    assert noise.freedom == 3 and noise.deviation == pytest.approx(((0.02 + 0.02) / 3) ** 0.5)
+    assert Noise.of([row(9.0), None]) == UNKNOWN
+
+
+def row(*nats, seeds=1):
+    return Row(rate=1, parameters=1, flops=1, seeds=seeds, nats=dict(enumerate(nats)), bits={})
 
 
 def test_the_page_follows_from_the_results(tmp_path, run_module, cells_that_end):
@@ -40,7 +58,7 @@ def test_the_page_follows_from_the_results(tmp_path, run_module, cells_that_end)
     page.write(store, output)
     text = output.read_text()
     verdicts = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if " nats, perplexity" in line}
-    assert "| confirmed | cpython: +0.5" in next(
+    assert "| confirmed | cpython: +0.490 ± 0.014" in next(
         line for claim, line in verdicts.items() if "its decay frozen" in claim
     )
     assert "| no clear difference |" in next(
@@ -48,7 +66,7 @@ def test_the_page_follows_from_the_results(tmp_path, run_module, cells_that_end)
     )
     assert "| nothing against it |" in next(line for claim, line in verdicts.items() if "costs nothing" in claim)
     assert "| 32 to 64: no clear difference; 64 to 128: the opposite |" in text
-    assert "64 to 128: -0.200 ± 0.000 nats, perplexity × 0.82 |" in text
+    assert "64 to 128: -0.200 ± 0.014 nats, perplexity × 0.82 |" in text
     assert "are not run yet" not in text and "| kernel, train | 7 | 4,000 | 2,000 | 4.10 |" in text
     tables_3 = re.findall(r"\| GPT-2(?:, larger)?: tables_3 \|.* \| (.*) \|\n", text)
     assert len(tables_3) == 2 and all(re.fullmatch(r"\+0\.2\d\d ± 0\.0\d\d, clear", more) for more in tables_3), (
@@ -127,12 +145,17 @@ def test_a_page_of_a_study_that_goes_on_says_what_is_missing(tmp_path, refused, 
 
 
 def test_a_verdict_names_its_pairs_where_they_differ():
-    row = lambda *nats: Row(rate=1, parameters=1, flops=1, nats=dict(enumerate(nats)), bits={})  # noqa: E731
-    rows = {"part": {"high": row(5.0, 5.1), "low": row(4.0, 4.1), "one": row(4.0), "none": None}}
-    pairs = {lower: Pair(lower, "part", "high", lower) for lower in ("low", "one", "none")}
-    assert Claim("", (pairs["low"], pairs["low"])).verdict(rows, 2)[0] == "confirmed"
-    verdict, measured = Claim("", tuple(pairs.values())).verdict(rows, 2)
-    assert verdict == "low: confirmed; one: not decided yet (1 of 2 seeds); none: not run yet"
-    assert measured == "low: +1.000 ± 0.000 nats, perplexity × 2.72; one: +1.000 nats, perplexity × 2.72; none: —"
-    assert Claim("", (pairs["low"],), equal=True).verdict(rows, 2)[0] == "not confirmed, a clear difference"
-    assert Claim("", (Pair("", "part", "low", "high"),)).verdict(rows, 2)[0] == "the opposite"
+    rows = {"part": {"high": row(5.0, 5.1, seeds=2), "low": row(4.0, 4.1, seeds=2), "one": row(4.0, seeds=2)}}
+    rows["part"] |= {"single": row(4.0), "none": None}
+    pairs = {lower: Pair(lower, "part", "high", lower) for lower in ("low", "one", "single", "none")}
+    assert Claim("", (pairs["low"], pairs["low"])).verdict(rows, UNKNOWN)[0] == "confirmed"
+    verdict, measured = Claim("", tuple(pairs.values())).verdict(rows, NOISE)
+    assert verdict == "low: confirmed; one: not decided yet (1 of 2 seeds); single: confirmed; none: not run yet"
+    one = "+1.000 ± 0.014 nats, perplexity × 2.72"
+    assert measured == f"low: +1.000 ± 0.000 nats, perplexity × 2.72; one: {one}; single: {one}; none: —"
+    assert Claim("", (pairs["single"],)).verdict(rows, UNKNOWN) == (
+        "not decided yet (1 of 1 seeds)",
+        "single: +1.000 nats, perplexity × 2.72",
+    )
+    assert Claim("", (pairs["low"],), equal=True).verdict(rows, NOISE)[0] == "not confirmed, a clear difference"
+    assert Claim("", (Pair("", "part", "low", "high"),)).verdict(rows, NOISE)[0] == "the opposite"

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS, ESSENTIAL, OPTIMIZER_NAMES, OPTIMIZERS, RECIPES
+from tools.study.recipes import (
+    ABLATIONS,
+    ALGPT2_ABLATIONS,
+    ESSENTIAL,
+    OF_LARGER,
+    OPTIMIZER_NAMES,
+    OPTIMIZERS,
+    RECIPES,
+)
 from tools.sweep.runner import Job
 
 CORPORA = ("cpython", "kernel", "wikitext")
@@ -28,7 +36,7 @@ class StudyConfig:
     Attributes:
         tokens: tokens that a cell trains on.
         grid_tokens: tokens of the cells from which learning rates are chosen.
-        seeds: runs of a cell that differ in their seed only; error bars are taken over them.
+        seeds: runs that differ in their seed only, of the cells on which our defaults depend; the others have one.
         batch: sequences per optimizer step of the base cell.
         context: tokens per sequence of the base cell; the contexts part halves and doubles it.
         workers: cells that run side by side, each in a process of one thread.
@@ -121,11 +129,13 @@ class Cell:
 
 
 def grid(study: StudyConfig) -> dict[str, Cell]:
-    """Returns a cell of each grid from which a learning rate is chosen: of each optimizer, and of ALGPT2."""
+    """Returns a cell of each grid from which a learning rate is chosen: of each optimizer, model and size."""
     base = Cell(tokens=study.grid_tokens, batch=study.batch, context=study.context)
     algpt2 = replace(base, model="algpt2", embedding=EMBEDDINGS[-1], optimizer="scaled")
     algpt2s = {"algpt2": algpt2, "algpt2_momentum": replace(algpt2, optimizer="momentum")}
-    return {**{name: replace(base, optimizer=name) for name in OPTIMIZERS}, **algpt2s}
+    larger = replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH)
+    largers = {f"larger_{name}": replace(larger, optimizer=name) for name in OF_LARGER}
+    return {**{name: replace(base, optimizer=name) for name in OPTIMIZERS}, **algpt2s, **largers}
 
 
 Rows = dict[str, list[Cell]]  # label: one cell per seed
@@ -136,8 +146,8 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
     base = Cell(tokens=study.tokens, batch=study.batch, context=study.context, optimizer="scaled", rate=best["scaled"])
     algpt2 = replace(base, model="algpt2", rate=best["algpt2"])
 
-    def optimizers(cell: Cell, names: Sequence[str] = ESSENTIAL) -> dict[str, Cell]:
-        return {f"{cell.corpus}: {name}": replace(cell, optimizer=name, rate=best[name]) for name in names}
+    def optimizers(cell: Cell, names: Sequence[str], grids: str = "") -> dict[str, Cell]:
+        return {f"{cell.corpus}: {name}": replace(cell, optimizer=name, rate=best[grids + name]) for name in names}
 
     def dropouts(label: str, cell: Cell) -> dict[str, Cell]:
         return {f"{cell.corpus}: {label}, dropout {rate:g}": replace(cell, dropout=rate) for rate in (0.0, 0.1)}
@@ -147,10 +157,10 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
         changed = {f"{label}: {name}": replace(short, optimizer=name) for name in names}
         return {f"{label}: {UNCHANGED}": short, **changed}
 
-    larger = replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH)
+    larger = replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH, rate=best["larger_scaled"])
     rows = {
-        "optimizers": {**optimizers(base, OPTIMIZERS), **optimizers(replace(base, corpus="kernel"))},
-        "larger": optimizers(larger),
+        "optimizers": {**optimizers(base, OPTIMIZERS), **optimizers(replace(base, corpus="kernel"), ESSENTIAL)},
+        "larger": optimizers(larger, OF_LARGER, "larger_"),
         "embeddings": {
             f"{base.corpus}: GPT-2": base,
             **{
@@ -177,6 +187,15 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
         },
     }
     return {
-        part: {label: [replace(cell, seed=seed) for seed in range(study.seeds)] for label, cell in cells.items()}
+        part: {
+            label: [replace(cell, seed=seed) for seed in range(study.seeds if _decides(part, cell) else 1)]
+            for label, cell in cells.items()
+        }
         for part, cells in rows.items()
     }
+
+
+def _decides(part: str, cell: Cell) -> bool:
+    """Returns whether our defaults depend on a row. The frozen Adafactor is a nat above all others: a seed suffices."""
+    of_recipe = part in ("larger", "ablations") or (part == "optimizers" and cell.corpus == CORPORA[0])
+    return of_recipe and cell.optimizer != "frozen"

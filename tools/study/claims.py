@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tools.study.recipes import ESSENTIAL
-from tools.study.results import Difference, Row, difference
+from tools.study.recipes import ESSENTIAL, OF_LARGER
+from tools.study.results import Difference, Noise, Row, difference
 
 Parts = Mapping[str, Mapping[str, Row | None]]
 
@@ -19,9 +19,9 @@ class Pair:
     higher: str
     lower: str
 
-    def measured(self, parts: Parts) -> Difference | None:
+    def measured(self, parts: Parts, noise: Noise) -> Difference | None:
         """Returns the first row's loss minus the second's, or None while one is not run."""
-        return difference(parts[self.part].get(self.higher), parts[self.part].get(self.lower))
+        return difference(parts[self.part].get(self.higher), parts[self.part].get(self.lower), noise)
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,20 @@ class Claim:
     pairs: tuple[Pair, ...]
     equal: bool = False  # the claim is that there is no difference
 
-    def verdict(self, parts: Parts, seeds: int) -> tuple[str, str]:
-        """Returns the verdict, which for each pair waits for all ``seeds`` of both rows, and what was measured."""
-        measured = {pair: pair.measured(parts) for pair in self.pairs}
-        verdicts = {pair.where: self._of_one(difference, seeds) for pair, difference in measured.items()}
+    def verdict(self, parts: Parts, noise: Noise) -> tuple[str, str]:
+        """Returns the verdict, which for each pair waits for all planned seeds, and what was measured."""
+        measured = {pair: pair.measured(parts, noise) for pair in self.pairs}
+        verdicts = {pair.where: self._of_one(difference) for pair, difference in measured.items()}
         figures = "; ".join(f"{pair.where}: {difference or '—'}" for pair, difference in measured.items())
         if len({*verdicts.values()}) == 1:
             return verdicts[self.pairs[0].where], figures
         return "; ".join(f"{where}: {verdict}" for where, verdict in verdicts.items()), figures
 
-    def _of_one(self, measured: Difference | None, seeds: int) -> str:
+    def _of_one(self, measured: Difference | None) -> str:
         if measured is None:
             return "not run yet"
-        if len(measured.by_seed) < seeds:
-            return f"not decided yet ({len(measured.by_seed)} of {seeds} seeds)"
+        if not measured.is_decided:
+            return f"not decided yet ({len(measured.by_seed)} of {measured.planned} seeds)"
         if self.equal:
             return "not confirmed, a clear difference" if measured.is_clear else "nothing against it"
         if not measured.is_clear:
@@ -54,13 +54,12 @@ class Claim:
 
 
 def _optimizers(higher: str, lower: str) -> tuple[Pair, ...]:
-    """The pairs of two optimizers, where both ran: on each corpus and of the larger model."""
+    """The pairs of two optimizers, where both ran: on each corpus, and for the larger model."""
     pairs = [Pair("cpython", "optimizers", f"cpython: {higher}", f"cpython: {lower}")]
     if {higher, lower} <= {*ESSENTIAL}:
-        pairs += [
-            Pair("kernel", "optimizers", f"kernel: {higher}", f"kernel: {lower}"),
-            Pair("larger model", "larger", f"cpython: {higher}", f"cpython: {lower}"),
-        ]
+        pairs.append(Pair("kernel", "optimizers", f"kernel: {higher}", f"kernel: {lower}"))
+    if {higher, lower} <= {*OF_LARGER}:
+        pairs.append(Pair("larger model", "larger", f"cpython: {higher}", f"cpython: {lower}"))
     return tuple(pairs)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.report.charts import COLOURS
 from tools import plots
 from tools.study.cells import CORPORA
+from tools.study.recipes import OF_LARGER, OPTIMIZERS
 
 Losses = Mapping[str, float]  # by learning rate
 Seeds = Mapping[int, float]  # losses of a row, by seed
@@ -18,6 +19,9 @@ AXES = {"contexts": "context, tokens"}  # of parts whose rows are named by a num
 NEIGHBOURS = 5  # points of a curve, on either side of one, that its running mean takes
 FAR = 1.0  # nats per token above the best at the end: not in the panel of curves
 MEAN, SEED = COLOURS[0], COLOURS[1]
+GRIDS = {"algpt2": "scaled, ALGPT2", "algpt2_momentum": "momentum, ALGPT2"} | {
+    f"larger_{name}": f"{name}, larger" for name in OF_LARGER
+}
 
 
 def draw(
@@ -101,22 +105,29 @@ def _legend(pyplot: ModuleType, figure: Any, seeds: int) -> None:
 
 
 def _rates(pyplot: ModuleType, grid: Mapping[str, Losses]) -> Any:
-    """Draws the loss over the learning rate, a curve for each optimizer, and rings the rate that was chosen."""
+    """Draws the loss over the learning rate, a curve for each optimizer, and rings the rate that was chosen.
+
+    The grids of other models than the base one, whose losses do not compare with its, have a panel of their own.
+    """
     drawn = {name: losses for name, losses in grid.items() if losses}
-    if not drawn:
+    split = [{name: drawn[name] for name in drawn if (name in OPTIMIZERS) is base} for base in (True, False)]
+    panels = [curves for curves in split if curves]
+    if not panels:
         return None
-    figure, plot = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for number, (name, losses) in enumerate(drawn.items()):
-        points = sorted((float(rate), loss) for rate, loss in losses.items())
-        label = {"algpt2": "scaled, ALGPT2", "algpt2_momentum": "momentum, ALGPT2"}.get(name, name)
-        plot.plot(*zip(*points, strict=True), "o-", markersize=4, color=COLOURS[number % len(COLOURS)], label=label)
-        best = min(points, key=lambda point: point[1])
-        plot.plot(*best, "o", markersize=10, fillstyle="none", color=COLOURS[number % len(COLOURS)])
-    plot.plot([], [], "o", markersize=10, fillstyle="none", color=COLOURS[-1], label="chosen")
-    plot.set(xscale="log", xlabel="learning rate", ylabel=LOSS)
-    plot.set_title(f"{CORPORA[0]}, one seed", fontsize="medium", loc="left")
-    _grid(plot, "both")
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small", frameon=False)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(8, 4.2), squeeze=False, layout="constrained")
+    for plot, curves in zip(axes.flat, panels, strict=True):
+        for number, (name, losses) in enumerate(curves.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            points = sorted((float(rate), loss) for rate, loss in losses.items())
+            plot.plot(*zip(*points, strict=True), "o-", markersize=4, color=colour, label=GRIDS.get(name, name))
+            best = min(points, key=lambda point: point[1])
+            plot.plot(*best, "o", markersize=10, fillstyle="none", color=colour)
+        plot.plot([], [], "o", markersize=10, fillstyle="none", color=COLOURS[-1], label="chosen")
+        plot.set(xscale="log", xlabel="learning rate")
+        plot.set_title("the base model" if curves is split[0] else "other models", fontsize="medium", loc="left")
+        plot.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small", frameon=False)
+        _grid(plot, "both")
+    axes.flat[0].set_ylabel(LOSS)
     return figure
 
 

@@ -28,7 +28,7 @@ from tools.study.cells import (
     parts,
 )
 from tools.study.claims import UNTESTABLE, Parts, testable
-from tools.study.results import Row, difference
+from tools.study.results import Noise, Row, difference
 from tools.study.store import Store
 from tools.study.tuning import chosen, planned, rate_grid
 
@@ -41,15 +41,14 @@ TITLES = {
     "dropout": "Dropout",
     "ablations": "What of the default recipe matters",
 }
-OF_ALGPT2 = {"algpt2": "scaled, for ALGPT2", "algpt2_momentum": "momentum, for ALGPT2"}  # grids
 NOTES = {
     "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([train.py](../tools/study/train.py)), `scaled` is "
     "Adafactor with parameter scaling, as gpt2.gin and algpt2.gin have it, and `momentum` that with a momentum of 0.9, "
     "as quickstart.gin; `adafactor` and `frozen` take absolute rates. `nanogpt` is AdamW as nanoGPT has it: betas of "
     "0.9 and 0.95, weight decay 0.1, a cosine to a tenth of the rate; all others have a linear schedule to 0. `muon` "
     "is Muon on the matrices with AdamW for the rest.",
-    "larger": f"{LARGER_LAYERS} layers and width {LARGER_WIDTH}, 2.3 times the FLOPs, at the rates that are best "
-    "for the smaller model.",
+    "larger": f"{LARGER_LAYERS} layers and width {LARGER_WIDTH}, 2.3 times the FLOPs, each optimizer at the best of "
+    "its rates for this model.",
     "embeddings": "All with Adafactor with parameter scaling, GPT-2 and ALGPT2 each at its best learning rate, ALGPT2 "
     "with momentum too.",
     "contexts": "Sequences per step are halved where the context is doubled. Every model is scored at its own context.",
@@ -99,15 +98,18 @@ def write(store: Store, page: pathlib.Path) -> None:
         if row[0].name in store.cells
     }
     missing = len(store.missing(planned(store, study)))
-    text = [_head(study, missing), _claims(rows, study), _corpora(store, study), _grid(losses, best, study, page.stem)]
-    text += [_part(part, rows[part], page.stem, with_curves=any(curves.values())) for part in rows]
+    noise = Noise.of(row for labels in rows.values() for row in labels.values())
+    text = [_head(study, noise, missing), _claims(rows, noise, study), _corpora(store, study)]
+    text += [_grid(losses, best, study, page.stem)]
+    text += [_part(part, rows[part], noise, page.stem, with_curves=any(curves.values())) for part in rows]
     page.write_text("\n".join(text), encoding="utf-8")
     drawn = {part: {label: row.nats if row else {} for label, row in labels.items()} for part, labels in rows.items()}
     figures.draw(losses, drawn, {label: curve for label, curve in curves.items() if curve}, page.with_suffix(""))
     print(f"wrote {page}" + (f"; {missing} cells are not run yet" if missing else ""))
 
 
-def _head(study: StudyConfig, missing: int) -> str:
+def _head(study: StudyConfig, noise: Noise, missing: int) -> str:
+    known = f" ({noise.deviation:.4f} nats, {noise.freedom} degrees of freedom)" if noise.freedom else ""
     left = f"\n**{missing} cells are not run yet; `make study` continues with them.**\n" if missing else ""
     return f"""# The study of 2020, re-run small
 
@@ -116,17 +118,18 @@ Written by `python -m tools.study.page` from the results of `make study`; nothin
 The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. This
 page repeats what two CPU cores can answer: models of {LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width {WIDTH},
 {study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, gradients clipped to a
-global norm of 1, up to {study.seeds} seeds. Each corpus has its own byte-level BPE vocabulary of {VOCABULARY:,}
-entries, so perplexities can only be compared within this page.
+global norm of 1. Rows on which our defaults depend have {study.seeds} seeds, the others one. Each corpus has its own
+byte-level BPE vocabulary of {VOCABULARY:,} entries, so perplexities can only be compared within this page.
 
 Losses are means over the whole validation part. ± is the standard deviation over the seeds; for a difference it is the
-standard error over the seeds, taken in pairs. Two rows differ clearly if Student's t separates the difference from 0 at
-95 %: with three seeds, if it is beyond 4.3 standard errors.
+standard error over the seeds, taken in pairs. A difference of single seeds is judged by the deviation of all rows that
+have several{known}. Two rows differ clearly if Student's t separates the difference from 0 at 95 %: with three seeds,
+if it is beyond 4.3 standard errors.
 {left}"""
 
 
-def _claims(rows: Parts, study: StudyConfig) -> str:
-    lines = [(claim.text, *claim.verdict(rows, study.seeds)) for claim in testable(study.contexts)]
+def _claims(rows: Parts, noise: Noise, study: StudyConfig) -> str:
+    lines = [(claim.text, *claim.verdict(rows, noise)) for claim in testable(study.contexts)]
     lines += [(claim, "not testable at this scale", reason) for claim, reason in UNTESTABLE.items()]
     heading = "## Claims\n\nThe 2020 study's, and ours where marked so. *Measured* is the loss of the row that the "
     heading += "claim calls worse minus that of the other.\nA claim is confirmed by a clear difference of its sign, "
@@ -156,23 +159,23 @@ def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], 
     lines = []
     for name, rates in losses.items():
         tried = ", ".join(f"{rate}: {loss:.3f}" for rate, loss in rates.items())
-        shown = OF_ALGPT2.get(name, name)
+        shown = figures.GRIDS.get(name, name)
         lines.append((shown, tried or "not run yet", f"{best[name]:g}" if name in best else "not known yet"))
     heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
-    heading += "tokens, one seed. All cells of an optimizer take its best rate,\n"
-    heading += "the larger model's too, whose own best rates can be lower ([recipe.md](recipe.md)).\n\n"
+    heading += "tokens, one seed. All cells of an optimizer, a model and a size\n"
+    heading += "take the best rate.\n\n"
     picture = (
         f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n" if any(losses.values()) else ""
     )
     return heading + _table(("optimizer", "rate: loss", "best"), lines) + picture
 
 
-def _part(part: str, rows: Mapping[str, Row | None], folder: str, *, with_curves: bool) -> str:
+def _part(part: str, rows: Mapping[str, Row | None], noise: Noise, folder: str, *, with_curves: bool) -> str:
     header = ["", "rate", "M parameters", "MFLOPs per token", "seeds", "nats per token", "perplexity", "bits per byte"]
     lines = [[label, *(_row(row) if row else ["—"] * (len(header) - 1))] for label, row in rows.items()]
     if part == "ablations":
         header.append(f"more than {UNCHANGED}")
-        lines = [[*line, _more(line[0], rows)] for line in lines]
+        lines = [[*line, _more(line[0], rows, noise)] for line in lines]
     picture = f"![{TITLES[part]}: validation loss]({folder}/{part}.svg)\n" if any(rows.values()) else ""
     if part == "optimizers" and with_curves:
         picture += f"\n![Train loss of the first seed over the tokens]({folder}/tokens.svg)\n"
@@ -185,9 +188,9 @@ def _row(row: Row) -> list[str]:
     return [*figures, loss, f"{row.perplexity:.1f}", f"{statistics.mean(row.bits.values()):.3f}"]
 
 
-def _more(label: str, rows: Mapping[str, Row | None]) -> str:
+def _more(label: str, rows: Mapping[str, Row | None], noise: Noise) -> str:
     """Returns by how much an ablation's loss is above that of its panel's unchanged row, and whether that is clear."""
-    more = difference(rows[label], rows[f"{label.partition(': ')[0]}: {UNCHANGED}"])
+    more = difference(rows[label], rows[f"{label.partition(': ')[0]}: {UNCHANGED}"], noise)
     if label.endswith(UNCHANGED) or more is None:
         return "—"
     return f"{more.nats}, clear" if more.is_clear else more.nats

@@ -49,6 +49,7 @@ OPTIMIZER_NAMES = {  # of the surfaces whose optimizer is not called as they are
     "GroupedAdafactor": "grouped_adafactor",
 }
 ESSENTIAL = tuple(name for name in OPTIMIZERS if name not in ("adafactor", "momentum"))  # where a cell is dear
+OF_LARGER = tuple(name for name in ESSENTIAL if name != "frozen")
 
 
 def _ablation(surface: str = "Adafactor", run: Mapping[str, Any] | None = None, **settings: Any) -> Recipe:

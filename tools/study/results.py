@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ from models.config import from_description
 from pipeline.report import charts
 from tools.study.cells import Cell
 
-# Student's t at 95 %, two-sided, by the number of paired seeds. With three seeds, two standard errors prove nothing:
+# Student's t at 95 %, two-sided, by the degrees of freedom. With three seeds, two standard errors prove nothing:
 # equal rows differ by that much one time in six.
-QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+QUANTILES = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 20: 2.09, 60: 2.00}
 
 POINTS = 64  # of a stored curve
 
@@ -25,6 +26,7 @@ class Row:
     rate: float
     parameters: int
     flops: float  # model FLOPs per token, forward and backward
+    seeds: int  # how many are planned
     nats: dict[int, float]  # validation loss per token, by seed
     bits: dict[int, float]  # per byte, by seed
 
@@ -71,10 +73,28 @@ def _json(path: pathlib.Path) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What another seed changes, over all rows that have several."""
+
+    deviation: float  # of a row's loss, in nats per token; infinite while no row has several seeds
+    freedom: int  # degrees of freedom
+
+    @classmethod
+    def of(cls, rows: Iterable[Row | None]) -> "Noise":
+        """Returns the pooled standard deviation of the rows' seeds."""
+        several = [[*row.nats.values()] for row in rows if row and len(row.nats) > 1]
+        freedom = sum(len(losses) - 1 for losses in several)
+        squares = sum((len(losses) - 1) * statistics.variance(losses) for losses in several)
+        return cls(deviation=math.sqrt(squares / freedom) if freedom else math.inf, freedom=freedom)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """The loss of one row minus another's, seed by seed, in nats per token."""
 
     by_seed: tuple[float, ...]
+    noise: Noise  # says what a single seed's difference is worth
+    planned: int = 1  # seeds
 
     @property
     def mean(self) -> float:
@@ -83,30 +103,40 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; infinite for a single seed."""
+        """Standard error of the mean: of several seeds in pairs, of a single one by the noise of two rows."""
         count = len(self.by_seed)
-        return statistics.stdev(self.by_seed) / math.sqrt(count) if count > 1 else math.inf
+        if count > 1:
+            return statistics.stdev(self.by_seed) / math.sqrt(count)
+        return math.sqrt(2) * self.noise.deviation
+
+    @property
+    def is_decided(self) -> bool:
+        """True once all planned seeds are there, and what they are worth is known."""
+        return len(self.by_seed) >= self.planned and math.isfinite(self.error)
 
     @property
     def is_clear(self) -> bool:
-        """True if Student's t of the paired seeds tells the mean from 0 at 95 %; never for a single seed."""
-        return abs(self.mean) > QUANTILES.get(len(self.by_seed), QUANTILES[10]) * self.error
+        """True if Student's t tells the mean from 0 at 95 %."""
+        freedom = len(self.by_seed) - 1 or self.noise.freedom
+        quantile = QUANTILES[max((known for known in QUANTILES if known <= freedom), default=1)]
+        return abs(self.mean) > quantile * self.error
 
     @property
     def nats(self) -> str:
-        """The mean and, of several seeds, its standard error."""
+        """The mean and, where it is known, its standard error."""
         return f"{self.mean:+.3f}" + (f" ± {self.error:.3f}" if math.isfinite(self.error) else "")
 
     def __str__(self) -> str:
         return f"{self.nats} nats, perplexity × {math.exp(self.mean):.2f}"
 
 
-def difference(higher: Row | None, lower: Row | None) -> Difference | None:
+def difference(higher: Row | None, lower: Row | None, noise: Noise) -> Difference | None:
     """Returns the first row's loss minus the second's, or None while they have no seed in common."""
     common = sorted({*higher.nats} & {*lower.nats}) if higher and lower else []
     if not common or higher is None or lower is None:
         return None
-    return Difference(by_seed=tuple(higher.nats[seed] - lower.nats[seed] for seed in common))
+    by_seed = tuple(higher.nats[seed] - lower.nats[seed] for seed in common)
+    return Difference(by_seed=by_seed, noise=noise, planned=min(higher.seeds, lower.seeds))
 
 
 def summary_path(folder: pathlib.Path, cell: Cell) -> pathlib.Path:

@@ -64,6 +64,7 @@ class Store:
         some = next(iter(found.values()))
         return Row(
             rate=cells[0].rate,
+            seeds=len(cells),
             parameters=some["parameters"],
             flops=some["flops_per_token"],
             nats={seed: figures["nats_per_token"] for seed, figures in found.items()},
