@@ -5,6 +5,9 @@ import pathlib
 from types import ModuleType
 from typing import Any
 
+from absl import flags
+
+from pipeline import cli
 from pipeline.errors import UserError, pip_install
 
 # Of a reader who prefers dark colours: matplotlib writes each colour into the element itself, black text not at all.
@@ -14,6 +17,21 @@ DARK = """<style>@media (prefers-color-scheme: dark) {
 }</style>
 """
 GRID = "#dddddd"  # of lines that DARK darkens
+
+
+def page_of(flag: str) -> pathlib.Path:
+    """Returns the page that a flag names, before hours of work for it.
+
+    Raises:
+        UserError: it is no Markdown file that can be written, or matplotlib, for its pictures, is not installed.
+    """
+    name = flags.FLAGS[flag].value or ""
+    if not name.endswith(".md"):
+        raise UserError(f"--{flag}={name}: expected a file NAME.md")
+    cli.check_files(flag)
+    page = pathlib.Path(name)
+    svg_pyplot(page.stem)
+    return page
 
 
 def svg_pyplot(page: str) -> ModuleType:

@@ -74,8 +74,8 @@ TABLE = (
 
 def main() -> int:
     """Measures the chosen slices, and writes the page and its picture."""
-    page, store = pathlib.Path(FLAGS.output), pathlib.Path(FLAGS.output).with_suffix(".json")
-    check(page)
+    page = plots.page_of("output")
+    store = page.with_suffix(".json")
     names = [slices.find(name).name for name in FLAGS.slices if name]
     stored = figure_store.load(store)
     if names:
@@ -97,14 +97,6 @@ def main() -> int:
     draw(stored, page.with_suffix(".svg"))
     page.write_text(written, encoding="utf-8")
     return 0
-
-
-def check(page: pathlib.Path) -> None:
-    """Raises UserError, before minutes of compiling, if the page cannot be written."""
-    if page.suffix != ".md" or not page.parent.is_dir():
-        raise UserError(f"--output={page}: expected a file NAME.md in a folder that exists")
-    plots.svg_pyplot("step")
-    cli.check_files("output")
 
 
 def chosen() -> tuple[TrainConfig, GPT2Config, OptimizerConfig]:

@@ -122,8 +122,9 @@ def test_what_would_be_ignored_or_lost_after_minutes_is_refused_first(refused, t
     page = f"--output={tmp_path / 'step.md'}"
     wrong = refused("tools.step_on_tpu", "--slices=v5e-8", page, "--gin_param=train.microbatch=8")
     assert "train.microbatch has no effect here: each core takes 4 sequences" in wrong
-    for output in (tmp_path / "none" / "step.md", tmp_path / "step.json"):
-        assert "expected a file NAME.md" in refused("tools.step_on_tpu", "--slices=v5e-8", f"--output={output}")
+    none = refused("tools.step_on_tpu", "--slices=v5e-8", f"--output={tmp_path}/none/step.md")
+    assert "its folder does not exist" in none
+    assert "expected a file NAME.md" in refused("tools.step_on_tpu", "--slices=v5e-8", "--output=step.json")
 
 
 def test_figures_of_two_models_do_not_stand_on_one_page(refused, tmp_path):

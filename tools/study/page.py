@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from absl import flags
 
-from pipeline import cli, storage
+from pipeline import cli
 from pipeline.errors import UserError
+from tools import plots
 from tools.study import figures
 from tools.study.cells import (
     CORPORA,
@@ -62,7 +63,7 @@ NOTES = {
 
 def main() -> None:
     """Adds what the run directory has finished since, and writes the page."""
-    output, runs = checked_output(FLAGS.output), pathlib.Path(FLAGS.run_dir or "-")
+    output, runs = plots.page_of("output"), pathlib.Path(FLAGS.run_dir or "-")
     store = Store.load(output.with_suffix(".json"))
     if "study" not in store.content:
         raise UserError(f"--output={output}: there is no {store.path} with a study's results; make study makes them")
@@ -71,15 +72,6 @@ def main() -> None:
         while store.collect(runs, planned(store, study)):  # a result can add a rate to a grid
             pass
     write(store, output)
-
-
-def checked_output(name: str) -> pathlib.Path:
-    """Returns the page's path; UserError unless it is a Markdown file that can be written."""
-    path = pathlib.Path(name)
-    if path.suffix != ".md":
-        raise UserError(f"{name or 'an empty page'}: expected a file NAME.md")
-    storage.check_file(name)
-    return path
 
 
 def write(store: Store, page: pathlib.Path) -> None:

@@ -42,8 +42,7 @@ def main() -> int:
     for parameter in FLAGS.gin_param:
         if not parameter.startswith("study."):
             raise UserError(f"--gin_param={parameter}: the study sets it in its cells; expected study.tokens=… or such")
-    output, folder = page.checked_output(FLAGS.page), pathlib.Path(FLAGS.run_dir)
-    plots.svg_pyplot("study")  # refuses a missing matplotlib before hours of runs
+    output, folder = plots.page_of("page"), pathlib.Path(FLAGS.run_dir)
     store = Store.load(output.with_suffix(".json"))
     _claim(store, study)
     _make_data(folder / "data", store, study)

@@ -17,7 +17,6 @@ from absl import flags
 from pipeline import cli
 from tools import plots
 from tools.study.cells import Cell
-from tools.study.page import checked_output
 from tools.study.running import make_data
 from tools.study.store import Store
 from tools.transfer import page
@@ -28,8 +27,7 @@ FLAGS = flags.FLAGS
 
 def main() -> int:
     """Runs what is missing, and writes the figures, the page and its picture."""
-    output = checked_output(FLAGS.output)
-    plots.svg_pyplot("transfer")  # refuses a missing matplotlib before hours of runs
+    output = plots.page_of("output")
     store = Store.load(output.with_suffix(".json"))
     folder, planned = pathlib.Path(FLAGS.run_dir), planned_cells()
     if store.missing(planned) and FLAGS.run:
