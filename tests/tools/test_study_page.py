@@ -154,7 +154,7 @@ def test_a_verdict_names_its_pairs_where_they_differ():
     one = "+1.000 ± 0.014 nats, perplexity × 2.72"
     assert measured == f"low: +1.000 ± 0.000 nats, perplexity × 2.72; one: {one}; single: {one}; none: —"
     assert Claim("", (pairs["single"],)).verdict(rows, UNKNOWN) == (
-        "not decided yet (1 of 1 seeds)",
+        "not decided yet (no row has several seeds)",
         "single: +1.000 nats, perplexity × 2.72",
     )
     assert Claim("", (pairs["low"],), equal=True).verdict(rows, NOISE)[0] == "not confirmed, a clear difference"

@@ -45,7 +45,8 @@ class Claim:
         if measured is None:
             return "not run yet"
         if not measured.is_decided:
-            return f"not decided yet ({len(measured.by_seed)} of {measured.planned} seeds)"
+            found = f"{len(measured.by_seed)} of {measured.planned} seeds"
+            return f"not decided yet ({'no row has several seeds' if measured.is_complete else found})"
         if self.equal:
             return "not confirmed, a clear difference" if measured.is_clear else "nothing against it"
         if not measured.is_clear:

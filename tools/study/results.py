@@ -110,9 +110,14 @@ class Difference:
         return math.sqrt(2) * self.noise.deviation
 
     @property
+    def is_complete(self) -> bool:
+        """True once all planned seeds are there."""
+        return len(self.by_seed) >= self.planned
+
+    @property
     def is_decided(self) -> bool:
         """True once all planned seeds are there, and what they are worth is known."""
-        return len(self.by_seed) >= self.planned and math.isfinite(self.error)
+        return self.is_complete and math.isfinite(self.error)
 
     @property
     def is_clear(self) -> bool:
