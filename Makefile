@@ -6,7 +6,8 @@ PYTHONS ?= python3.12 python3.13
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
-# Modules are compiled when they are first imported, and most never are: half of pip's time.
+# Modules are compiled when they are first imported, and most never are: half of pip's time. TensorFlow's are at once,
+# since where PYTHONDONTWRITEBYTECODE is set, as in many containers, each command would compile them anew: 7 s.
 PIP     = -m pip install --quiet --disable-pip-version-check --no-compile
 INSTALL = $(RUN) $(PIP)
 
@@ -31,6 +32,8 @@ $(VENV)/.runtime: requirements.txt constraints.txt
 	  || { echo "error: PYTHON=$(PYTHON) is not CPython 3.11 to 3.13; name one: PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(RUN) || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	$(INSTALL) -r requirements.txt
+	@PYTHONDONTWRITEBYTECODE= TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -c 'import keras, tensorflow_text' 2> $(VENV)/.import.log \
+	  || { cat $(VENV)/.import.log >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt requirements-plots.txt requirements-docs.txt
