@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.data.format import manifest, records
 from tools.study import run
 from tools.study.cells import CORPORA, LARGER_WIDTH, StudyConfig, parts
-from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS, OF_LARGER
+from tools.study.recipes import ABLATIONS, ALGPT2_ABLATIONS, LARGER_RATES
 from tools.study.store import Store
 
 STUDY = StudyConfig(tokens=8192, grid_tokens=4096, seeds=3, batch=8, context=64)
@@ -34,7 +34,7 @@ def made_up_loss(cell):
     """AdamW and scaled Adafactor equal but for noise, the frozen one worse; E matters; a longer context is worse."""
     loss = 5.0 + 0.01 * ((cell.seed * 7 + len(cell.optimizer)) % 3) + 0.5 * (cell.optimizer == "frozen")
     of_algpt2 = {"scaled": "algpt2", "momentum": "algpt2_momentum"}
-    of_larger = {name: f"larger_{name}" for name in OF_LARGER}
+    of_larger = {name: f"larger_{name}" for name in LARGER_RATES}
     optimizer = "scaled" if cell.optimizer in ABLATIONS or cell.optimizer in ALGPT2_ABLATIONS else cell.optimizer
     others = of_algpt2 if cell.model == "algpt2" else of_larger if cell.width == LARGER_WIDTH else {}
     loss += 0.1 * abs(np.log2(cell.rate / BEST[others.get(optimizer, optimizer)]))

@@ -106,7 +106,7 @@ def test_a_grid_grows_until_the_best_rate_is_inside_of_it(tmp_path, cells_that_e
     assert [cell.rate for cell in rate_grid(store, grids["scaled"])] == pytest.approx(
         [*RECIPES["scaled"].rates, 0.32, 0.64]
     )
-    assert {(cell.seed, cell.tokens) for cell in cells_that_end} == {(0, STUDY.grid_tokens)}
+    assert {(cell.seed, cell.tokens) for cell in cells_that_end} == {(0, STUDY.grid_tokens), (0, STUDY.tokens)}
     assert len({*cells_that_end}) == len(cells_that_end), "none ran twice"
     monkeypatch.setitem(BEST, "frozen", 1e9)
     write_data(tmp_path / "o")

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tools.study.recipes import ESSENTIAL, OF_LARGER
+from tools.study.recipes import ESSENTIAL, LARGER_RATES
 from tools.study.results import Difference, Noise, Row, difference
 
 Parts = Mapping[str, Mapping[str, Row | None]]
@@ -59,7 +59,7 @@ def _optimizers(higher: str, lower: str) -> tuple[Pair, ...]:
     pairs = [Pair("cpython", "optimizers", f"cpython: {higher}", f"cpython: {lower}")]
     if {higher, lower} <= {*ESSENTIAL}:
         pairs.append(Pair("kernel", "optimizers", f"kernel: {higher}", f"kernel: {lower}"))
-    if {higher, lower} <= {*OF_LARGER}:
+    if {higher, lower} <= {*LARGER_RATES}:
         pairs.append(Pair("larger model", "larger", f"cpython: {higher}", f"cpython: {lower}"))
     return tuple(pairs)
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.report.charts import COLOURS
 from tools import plots
 from tools.study.cells import CORPORA
-from tools.study.recipes import OF_LARGER, OPTIMIZERS
+from tools.study.recipes import LARGER_RATES, OPTIMIZERS
 
 Losses = Mapping[str, float]  # by learning rate
 Seeds = Mapping[int, float]  # losses of a row, by seed
@@ -20,7 +20,7 @@ NEIGHBOURS = 5  # points of a curve, on either side of one, that its running mea
 FAR = 1.0  # nats per token above the best at the end: not in the panel of curves
 MEAN, SEED = COLOURS[0], COLOURS[1]
 GRIDS = {"algpt2": "scaled, ALGPT2", "algpt2_momentum": "momentum, ALGPT2"} | {
-    f"larger_{name}": f"{name}, larger" for name in OF_LARGER
+    f"larger_{name}": f"{name}, larger" for name in LARGER_RATES
 }
 
 

@@ -154,8 +154,8 @@ def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], 
         shown = figures.GRIDS.get(name, name)
         lines.append((shown, tried or "not run yet", f"{best[name]:g}" if name in best else "not known yet"))
     heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
-    heading += "tokens, one seed. All cells of an optimizer, a model and a size\n"
-    heading += "take the best rate.\n\n"
+    heading += "tokens, of the larger model\n"
+    heading += f"after {study.tokens:,}, one seed. All cells of an optimizer, a model and a size take the best.\n\n"
     picture = (
         f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n" if any(losses.values()) else ""
     )

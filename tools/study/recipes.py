@@ -49,7 +49,7 @@ OPTIMIZER_NAMES = {  # of the surfaces whose optimizer is not called as they are
     "GroupedAdafactor": "grouped_adafactor",
 }
 ESSENTIAL = tuple(name for name in OPTIMIZERS if name not in ("adafactor", "momentum"))  # where a cell is dear
-OF_LARGER = tuple(name for name in ESSENTIAL if name != "frozen")
+LARGER_RATES = {"scaled": (4e-2, 8e-2), "nanogpt": (2e-3, 4e-3), "muon": (1e-2, 2e-2)}  # where the grids begin
 
 
 def _ablation(surface: str = "Adafactor", run: Mapping[str, Any] | None = None, **settings: Any) -> Recipe:

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 from pipeline.errors import WorkFailedError
 from tools.study.cells import Cell, StudyConfig, grid, parts
-from tools.study.recipes import RECIPES
 from tools.study.store import Store
 
 MAX_RATES = 8  # of one grid
 
 
 def rate_grid(store: Store, cell: Cell) -> list[Cell]:
-    """Returns the cells from which a rate is chosen: the recipe's, and further ones while the best is at an edge.
+    """Returns the cells from which a rate is chosen: the first ones, and further ones while the best is at an edge.
 
     Args:
         store: the results so far. What it lacks is to be run before the next call finds what is left.
@@ -23,7 +22,7 @@ def rate_grid(store: Store, cell: Cell) -> list[Cell]:
     Raises:
         WorkFailedError: the best is still at an edge of ``MAX_RATES`` rates.
     """
-    rates = list(RECIPES[cell.optimizer].rates)
+    rates = list(cell.first_rates)
     while len(rates) <= MAX_RATES:
         cells = [replace(cell, rate=rate) for rate in rates]
         if store.missing(cells):
