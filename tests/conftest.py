@@ -20,6 +20,10 @@ from tests.helpers.places import ROOT
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # a pass over graphs that XLA compiles anyway: a tenth of a start
+# Many containers set it, and TensorFlow's modules, compiled anew in each process, are most of what an import costs.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(ROOT / ".pytest_cache" / "bytecode")
+    sys.dont_write_bytecode = False
 # nohup, and a script's &, ignore these for all that they start, and a test that sends one would wait in vain.
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
