@@ -102,10 +102,34 @@ def _virtual_devices_before_tensorflow_starts(request):
         request.getfixturevalue("virtual_devices")
 
 
+class _OneServerForAllWorkers:
+    """Starts a fork server in the process that has the workers, and tells them of it."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+
+    def pytest_configure_node(self, node):
+        if not hasattr(self, "_python"):
+            folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="fork-server-"))
+            self._python = self._open.enter_context(fork_server.start(pathlib.Path(folder)))
+        node.workerinput["python"] = self._python
+
+    def pytest_unconfigure(self):
+        self._open.close()
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None) and not config.getoption("--quick"):
+        config.pluginmanager.register(_OneServerForAllWorkers())
+
+
 @pytest.fixture(scope="session")
-def python(tmp_path_factory):
+def python(request, tmp_path_factory):
     """The path of an executable in place of Python's, for ``-m MODULE`` of this project; see fork_server.py."""
-    with fork_server.start(tmp_path_factory.mktemp("python")) as path:
+    with contextlib.ExitStack() as own:
+        inherited = getattr(request.config, "workerinput", {}).get("python")
+        path = inherited or own.enter_context(fork_server.start(tmp_path_factory.mktemp("python")))
+        fork_server.wait_for(path)
         yield path
 
 
