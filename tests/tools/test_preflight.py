@@ -40,31 +40,23 @@ def cache(monkeypatch):
     return path
 
 
-@pytest.fixture(scope="module")
-def answers():
-    """What the commands of several tests have answered."""
-    return {}
+ANSWERS = {}  # of the commands of several tests
 
 
 @pytest.fixture
-def preflight(run_module, cache, answers, tmp_path):
+def preflight(run_module, cache, tmp_path):
     """Runs tools.preflight on a small model, unless it has; returns (completed process, figures)."""
 
     def run(kind="GPT2", tpu="v3-8", flags=(), again=False, **changes):
         values = {f"{kind}.{name}": value for name, value in SMALL.items()}
         values |= {"train.global_batch": 32, "train.microbatch": 4} | changes
-        asked = (kind, tpu, *flags, *sorted(values.items()))
-        if again or asked not in answers:
-            answers[asked] = ask(kind, tpu, flags, values)
-        return answers[asked]
-
-    def ask(kind, tpu, flags, values):
         answer = tmp_path / "answer.json"
-        arguments = [f"--gin_param={name}={value!r}" for name, value in values.items()]
-        done = run_module(
-            "tools.preflight", f"--gin_file={kind.lower()}.gin", f"--tpu={tpu}", f"--json={answer}", *arguments, *flags
-        )
-        return done, json.loads(answer.read_text()) if answer.exists() else None
+        asked = [f"--gin_file={kind.lower()}.gin", f"--tpu={tpu}", *flags]
+        asked += [f"--gin_param={name}={value!r}" for name, value in sorted(values.items())]
+        if again or tuple(asked) not in ANSWERS:
+            done = run_module("tools.preflight", *asked, f"--json={answer}")
+            ANSWERS[tuple(asked)] = done, json.loads(answer.read_text()) if answer.exists() else None
+        return ANSWERS[tuple(asked)]
 
     return run
 
