@@ -20,6 +20,10 @@ from tests.helpers.places import ROOT
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # a pass over graphs that XLA compiles anyway: a tenth of a start
+# Many containers set it, and TensorFlow's modules, compiled anew in each process, are most of what an import costs.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(ROOT / ".pytest_cache" / "bytecode")
+    sys.dont_write_bytecode = False
 # nohup, and a script's &, ignore these for all that they start, and a test that sends one would wait in vain.
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
@@ -98,10 +102,34 @@ def _virtual_devices_before_tensorflow_starts(request):
         request.getfixturevalue("virtual_devices")
 
 
+class _OneServerForAllWorkers:
+    """Starts a fork server in the process that has the workers, and tells them of it."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+
+    def pytest_configure_node(self, node):
+        if not hasattr(self, "_python"):
+            folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="fork-server-"))
+            self._python = self._open.enter_context(fork_server.start(pathlib.Path(folder)))
+        node.workerinput["python"] = self._python
+
+    def pytest_unconfigure(self):
+        self._open.close()
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None) and not config.getoption("--quick"):
+        config.pluginmanager.register(_OneServerForAllWorkers())
+
+
 @pytest.fixture(scope="session")
-def python(tmp_path_factory):
+def python(request, tmp_path_factory):
     """The path of an executable in place of Python's, for ``-m MODULE`` of this project; see fork_server.py."""
-    with fork_server.start(tmp_path_factory.mktemp("python")) as path:
+    with contextlib.ExitStack() as own:
+        inherited = getattr(request.config, "workerinput", {}).get("python")
+        path = inherited or own.enter_context(fork_server.start(tmp_path_factory.mktemp("python")))
+        fork_server.wait_for(path)
         yield path
 
 

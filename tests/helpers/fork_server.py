@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import types
 from collections.abc import Iterator
@@ -33,16 +34,27 @@ UNFORKED = {"pipeline.preflight.libtpu_process"}  # JAX's libraries must not mee
 
 @contextlib.contextmanager
 def start(folder: pathlib.Path) -> Iterator[str]:
-    """Starts a server; yields the path of an executable to be used in place of Python."""
+    """Starts a server; yields the path of an executable to be used in place of Python: ``wait_for`` it."""
     address, client = folder / "socket", folder / "python"
     constants = f"SERVER, PYTHON, UNFORKED = {str(address)!r}, {sys.executable!r}, {UNFORKED!r}\n"
     client.write_text(f"#!{sys.executable} -IS\n{constants}{CLIENT.read_text()}")
     client.chmod(0o755)
     command = [sys.executable, __file__, address, client]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as server:
-        assert server.stdout and server.stdout.readline() == b"ready\n"
+    with (
+        open(folder / "stderr", "w") as said,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said, start_new_session=True) as server,
+    ):
         yield str(client)
+        assert server.stdin
         server.stdin.close()  # which ends it
+
+
+def wait_for(client: str) -> None:
+    """Blocks until the server of an executable listens."""
+    folder, deadline = pathlib.Path(client).parent, time.monotonic() + 300
+    while not (folder / "socket").exists():
+        assert time.monotonic() < deadline, f"the fork server has not started: {(folder / 'stderr').read_text()}"
+        time.sleep(0.05)
 
 
 def light(python: str, module: str) -> list[str]:
@@ -55,8 +67,9 @@ class _Server:
     def __init__(self, address: str, client: str) -> None:
         self._client = client
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(address)
+        self._listener.bind(f"{address}.new")
         self._listener.listen(64)
+        os.rename(f"{address}.new", address)  # who sees it can connect
         self._forks: dict[socket.socket, int] = {}  # the process of each client's connection
         self._woken, wake = os.pipe()  # is written to when a fork has ended
         os.set_blocking(wake, False)
@@ -167,7 +180,6 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)  # as tests/conftest.py does
-    print("ready", flush=True)
     _Server(address, client).serve()
 
 

@@ -1,6 +1,6 @@
 """Trains a run that is killed many times: one process imports everything once, and each life is a fork of it.
 
-    python tests/helpers/lives.py KILLS SEED <flags of pipeline.train>
+    python -m tests.helpers.lives KILLS SEED <flags of pipeline.train>
 
 Each life but the last is ended by SIGKILL, at a random moment after a random number of records, or in the middle of
 writing a checkpoint: before its files are measured, or before the commit. Prints a line for each.
