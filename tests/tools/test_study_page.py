@@ -94,7 +94,7 @@ def test_the_plots_say_what_they_show(tmp_path):
     assert all("prefers-color-scheme: dark" in picture for picture in pictures.values())
     texts = {name: re.findall(r">([^<>]+)</text>", picture) for name, picture in pictures.items()}
     assert texts.keys() == {"rates", "tokens", "optimizers", "contexts", "embeddings"}
-    assert {*CORPORA, "mean ± standard deviation of 3 seeds", "a seed"} < {*texts["optimizers"]}
+    assert {*CORPORA, "mean ± standard deviation of 3 seeds (no bar: one seed)", "a seed"} < {*texts["optimizers"]}
     assert texts["optimizers"].count("nanogpt") == 3 and texts["optimizers"].count(figures.LOSS) == 1
     assert {"cpython", "context, tokens", "128"} < {*texts["contexts"]} and "256" not in texts["contexts"]
     assert {"learning rate", "nanogpt", "scaled, ALGPT2", "chosen", figures.LOSS} < {*texts["rates"]}

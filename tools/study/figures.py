@@ -66,7 +66,7 @@ def panels(rows: Mapping[str, Seeds]) -> dict[str, dict[str, Seeds]]:
 
 
 def _rows(pyplot: ModuleType, split: Mapping[str, Mapping[str, Seeds]], label: str) -> Any:
-    """Draws a panel with its own axis for each corpus: a row's mean and deviation above a tick for each seed."""
+    """Draws a panel with its own axis for each corpus: a row's mean and deviation above ticks, one a seed."""
     if not split:
         return None
     heights = [len(rows) for rows in split.values()]
@@ -82,7 +82,9 @@ def _rows(pyplot: ModuleType, split: Mapping[str, Mapping[str, Seeds]], label: s
         for place, row in enumerate(rows.values()):
             mean, deviation = _mean(row)
             plot.errorbar(mean, place - 0.1, xerr=deviation, fmt="o", markersize=5, color=MEAN, capsize=3)
-            plot.plot([*row.values()], [place + 0.25] * len(row), "|", markersize=7, markeredgewidth=1.5, color=SEED)
+            if len(row) > 1:
+                ticks = [*row.values()], [place + 0.25] * len(row)
+                plot.plot(*ticks, "|", markersize=7, markeredgewidth=1.5, color=SEED)
         plot.set_yticks(range(len(rows)), rows)
         plot.set_ylim(len(rows) - 0.4, -0.6)
         plot.set_title(title, fontsize="medium", loc="left")
@@ -98,7 +100,7 @@ def _legend(pyplot: ModuleType, figure: Any, seeds: int) -> None:
     if seeds > 1:
         bar = pyplot.errorbar([], [], xerr=[], fmt="o", markersize=5, color=MEAN, capsize=3)
         tick = pyplot.Line2D([], [], linestyle="", marker="|", markersize=7, markeredgewidth=1.5, color=SEED)
-        names = [f"mean ± standard deviation of {seeds} seeds", "a seed"]
+        names = [f"mean ± standard deviation of {seeds} seeds (no bar: one seed)", "a seed"]
         long = type(bar), importlib.import_module("matplotlib.legend_handler").HandlerErrorbar(xerr_size=1.1)
         style = {"fontsize": "small", "frameon": False, "handlelength": 2.5, "handler_map": dict([long])}
         figure.legend([bar, tick], names, loc="outside upper center", ncols=2, **style)
