@@ -99,9 +99,10 @@ class AdafactorConfig(OptimizerConfig):
         clip_threshold: Updates whose RMS over the variable exceeds this are scaled down to it; None = no clipping.
         scale_by_parameter: Multiply the update by max(epsilon2, RMS(variable)).
         base_width: The width of the model for which ``learning_rate`` was chosen. In a model of width D, the rate of
-            the blocks' matrices is multiplied by sqrt(base_width / D); that of tables, norms, biases and ALGPT2's
-            linear layers is not. None = the same rate for all variables, at every width. Without
-            ``scale_by_parameter`` it has no effect.
+            the blocks' matrices is multiplied by base_width / D, as in muP (Yang et al., 2022,
+            https://arxiv.org/abs/2203.03466): they begin equally large at every width, and what they compute is a sum
+            over the width. That of tables, norms, biases and ALGPT2's linear layers is not. None = the same rate for
+            all variables, at every width. Without ``scale_by_parameter`` it has no effect.
         min_dim_size_to_factor: Factor the second moment over the two largest axes where both have this length.
         epsilon1: Added to squared gradients.
         epsilon2: The lower bound of the parameter scale.
@@ -146,7 +147,7 @@ class AdafactorConfig(OptimizerConfig):
         """Returns ``learning_rate``; of the blocks' matrices, as ``base_width`` says."""
         if self.base_width is None or not self.scale_by_parameter or not matrices_in(name):
             return self.learning_rate
-        return self.learning_rate * math.sqrt(self.base_width / min(shape))  # all have the width as their shorter side
+        return self.learning_rate * self.base_width / min(shape)  # all have the width as their shorter side
 
     def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
         """Returns the variable's learning rate times the parameter scale."""

@@ -43,7 +43,7 @@ def test_a_best_rate_that_does_not_carry_over_is_over_the_bounds():
 
 
 def test_the_rule_is_the_recipe_with_a_base_width_and_nothing_else():
-    plain, ruled = (curve(title, WIDEST) for title in (WITHOUT, WITH))
+    plain, ruled = (curve(title, 256) for title in (WITHOUT, WITH))
     common = {cell.rate: cell.overrides() for cell in plain.cells}
     for cell in ruled.cells:
         if cell.rate in common:

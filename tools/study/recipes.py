@@ -28,12 +28,12 @@ RECIPES = {
         surface="Adafactor", settings={"scale_by_parameter": True, "beta1": 0.9}, rates=(4e-2, 8e-2, 1.6e-1)
     ),
     "by_width": Recipe(
+        surface="Adafactor", settings={"scale_by_parameter": True, "base_width": 128}, rates=(8e-2, 1.1e-1, 1.6e-1)
+    ),
+    "by_width_momentum": Recipe(
         surface="Adafactor",
         settings={"scale_by_parameter": True, "beta1": 0.9, "base_width": 128},
-        rates=(8e-2, 1.6e-1, 3.2e-1),
-    ),
-    "by_width_plain": Recipe(
-        surface="Adafactor", settings={"scale_by_parameter": True, "base_width": 128}, rates=(4e-2, 8e-2, 1.6e-1)
+        rates=(8e-2, 1.1e-1, 1.6e-1),
     ),
     "nanogpt": Recipe(
         surface="AdamW",

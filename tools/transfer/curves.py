@@ -11,13 +11,12 @@ from tools.study.cells import Cell
 from tools.study.recipes import RECIPES
 from tools.study.store import Store
 
-BASE = Cell(corpus="cpython", optimizer="momentum", layers=2, width=128, context=128, batch=16, tokens=524_288)
-LONGER = replace(BASE, optimizer="scaled", tokens=2_048_000)  # the recipe of gpt2.gin: no momentum
+BASE = Cell(corpus="cpython", optimizer="scaled", layers=2, width=128, context=128, batch=16, tokens=524_288)
+LONGER = replace(BASE, tokens=2_048_000)
 RULE = "by_width"  # BASE's recipe with Adafactor.base_width = BASE.width; at that width they are the same
-WITHOUT, WITH, PLAIN = "Without the rule", "With the rule", "With the rule, without momentum"  # parts of the page
+WITHOUT, WITH, MOMENTUM = "Without the rule", "With the rule", "With the rule and momentum"  # parts of the page
 DEPTH, BATCH, TOKENS = "Deeper", "Larger batches", "More tokens"
-NARROW = (0.08, 0.11, 0.16, 0.32)  # rates at BASE's width
-LOW, MIDDLE = (0.04, 0.08, 0.16), (0.04, 0.08, 0.11, 0.16)  # rates at other widths
+LOWEST, LOW, MIDDLE = (0.02, 0.04, 0.08), (0.04, 0.08, 0.16), (0.08, 0.11, 0.16)  # rates
 
 
 @dataclass(frozen=True)
@@ -60,28 +59,21 @@ def parts() -> list[Part]:
     def over(value: int, cell: Cell, rates: Sequence[float]) -> Curve:
         return Curve(value, tuple(replace(cell, rate=rate) for rate in rates))
 
-    def widths(optimizer: str, narrow: Curve, others: Sequence[int], rates: Sequence[float]) -> tuple[Curve, ...]:
-        return narrow, *(over(width, replace(BASE, width=width, optimizer=optimizer), rates) for width in others)
+    def wider(width: int, optimizer: str, rates: Sequence[float] = MIDDLE) -> Curve:
+        return over(width, replace(BASE, width=width, optimizer=optimizer), rates)
 
-    narrow = over(BASE.width, BASE, NARROW)
-    plain = over(BASE.width, replace(BASE, optimizer="scaled"), LOW)
+    narrow = over(BASE.width, BASE, (0.04, *MIDDLE))
     longer = over(LONGER.layers, LONGER, RECIPES["scaled"].rates)
     depths = [over(layers, replace(LONGER, layers=layers), LOW) for layers in (4, 8)]
     batches = [over(batch, replace(LONGER, batch=batch), LOW) for batch in (64, 256)]
     most = over(4 * LONGER.tokens, replace(LONGER, tokens=4 * LONGER.tokens), LOW)
-    scaled = f"Without momentum, as gpt2.gin; {LONGER.tokens:,} tokens"
     return [
-        Part(WITHOUT, "width", widths(BASE.optimizer, narrow, (256, 512), LOW)),
-        Part(WITH, "width", widths(RULE, narrow, (192, 256, 384, 512), MIDDLE)),
-        Part(PLAIN, "width", widths("by_width_plain", plain, (512,), MIDDLE)),
-        Part(DEPTH, "layers", (longer, *depths), f"{scaled}."),
-        Part(BATCH, "sequences a step", (replace(longer, value=LONGER.batch), *batches), f"{scaled}, in fewer steps."),
-        Part(
-            TOKENS,
-            "tokens",
-            (replace(plain, value=BASE.tokens), replace(longer, value=LONGER.tokens), most),
-            "Without momentum, as gpt2.gin.",
-        ),
+        Part(WITHOUT, "width", (narrow, wider(256, BASE.optimizer, LOW), wider(512, BASE.optimizer, LOWEST))),
+        Part(WITH, "width", (narrow, *(wider(width, RULE) for width in (192, 256, 384, 512)))),
+        Part(MOMENTUM, "width", (wider(BASE.width, "momentum"), wider(512, "by_width_momentum")), "`beta1 = 0.9`."),
+        Part(DEPTH, "layers", (longer, *depths), f"{LONGER.tokens:,} tokens."),
+        Part(BATCH, "sequences a step", (replace(longer, value=LONGER.batch), *batches), f"{LONGER.tokens:,} tokens."),
+        Part(TOKENS, "tokens", (replace(narrow, value=BASE.tokens), replace(longer, value=LONGER.tokens), most)),
     ]
 
 

@@ -19,16 +19,15 @@ Written by `python -m tools.transfer`; nothing here is typed by hand.
 A learning rate is cheap to choose for a narrow model and a short run. Is it right for a wide model and a long run? With
 parameter scaling, Adafactor changes the matrices of a block in proportion to their initial size, which is the same at
 every width, and what a layer computes from more inputs changes by more. The rule: with `Adafactor.base_width =
-{width}`, the rate of these matrices is multiplied by sqrt({width} / width), as if they began at 1 / sqrt(inputs).
-Tables, norms and biases keep the rate.
+{width}`, the rate of these matrices is multiplied by {width} / width, as for Adam in muP ([Yang et al.
+2022](https://arxiv.org/abs/2203.03466)). Tables, norms and biases keep the rate.
 
 GPT-2 of {layers} layers, heads of width 64 and a vocabulary of {vocabulary:,}; {batch} sequences of {context} tokens a
-step, {tokens:,} tokens of the documentation and library of CPython {python}; the optimizer of `quickstart.gin`,
-Adafactor with momentum (`beta1 = 0.9`), a linear schedule with a tenth of warm-up, one seed: all of it unless a part
-below says otherwise. Losses are over the whole
-validation part, in nats per token. The best rate is where a parabola through the three lowest losses, over the
-rate's logarithm, is lowest. *Lost* is by how much the best rate of a table's first row ends above a row's own best, by
-that parabola.
+step, {tokens:,} tokens of the documentation and library of CPython {python}; the optimizer of `gpt2.gin`, Adafactor
+with parameter scaling and without momentum, a linear schedule with a tenth of warm-up, one seed: all of it unless a
+part below says otherwise. Losses are over the whole validation part, in nats per token. The best rate is where a
+parabola through the three lowest losses, over the rate's logarithm, is lowest. *Lost* is by how much the best rate of a
+table's first row ends above a row's own best, by that parabola.
 
 """
 NOT_MEASURED = """## Not measured
