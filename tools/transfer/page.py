@@ -102,7 +102,8 @@ def _draw(drawn: Sequence[Part], store: Store, file: pathlib.Path) -> None:
     for axes, part in zip(grid.flat, drawn, strict=False):
         axes.set_title(part.title, fontsize="medium")
         for color, curve in zip(COLORS, part.curves, strict=False):
-            points = curve.points(store)
+            if not (points := curve.points(store)):
+                continue
             axes.plot(list(points), list(points.values()), "o-", color=color, label=f"{part.setting} {curve.value:,}")
             if best := parabola(points):
                 axes.plot(best.best_rate, best.lowest, "*", color=color, markersize=13)
