@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.places import ROOT
 from tools.study.store import Store
-from tools.transfer.curves import BASE, RULE, WITH, WITHOUT, parabola, parts
+from tools.transfer.curves import BASE, MOMENTUM, RULE, WITH, WITHOUT, parabola, parts
 
 STORED = Store.load(ROOT / "docs" / "transfer.json")
 WIDEST = 512
@@ -29,16 +29,16 @@ def stored(title, value):
     return curve(title, value).points(STORED)
 
 
-@pytest.mark.parametrize("width", [256, WIDEST])
-def test_the_best_rate_carries_over_with_the_rule(width):
-    factor, lost = carried_over(stored(WITH, BASE.width), stored(WITH, width))
+@pytest.mark.parametrize(
+    ("part", "width"), [*((WITH, width) for width in (192, 256, 384, WIDEST)), (MOMENTUM, WIDEST)], ids=str
+)
+def test_the_best_rate_carries_over_with_the_rule(part, width):
+    factor, lost = carried_over(stored(part, BASE.width), stored(part, width))
     assert factor < FACTOR and lost < LOST
 
 
-def test_a_best_rate_that_does_not_carry_over_is_over_the_bounds():
-    """The widest's own losses, at half the rates that they were measured at."""
-    moved = {rate / 2: loss for rate, loss in stored(WITH, WIDEST).items()}
-    factor, lost = carried_over(stored(WITH, BASE.width), moved)
+def test_without_the_rule_it_does_not():
+    factor, lost = carried_over(stored(WITHOUT, BASE.width), stored(WITHOUT, WIDEST))
     assert factor > FACTOR and lost > LOST
 
 
