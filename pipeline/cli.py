@@ -196,7 +196,7 @@ def import_tensorflow(target: "Target | None" = None) -> None:
     wheels.check_wheels()
     if target and target.kind == "tpu":
         environment.apply(target.slice, target.address)
-    gc.set_threshold(100_000, 20, 20)  # at Python's 700, collections are a sixth of what a command's start costs
+    gc.set_threshold(300_000, 20, 20)  # at Python's 700, collections are a sixth of what a command's start costs
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:

@@ -30,7 +30,7 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
         signal.signal(number, usual)
 VIRTUAL_DEVICES = 4
 pytest_plugins = ("tests.helpers.gcs_fixture", "tests.helpers.metadata_server")
-gc.set_threshold(100_000, 20, 20)  # building graphs, which are millions of objects, costs a fifth more without
+gc.set_threshold(300_000, 20, 20)  # building graphs, which are millions of objects, costs a fifth more without
 
 
 def xla_cache_flags(xla_flags: str) -> str:

@@ -179,7 +179,7 @@ def main() -> None:
     assert all((gin, google.cloud.storage, keras.Model, tensorflow.keras, tensorflow_text))
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 20)  # as tests/conftest.py does
+    gc.set_threshold(300_000, 20, 20)  # as tests/conftest.py does
     _Server(address, client).serve()
 
 

@@ -65,7 +65,6 @@ def main():
     kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     gc.collect()
     gc.freeze()  # or each fork's collector would walk, and so copy, all that it inherits
-    gc.set_threshold(100_000, 20, 20)  # as tests/conftest.py does
     chance = random.Random(seed)
     deaths = []
     for number in range(kills):

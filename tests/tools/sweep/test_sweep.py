@@ -106,7 +106,7 @@ def test_machines_that_share_a_bucket_only_run_each_cell_once(sweep_command, sta
         (tmp_path / f"machine{number}").mkdir()
         command = sweep_command("gs://corpus/sweep", f"--worker={number}/2", "--gin_param=train.seed=5")
         command = [flag for flag in command if flag != "--seeds=2"]
-        workers.append(start(command, TMPDIR=str(tmp_path / f"machine{number}"), **gcs.environment))
+        workers.append(start(command, **gcs.environment | {"TMPDIR": str(tmp_path / f"machine{number}")}))
     output = [worker.communicate(timeout=900)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], output
     logs = [path.read_text() for path in tmp_path.rglob("*.log")]
