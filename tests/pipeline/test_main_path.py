@@ -94,8 +94,8 @@ def test_the_loss_falls_and_the_summary_is_complete(trained, shards, run_dir):
     names = {path.name for path in run_dir.iterdir() if not path.name.startswith((".", "evaluation-"))}
     assert {"config.gin", "run.json", "tokenizer.json", "checkpoints", "tensorboard"} <= names
     assert json.loads((run_dir / "run.json").read_text())["train"]["attention"] == "plain"  # not "auto"
-    page = (ROOT / "README.md").read_text(encoding="utf-8").partition("A run directory holds")[2]
-    assert not [name for name in (*names, "wandb_id.txt") if f"`{name}" not in page], "the README lists them all"
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("A run directory holds")[2]
+    assert not [name for name in (*names, "wandb_id.txt") if f"`{name}" not in page], "docs/training.md lists them all"
 
 
 @pytest.mark.slow
