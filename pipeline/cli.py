@@ -98,8 +98,8 @@ def call(main: Callable[..., int | None], define_flags: Callable[[], None] | Non
         arguments: as on a command line.
 
     Returns:
-        0: done; 1: the work failed; 2: the user's input is wrong; 75 (EX_TEMPFAIL): a worker went away or is about to,
-            so start the command again. The reason is printed as one line.
+        0 done; 1 the work failed; 2 the user's input is wrong; 75 (EX_TEMPFAIL) a worker went away, or is about to:
+        start the command again. The reason is printed as one line.
     """
     of_libraries = set(FLAGS)
     if define_flags:

@@ -3,14 +3,15 @@
     python -m pipeline.export --run_dir=… --format=FORMAT --output=DIRECTORY
 
     huggingface         for transformers' GPT2LMHeadModel and AutoTokenizer,
-                        with a model card of the figures that pipeline.evaluate kept; an ALGPT2 becomes a plain GPT-2
+                        and a model card with pipeline.evaluate's figures; an
+                        ALGPT2 becomes a plain GPT-2
     huggingface_algpt2  an ALGPT2 in its own size, with the code that
                         transformers needs (trust_remote_code)
     native              config.json and model.safetensors with our names; an
                         ALGPT2 stays an ALGPT2
     saved_model         a TensorFlow SavedModel: ``generate`` and ``score`` take
-                        and return text, ``serving_default`` takes tokens and returns logits
-                        (pipeline/serving/signatures.py)
+                        and return text, ``serving_default`` takes tokens and
+                        returns logits (pipeline/serving/signatures.py)
 
 The directory appears only when it is complete.
 """
