@@ -31,7 +31,7 @@ class Slice:
         topology: Chips along each edge, as libtpu writes it: "8x8", "2x2x4".
         cores: Devices that a program sees; each is one replica.
         hosts: Machines; each reads its own part of the data.
-        hbm_gib_per_core: Memory of one such device, in GiB; by default the generation's in tpu_specs.py.
+        hbm_gib_per_core: Memory of one such device, in GiB; for a slice found by name, its generation's (tpu_specs.py).
         address: A Cloud TPU's name, a grpc:// address, or "local" on a TPU VM that is the whole slice; None = found
             when the run starts.
         zone: The Cloud TPU's zone; None = this machine's.

@@ -12,10 +12,10 @@
 
 The last step of a loop has more:
 
-    skipped                  updates skipped in this loop (incidents.jsonl says which) tokens_per_second        over the
-    loop; not for a process's first step, which is mostly compiling mfu                      model FLOPs as a share (0 …
-    1) of the devices' peak; omitted there too seconds.PART             of the run so far, by the parts of goodput.py,
-    whose sum is the wall clock since the run's
+    skipped                  updates skipped in this loop (incidents.jsonl says which)
+    tokens_per_second        over the loop; omitted for a process's first step, which is mostly compiling
+    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; omitted there too
+    seconds.PART             of the run so far, by the parts of goodput.py, whose sum is the wall clock since the run's
                              first start
     validation.NAME          if an evaluation was due: nats_per_token, perplexity, tokens (scored), and bits_per_byte,
                              except for line-packed data, whose text is not scored completely
