@@ -51,7 +51,7 @@ def define_gin_flags() -> None:
 
 def define_gin_param_flag() -> None:
     """Defines ``--gin_param`` alone, for a command whose gin file is its own."""
-    flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100.")
+    flags.DEFINE_multi_string("gin_param", [], "A gin override: train.steps=100, for example.")
 
 
 def define_tpu_flag(meaning: str) -> None:

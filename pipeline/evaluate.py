@@ -115,8 +115,8 @@ def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, f
 def define_flags() -> None:
     """Defines the flags."""
     names = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
-    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is scored, or else its newest.")
-    cli.define_tpu_flag("Where it runs: a slice, a Cloud TPU's name or address, local, virtual-N; default here.")
+    cli.define_path("run_dir", None, "The run; scores its best checkpoint (train.keep_best), else its newest.")
+    cli.define_tpu_flag("Where to run: a slice, a Cloud TPU's name or address, local, virtual-N; default: here.")
     cli.define_path("data", None, "A directory of shards with a manifest.")
     flags.DEFINE_string("part", "validation", "Which part of --data.")
     cli.define_path("text", None, "A UTF-8 file: a text, or a benchmark's examples.")

@@ -99,7 +99,7 @@ def _write(run: Any, form: str, directory: pathlib.Path) -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is written, or else its newest.")
+    cli.define_path("run_dir", None, "The run; exports its best checkpoint (train.keep_best), else its newest.")
     flags.DEFINE_string("format", "huggingface", f"One of {', '.join(FORMATS)}.")
     cli.define_path("output", None, "A new directory.")
 

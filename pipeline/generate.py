@@ -95,7 +95,7 @@ def _typed() -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is used, or else its newest.")
+    cli.define_path("run_dir", None, "The run; uses its best checkpoint (train.keep_best), else its newest.")
     flags.DEFINE_string("prompt", None, "Text to continue.")
     cli.define_path("prompts_file", None, "Texts to continue, one per line, in one batch.")
     flags.DEFINE_bool("interactive", False, "Read prompts from standard input, until an empty line.")

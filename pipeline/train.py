@@ -83,9 +83,9 @@ def define_flags() -> None:
     """Defines the flags, here and for programs that run ``main``."""
     cli.define_gin_flags()
     cli.define_tpu_flag(
-        "A slice such as v3-8 or pod-128 (a v3-128), one at an address or of a Cloud TPU's name "
+        "A slice (v3-8, or pod-128 for a v3-128), a slice with an address or a Cloud TPU's name "
         "(v3-8@grpc://10.0.0.2:8470, v3-8@my-tpu), local on a TPU VM, or virtual-N; default: the slice that gin binds, "
-        "or else the GPUs or the CPU here."
+        "else this machine's GPUs or CPU."
     )
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
     cli.define_path("run_dir", None, "Where the run keeps its results, local or gs://.")
