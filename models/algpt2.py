@@ -52,7 +52,7 @@ class ALGPT2(GPT2):
         return dense(x_BTE, self.enter_kernel, self.enter_bias) if self.factorized else x_BTE
 
     def embedding_out(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Projects the normalised output from D to E."""
+        """Projects the normalized output from D to E."""
         return dense(x_BTD, self.leave_kernel, self.leave_bias) if self.factorized else x_BTD
 
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:

@@ -14,7 +14,7 @@ def expanded(tensors: Tensors, config: ALGPT2Config) -> tuple[Tensors, np.ndarra
     """Returns GPT-2's weights, a separate output table if one is needed, and a sentence on exactness.
 
     The input side is exact: (token + position)·K + b is the sum of two wide tables, the bias in the position's. The
-    output side is (n·M + c)·tableᵀ with n the normalised features: the wide table is table·Mᵀ. GPT-2's head has no
+    output side is (n·M + c)·tableᵀ with n the normalized features: the wide table is table·Mᵀ. GPT-2's head has no
     bias, so c joins the final norm's bias as the u with u·M = c. Such a u exists whenever M's E ≤ D columns are
     independent, which they almost always are.
 

@@ -126,11 +126,11 @@ class Configuration:
         return bound
 
     def bind(self, surface: type, parameter: str, value: Any, origin: str) -> None:
-        """Binds a value that does not come from a gin file, such as one from a trained model's description."""
+        """Binds a value that does not come from a gin file: from a trained model's description, for example."""
         self.bindings.setdefault((self.name_of(surface), parameter), []).append((value, origin))
 
     def provenance(self, *configured: Any) -> str:
-        """Returns ``name.parameter = value  # origin`` for every field of surfaces' instances, as readable gin text."""
+        """Returns ``name.parameter = value  # origin`` for every field of the surfaces' instances, as gin text."""
         blocks = []
         for instance in configured:
             name = self.name_of(type(instance))
@@ -143,7 +143,7 @@ class Configuration:
         return "\n\n".join(blocks) + "\n"
 
     def origin(self, name: str, parameter: str) -> str:
-        """Returns where the value of a setting comes from, such as a file and its line, or "default"."""
+        """Returns where a setting's value comes from: a file and its line, for example, or "default"."""
         return self.bindings[name, parameter][-1][1] if (name, parameter) in self.bindings else "default"
 
     def name_of(self, surface: type) -> str:

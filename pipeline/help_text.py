@@ -13,7 +13,7 @@ WIDTH = 80  # of a terminal
 
 
 def command(module: ModuleType) -> str:
-    """Returns how a module's command is started, such as ``python -m pipeline.train``."""
+    """Returns how to start a module's command: ``python -m pipeline.train``."""
     spec = getattr(module, "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
 

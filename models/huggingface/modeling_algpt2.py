@@ -1,6 +1,6 @@
 """ALGPT2 in its own small form, for Hugging Face's transformers: one shared block, and narrow tables.
 
-``pipeline.export --format=huggingface_algpt2`` puts a copy of this file beside the weights, and
+``pipeline.export --format=huggingface_algpt2`` puts a copy of this file next to the weights, and
 ``AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)`` runs it. It needs only torch and
 transformers.
 

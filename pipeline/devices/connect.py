@@ -60,7 +60,7 @@ class Connection:
 
     Args:
         strategy: A tf.distribute.Strategy; the default one for a single device.
-        replicas: Copies of the model, each of which takes its share of the global batch.
+        replicas: Copies of the model; each takes its share of the global batch.
         hosts: Machines that read data.
         slice: The slice that was requested and found, if any.
         kind: "cpu", "gpu", "virtual" or "tpu".

@@ -145,7 +145,7 @@ def check(target: Target, *, together: bool = False) -> Target:
 
 
 def _address_here(asked: str, piece: slices.Slice) -> str:
-    """Finds a slice's address: the TPU of this VM, or one named by the environment (Colab, GKE, a VM beside the TPU).
+    """Finds a slice's address: the TPU of this VM, or one that the environment names (Colab, GKE, another VM).
 
     A VM of a larger slice sees only its own chips, so such a slice is always reached by name.
     """

@@ -4,7 +4,7 @@ import importlib.metadata
 
 from pipeline.errors import UserError, pip_install
 
-# tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
+# tensorflow-tpu 2.20.0 aborts the whole process when it is imported with a later libtpu ("… not available in this
 # library"), although its own requirements allow them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
 LAST_LIBTPU_FOR = {"2.20": (0, 0, 24)}
 

@@ -83,7 +83,7 @@ def _score_rows(run: TrainedModel, rows: Sequence[Row], batch: int) -> tuple[np.
 
 
 def _answer_step(run: TrainedModel) -> Callable[..., Any]:
-    """Returns step(tokens [B, T+1], targets [B, K], weights [B, K]) -> (nats [B], all likeliest [B])."""
+    """Returns step(tokens [B, T+1], targets [B, K], weights [B, K]) -> (nats [B], all most likely [B])."""
 
     def score_answers(tokens: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features_BKE = tf.gather(run.model.features(tokens[:, :-1]), targets, batch_dims=1)

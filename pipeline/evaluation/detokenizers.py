@@ -4,7 +4,7 @@ WikiText and Penn Treebank put spaces around punctuation, which GPT-2 never saw.
 text's likelihood only if nothing is lost. So each detokenizer is a pair of functions of a line; a line that the pair
 does not restore byte for byte is kept as published, after a U+2060 (word joiner).
 
-Whether a space is removed depends only on the characters beside it and on the quotation marks before it in the line,
+Whether a space is removed depends only on the characters next to it and the quotation marks before it in the line,
 which are the same with and without that space. U+2060 marks such a place if the published text has no space there.
 """
 

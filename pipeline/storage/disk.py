@@ -26,7 +26,7 @@ def check_writable(directory: str) -> None:
     """Rejects a directory or a bucket that cannot be written to, before any work is done; leaves nothing behind.
 
     Raises:
-        UserError: the bucket does not exist or refuses; the local directory cannot be created or written to.
+        UserError: the bucket does not exist or denies access; the local directory cannot be created or written to.
     """
     if is_remote(directory):
         gcs().check_writable(directory)

@@ -18,7 +18,7 @@ TOPICS = "topics/"
 
 
 def _is_library(path: pathlib.Path, root: pathlib.Path) -> bool:
-    """Whether a module counts: not tests, files that the build wrote for one machine, or a copy of the topics."""
+    """Whether a module counts: not tests, files that a build wrote for one machine, or the topics again."""
     inside = path.relative_to(root)
     return (
         not SKIPPED_FOLDERS.intersection(inside.parts[:-1])

@@ -21,7 +21,7 @@ COMPRESSED = {".gz": 3.0, ".xz": 4.0, ".bz2": 4.0, ".zst": 3.5}  # bytes of text
 
 
 def suffix(name: str) -> str:
-    """The compression suffix of a name, such as '.gz', in lower case, or an empty string."""
+    """The compression suffix of a name ('.gz') in lower case, or an empty string."""
     return next((ending for ending in COMPRESSED if name.lower().endswith(ending)), "")
 
 

@@ -94,7 +94,7 @@ def start(
             config=configuration,
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, **waits),
         )
-    except (wandb.Error, ValueError) as error:  # an invalid key, or a server that refuses: training matters more
+    except (wandb.Error, ValueError) as error:  # an invalid key, or a server that rejects it: training matters more
         reason = " ".join(str(error).split())[:200]
         print(f"warning: Weights & Biases is off in this run: {type(error).__name__}: {reason}", file=sys.stderr)
         return None
