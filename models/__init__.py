@@ -1,4 +1,4 @@
-"""GPT-2 and ALGPT2 for TensorFlow: models, loss and decoding, lean under XLA. Knows nothing of files, gin or TPUs."""
+"""GPT-2 and ALGPT2 for TensorFlow: models, loss and decoding, lean under XLA. Independent of files, gin and TPUs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build(
             themselves, layer-norm statistics, softmax and loss are float32 in both.
         name: the Keras model's name; ``None`` means ``"gpt2"`` or ``"algpt2"``.
         seed: the same seed gives the same weights on every device.
-        attention: how attention is computed; ``None`` means as in attention.py, in TensorFlow's ops.
+        attention: how attention is computed; ``None`` means with TensorFlow's ops, as in attention.py.
 
     Raises:
         ValueError: the vocabulary size is unknown, or the dtype is not one of the two.

@@ -1,6 +1,6 @@
 """ALGPT2: GPT-2 with ALBERT's economies (Lan et al. 2020): one shared block, and narrow tables with linear layers.
 
-The loss of sentence order is ALBERT's own and has no place in a language model. Shapes: B, T, D, E as in gpt2.py.
+ALBERT's sentence-order loss is left out: it has no place in a language model. Shapes: B, T, D, E as in gpt2.py.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ class ALGPT2(GPT2):
     def add_linear_layers(self) -> None:
         """Creates the linear layers E→D after the tables and D→E before the output table.
 
-        They keep the size of what passes through them at the start: at the 0.02 of other kernels, as in ALBERT, they
-        shrink both the residual stream and the logits, and ALGPT2 learns far more slowly (quickstart.gin has figures).
+        Initially they keep the size of what passes through them. With the 0.02 of other kernels, as in ALBERT, they
+        shrink the residual stream and the logits, and ALGPT2 learns far more slowly (figures: quickstart.gin).
         """
         self.factorized = self.config.embedding is not None
         if not self.factorized:
@@ -52,7 +52,7 @@ class ALGPT2(GPT2):
         return dense(x_BTE, self.enter_kernel, self.enter_bias) if self.factorized else x_BTE
 
     def embedding_out(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Projects the normalised output from D to E."""
+        """Projects the normalized output from D to E."""
         return dense(x_BTD, self.leave_kernel, self.leave_bias) if self.factorized else x_BTD
 
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: tf.Tensor | None) -> tf.Tensor:

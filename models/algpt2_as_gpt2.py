@@ -1,4 +1,4 @@
-"""Expands an ALGPT2 into the plain GPT-2 that computes the same, so that any GPT-2 runtime runs it.
+"""Expands an ALGPT2 into an equivalent plain GPT-2, so that any GPT-2 runtime runs it.
 
 Shapes: V vocabulary, T context, E table width, D width, L layers.
 """
@@ -11,10 +11,10 @@ Tensors = dict[str, np.ndarray]
 
 
 def expanded(tensors: Tensors, config: ALGPT2Config) -> tuple[Tensors, np.ndarray | None, str]:
-    """Returns GPT-2's weights, a separate output table where one is needed, and a sentence on exactness.
+    """Returns GPT-2's weights, a separate output table if one is needed, and a sentence on exactness.
 
     The input side is exact: (token + position)·K + b is the sum of two wide tables, the bias in the position's. The
-    output side is (n·M + c)·tableᵀ with n the normalised features: the wide table is table·Mᵀ. GPT-2's head has no
+    output side is (n·M + c)·tableᵀ with n the normalized features: the wide table is table·Mᵀ. GPT-2's head has no
     bias, so c joins the final norm's bias as the u with u·M = c. Such a u exists whenever M's E ≤ D columns are
     independent, which they almost always are.
 

@@ -1,11 +1,11 @@
 """Causal attention in strips, with a hand-written gradient that keeps one float32 per query, not T probabilities.
 
-The T×T square is cut into strips. A strip of queries sees only the keys up to its last query, a strip of keys only the
-queries from its first key on, so most of the masked half is never computed. The backward pass recomputes the
+The T×T square is cut into strips. A strip of queries sees only the keys up to its last query; a strip of keys sees only
+the queries from its first key on. So most of the masked half is never computed. The backward pass recomputes the
 probabilities from the logarithm of each softmax's denominator, as FlashAttention does (Dao et al. 2022).
 
-Time is the last axis everywhere: the fused projection then leaves the matrix unit in the layout in which scores and
-their gradients read it, without a transposed copy, and a head's 64 features do not leave half of the lanes empty.
+Time is the last axis everywhere. The fused projection then leaves the matrix unit in the layout that scores and their
+gradients read, without a transposed copy, and a head's 64 features do not leave half of the lanes empty.
 
 Shapes: B batch, H heads, K head width, T context, Q queries of a strip, S keys of a strip.
 """
@@ -18,7 +18,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice 
 
 from models.operations import barrier, float32, keep_mask
 
-STRIPS = 4  # 5/8 of the square's work; by the TPU compiler's estimate neither 8 nor 2 are faster
+STRIPS = 4  # 5/8 of the square's work; neither 8 nor 2 is faster by the TPU compiler's estimate
 MIN_STRIP = 256  # queries or keys; cutting smaller strips costs a CPU more than the masked half that it saves
 MASKED = -1e30
 
@@ -56,9 +56,9 @@ def _strip_mask(
 
 
 def _written(x_BHKT: tf.Tensor, strip_BHKS: tf.Tensor, start: int) -> tf.Tensor:
-    """Returns ``x_BHKT`` with the strip in place of its positions from ``start`` on."""
+    """Returns ``x_BHKT`` with the strip written at the positions from ``start`` on."""
     if x_BHKT.dtype == tf.bfloat16 and not tf.executing_eagerly():
-        # A TPU writes each strip where it belongs as it computes it; a concatenation would copy them all once more.
+        # A TPU writes each strip in place as it computes it; a concatenation would copy all strips again.
         return gen_xla_ops.xla_dynamic_update_slice(x_BHKT, strip_BHKS, [0, 0, 0, start])
     return tf.concat([x_BHKT[..., :start], strip_BHKS, x_BHKT[..., start + strip_BHKS.shape[3] :]], 3)
 
@@ -119,7 +119,7 @@ def causal_attention_gradient(
         p = tf.exp(_scores(q, k, start, start) - log_BHT[:, :, start:, None])
         dp = tf.einsum("bhkq,bhks->bhqs", float32(do), float32(v))
         if dtype == tf.bfloat16:
-            (p,) = barrier(tf.cast(p, dtype))  # or XLA keeps the float32 form for both readers
+            (p,) = barrier(tf.cast(p, dtype))  # otherwise XLA keeps the float32 form for both readers
         dropped_p = p
         if dropout is not None:
             mask = _strip_mask(dropout, p.shape, start, start, length)
@@ -133,7 +133,7 @@ def causal_attention_gradient(
 
 
 class Attention(NamedTuple):
-    """A way to compute attention; all have the signatures, and up to rounding the results, of the functions above.
+    """A way to compute attention, with the signatures and (up to rounding) the results of the functions above.
 
     Attributes:
         forward: as ``causal_attention``.

@@ -1,13 +1,13 @@
 """Causal attention as two TPU kernels in Pallas: a forward and a backward pass that write no scores to memory.
 
-A head's square of scores is cut into squares of up to 1,024 queries and keys, of which the grid visits those on and
-below the diagonal. Each is cut again into blocks of 256 × 256, whose scores, probabilities and gradients live in
-registers and the core's own memory. Softmax is computed online, as in FlashAttention (Dao et al. 2022); the backward
-pass recomputes the probabilities from the logarithm of the denominator, and computes all three gradients in one pass.
-Scores are kept [keys, queries]: the reductions of the softmax then go over sublanes, where a TPU needs no shuffles, and
-what belongs to a query (its maximum, its sum) is a row of lanes. As in attention.py, time is the last axis of all.
+A head's square of scores is cut into squares of up to 1,024 queries and keys. The grid visits those on and below the
+diagonal. Each is cut again into blocks of 256 × 256, whose scores, probabilities and gradients live in registers and
+the core's own memory. Softmax is computed online, as in FlashAttention (Dao et al. 2022); the backward pass recomputes
+the probabilities from the logarithm of the denominator, and computes all three gradients in one pass. Scores are laid
+out [keys, queries]: the softmax then reduces over sublanes, where a TPU needs no shuffles, and each query's maximum and
+sum are in a row of lanes. As in attention.py, time is the last axis everywhere.
 
-Needs JAX, and is imported only in a process of its own (pipeline/devices/fused_kernels.py).
+Needs JAX; imported only in a separate process (pipeline/devices/fused_kernels.py).
 
 Shapes: N = sequences · heads, K head width, T context, L length of a square, S keys and Q queries of a block.
 """
@@ -33,7 +33,7 @@ from models.kernel_shapes import BLOCK, Kernels
 jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")  # equal kernels are equal bytes everywhere
 
 SQUARES = (1024, 768, 512, 256)  # the longest that divides the context
-AHEAD = 3  # blocks whose scores are computed before the softmax of the first: work for the matrix unit meanwhile
+AHEAD = 3  # blocks whose scores are computed before the first's softmax, to keep the matrix unit busy
 MASKED = -1e30
 LOG2_E = math.log2(math.e)  # a TPU has powers of 2 only
 float32 = jnp.float32
@@ -79,7 +79,7 @@ def backward(q: Any, k: Any, v: Any, o: Any, log: Any, do: Any, *, interpret: bo
 
 
 def export_kernels(heads: int, head_width: int, context: int, dtype: str, *, platform: str = "tpu") -> Kernels:
-    """Returns both kernels for one shape as serialised StableHLO; for the platform cpu, as Pallas interprets them.
+    """Returns both kernels for one shape as serialized StableHLO; for the platform cpu, as Pallas interprets them.
 
     Args:
         heads: N, of all sequences together.
@@ -158,7 +158,7 @@ def _square(i_of: Any, j_of: Any, squares: int) -> tuple[Any, Any]:
 
 
 def _when(condition: Any, action: Callable[[], None]) -> None:
-    """Does it on a condition, which is known here or only on the device."""
+    """Runs ``action`` on a condition, known here or only on the device."""
     if condition is True:
         action()
     elif condition is not False:
@@ -170,7 +170,7 @@ def _dot(a: Any, b: Any, *, transpose_b: bool = False) -> Any:
 
 
 def _masked(scores_SQ: Any) -> Any:
-    """Masks the first block of queries, that of the diagonal; all later ones see all of these keys."""
+    """Masks the first block of queries, on the diagonal; all later blocks see all of these keys."""
     first = scores_SQ[:, :BLOCK]
     key, query = (lax.broadcasted_iota(jnp.int32, first.shape, axis) for axis in (0, 1))
     first = jnp.where(key <= query, first, MASKED)
@@ -206,7 +206,7 @@ def _forward(i_of: Any, j_of: Any, q: Any, k: Any, v: Any, o: Any, log: Any, *st
 
 
 def _attend(q: Any, k: Any, v: Any, before: Sequence[State], *, diagonal: bool) -> Iterable[State]:
-    """Returns the state of each block of queries after the keys of a square; an empty one is that before any keys."""
+    """Returns the state of each block of queries after a square's keys; the state before any keys is empty."""
     count, to_power = len(before), q.shape[1] ** -0.5 * LOG2_E
     k_LK, states = k[0].T, list(before)
     waiting: deque[tuple[int, int, Any]] = deque()

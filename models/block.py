@@ -29,7 +29,7 @@ from models.operations import (
     scoped,
 )
 
-Seeds: TypeAlias = tf.Tensor | None  # int32 [B, 2], two words per example that decide all its dropout; or no dropout
+Seeds: TypeAlias = tf.Tensor | None  # int32 [B, 2]: two words per example decide all its dropout; None: no dropout
 Layer: TypeAlias = tf.Tensor | int
 DROPOUT_SITES = 3  # a block's dropouts: attention probabilities, attention branch, MLP branch
 
@@ -64,7 +64,7 @@ def block_weight_shapes(width: int) -> BlockWeights:
 
 
 class AttentionResiduals(NamedTuple):
-    """Tensors that the gradient of a block's attention half needs beside the block's input."""
+    """Tensors that the gradient of a block's attention half needs besides the block's input."""
 
     mean: tf.Tensor
     inverse: tf.Tensor
@@ -109,7 +109,7 @@ def query_key_value_gradient(
     dtype, (_, length, width) = normal_BTD.dtype, normal_BTD.shape
     parts = [tf.reshape(part, [-1, width, length]) for part in parts_BHKT]
     kernels = [tf.cast(kernel, dtype) for kernel in tf.split(weights.query_key_value_kernel, 3, axis=1)]
-    # Three products here, one below: a TPU would transpose the concatenated parts for one, and for three not.
+    # Three products here, one below: for one product a TPU would transpose the concatenated parts.
     products = [tf.einsum("bet,de->btd", part, kernel) for part, kernel in zip(parts, kernels, strict=True)]
     d_kernel = tf.einsum("btd,bet->de", float32(normal_BTD), float32(tf.concat(parts, 1)))
     return tf.cast(tf.add_n([float32(product) for product in products]), dtype), d_kernel
@@ -120,9 +120,9 @@ def query_key_value_bias_gradient(
 ) -> tf.Tensor:
     """Returns the gradient of the fused bias, float32 [3D], most of it without a pass over the tokens.
 
-    A vector that is added to all keys adds the same to all scores of a query, which changes no probability: its
-    gradient is 0. One that is added to all values is added to every output, for the probabilities of a query have the
-    sum 1, unless some are dropped.
+    A vector added to all keys adds the same to all scores of a query, which changes no probability: its gradient is 0.
+    A vector added to all values is added to every output, since a query's probabilities sum to 1 unless some are
+    dropped.
     """
     of_queries, of_values = (tf.reshape(tf.reduce_sum(float32(d_part), [0, 3]), [-1]) for d_part in (dq_BHKT, dv_BHKT))
     if dropout is None:
@@ -136,7 +136,7 @@ def _heads(features_BDT: tf.Tensor, heads: int) -> tf.Tensor:
 
 
 def attention_output(output_BDT: tf.Tensor, weights: BlockWeights) -> tf.Tensor:
-    """Returns the projection [B, T, D] of the attention's output, time last, to the residual stream."""
+    """Returns the attention output (time last) projected to the residual stream, [B, T, D]."""
     dtype = output_BDT.dtype
     kernel, bias = (tf.cast(w, dtype) for w in (weights.attention_output_kernel, weights.attention_output_bias))
     return tf.einsum("bdt,de->bte", output_BDT, kernel) + bias
@@ -233,7 +233,7 @@ def block(
     """Applies one block.
 
     Returns:
-        The output [B, T, D], and the residuals that ``config.remat`` keeps for ``block_gradient`` beside the input.
+        The output [B, T, D], and the residuals that ``config.remat`` keeps for ``block_gradient`` besides the input.
     """
     if config.remat == "full":
         weights = BlockWeights(*read_again(x_BTD, weights))
@@ -254,7 +254,7 @@ def block_gradient(
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns dx [B, T, D] and the float32 gradients of the twelve weights; recomputes residuals that were not kept."""
     if config.remat != "none":
-        # Without the barrier XLA recognises the recomputation and keeps the first results instead.
+        # Without the barrier XLA recognizes the recomputation and keeps the first results instead.
         x_BTD, dy_BTD = barrier(x_BTD, dy_BTD)
         weights = BlockWeights(*read_again(dy_BTD, weights))
         middle, kept = attention_half(x_BTD, weights, config, seeds_B2, layer, attention)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 REMAT_CHOICES = ("none", "attention", "full")
-VOCABULARY_MULTIPLE = 128  # the lanes of a TPU register: a table of whole lanes needs no masking inside the matrix unit
+VOCABULARY_MULTIPLE = 128  # the lanes of a TPU register: a table of whole registers needs no masking in the matrix unit
 MLP_FACTOR = 4
 
 
-# Larger values fit no memory: they are mistakes, and arithmetic on them would take minutes to fail.
+# Larger values fit no memory, so they are mistakes; arithmetic on them would take minutes to fail.
 MAX_SIZES = {"layers": 10_000, "heads": 1 << 20, "width": 1 << 20, "context": 1 << 20, "embedding": 1 << 20}
 MAX_VOCABULARY_SIZE = 1 << 30
 
@@ -34,14 +34,14 @@ class GPT2Config:
         heads: attention heads of a block; they divide ``width``.
         width: D, features of the residual stream.
         context: T, the longest sequence in tokens (rows of the position table).
-        vocabulary_size: V, tokens that exist; ``None`` means "taken from the data set's manifest".
-        dropout: probability of dropping, at the embedding, the attention weights and both residual branches. The
-            default, 0, is the better choice for a corpus that is read about once.
+        vocabulary_size: V, tokens that exist; ``None`` takes it from the data set's manifest.
+        dropout: dropout probability at the embedding, the attention weights and both residual branches. The default, 0,
+            is better for a corpus that is read about once.
         remat: what the backward pass recomputes instead of keeping: ``"none"``, ``"attention"`` (the attention half
             of each block) or ``"full"`` (whole blocks; only each block's input is kept).
 
     Raises:
-        ValueError: a setting is out of range; the text names it, its value and what was expected.
+        ValueError: a setting is out of range; the message names it, its value and what was expected.
 
     Example:
         >>> small = GPT2Config(vocabulary_size=50_257)
@@ -87,7 +87,7 @@ class GPT2Config:
 
     @property
     def known_vocabulary(self) -> int:
-        """The vocabulary size; ValueError while it has yet to be read from a manifest."""
+        """The vocabulary size; ValueError if it has not been read from a manifest yet."""
         if self.vocabulary_size is None:
             raise ValueError("vocabulary_size=None: give the model its vocabulary size, or a manifest that states it")
         return self.vocabulary_size
@@ -125,9 +125,9 @@ class GPT2Config:
     def flops_per_token(self, context: int | None = None) -> float:
         """Model FLOPs per token of one forward and backward pass.
 
-        6 for every weight that a token is multiplied with (a shared block counts as often as it is applied; the token
+        6 for every weight that a token is multiplied by (a shared block counts as often as it is applied; the token
         table once, as the output layer; padding rows not at all), plus 12·layers·D·T for attention. Attention counts
-        the whole T×T square, masked half included, as PaLM's appendix B does, so that MFU can be compared.
+        the whole T×T square, including the masked half, as PaLM's appendix B does, so that MFU is comparable.
 
         Args:
             context: T, tokens of a sequence; ``None`` means the model's own context.
@@ -143,8 +143,8 @@ class ALGPT2Config(GPT2Config):
     """ALGPT2: GPT-2 with one block applied ``layers`` times and, as in ALBERT (Lan et al. 2020), narrow tables.
 
     Args:
-        embedding: E, columns of the token and position tables, joined to the blocks by a linear layer at each end;
-            ``None`` leaves the tables at the full width, without linear layers.
+        embedding: E, columns of the token and position tables; a linear layer at each end joins them to the blocks.
+            ``None`` keeps the tables at full width, without linear layers.
 
     Example:
         >>> ALGPT2Config(embedding=128, vocabulary_size=50_257).parameters()

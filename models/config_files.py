@@ -12,7 +12,7 @@ from typing import Any
 from models.config import MLP_FACTOR, ALGPT2Config, GPT2Config
 
 CONFIG, HPARAMS = "config.json", "hparams.json"
-# Settings with one allowed value, because the model computes only that.
+# Settings with one allowed value: the model computes nothing else.
 FIXED = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
@@ -41,14 +41,14 @@ EMPTY = ("auto_map", "compression_config", "per_layer_config", "pruned_heads", "
 _SIZES = {"n_layer": "layers", "n_head": "heads", "n_embd": "width"}
 SIZES = {**_SIZES, "n_positions": "context", "vocab_size": "vocabulary_size"}
 OPENAI_SIZES = {**_SIZES, "n_ctx": "context", "n_vocab": "vocabulary_size"}
-# Other models' names of the sizes, which transformers accepts for GPT-2's.
+# Other models' names for the sizes, which transformers accepts for GPT-2 too.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-# Keys that transformers 4.0 to 5.x write and that change no logits; keys that begin with an underscore are ignored too.
+# Keys that transformers 4.0 to 5.x write and that change no logits; keys with a leading underscore are ignored too.
 IGNORED = {
     # where the file comes from, and what runs it
     *("architectures", "attn_implementation", "dtype", "finetuning_task", "model_type", "name_or_path", "output_past"),
@@ -56,12 +56,12 @@ IGNORED = {
     *("torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache", "xla_device"),
     # training
     *("attn_pdrop", "embd_pdrop", "gradient_checkpointing", "initializer_range", "resid_pdrop"),
-    # other heads and kinds of model
+    # other heads and model types
     *("chunk_size_feed_forward", "classifier_dropout", "cross_attention_hidden_size", "id2label", "is_decoder"),
     *("is_encoder_decoder", "label2id", "n_ctx", "n_inner", "n_special", "num_labels", "predict_special_tokens"),
     *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
     "tie_encoder_decoder",
-    # what is returned
+    # outputs
     *("output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict"),
     "return_dict_in_generate",
     # tokens

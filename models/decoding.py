@@ -14,7 +14,7 @@ from models.key_value_cache import Cache, Write, decode_step, prefill, write_pla
 from models.protocols import LanguageModel
 from models.sampling import DEFAULT, Sampling, choose
 
-PROMPT_STEP = 64  # prompts are padded to multiples of it, so that few widths are compiled
+PROMPT_STEP = 64  # prompts are padded to a multiple of this, so that few widths are compiled
 
 
 def generate(
@@ -36,7 +36,7 @@ def generate(
         end_of_text: the token that ends a row; it is not returned.
         sampling: how tokens are chosen.
         seed: the same seed, prompts and settings give the same tokens.
-        compiled: by XLA, which the TPU build of TensorFlow has only for TPUs.
+        compiled: use XLA, which TensorFlow's TPU build has only for TPUs.
 
     Returns:
         The new tokens of each row, without the prompt.
@@ -102,7 +102,7 @@ def _generate(
     write = write_xla if compiled else write_plain
     keys, values, logits_BV = prefill(model, tokens_BP, lengths_B, max_new_tokens, table_VE, write)
     seen_BV = _seen(tokens_BP, lengths_B, model.config.known_vocabulary)
-    # A stacked cache is for a loop over layers; unrolled, XLA would copy each layer out of it: 4 % of the time.
+    # A loop over layers needs a stacked cache; in an unrolled one XLA would copy out each layer: 4 % of the time.
     if compiled and model.config.distinct_blocks > 1:
         keys, values = tf.unstack(keys), tf.unstack(values)
 
@@ -163,7 +163,7 @@ def decode_loop(
         New tokens int32 [B, new_tokens] and the number that each row keeps, int32 [B].
     """
 
-    # The loop carries [V, B]: XLA would fold a transposition into the product before it, in the slow order.
+    # The loop carries [V, B]: XLA would fold a transposition into the product before it, in the slower order.
     def step_body(*carry: Any) -> tuple[Any, ...]:
         step, tokens, finished_B, counts_B, logits_VB, memory, keys, values = carry
         token_B, memory = pick(tf.transpose(logits_VB), memory, step)

@@ -1,7 +1,7 @@
-"""Causal attention by one TPU kernel forward and one backward, in place of attention.py's TensorFlow ops.
+"""Causal attention by a forward and a backward TPU kernel, in place of attention.py's TensorFlow ops.
 
-The kernels are written in attention_kernels.py, which needs JAX. Here they are StableHLO, called by XlaCallModule, and
-nothing is needed but TensorFlow.
+attention_kernels.py, which needs JAX, defines the kernels. Here they are StableHLO, called by XlaCallModule, and need
+only TensorFlow.
 
 Shapes: B batch, H heads, K head width, T context, N = B · H.
 """
@@ -20,7 +20,7 @@ KernelsFor = Callable[[int, int, int, str], Kernels]  # of N, K, T and the dtype
 
 
 def fused(kernels_for: KernelsFor, platform: str = "TPU") -> Attention:
-    """Returns attention by the kernels that ``kernels_for`` returns, lowered for a platform of XLA: TPU or CPU."""
+    """Returns attention by the kernels that ``kernels_for`` returns, lowered for XLA's platform TPU or CPU."""
 
     def call(module: bytes, arguments: Sequence[tf.Tensor], results: Sequence[tf.TensorSpec]) -> list[tf.Tensor]:
         return xla.call_module(

@@ -51,7 +51,7 @@ class GPT2(keras.Model):
         compute_dtype: dtype of activations, ``"float32"`` or ``"bfloat16"``; weights are float32 in both.
         name: Keras's name for the model; the default is the class's in lower case.
         seed: decides the initial weights.
-        attention: how attention is computed; not a part of ``get_config``, for it changes no more than rounding.
+        attention: how attention is computed; not part of ``get_config``, since it changes only rounding.
 
     Attributes:
         config: as given.
@@ -122,7 +122,7 @@ class GPT2(keras.Model):
         return x_BTE
 
     def embedding_out(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Projects the blocks' normalised output to the table's width."""
+        """Projects the blocks' normalized output to the table's width."""
         return x_BTD
 
     def apply_blocks(self, x_BTD: tf.Tensor, seeds_B2: Seeds) -> tf.Tensor:
@@ -139,7 +139,7 @@ class GPT2(keras.Model):
 
     @scoped("final_norm")
     def finish(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Returns the last block's output, normalised and projected to the table's width."""
+        """Returns the last block's output, normalized and projected to the table's width."""
         scale, bias = tf.convert_to_tensor(self.norm_scale), tf.convert_to_tensor(self.norm_bias)
         return self.embedding_out(layer_norm(x_BTD, scale, bias)[0])
 
@@ -148,7 +148,7 @@ class GPT2(keras.Model):
 
         Args:
             tokens_BT: int32 token ids, T at most the model's context.
-            dropout_seeds_B2: int32, two words per example that decide all its dropout; None for no dropout.
+            dropout_seeds_B2: int32, two words per example decide all its dropout; None for no dropout.
 
         Raises:
             ValueError: the sequence is longer than the position table.
@@ -166,7 +166,7 @@ class GPT2(keras.Model):
         return padded[..., : self.config.known_vocabulary]
 
     def output_table(self) -> tf.Tensor:
-        """Returns the table that generation multiplies features with, float32 [V, E] without padding."""
+        """Returns the table that generation multiplies features by, float32 [V, E] without padding."""
         table = tf.convert_to_tensor(self.table)[: self.config.known_vocabulary]
         return tf.cast(tf.cast(table, self.activation_dtype), tf.float32)
 

@@ -1,16 +1,16 @@
-"""Which shapes the fused attention kernels take. Imports neither TensorFlow nor JAX."""
+"""Which shapes the fused attention kernels support. Imports neither TensorFlow nor JAX."""
 
 from typing import NamedTuple
 
 from models.config import ALGPT2Config, GPT2Config
 
-BLOCK = 256  # queries, and keys, of a square of scores that stays on the core
-LONGEST = 8192  # context; a gradient of all of a head's queries stays in the core's memory
+BLOCK = 256  # queries and keys of a square of scores that stays on the core
+LONGEST = 8192  # context; the gradient of all of a head's queries stays in the core's memory
 HEAD_WIDTHS = range(64, 129, 16)
 
 
 class Kernels(NamedTuple):
-    """StableHLO of the kernels for one shape, as JAX serialises it."""
+    """StableHLO of the kernels for one shape, as JAX serializes it."""
 
     forward: bytes
     backward: bytes

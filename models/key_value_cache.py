@@ -1,8 +1,8 @@
 """The key/value cache of generation: the pass over the prompts that fills it, and the step that adds a token per row.
 
-Prompts of different lengths share a batch: after the first pass each row is shifted so that all prompts end at the same
-column of the cache, and every row then writes to the same column. A row's positions start at its first token, so a row
-does not depend on its neighbours.
+Prompts of different lengths share a batch: the first pass shifts each row so that all prompts end at the same column of
+the cache, and every row then writes to the same column. A row's positions start at its first token, so a row does not
+depend on its neighbors.
 
 Shapes: B batch, P width of the prompts, S = P + new tokens, H heads, K head width, D width, V vocabulary,
 E width of the token table, L layers.
@@ -35,8 +35,8 @@ def write_xla(cache: Cache, update_BHKT: tf.Tensor, layer: Layer, column: tf.Ten
 def write_plain(cache: Cache, update_BHKT: tf.Tensor, layer: Layer, column: tf.Tensor | int) -> Cache:
     """As ``write_xla``, without XLA: in place too, since nothing else holds the cache then.
 
-    Several tokens (a prompt's, at column 0, into an empty cache) are written as a whole layer: an index of each element
-    would be larger than the elements.
+    A prompt's tokens (at column 0, into an empty cache) are written as a whole layer: an index per element would be
+    larger than the elements.
     """
     _, heads, head_width, length = update_BHKT.shape
     if length > 1:
@@ -63,7 +63,7 @@ def prefill(
         lengths_B: int32, their lengths.
         new_tokens: columns of the cache after the prompts', a number or an int32 scalar.
         table_VE: ``model.output_table()``.
-        write: writes keys or values into a cache: ``write_xla``, or ``write_plain`` where XLA does not compile.
+        write: writes keys or values into a cache: ``write_xla``, or ``write_plain`` without XLA.
 
     Returns:
         Keys and values [L, B, H, K, S], each row shifted to end its prompt at column P, and the logits [B, V] after
@@ -116,7 +116,7 @@ def decode_step(
         x += attention_output(_merged(tf.einsum("bhqs,bhks->bhkq", seen, values[layer])), weights)
         return mlp_half(x, weights, config, None, layer)[0], keys, values
 
-    # A finished row continues until all are finished; its position must stay inside the table.
+    # A finished row continues until all rows are finished; its position must stay inside the table.
     position_B1 = tf.minimum(column - shift_B, config.context - 1)[:, None]
     x, keys, values = model.over_blocks(layer_body, model.embed(token_B[:, None], position_B1), keys, values)
     return _logits(model, x, table_VE), keys, values

@@ -1,4 +1,4 @@
-"""Softmax cross entropy over a large vocabulary that never holds all logits, its gradient computed in the same pass.
+"""Softmax cross entropy over a large vocabulary: never holds all logits, and computes the gradient in the same pass.
 
 A compiled loop runs over chunks of tokens. For each it multiplies features with the table, takes the float32 softmax,
 and computes the gradients of both while the chunk's logits are available. The backward pass only scales these by the
@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from models.operations import barrier, float32, scoped
 
-# Bytes of a chunk's exponentials when no chunk is given: on a TPU all 4,096 tokens of a typical microbatch are one
+# Bytes of a chunk's exponentials if no chunk is given: on a TPU all 4,096 tokens of a typical microbatch are one
 # chunk, so that the table's gradient is written once; a CPU is 1.2 times faster with 1,024 tokens than with 2,048.
 CHUNK_BYTES = {tf.bfloat16: 1 << 29, tf.float32: 1 << 28}
-SAMPLE_SHARE = 8  # of the table, whose first rows are the most frequent tokens of a byte-pair encoding
-SAMPLE_FROM = 8192  # rows of a table that is worth sampling
+SAMPLE_SHARE = 8  # of the table; a byte-pair encoding's first rows are its most frequent tokens
+SAMPLE_FROM = 8192  # rows; sampling a smaller table is not worth it
 SAMPLE_MARGIN = 32.0  # nats: splits float32's range of e^±88 between logits above the sample and far below it
 _NEVER = -1e30  # a logit of probability 0, but finite, so that 0 · logit is 0
 
@@ -40,9 +40,9 @@ def _shift(x_CE: tf.Tensor, table_VE: tf.Tensor, logits_of: Callable[..., tf.Ten
     """Returns the value subtracted from a token's logits before they are exponentiated, [C, 1].
 
     Any shift gives the same softmax as long as nothing overflows or underflows. The highest logit is always safe, and
-    where the logits go through memory anyway it costs nothing. In bfloat16 they do not, and finding it would cost a
-    fourth product with the table; so training uses the highest of the first eighth of the table plus SAMPLE_MARGIN:
-    exact while no logit lies more than 100 nats above those. Beyond that the loss is infinite and the step is skipped.
+    costs nothing if the logits go through memory anyway. In bfloat16 they do not, and finding it would cost a fourth
+    product with the table. So training uses the highest of the first eighth of the table plus SAMPLE_MARGIN: exact
+    unless a logit is more than 100 nats above those. Then the loss is infinite and the step is skipped.
     """
     rows = table_VE.shape[0]
     if sampled and rows >= SAMPLE_FROM:
@@ -54,8 +54,8 @@ def _shift(x_CE: tf.Tensor, table_VE: tf.Tensor, logits_of: Callable[..., tf.Ten
 def _table(table_VE: tf.Tensor, vocabulary_size: int, dtype: tf.DType) -> tf.Tensor:
     """Returns the table in ``dtype``, once for all chunks; in float32 with copies of the first row as its padding.
 
-    The highest logit is then that of a real token without a masking pass over all logits. In bfloat16 the mask is part
-    of a fusion and costs nothing.
+    The highest logit is then a real token's, without a masking pass over all logits. In bfloat16 the mask is part of a
+    fusion and costs nothing.
     """
     extra = table_VE.shape[0] - vocabulary_size
     if dtype == tf.bfloat16 or not extra:
@@ -75,7 +75,7 @@ def _softmax(
 
     highest = _shift(x_CE, table_VE, logits_of, sampled=sampled)
     if is_bfloat16:
-        # Multiplied again, not kept: writing and reading the float32 logits costs a TPU more traffic.
+        # Recomputed, not kept: writing and reading the float32 logits would cost a TPU more traffic.
         x_CE, highest = barrier(x_CE, highest)
     logits = logits_of(x_CE, table_VE.shape[0])
     powers = tf.exp(logits - highest)

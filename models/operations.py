@@ -1,8 +1,8 @@
 """The small operations of a block, each with the gradient that its backward pass uses.
 
-Written as pairs, not left to automatic differentiation, because the pair decides what is kept between the passes: here
-only inputs that are kept anyway, and two float32 scalars per token. Everything else is recomputed inside the fusion
-that needs it, which costs no memory traffic.
+They are pairs, not left to automatic differentiation, because the pair decides what is kept between the passes: here
+only inputs that are kept anyway, and two float32 scalars per token. The fusion that needs anything else recomputes it,
+which costs no memory traffic.
 
 Shapes: B batch, T context, D width, F any features, N = B·T tokens.
 """
@@ -28,7 +28,7 @@ def float32(x: tf.Tensor) -> tf.Tensor:
 
 
 def scoped(name: str) -> Callable[[Callable], Callable]:
-    """Puts a function's ops in a name scope, which a compiled program's buffers and a profile then show."""
+    """Puts a function's ops in a name scope, for the compiled program's buffers and profiles."""
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -44,15 +44,15 @@ def scoped(name: str) -> Callable[[Callable], Callable]:
 def barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
     """Returns the tensors; keeps XLA from merging what follows with an earlier, equal computation."""
     if tf.executing_eagerly():
-        return list(tensors)  # the op exists inside XLA only, and eager code merges nothing
+        return list(tensors)  # the op exists only inside XLA, and eager code merges nothing
     return gen_xla_ops.xla_optimization_barrier(list(tensors))
 
 
 def read_again(x: tf.Tensor, weights: Iterable[tf.Tensor]) -> list[tf.Tensor]:
     """Returns float32 weights unchanged, but dependent on ``x``, so that XLA casts them where they are used.
 
-    XLA moves the cast of a weight out of a loop and from the backward pass to the forward pass, past any barrier, and
-    then all blocks' bfloat16 copies live at once. A factor of one that is computed from ``x`` costs nothing.
+    Otherwise XLA moves a weight's cast out of a loop, and from the backward pass to the forward pass, past any barrier;
+    then all blocks' bfloat16 copies live at once. A factor of one computed from ``x`` costs nothing.
     """
     first = x[(0,) * x.shape.rank]
     one = tf.cast(first == first, tf.float32)  # NaN gives 0, but then the step is lost anyway
@@ -62,7 +62,7 @@ def read_again(x: tf.Tensor, weights: Iterable[tf.Tensor]) -> list[tf.Tensor]:
 def layer_norm(
     x_BTD: tf.Tensor, scale_D: tf.Tensor, bias_D: tf.Tensor
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-    """Normalises the last axis in float32 (Ba et al. 2016), epsilon 1e-5.
+    """Normalizes the last axis in float32 (Ba et al. 2016), epsilon 1e-5.
 
     Returns:
         The result in the dtype of ``x_BTD``, and (mean, 1/deviation), float32 [B, T, 1], for the gradient.
@@ -70,7 +70,7 @@ def layer_norm(
     x = float32(x_BTD)
     mean = tf.reduce_mean(x, -1, keepdims=True)
     if x_BTD.dtype == tf.bfloat16:
-        # One pass. It cancels when the mean is large, but bfloat16 itself has lost more of such values.
+        # One pass. It loses digits if the mean is large, but bfloat16 itself has lost more of such values.
         variance = tf.maximum(tf.reduce_mean(tf.square(x), -1, keepdims=True) - tf.square(mean), 0.0)
     else:
         variance = tf.reduce_mean(tf.square(x - mean), -1, keepdims=True)
@@ -138,7 +138,7 @@ def keep_mask(seeds_B2: tf.Tensor, site: tf.Tensor | int, index: tf.Tensor, rate
 
     Args:
         seeds_B2: int32, two words per example.
-        site: the number of this dropout in the model; a scalar int32.
+        site: this dropout's number in the model; a scalar int32.
         index: int32 index inside one example, shape [...] without the batch axis.
         rate: probability of 0.
 
@@ -147,7 +147,7 @@ def keep_mask(seeds_B2: tf.Tensor, site: tf.Tensor | int, index: tf.Tensor, rate
     """
     key = _mix(seeds_B2[:, 0] + _mix(seeds_B2[:, 1] + _mix(tf.cast(site, tf.int32) + 0x3C6EF372)))
     key = tf.reshape(key, [-1] + [1] * len(index.shape))
-    bits = _mix(key + index * -1640531527)  # 2³² / golden ratio, odd: neighbours land far apart
+    bits = _mix(key + index * -1640531527)  # 2³² / golden ratio, odd: neighbors land far apart
     fraction = tf.bitcast(tf.bitwise.right_shift(tf.bitcast(bits, tf.uint32), tf.constant(8, tf.uint32)), tf.int32)
     return tf.where(fraction >= int(rate * (1 << 24)), 1.0 / (1.0 - rate), 0.0)
 

@@ -1,9 +1,9 @@
 """Reads and writes weights: Hugging Face's GPT-2 files, OpenAI's original TensorFlow checkpoint, and our own format.
 
 Hugging Face's `GPT2LMHeadModel` directory is `config.json` and `model.safetensors`; its kernels are [inputs, outputs]
-as ours are, so only names differ. An ALGPT2 is written there as the GPT-2 that equals it, or in its own form, with a
-file of code that transformers runs. Our own format is the same two files with our names, and keeps ALGPT2 as trained.
-OpenAI's download is `hparams.json` and a TensorFlow checkpoint, whose kernels carry a leading axis of 1.
+like ours, so only names differ. An ALGPT2 is written there as an equal GPT-2, or in its own form, with a code file that
+transformers runs. Our own format is the same two files with our names, and keeps ALGPT2 as trained. OpenAI's download
+is `hparams.json` and a TensorFlow checkpoint, whose kernels have a leading axis of 1.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ __all__ += ["save_algpt2", "save_huggingface", "save_native", "tensors_of"]
 Tensors = dict[str, np.ndarray]
 ALGPT2_CODE = "modeling_algpt2.py"
 LAYER = re.compile(r"\bh\.?(\d+)\b")  # in Hugging Face's names of a block's tensors, and OpenAI's
-# Old versions of transformers saved these beside the weights: the causal mask and the value of masked scores.
+# Old versions of transformers saved these with the weights: the causal mask and the value of masked scores.
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
 
 
@@ -90,7 +90,7 @@ def save_algpt2(model: Any, directory: str, *, end_of_text: int) -> str:
 
 
 def _described(config: GPT2Config, end_of_text: int) -> dict[str, Any]:
-    """Returns what Hugging Face's config.json says of both kinds of models."""
+    """Returns the part of Hugging Face's config.json common to both models."""
     return {
         **{theirs: getattr(config, ours) for theirs, ours in SIZES.items()},
         **FIXED,
@@ -115,13 +115,13 @@ def _write(directory: str, described: dict[str, Any], tensors: Tensors, metadata
     with open(config, "w", encoding="utf-8") as file:
         json.dump(described, file, indent=2)
     save_file(contiguous, weights, metadata=metadata or None)
-    shutil.copymode(config, weights)  # save_file makes it readable by its owner only, whatever the umask
+    shutil.copymode(config, weights)  # save_file makes it readable only by its owner, whatever the umask
 
 
 def check(directory: str, config: GPT2Config) -> str:
     """Compares the weights in ``directory`` with a model's settings, before loading and without TensorFlow.
 
-    OpenAI's checkpoint, which only TensorFlow reads, is compared when it is loaded.
+    OpenAI's checkpoint, which needs TensorFlow, is checked on loading.
 
     Returns:
         A sentence on tensors that the model does not have; "" if there are none.
@@ -139,7 +139,7 @@ def check(directory: str, config: GPT2Config) -> str:
 
 
 def load_into(model: Any, directory: str) -> str:
-    """Assigns the weights in ``directory`` to ``model``; a longer position table is cut to the model's context.
+    """Loads the weights in ``directory`` into ``model``; a longer position table is cut to the model's context.
 
     Returns:
         As ``check``.

@@ -1,4 +1,4 @@
-"""What training, evaluation and serving ask of a model. Imports neither TensorFlow nor Keras."""
+"""What training, evaluation and serving need from a model. Imports neither TensorFlow nor Keras."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LanguageModel(Protocol):
         """Returns the carry after ``carry = body(layer, weights, *carry)`` for every layer."""
 
     def finish(self, x_BTD: tf.Tensor) -> tf.Tensor:
-        """Returns the last block's output, normalised and projected to [B, T, E]."""
+        """Returns the last block's output, normalized and projected to [B, T, E]."""
 
     def features(self, tokens_BT: tf.Tensor, dropout_seeds_B2: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the features that multiply the token table, [B, T, E]."""
@@ -44,4 +44,4 @@ class LanguageModel(Protocol):
         """Returns float32 logits [..., V] of features [..., E]."""
 
     def output_table(self) -> tf.Tensor:
-        """Returns the table that features are multiplied with, float32 [V, E]."""
+        """Returns the table that features are multiplied by, float32 [V, E]."""

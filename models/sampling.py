@@ -1,4 +1,4 @@
-"""Chooses the next token: the likeliest, or a draw under temperature, top-k, top-p and repetition penalty.
+"""Chooses the next token: the most likely, or a sample with temperature, top-k, top-p and repetition penalty.
 
 Shapes: B batch, V vocabulary.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 NEVER = -1e30  # a logit that is never drawn, and finite
-GREEDY_BELOW = 1e-20  # a temperature; a logit divided by a smaller one may be below NEVER, or infinite
+GREEDY_BELOW = 1e-20  # temperature; dividing a logit by a smaller one may give less than NEVER, or infinity
 PENALTIES = (1e-6, 1e6)  # lower and upper bound; beyond them float32 leaves that range too
 
 
@@ -17,12 +17,12 @@ class Sampling:
     """How the next token is chosen.
 
     Args:
-        temperature: divides the logits; 0, or a value too small for float32, takes the likeliest token (greedy), and
-            top_k and top_p are ignored.
-        top_k: only the k likeliest tokens; 0 is no limit. Tokens that tie with the k-th stay.
-        top_p: only the fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020); 1 is no limit.
-        repetition_penalty: logits of tokens already in the row are divided by it where positive and multiplied where
-            negative (Keskar et al. 2019); 1 is none.
+        temperature: divides the logits; 0, or a value too small for float32, takes the most likely token (greedy) and
+            ignores top_k and top_p.
+        top_k: only the k most likely tokens; 0: no limit. Tokens that tie with the k-th stay.
+        top_p: only the fewest most likely tokens whose probabilities add up to p (Holtzman et al. 2020); 1: no limit.
+        repetition_penalty: divides positive logits of tokens already in the row and multiplies negative ones (Keskar et
+            al. 2019); 1: no penalty.
 
     Raises:
         ValueError: a value out of range.
@@ -103,10 +103,10 @@ def choose_by(
 
 
 def _drawn(logits_BV: tf.Tensor, seed_2: tf.Tensor) -> tf.Tensor:
-    """Draws by the Gumbel trick: the argmax of logits plus Gumbel noise is a draw from their softmax.
+    """Samples with the Gumbel trick: the argmax of logits plus Gumbel noise is a draw from their softmax.
 
-    The uniform numbers are made from bits here, since XLA and TensorFlow's own kernels turn the same bits into
-    different numbers: so a seed gives the same text in a SavedModel.
+    It makes the uniform numbers from bits, since XLA and TensorFlow's own kernels turn the same bits into different
+    numbers. So a seed gives the same text in a SavedModel.
     """
     bits = tf.random.stateless_uniform(logits_BV.shape, seed_2, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
     fraction = tf.bitcast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.int32)

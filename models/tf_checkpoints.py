@@ -14,8 +14,8 @@ def plain_name(folder: str) -> Iterator[str]:
     """Yields a name of ``folder`` that is not a pattern, while its checkpoint is read.
 
     TensorFlow finds a checkpoint by a pattern and then opens it by its name, so escaping does not help: it can write
-    ``runs/a [v2]`` but not read it. A local folder gets a symbolic link in a temporary directory; objects cannot be
-    linked, so those under ``gs://`` are copied to the local disk.
+    ``runs/a [v2]`` but not read it. A local folder gets a symbolic link in a temporary directory. Objects under
+    ``gs://`` cannot be linked, so they are copied to the local disk.
 
     Args:
         folder: local or ``gs://``.

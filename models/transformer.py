@@ -1,4 +1,4 @@
-"""Two ways to stack blocks: GPT-2's, each with separate weights, and ALGPT2's, one block in a loop.
+"""Two ways to stack blocks: GPT-2's, with separate weights each, and ALGPT2's, one block in a loop.
 
 Shapes: B batch, T context, D width.
 """

@@ -1,6 +1,6 @@
 """The tensors of a directory by name: safetensors in one or more files, or OpenAI's TensorFlow checkpoint.
 
-Names, shapes and dtypes of safetensors are read from the headers, without TensorFlow, so that a dry run can check them.
+For safetensors it reads names, shapes and dtypes from the headers, without TensorFlow, so a dry run can check them.
 """
 
 import json
@@ -26,7 +26,7 @@ class Weights:
     Args:
         origin: the file or directory that they come from, for messages.
         shapes: of each tensor, by its name there.
-        dtypes: of each tensor, as safetensors spells them; {} where TensorFlow reads them.
+        dtypes: of each tensor, as safetensors spells them; {} if TensorFlow reads them.
         read: maps a tensor's name there to its float32 value.
         to_theirs: maps our name of a tensor to the name there.
     """
@@ -42,7 +42,7 @@ def open_weights(directory: str) -> Weights:
     """Returns the tensors of a directory.
 
     Raises:
-        ValueError: no readable weights there, or incomplete files; the message names them.
+        ValueError: no readable weights, or incomplete files; the message names them.
     """
     if os.path.exists(os.path.join(directory, HPARAMS)):
         return _openai(directory)
@@ -74,7 +74,7 @@ def _huggingface_naming(names: Mapping[str, Any]) -> Callable[[str], str]:
         return str
     if {"wte.weight", "transformer.wte.weight"} <= names.keys():
         raise ValueError("wte.weight and transformer.wte.weight are both there: expected one model's weights")
-    bare = "wte.weight" in names  # the first files on the hub, and GPT2Model's, leave the prefix out
+    bare = "wte.weight" in names  # the first files on the hub, and GPT2Model's, omit the prefix
     return lambda name: huggingface_name(name).removeprefix("transformer." if bare else "")
 
 
@@ -116,7 +116,7 @@ def _open_shards(directory: str, index: str) -> dict[str, Any]:
 
 
 def _no_weights_message(directory: str) -> str:
-    """Returns the error for a directory without weights, or with weights in a format that is not read here."""
+    """Returns the error for a directory without weights, or with weights in an unsupported format."""
     endings = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".safetensors")
     try:
         others = sorted(name for name in os.listdir(directory) if name.endswith(endings))

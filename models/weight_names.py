@@ -29,7 +29,7 @@ OUTER_NAMES = {
 
 
 def huggingface_name(name: str) -> str:
-    """Returns the name in Hugging Face's files of a weight of GPT-2, or of ALGPT2 in its own form."""
+    """Returns Hugging Face's name of a weight of GPT-2, or of ALGPT2 in its own form."""
     if name in OUTER_NAMES:
         return f"transformer.{OUTER_NAMES[name]}"
     block, field = name.split("/")

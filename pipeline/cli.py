@@ -51,7 +51,7 @@ def define_gin_flags() -> None:
 
 def define_gin_param_flag() -> None:
     """Defines ``--gin_param`` alone, for a command whose gin file is its own."""
-    flags.DEFINE_multi_string("gin_param", [], "A gin override, such as train.steps=100.")
+    flags.DEFINE_multi_string("gin_param", [], "A gin override: train.steps=100, for example.")
 
 
 def define_tpu_flag(meaning: str) -> None:
@@ -61,14 +61,14 @@ def define_tpu_flag(meaning: str) -> None:
 
 
 def required(flag: str, expected: str) -> Any:
-    """Returns a flag's value; UserError, with what was expected, where it has none."""
+    """Returns a flag's value; if it has none, UserError says what was expected."""
     if not FLAGS[flag].value:
         raise UserError(f"--{flag} is missing; expected {expected}")
     return FLAGS[flag].value
 
 
 def check_files(*names: str) -> None:
-    """Raises UserError, before any work is done, if the file that one of these flags names could not be written."""
+    """Raises UserError, before any work is done, if a file that one of these flags names could not be written."""
     for name in names:
         if file := FLAGS[name].value:
             try:
@@ -85,7 +85,7 @@ def run(main: Callable[..., int | None], define_flags: Callable[[], None] | None
     code = call(main, define_flags, sys.argv[1:])
     if code == os.EX_TEMPFAIL:
         streams.lost()
-        os._exit(code)  # an orderly end waits, perhaps for ever, for what TensorFlow has on the lost worker
+        os._exit(code)  # an orderly exit waits, perhaps forever, for what TensorFlow has on the lost worker
     sys.exit(code or int(streams.lost()))
 
 
@@ -93,13 +93,13 @@ def call(main: Callable[..., int | None], define_flags: Callable[[], None] | Non
     """Runs a command in this process, with flags of its own, and returns its exit code.
 
     Args:
-        main: is given the arguments that are not flags, as many as it has parameters.
-        define_flags: defines the command's flags, which are gone again afterwards.
+        main: gets the arguments that are not flags, one per parameter.
+        define_flags: defines the command's flags, which are removed afterwards.
         arguments: as on a command line.
 
     Returns:
         0 done; 1 the work failed; 2 the user's input is wrong; 75 (EX_TEMPFAIL) a worker went away, or is about to:
-        start it again. The reason is printed as one line.
+        start the command again. The reason is printed as one line.
     """
     of_libraries = set(FLAGS)
     if define_flags:
@@ -126,7 +126,7 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
         pointer = "" if arguments else f" ({help_text.command(module)} --help says what there is)"
         print(f"error: {error}{pointer}", file=sys.stderr)
         return 2
-    except PermissionError as error:  # that no command handles itself
+    except PermissionError as error:  # one that no command handles itself
         print(f"error: {error.filename}: not permitted to this user ({error.strerror})", file=sys.stderr)
         return 2
     except WorkerLostError as error:
@@ -144,24 +144,24 @@ def _exit_code(main: Callable[..., int | None], own: list[flags.Flag], arguments
 
 
 def lost_line(reason: object) -> str:
-    """Returns the line with which a command ends that has lost a worker."""
+    """Returns the last line of a command that has lost a worker."""
     return f"lost: {reason}; the same command continues from the newest checkpoint"
 
 
 def end_lost(reason: str) -> NoReturn:
-    """Ends this process with 75 from any thread, whatever the others wait for."""
+    """Ends this process with 75 from any thread, even while others wait."""
     print(lost_line(reason), file=sys.stderr, flush=True)
     os._exit(os.EX_TEMPFAIL)
 
 
 def _positional(main: Callable[..., int | None]) -> int:
-    """Returns how many arguments that are not flags a command takes."""
+    """Returns how many positional arguments a command takes."""
     kinds = [parameter.kind for parameter in inspect.signature(main).parameters.values()]
     return sys.maxsize if inspect.Parameter.VAR_POSITIONAL in kinds else len(kinds)
 
 
 def _parsed(own: list[flags.Flag], arguments: Sequence[str], module: ModuleType) -> list[str]:
-    """Parses the flags and returns the other arguments; refuses two values for a flag that takes one."""
+    """Parses the flags and returns the other arguments; rejects two values for a flag that takes one."""
     for flag in own:
         if not isinstance(flag, flags.MultiFlag):
             setattr(flag, "parse", functools.partial(_parse_once, flag, flag.parse))  # noqa: B010
@@ -186,17 +186,17 @@ def _parse_once(flag: flags.Flag, parse: Callable[[Any], None], argument: Any) -
 def import_tensorflow(target: "Target | None" = None) -> None:
     """Imports TensorFlow without its C++ start-up log, which no setting of TensorFlow 2.21 silences.
 
-    For a TPU that ``tpu_target.check`` has found, the environment is first set as it takes.
+    For a TPU that ``tpu_target.check`` has found, it first sets the environment that the TPU needs.
 
-    If the import fails, what was written to stderr meanwhile is shown; UserError if the installed wheels would abort
-    the process, since their message would be lost.
+    If the import fails, it shows what went to stderr meanwhile. If the installed wheels would abort the process, it
+    raises UserError, since their message would be lost.
     """
     from pipeline.devices import environment, wheels
 
     wheels.check_wheels()
     if target and target.kind == "tpu":
         environment.apply(target.slice, target.address)
-    gc.set_threshold(300_000, 20, 20)  # at Python's 700, collections are a sixth of what a command's start costs
+    gc.set_threshold(300_000, 20, 20)  # at Python's default of 700, collections take a sixth of a command's start
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:

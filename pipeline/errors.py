@@ -1,4 +1,4 @@
-"""Errors that a person can put right: one line that names the value, what was expected and the nearest right choice."""
+"""Errors that a user can fix: one line that names the value, what was expected and the nearest valid choice."""
 
 import difflib
 import errno
@@ -17,11 +17,11 @@ class UserError(Exception):
 
 
 class UnavailableError(UserError):
-    """A disk or a bucket fails to take or to give data; finished work is kept for the next try."""
+    """A disk or a bucket cannot be read or written; finished work is kept for the next try."""
 
 
 class WorkFailedError(Exception):
-    """The work failed for a reason that the message states in full: one line on stderr, no traceback, exit code 1."""
+    """The work failed, and the message gives the full reason: one line on stderr, no traceback, exit code 1."""
 
 
 class WorkerLostError(Exception):
@@ -35,9 +35,9 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """Returns a line for an error which says that a disk is full, read-only or broken; None for any other.
+    """Returns a line for an error that says that a disk is full, read-only or broken; None for any other.
 
-    TensorFlow has no error number; its messages carry the system's words, after the path and a semicolon.
+    TensorFlow gives no error number; its messages quote the system's words after the path and a semicolon.
     """
     if isinstance(error, OSError) and error.errno in DISK_FAULTS:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -53,7 +53,7 @@ def disk_fault(error: BaseException) -> str | None:
 def data_fault(error: BaseException) -> str | None:
     """Returns a line for TensorFlow's error about a damaged file of records; None for any other error.
 
-    A damaged checkpoint is a DataLossError too; only the reader of records speaks of a record.
+    A damaged checkpoint is a DataLossError too; only the record reader's message mentions a record.
     """
     if type(error).__name__ != "DataLossError" or not type(error).__module__.startswith("tensorflow."):
         return None
@@ -66,9 +66,9 @@ def data_fault(error: BaseException) -> str | None:
 
 
 def pip_install(what: str) -> str:
-    """Returns the command that installs where this Python looks: ``.venv/bin/pip install -r requirements.txt``."""
+    """Returns the command that installs for this Python: ``.venv/bin/pip install -r requirements.txt``."""
     pip, here = pathlib.Path(sys.executable).with_name("pip"), pathlib.Path.cwd()
-    if sys.prefix == sys.base_prefix or not pip.exists():  # no environment of its own, or one of another tool's
+    if sys.prefix == sys.base_prefix or not pip.exists():  # no virtual environment, or one that another tool made
         return f"pip install {what}"
     return f"{pip.relative_to(here) if pip.is_relative_to(here) else pip} install {what}"
 
@@ -76,7 +76,7 @@ def pip_install(what: str) -> str:
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the closest of ``choices``, or an empty string when none is close."""
 
-    def likeness(choice: str) -> tuple[float, int]:  # of two equally like, the one with the longer common beginning
+    def likeness(choice: str) -> tuple[float, int]:  # of two equally similar ones, the longer common prefix wins
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(choice, name, strict=False))
         return difflib.SequenceMatcher(None, choice, name).ratio(), len(list(same))
 

@@ -1,11 +1,11 @@
-r"""Scores a trained model on a part of a data set, a text or a benchmark's file; every figure comes with its protocol.
+r"""Scores a trained model on a part of a data set, a text or a benchmark file; every figure comes with its protocol.
 
     python -m pipeline.evaluate --run_dir=… --data=… [--part=validation] \
         [--tpu=v3-8]
     python -m pipeline.evaluate --run_dir=… --text=FILE \
         [--benchmark=wikitext] [--stride=N] [--context=N] [--tpu=v3-8]
 
-Figures and protocols are printed as JSON and kept in the run directory, whose report.html is written again with them.
+Figures and protocols are printed as JSON and kept in the run directory, and its report.html is updated.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import benchmarks, comparability, detokenizers
 
 FLAGS = flags.FLAGS
-BATCH = 8  # windows of a replica at once
+BATCH = 8  # windows per replica at once
 
 
 def main() -> None:
@@ -59,9 +59,9 @@ def main() -> None:
 
 
 def keep(run_dir: str, figures: dict[str, float], protocol: dict[str, Any]) -> None:
-    """Writes the figures into the run directory, and its report again; only warns if it cannot be written to.
+    """Writes the figures into the run directory and updates its report; only warns if it cannot write there.
 
-    A run that goes on has no report yet: it writes one when it ends.
+    A run still in training has no report yet: it writes one when it ends.
     """
     import tensorflow as tf
 
@@ -115,15 +115,15 @@ def _examples(run: Any, examples: list[benchmarks.Example]) -> tuple[dict[str, f
 def define_flags() -> None:
     """Defines the flags."""
     names = ", ".join([*benchmarks.TEXTS, *benchmarks.EXAMPLES])
-    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is scored, or else its newest.")
-    cli.define_tpu_flag("Where it runs: a slice, a Cloud TPU's name or address, local, virtual-N; default here.")
+    cli.define_path("run_dir", None, "The run; scores its best checkpoint (train.keep_best), else its newest.")
+    cli.define_tpu_flag("Where to run: a slice, a Cloud TPU's name or address, local, virtual-N; default: here.")
     cli.define_path("data", None, "A directory of shards with a manifest.")
     flags.DEFINE_string("part", "validation", "Which part of --data.")
     cli.define_path("text", None, "A UTF-8 file: a text, or a benchmark's examples.")
     flags.DEFINE_string("benchmark", "text", f"What --text is: {names}.")
-    flags.DEFINE_string("detokenizer", None, f"In place of the benchmark's: {', '.join(detokenizers.DETOKENIZERS)}.")
-    flags.DEFINE_integer("stride", None, "Tokens between windows of --text; default the context (no overlap).")
-    flags.DEFINE_integer("context", None, "Tokens of a window of --text; default the model's context.")
+    flags.DEFINE_string("detokenizer", None, f"Replaces the benchmark's: {', '.join(detokenizers.DETOKENIZERS)}.")
+    flags.DEFINE_integer("stride", None, "Tokens between windows of --text; default: the context (no overlap).")
+    flags.DEFINE_integer("context", None, "Tokens per window of --text; default: the model's context.")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Writes a trained model in a form that other programs read.
+"""Exports a trained model in a format that other programs read.
 
     python -m pipeline.export --run_dir=… --format=FORMAT --output=DIRECTORY
 
-    huggingface         what transformers' GPT2LMHeadModel and AutoTokenizer
-                        read, and a card with the figures that pipeline.evaluate
-                        kept; an ALGPT2 becomes a plain GPT-2
-    huggingface_algpt2  an ALGPT2 as small as it is, with the code that
-                        transformers runs with trust_remote_code
+    huggingface         for transformers' GPT2LMHeadModel and AutoTokenizer,
+                        and a model card with pipeline.evaluate's figures; an
+                        ALGPT2 becomes a plain GPT-2
+    huggingface_algpt2  an ALGPT2 in its own size, with the code that
+                        transformers needs (trust_remote_code)
     native              config.json and model.safetensors with our names; an
-                        ALGPT2 is kept as it is
+                        ALGPT2 stays an ALGPT2
     saved_model         a TensorFlow SavedModel: ``generate`` and ``score`` take
-                        and give text, ``serving_default`` takes tokens and
-                        gives logits (pipeline/serving/signatures.py)
+                        and return text, ``serving_default`` takes tokens and
+                        returns logits (pipeline/serving/signatures.py)
 
 The directory appears only when it is complete.
 """
@@ -59,7 +59,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--output={FLAGS.output}: cannot be written to ({error.strerror})") from None
     with folder as parent:
-        unfinished = pathlib.Path(parent, "unfinished")  # a subdirectory has the usual permissions
+        unfinished = pathlib.Path(parent, "unfinished")  # a subdirectory gets the usual permissions
         unfinished.mkdir()
         try:
             note = _write(run, FLAGS.format, unfinished)
@@ -87,7 +87,7 @@ def _write(run: Any, form: str, directory: pathlib.Path) -> str:
     note = save(run.model, str(directory), end_of_text=end)
     documents = {
         "tokenizer_config.json": run.tokenizer.transformers_settings(run.model.config.context),
-        # As pipeline.generate draws; what is generated ends with the document.
+        # As pipeline.generate samples; generation stops where the document ends.
         "generation_config.json": {"do_sample": True, "top_k": 0}
         | dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end),
     }
@@ -99,7 +99,7 @@ def _write(run: Any, form: str, directory: pathlib.Path) -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is written, or else its newest.")
+    cli.define_path("run_dir", None, "The run; exports its best checkpoint (train.keep_best), else its newest.")
     flags.DEFINE_string("format", "huggingface", f"One of {', '.join(FORMATS)}.")
     cli.define_path("output", None, "A new directory.")
 

@@ -1,4 +1,4 @@
-r"""Continues prompts with a trained model: one prompt, a file's in one batch, or line by line on a terminal.
+r"""Continues prompts with a trained model: one prompt, a file as one batch, or lines on a terminal.
 
     python -m pipeline.generate --run_dir=… --prompt='…' [--max_tokens=100] \
         [--temperature=0.8] [--top_k=40] [--top_p=1]
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _batches() -> Iterator[list[str]]:
-    """Returns the prompts to continue, batch by batch; checks what can be checked before the model is loaded."""
+    """Yields the prompts to continue, batch by batch; checks what it can before the model is loaded."""
     if (FLAGS.prompt is not None) + bool(FLAGS.prompts_file) + FLAGS.interactive > 1:
         raise UserError("--prompt, --prompts_file and --interactive exclude each other; expected one of them")
     if FLAGS.interactive:
@@ -72,7 +72,7 @@ def _batches() -> Iterator[list[str]]:
             raise UserError("--prompt is empty; expected some text to continue")
         try:
             FLAGS.prompt.encode()
-        except UnicodeEncodeError:  # Python passes undecodable bytes of a command line on as lone surrogates
+        except UnicodeEncodeError:  # Python passes on undecodable bytes of a command line as lone surrogates
             raise UserError(f"--prompt={FLAGS.prompt!a}: is not UTF-8 text") from None
         return iter([[FLAGS.prompt]])
     prompts = texts.lines(texts.read_file(FLAGS.prompts_file, "--prompts_file")[0].rstrip("\r\n"))
@@ -95,15 +95,15 @@ def _typed() -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is used, or else its newest.")
+    cli.define_path("run_dir", None, "The run; uses its best checkpoint (train.keep_best), else its newest.")
     flags.DEFINE_string("prompt", None, "Text to continue.")
     cli.define_path("prompts_file", None, "Texts to continue, one per line, in one batch.")
     flags.DEFINE_bool("interactive", False, "Read prompts from standard input, until an empty line.")
-    flags.DEFINE_integer("max_tokens", 100, "New tokens at most; fewer where the context ends.", lower_bound=1)
-    flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.", lower_bound=0)
-    flags.DEFINE_integer("top_k", 0, "Only the k likeliest tokens; 0 is no limit.", lower_bound=0)
-    flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that add up to this; 1 is no limit.", 0, 1)
-    flags.DEFINE_float("repetition_penalty", 1.0, "Makes tokens already in the text less likely; 1 is none.")
+    flags.DEFINE_integer("max_tokens", 100, "Maximum new tokens; fewer if the context ends first.", lower_bound=1)
+    flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the most likely token.", lower_bound=0)
+    flags.DEFINE_integer("top_k", 0, "Sample only from the k most likely tokens; 0: no limit.", lower_bound=0)
+    flags.DEFINE_float("top_p", 1.0, "Sample only from the most likely tokens that add up to this; 1: no limit.", 0, 1)
+    flags.DEFINE_float("repetition_penalty", 1.0, "Makes tokens already in the text less likely; 1: off.")
     flags.DEFINE_integer("seed", 0, "The same seed gives the same text.", -values.INT32, values.INT32)
 
 

@@ -1,7 +1,7 @@
 """Reads gin files into a ``Configuration``: the value of each setting, and the file and line that it comes from.
 
-Statements are read with gin's own parser, one by one, so that an error can name its place. gin's global registry stays
-empty: the configurations of a process are independent of each other. Imports no framework.
+gin's own parser reads the statements one by one, so that an error can name its place. gin's global registry stays
+empty, so the configurations of a process are independent of each other. Imports no framework.
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ from pipeline.errors import UserError, nearest
 
 assert importlib.util
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "gin"
-ON_COMMAND_LINE = "--gin_param="  # how the origin of such a binding begins
+ON_COMMAND_LINE = "--gin_param="  # how the origin of a binding from the command line begins
 PATHS = ("train.pretrained", "shard.tokenizer")  # settings that name a file or a directory
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-    """``%NAME`` in a value; looked up when the value is asked for, since it may be bound after its use."""
+    """``%NAME`` in a value; looked up when the value is read, since it may be bound after its use."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """``@NAME`` in a value, which is refused when the value is asked for: only then is its place known."""
+    """``@NAME`` in a value, which is rejected when the value is read: only then is its place known."""
 
     name: str
 
@@ -58,11 +58,11 @@ class Configuration:
 
     Attributes:
         surfaces: the dataclasses whose fields can be bound, by their names in gin.
-        bindings: of each setting, as (surface's name, field's name): its values in the order in which they were bound,
-            of which the last counts, each with its origin.
+        bindings: for each setting, as (surface's name, field's name): its values in the order in which they were bound,
+            each with its origin. The last one counts.
         folders: where files are looked up, in this order.
-        by_name: gives the text of a file that is in no folder and follows from its name; None where none follows, and
-            UserError where the name is nearly one.
+        by_name: returns the text of a file that is in no folder but follows from its name, or None; raises UserError if
+            the name is close to such a name.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Configuration:
                 raise UserError(f"{origin}: no value uses %{macro}{near}; write name.parameter = value")
 
     def get(self, surface: type[T]) -> T:
-        """Returns the configured instance of ``surface``; UserError lists all values that are required and missing."""
+        """Returns the configured instance of ``surface``; UserError lists all required values that are missing."""
         name = self.name_of(surface)
         missing = [
             f"{name}.{field.name}"
@@ -126,11 +126,11 @@ class Configuration:
         return bound
 
     def bind(self, surface: type, parameter: str, value: Any, origin: str) -> None:
-        """Binds a value that does not come from a gin file, such as one from a trained model's description."""
+        """Binds a value that does not come from a gin file: from a trained model's description, for example."""
         self.bindings.setdefault((self.name_of(surface), parameter), []).append((value, origin))
 
     def provenance(self, *configured: Any) -> str:
-        """Returns ``name.parameter = value  # origin`` for every field of surfaces' instances, as readable gin text."""
+        """Returns ``name.parameter = value  # origin`` for every field of the surfaces' instances, as gin text."""
         blocks = []
         for instance in configured:
             name = self.name_of(type(instance))
@@ -143,7 +143,7 @@ class Configuration:
         return "\n\n".join(blocks) + "\n"
 
     def origin(self, name: str, parameter: str) -> str:
-        """Returns where the value of a setting comes from, such as a file and its line, or "default"."""
+        """Returns where a setting's value comes from: a file and its line, for example, or "default"."""
         return self.bindings[name, parameter][-1][1] if (name, parameter) in self.bindings else "default"
 
     def name_of(self, surface: type) -> str:
@@ -173,7 +173,7 @@ class Configuration:
         self._read_text(text, file, ())
 
     def _near(self, file: str) -> str:
-        """Returns the gin file that is most like one that there is not, and the names of all in its folder."""
+        """Returns the existing gin file that is most like ``file``, and the names of all in its folder."""
         root = self.folders[-1]
         near = nearest(file, [str(path.relative_to(root)) for path in root.rglob("*.gin")])
         folder = pathlib.PurePath(file).parent
@@ -190,7 +190,7 @@ class Configuration:
         self._read_text(text, _short(path), (*includers, path))
 
     def _read_text(self, text: str, source: str, includers: tuple[pathlib.Path, ...]) -> None:
-        """Reads a file, the last of ``includers``; an override or a text by name has none, and so no lines to name."""
+        """Reads a file, the last of ``includers``; an override or a text by name has none, so no lines to name."""
 
         def place(line: int | None) -> str:
             return f"{source}:{line}" if includers and line else source
@@ -203,7 +203,7 @@ class Configuration:
             reason, (line_number, _) = error.args
             where = place(min(line_number, len(texts.lines(text))))
             raise UserError(f"{where}: {reason}; expected name.parameter = value") from None
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of very many brackets
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # very deep brackets raise the last two
             reason = str(error).splitlines()[0] if str(error) else "not a gin statement"
             where = place(getattr(error, "lineno", None))
             raise UserError(f"{where}: {reason[:200]}; expected name.parameter = value") from None
@@ -237,7 +237,7 @@ class Configuration:
         self.bind(surface, parameter, value, origin)
 
     def _resolved(self, value: Any, where: str, within: tuple[str, ...] = ()) -> Any:
-        """Returns a value with its macros replaced; ``within`` are those that led to it."""
+        """Returns a value with its macros replaced; ``within`` are the macros that led to it."""
         if isinstance(value, Reference):
             raise UserError(f"{where}: expected a literal or a %macro, got @{value.name}")
         if isinstance(value, Macro):
@@ -253,7 +253,7 @@ class Configuration:
 
 
 def _path(where: str, value: Any) -> Any:
-    """Returns the path that gin binds, as ``paths.checked`` does; UserError for an invalid one."""
+    """Returns the path that gin binds, checked by ``paths.checked``; UserError for an invalid one."""
     try:
         return None if value is None else paths.checked(value)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a command says of its flags: the text of ``--help``, and of one that is wrong."""
+"""What a command says about its flags: ``--help``, and the error for a wrong flag."""
 
 import sys
 import textwrap
@@ -13,7 +13,7 @@ WIDTH = 80  # of a terminal
 
 
 def command(module: ModuleType) -> str:
-    """Returns how a module's command is started, such as ``python -m pipeline.train``."""
+    """Returns how to start a module's command: ``python -m pipeline.train``."""
     spec = getattr(module, "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
 
@@ -32,16 +32,16 @@ def text(module: ModuleType, own: list[flags.Flag]) -> str:
 
 
 def _filled(paragraph: str) -> str:
-    """Returns a paragraph of a docstring as a terminal shows it; examples and what is indented keep their lines."""
+    """Returns a docstring's paragraph, wrapped for a terminal; examples and indented text keep their lines."""
     if any(line.startswith((" ", "python -m ")) for line in paragraph.splitlines()):
         return paragraph
     return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def mistake(error: flags.Error | ValueError, own: list[flags.Flag], module: ModuleType) -> str:
-    """Returns what is wrong with a command line's flags, and the nearest one to one that there is not."""
+    """Returns what is wrong with a command line's flags, and for an unknown flag the nearest one."""
     if isinstance(error, flags.UnrecognizedFlagError):
-        no = "no" if error.flagname.startswith("no") else ""  # what turns a boolean flag off
+        no = "no" if error.flagname.startswith("no") else ""  # this prefix turns a boolean flag off
         near = nearest(error.flagname, [f"{no if flag.boolean else ''}{flag.name}" for flag in own])
         near = near.replace("'", "'--", 1)
         return f"there is no flag --{error.flagname}{near}; {command(module)} --help lists them"
@@ -49,7 +49,7 @@ def mistake(error: flags.Error | ValueError, own: list[flags.Flag], module: Modu
 
 
 def expected(flag: flags.Flag) -> str:
-    """Returns what a flag of a number or a boolean one takes; an empty string for others, whose checks are ours.
+    """Returns what a numeric or boolean flag takes; an empty string for others, which have our own checks.
 
     absl's own words are Python's: "invalid literal for int() with base 10".
     """

@@ -1,4 +1,4 @@
-"""Paths as users write them, on command lines and in gin files: ``~`` is a home; what could never be used is refused.
+"""Paths as users write them, on command lines and in gin files: ``~`` is a home; unusable paths are rejected.
 
 Imports only the standard library.
 """
@@ -14,8 +14,8 @@ def checked(path: str) -> str:
     """Returns a path, local or ``gs://``, with ``~`` and ``~user`` at its start replaced by that home.
 
     Raises:
-        ValueError: it holds control characters such as a newline, or bytes that are not UTF-8, which neither
-            TensorFlow nor Cloud Storage takes, or its ``~`` is nobody's home, or it is too long for Cloud Storage.
+        ValueError: it has control characters (a newline, say) or bytes that are not UTF-8, which neither TensorFlow nor
+            Cloud Storage takes, or its ``~`` is nobody's home, or it is too long for Cloud Storage.
     """
     try:
         path.encode()

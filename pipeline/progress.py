@@ -8,9 +8,9 @@ from typing import TextIO
 
 from pipeline.streams import CLEAR
 
-SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines of work that is added up
-KEPT = 20  # lines of a terminal that stay, of a whole run
-OF_STEPS = ("of peak", "grad norm", "loss", "step ")  # what a line of training can do without, the first most easily
+SECONDS_ON_TERMINAL, SECONDS_ELSEWHERE = 0.2, 10.0  # between two lines from ``add``
+KEPT = 20  # lines of a whole run that stay on a terminal
+OF_STEPS = ("of peak", "grad norm", "loss", "step ")  # what a training line can do without, the first most easily
 
 
 def duration(seconds: float) -> str:
@@ -37,16 +37,16 @@ def fitting(fields: Sequence[str], spare: Sequence[str], room: int) -> str:
 
 
 class Progress:
-    """A line on how far some work is, with lines between that stay, and the rate of the work.
+    """A line that shows how far some work is and its rate, with lines in between that stay.
 
     Args:
-        total: amount of work in all, in ``unit`` times ``scale``.
-        work: what is being done, such as 'tokenizing', where ``add`` counts it.
-        unit: what ``add`` shows the rate in, such as 'MB'.
+        total: total amount of work, in ``unit`` times ``scale``.
+        work: what is being done, for example 'tokenizing', if ``add`` counts it.
+        unit: the unit of the rate that ``add`` shows, for example 'MB'.
         scale: amount that makes one unit.
-        done: amount that was done before, by a run that was interrupted; it does not count for the rate. None: the rate
-            counts from the first time that it is asked for, so that compiling does not count.
-        stream: where the line goes; None is standard error for ``work``, else standard output.
+        done: amount that an interrupted run did before; it does not count for the rate. None: the rate counts from the
+            first call of ``rate``, so that compiling does not count.
+        stream: where the line goes; None: standard error with ``work``, else standard output.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Progress:
         self.total, self._work, self._unit, self._scale = total, work, unit, scale
         self._stream = stream or (sys.stderr if work else sys.stdout)  # as it is now: the command line replaces it
         self.on_terminal = self._stream.isatty()
-        self._open = False  # whether a terminal shows a line that is not ended
+        self._open = False  # whether a terminal shows an unfinished line
         self._done, self._shown, self._part = done or 0.0, time.monotonic(), -1
         self._first = None if done is None else (done, time.monotonic())
 
@@ -73,12 +73,12 @@ class Progress:
         return (done - before) / max(now - began, 1e-9)
 
     def seconds_left(self, done: float) -> float | None:
-        """Returns the seconds that the rest takes at this rate; None while there is no rate."""
+        """Returns the seconds that the rest takes at this rate; None if there is no rate yet."""
         rate = self.rate(done)
         return (self.total - done) / rate if rate > 0 else None
 
     def show(self, *fields: str, spare: Sequence[str] = (), done: float | None = None) -> None:
-        """Replaces the line; on a terminal it fits without wrapping, and stays in every twentieth of ``done``."""
+        """Replaces the line; on a terminal it fits without wrapping, and one line stays per twentieth of ``done``."""
         room = shutil.get_terminal_size().columns - 1 if self.on_terminal else sys.maxsize
         self._write(fitting(fields, spare, room), "" if self.on_terminal else "\n")
         self._open = self.on_terminal
@@ -88,7 +88,7 @@ class Progress:
                 self.keep()
 
     def add(self, amount: float) -> None:
-        """Counts more work as done, and shows it if the last time is long enough ago."""
+        """Counts more work as done, and shows it if the last line is old enough."""
         self._done += amount
         now = time.monotonic()
         if now - self._shown >= (SECONDS_ON_TERMINAL if self.on_terminal else SECONDS_ELSEWHERE):
@@ -99,7 +99,7 @@ class Progress:
             self.show(f"{self._work} {share:3.0f} %, {rate:,.1f} {self._unit}/s, {remaining} left")
 
     def keep(self) -> None:
-        """Ends the line that a terminal shows, so that it stays and what is printed next begins a new one."""
+        """Ends the line that a terminal shows, so that it stays and the next output begins a new one."""
         if self._open:
             self._stream.write("\n")
             self._open = False
@@ -110,7 +110,7 @@ class Progress:
         self._open = False
 
     def finish(self) -> None:
-        """Clears the line of a terminal."""
+        """Clears the terminal's line."""
         self._write("", "")
         self._open = False
 

@@ -3,8 +3,8 @@ r"""Tokenizes a corpus into committed TFRecord shards.
     python -m pipeline.shard --gin_file=datasets/wikitext-2.gin \
         --source=wikitext-2-raw --output=data/wikitext-2
 
-Repeating the command continues where it stopped, and says so when nothing is left to do. With --runner the
-units run on Apache Beam, with the same bytes (docs/beam.md).
+Repeat the command to resume where it stopped; it says so if nothing is left to do. With --runner the units run on
+Apache Beam and produce the same bytes (docs/beam.md).
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    """Shards as the flags say."""
+    """Runs the command."""
     gin_files = cli.required("gin_file", "a data set such as datasets/cpython.gin")
     cli.required("output", "a directory, local or gs://")
     configuration = gin_reader.load(gin_files, FLAGS.gin_param)
@@ -63,10 +63,10 @@ def define_flags() -> None:
     cli.define_gin_flags()
     cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
     cli.define_path("output", None, "The directory of the data set, local or gs://.")
-    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Worker processes at most; no result depends on it.")
+    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Maximum worker processes; no result depends on it.")
     cli.define_path("work_dir", None, "Folder for unfinished work; default: in the output, for gs:// under /tmp.")
     flags.DEFINE_string("runner", None, f"Shard on Apache Beam: {', '.join(RUNNERS)}.")
-    flags.DEFINE_multi_string("beam_option", [], "An option of Beam's, such as project=NAME.")
+    flags.DEFINE_multi_string("beam_option", [], "A Beam option: project=NAME, for example.")
     cli.define_path("describe_job", None, "Write Beam's job graph and its workers' package here, and start nothing.")
 
 

@@ -1,9 +1,9 @@
-r"""stdout and stderr whose failure costs no work: the reader is gone, the disk full, the terminal closed or ASCII only.
+r"""stdout and stderr whose failure costs no work: reader gone, disk full, terminal closed or ASCII only.
 
-On a terminal, what is printed while a line of progress is shown begins on a line of its own.
+On a terminal, output during a progress line begins on a line of its own.
 
 What cannot be written is dropped, the first time with a note on stderr; ``lost`` says so at the end. A character that
-the encoding lacks is written as JSON and Python write it, ``\u00d7``, so that figures stay JSON.
+the encoding lacks is escaped as in JSON and Python, ``\u00d7``, so that figures stay JSON.
 """
 
 import codecs
@@ -16,7 +16,7 @@ import sys
 from typing import Any, ClassVar
 
 ESCAPE = "json_escape"
-CLEAR = "\r\x1b[K"  # how a line that replaces the one before begins
+CLEAR = "\r\x1b[K"  # begins a line that replaces the one before
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -28,7 +28,7 @@ codecs.register_error(ESCAPE, _escape)
 
 
 class _UnfailingFile(io.FileIO):
-    """A descriptor whose writes always succeed; ``failure`` is the first one that did not."""
+    """A descriptor whose writes always succeed; ``failure`` is the first error."""
 
     failure: OSError | None = None
     line_is_open: ClassVar[bool] = False  # of the terminal, which stdout and stderr share
@@ -37,10 +37,10 @@ class _UnfailingFile(io.FileIO):
         try:
             if self.isatty():
                 self._end_line(bytes(data))
-            while (written := super().write(data)) is None:  # set to non-blocking by whoever shares it, and full
+            while (written := super().write(data)) is None:  # full, and made non-blocking by whoever shares it
                 select.select([], [self], [])
             return written
-        except OSError as error:  # tried again at the next write: a full disk may get room
+        except OSError as error:  # the next write tries again: a full disk may get room
             if self.failure is None:
                 self.failure = error
                 if self.fileno() == 1:
@@ -48,7 +48,7 @@ class _UnfailingFile(io.FileIO):
             return len(data)
 
     def _end_line(self, data: bytes) -> None:
-        """Ends a line of progress that ``data`` does not replace or end; notes whether it leaves one open."""
+        """Ends a progress line that ``data`` does not replace or end; records whether it leaves one open."""
         replaces = data.startswith(CLEAR.encode())
         if _UnfailingFile.line_is_open and not replaces and not data.startswith(b"\n"):
             super().write(b"\n")
@@ -56,15 +56,15 @@ class _UnfailingFile(io.FileIO):
 
 
 def protect() -> None:
-    """Replaces ``sys.stdout`` and ``sys.stderr`` by such streams, and closed ones by /dev/null.
+    """Replaces ``sys.stdout`` and ``sys.stderr`` with such streams, and closed ones with /dev/null.
 
-    A closed descriptor's number would go to the next file that is opened, and what C++ libraries log there into it.
+    Otherwise the next opened file would get a closed descriptor's number, and C++ libraries would log into it.
     """
-    logging.raiseExceptions = False  # or a library that logs to a full disk prints a page beside the one line
+    logging.raiseExceptions = False  # otherwise a library that logs to a full disk prints a page
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  # takes the lowest number that is free
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  # takes the lowest free number
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
         elif mode == "w":
@@ -75,7 +75,7 @@ def protect() -> None:
 
 
 def lost() -> bool:
-    """Whether something that was printed on stdout did not get there."""
+    """Whether output to stdout was lost."""
     sys.stdout.flush()
     raw = getattr(sys.stdout.buffer, "raw", None)
     return isinstance(raw, _UnfailingFile) and raw.failure is not None

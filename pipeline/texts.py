@@ -1,7 +1,7 @@
-r"""Reads text the same way, wherever it comes from: UTF-8, perhaps behind a byte order mark; lines end at \n or \r\n.
+r"""Reads text the same way everywhere: UTF-8, perhaps after a byte order mark; lines end at \n or \r\n.
 
-Python's own ways differ among themselves: ``str.splitlines`` also ends a line at U+2028 or a form feed, files that are
-opened as text at a lone \r too, and "utf-8" keeps the mark as a character. Imports no library.
+Python's own functions differ: ``str.splitlines`` also ends a line at U+2028 or a form feed, files opened as text also
+end one at a lone \r, and "utf-8" keeps the mark as a character. Imports no library.
 """
 
 from typing import AnyStr
@@ -12,12 +12,12 @@ MARK = "\ufeff"  # U+FEFF, which editors put before a file's text
 
 
 def decode(raw: bytes | bytearray | memoryview) -> str:
-    """Returns UTF-8 bytes as text, without a byte order mark before it; UnicodeDecodeError if they are not."""
+    """Returns UTF-8 bytes as text, without a byte order mark; UnicodeDecodeError if they are not UTF-8."""
     return str(raw, "utf-8").removeprefix(MARK)
 
 
 def read_file(path: str, flag: str) -> tuple[str, bytes]:
-    """Returns a local file as text, its line ends as they are, and as bytes; UserError names the path's flag."""
+    """Returns a local file as text, with its line ends, and as bytes; UserError names the path's flag."""
     try:
         with open(path, "rb") as file:
             raw = file.read()
@@ -29,7 +29,7 @@ def read_file(path: str, flag: str) -> tuple[str, bytes]:
 
 
 def without_mark(raw: bytes) -> bytes:
-    """Returns a file's bytes without a byte order mark before them."""
+    """Returns a file's bytes without the byte order mark."""
     return raw.removeprefix(MARK.encode())
 
 
@@ -47,6 +47,6 @@ def without_end(line: AnyStr) -> AnyStr:
 
 
 def printable(text: str, longest: int = 300) -> str:
-    r"""Returns a text, such as a path, as one line that UTF-8 can write: other bytes of a name become \udcXX."""
+    r"""Returns a text (a path, for example) as one line that UTF-8 can write; other bytes of a name become \udcXX."""
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= longest else line[:longest] + "…"

@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    """Trains as the flags say; an identical file that is there already is success."""
+    """Trains as the flags say; an identical existing file is success."""
     cli.required("output", "the tokenizer.json to write")
     configuration = gin_reader.load(FLAGS.gin_file or ["datasets/cpython.gin"], FLAGS.gin_param)
     settings = configuration.get(ShardConfig)
@@ -47,9 +47,9 @@ def define_flags() -> None:
     cli.define_gin_flags()
     cli.define_path("source", None, "The corpus: a file, a directory or a glob, local or gs://.")
     cli.define_path("output", None, "The tokenizer.json to write.")
-    flags.DEFINE_integer("size", 8192, "Entries of the vocabulary, end-of-text included.")
+    flags.DEFINE_integer("size", 8192, "Vocabulary size, including end-of-text.")
     flags.DEFINE_integer(
-        "documents", 200_000, "Documents to train on at most, from the beginning of the corpus.", 1, values.INT64
+        "documents", 200_000, "Maximum documents to train on, from the beginning of the corpus.", 1, values.INT64
     )
 
 

@@ -1,9 +1,9 @@
-r"""Trains a language model from shards, or prints what such a run would be.
+r"""Trains a language model from shards, or prints what the run would do.
 
     python -m pipeline.train --gin_file=algpt2.gin --tpu=v3-8 \
         --data=gs://… --run_dir=gs://… [--dry_run]
 
-Repeated, the command continues from the newest checkpoint. Exit code 0: done, or stopped by a signal and saved; 1: the
+Repeat the command to resume from the newest checkpoint. Exit code 0: done, or stopped by a signal and saved; 1: the
 work failed; 2: wrong input, nothing written; 75: a worker went away, or this VM is about to: start it again.
 """
 
@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    """Prints the run of the flags, or checks it and starts it; returns the exit code."""
+    """Prints the flags' run, or checks and starts it; returns the exit code."""
     files = cli.required("gin_file", "a run such as algpt2.gin, gpt2.gin or quickstart.gin")
     run = run_config.load_run_config(files, FLAGS.gin_param, FLAGS.tpu)
     run_config.note_overridden_slice(run.configuration, FLAGS.tpu)
@@ -64,7 +64,7 @@ def _train(run: run_config.RunConfig, target: tpu_target.Target, data: Manifest 
 
     connection = connect.connect(target)
     from pipeline.runs.run_directory import RunDirectory
-    from pipeline.training.session import Session  # imports what may not start TensorFlow before the connection
+    from pipeline.training.session import Session  # its imports must not start TensorFlow before the connection
 
     return Session(
         configuration=run.provenance(),
@@ -83,14 +83,14 @@ def define_flags() -> None:
     """Defines the flags, here and for programs that run ``main``."""
     cli.define_gin_flags()
     cli.define_tpu_flag(
-        "A slice such as v3-8 or pod-128 (a v3-128), one at an address or of a Cloud TPU's name "
+        "A slice (v3-8, or pod-128 for a v3-128), a slice with an address or a Cloud TPU's name "
         "(v3-8@grpc://10.0.0.2:8470, v3-8@my-tpu), local on a TPU VM, or virtual-N; default: the slice that gin binds, "
-        "or else the GPUs or the CPU here."
+        "else this machine's GPUs or CPU."
     )
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
     cli.define_path("run_dir", None, "Where the run keeps its results, local or gs://.")
-    flags.DEFINE_bool("preflight", False, "First compile the step for the slice with the TPU's compiler: does it fit?")
-    flags.DEFINE_bool("dry_run", False, "Print the configuration and the batch arithmetic; check local --data; stop.")
+    flags.DEFINE_bool("preflight", False, "First compile the step with the TPU compiler to see whether it fits.")
+    flags.DEFINE_bool("dry_run", False, "Print the configuration and batch arithmetic, check local --data, exit.")
 
 
 if __name__ == "__main__":

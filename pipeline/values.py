@@ -1,4 +1,4 @@
-"""The type check that every value of a gin file, an override and a slice's file passes.
+"""The type check for every value of a gin file, an override or a slice's file.
 
 Imports only the standard library.
 """
@@ -17,9 +17,9 @@ LARGEST, SMALLEST = float.fromhex("0x1.fffffep127"), 2.0**-126
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """Returns the value of the setting ``name``; UserError if it is of another type or TensorFlow cannot hold it.
+    """Returns the value of the setting ``name``; UserError if it has another type or TensorFlow cannot hold it.
 
-    -0.0 becomes 0.0, or equal settings would be two runs.
+    -0.0 becomes 0.0; otherwise equal settings would be two runs.
     """
     if not fits(value, hint):
         near = nearest(str(value), [choice for choice in typing.get_args(hint) if isinstance(choice, str)])
@@ -28,7 +28,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type; a number also has to be one that TensorFlow can hold."""
+    """Whether a value has a type; TensorFlow must also be able to hold a number."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return any(fits(value, part) for part in typing.get_args(hint))
     origin = typing.get_origin(hint)
@@ -50,7 +50,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _of_a_size(value: Any, hint: Any) -> str:
-    """Returns the range that is expected of a number outside it, or an empty string."""
+    """Returns the range that a number must be in, if it is not, or an empty string."""
     takes_float = float in (hint, *typing.get_args(hint))
     if takes_float and isinstance(value, int | float) and not isinstance(value, bool):
         return f" that float32 holds: 0, or {SMALLEST:.2g} to {LARGEST:.2g}"
@@ -58,7 +58,7 @@ def _of_a_size(value: Any, hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as an error shows it: a number of a thousand digits in a few."""
+    """Returns a value as an error shows it: a number of a thousand digits is shortened."""
     if isinstance(value, int) and abs(value) > INT64:
         return f"{'-' if value < 0 else ''}2**{abs(value).bit_length() - 1} or more"
     text = repr(value)
@@ -66,7 +66,7 @@ def shown(value: Any) -> str:
 
 
 def type_name(hint: Any) -> str:
-    """Returns a type in words, such as "a whole number or None"."""
+    """Returns a type in words, for example "a whole number or None"."""
     if isinstance(hint, types.UnionType):
         return " or ".join(type_name(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:

@@ -1,8 +1,8 @@
 """ALGPT2 in its own small form, for Hugging Face's transformers: one shared block, and narrow tables.
 
-``pipeline.export --format=huggingface_algpt2`` puts a copy of this file beside the weights, and
-``AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)`` runs it. It needs torch and transformers
-alone.
+``pipeline.export --format=huggingface_algpt2`` puts a copy of this file next to the weights, and
+``AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)`` runs it. It needs only torch and
+transformers.
 
 Shapes: B batch, T tokens, S tokens with those of the cache, D width, E table width, H heads, K head width,
 V vocabulary.
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 class ALGPT2Config(PretrainedConfig):
-    """The settings, by GPT-2's names there, and ``embedding_size``: E, or None for tables as wide as the block."""
+    """The settings, by transformers' GPT-2 names, and ``embedding_size``: E; None: tables as wide as the block."""
 
     model_type = "algpt2"
     keys_to_ignore_at_inference = ("past_key_values",)
@@ -65,7 +65,7 @@ class Dense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Masked self-attention; the application's number says which layer of the cache is its own."""
+    """Masked self-attention; the application's number selects its layer of the cache."""
 
     def __init__(self, config: ALGPT2Config):
         super().__init__()
@@ -198,7 +198,7 @@ class ALGPT2ForCausalLM(PreTrainedModel, GenerationMixin):
         places = torch.arange(total, device=input_ids.device)
         visible = places[None, None, None] <= places[None, None, before:, None]
         if attention_mask is not None:
-            # A padding token sees itself: seeing nothing, it would be NaN, also for those that do not see it.
+            # A padding token sees itself: otherwise it would be NaN, also for tokens that do not see it.
             itself = places[None, None, None] == places[None, None, before:, None]
             visible = (visible & attention_mask[:, None, None, :].bool()) | itself
         if position_ids is None and attention_mask is not None:

@@ -13,20 +13,20 @@ KERNEL_GENERATIONS = ("v4", "v5e", "v5p", "v6e")  # no Mosaic kernel compiles fo
 
 
 class AttentionPath(NamedTuple):
-    """What was chosen, and a sentence that says why."""
+    """The choice, and a sentence that says why."""
 
     name: str  # "fused" or "plain"
     reason: str
 
 
 def choose(settings: TrainConfig, model: GPT2Config, piece: Slice | None, *, elsewhere: bool = False) -> AttentionPath:
-    """Returns the path of a run.
+    """Returns a run's attention path.
 
     Args:
-        settings: the run's.
-        model: the run's.
+        settings: of the run.
+        model: of the run.
         piece: the slice; None for other devices.
-        elsewhere: another machine may be the one that trains, so a jax that is missing here refuses nothing.
+        elsewhere: another machine may do the training, so a jax that is missing here is no error.
 
     Raises:
         UserError: ``train.attention = 'fused'`` where the kernels cannot be used.

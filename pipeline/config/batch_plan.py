@@ -18,7 +18,7 @@ class BatchPlan:
 
     @property
     def per_replica(self) -> int:
-        """Sequences of one replica per step."""
+        """Sequences per replica and step."""
         return self.accumulation * self.microbatch
 
     @property
@@ -34,7 +34,7 @@ def divisors(number: int) -> list[int]:
 
 
 def plan(*, global_batch: int, replicas: int, microbatch: int, context: int) -> BatchPlan:
-    """Returns the plan; UserError names the nearest valid batches if the global one does not divide."""
+    """Returns the plan; UserError names the nearest valid batches if the global batch does not divide."""
     unit = replicas * microbatch
     if global_batch % unit == 0:
         return BatchPlan(global_batch, replicas, global_batch // unit, microbatch, context)

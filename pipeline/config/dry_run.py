@@ -27,7 +27,7 @@ def arithmetic(
 ) -> str:
     """Returns the batch arithmetic, parameters, FLOPs, slots and effective learning rates of a run as lines of text.
 
-    For a model without a vocabulary size, GPT-2's replaces the data's; ``hosts`` are machines with the replicas.
+    A model without a vocabulary size gets GPT-2's instead of the data's; ``hosts`` are the replicas' machines.
     """
     vocabulary = model.vocabulary_size or GPT2_VOCABULARY
     sized = dataclasses.replace(model, vocabulary_size=vocabulary)
@@ -53,7 +53,7 @@ def arithmetic(
 def effective_rates(rates: Mapping[str, float]) -> str:
     """Returns the effective learning rate of each variable at the schedule's highest point, as lines of text.
 
-    Variables with the same rate share a line, and those of several blocks a name.
+    Variables with the same rate share a line; variables of several blocks share a name.
     """
     lines: dict[str, dict[str, int]] = {}
     for name, rate in rates.items():

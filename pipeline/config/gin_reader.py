@@ -1,4 +1,4 @@
-"""gin: which surfaces can be configured, and which of them a command line chooses and uses.
+"""The surfaces that gin can configure, and which of them a command line chooses and uses.
 
 Every surface is a frozen dataclass in a module that imports neither TensorFlow nor Keras, so that a dry run or a
 mistyped name takes milliseconds.
@@ -27,25 +27,25 @@ T = TypeVar("T")
 
 
 def load(files: Sequence[str], parameters: Sequence[str] = ()) -> Configuration:
-    """Returns the configuration of ``files``, then of ``parameters``, as ``Configuration.read`` binds them."""
+    """Returns the configuration that ``Configuration.read`` binds from ``files``, then from ``parameters``."""
     configuration = Configuration(SURFACES, by_name=slices.gin_text)
     configuration.read(files, parameters)
     return configuration
 
 
 def chosen(configuration: Configuration, kinds: Mapping[str, type[T]], name: str, setting: str) -> T:
-    """Returns what a setting's value such as ``'algpt2'`` chooses among MODELS or OPTIMIZERS, as it is configured."""
+    """Returns the configured model or optimizer (of MODELS or OPTIMIZERS) that a value like ``'algpt2'`` chooses."""
     if name not in kinds:
         raise UserError(f"{setting} = {name!r}: expected one of {', '.join(sorted(kinds))}{nearest(name, kinds)}")
     return configuration.get(kinds[name])
 
 
 def reject_unused_overrides(configuration: Configuration, *used: type) -> None:
-    """Raises UserError for a binding of a surface that the command does not read; ``used`` are those that it reads.
+    """Raises UserError for a binding of a surface that the command does not read; it reads ``used``.
 
-    A file's settings for a model or optimizer that was not chosen are allowed where they were meant: where the files
-    chose that one before a later line chose another (gin/gpt2.gin sets Adafactor for runs that choose no other
-    optimizer), or where the choice is left to the command line.
+    A file may set a model or optimizer that was not chosen in two cases: the files chose it before a later line chose
+    another (gin/gpt2.gin sets Adafactor for runs that choose no other optimizer), or they leave the choice to the
+    command line.
     """
     names = [configuration.name_of(surface) for surface in used]
     for owner, parameter in configuration.bindings:

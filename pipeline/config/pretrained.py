@@ -1,7 +1,7 @@
-"""A model to continue from: ``train.pretrained`` names a run, an export, or a directory of Hugging Face's or OpenAI's.
+"""A model to continue from: ``train.pretrained`` names a run, an export, or a Hugging Face or OpenAI directory.
 
-The directory's description of the model replaces a gin file; values that gin binds are compared with it. TensorFlow and
-Keras are imported only to load weights, so that a dry run is fast.
+The directory describes the model in place of a gin file; values that gin binds must agree with it. TensorFlow and Keras
+are imported only to load weights, so that a dry run is fast.
 """
 
 import functools
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 FREE = {"dropout", "remat", "context"}  # settings that further training may change; the context can only be shortened
 RUN = "run.json"
-# In Hugging Face's older directories and OpenAI's download, in place of tokenizer.json; added tokens are not in them.
+# Older Hugging Face directories and OpenAI's download have these instead of tokenizer.json, without added tokens.
 PLAIN_VOCABULARIES = ("vocab.json", "encoder.json")
 
 
 def model_config(configuration: Configuration, settings: TrainConfig) -> GPT2Config:
-    """Returns the configuration of the model to train: gin's, over that of ``settings.pretrained`` where it is set.
+    """Returns the configuration of the model to train: gin's, on top of that of ``settings.pretrained`` if it is set.
 
     Raises:
-        UserError: no model there, one of a kind other than ``settings.model``, or one that gin's values contradict.
+        UserError: no model is there, its kind is not ``settings.model``, or gin's values contradict it.
     """
     directory = settings.pretrained
     if directory is None:
@@ -57,7 +57,7 @@ def model_config(configuration: Configuration, settings: TrainConfig) -> GPT2Con
 
 
 def read_config(directory: str) -> GPT2Config:
-    """Returns the configuration of the model in ``directory``; UserError if there is no usable one."""
+    """Returns the configuration of the model in ``directory``; UserError if none is usable."""
     if storage.size(storage.join(directory, RUN)) is not None:
         try:
             return from_description(json.loads(storage.read_bytes(storage.join(directory, RUN)))["model"])
@@ -102,7 +102,7 @@ def _warn_once(sentence: str) -> None:
 
 
 def load_into(model: LanguageModel, directory: str) -> None:
-    """Assigns a run's newest checkpoint, or a file's weights; UserError names the first tensor that does not fit."""
+    """Loads a run's newest checkpoint, or a file's weights; UserError names the first tensor that does not fit."""
     from models import pretrained as files
 
     try:
@@ -117,9 +117,9 @@ def load_into(model: LanguageModel, directory: str) -> None:
 
 
 def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
-    """Rejects data of a tokenizer other than the one beside the model, if any; names the first token that differs.
+    """Rejects data whose tokenizer differs from the model's, if it has one; names the first token that differs.
 
-    Tokenizers with equal tokens may still encode a text differently: lower-cased, with a space in front, or split by
+    Tokenizers with equal tokens may still encode a text differently: lower-cased, with a leading space, or split by
     another pattern.
     """
     from pipeline.data.format.fidelity import PROBE
@@ -143,7 +143,7 @@ def check_tokenizer(directory: str, tokenizer: "Tokenizer") -> None:
 
 
 def _vocabulary(directory: str) -> tuple[str, dict[int, str]]:
-    """Returns the vocabulary file beside the model, and its tokens by id; {} without one."""
+    """Returns the model's vocabulary file, and its tokens by id; {} without one."""
     from pipeline.data.format.tokenizer import Tokenizer
 
     for name in ("tokenizer.json", *PLAIN_VOCABULARIES):

@@ -1,4 +1,4 @@
-"""The training run that a command line describes, checked before slow imports, reading data and connecting."""
+"""The training run that a command line describes, checked before any slow import, data or connection."""
 
 import dataclasses
 import sys
@@ -20,7 +20,7 @@ from pipeline.runs.sinks import wandb
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A run as gin files and ``--tpu`` describe it, each part checked against the others."""
+    """The run that gin files and ``--tpu`` describe, each part checked against the others."""
 
     configuration: Configuration = dataclasses.field(compare=False, repr=False)
     settings: TrainConfig
@@ -30,12 +30,12 @@ class RunConfig:
     plan: batch_plan.BatchPlan
 
     def provenance(self) -> str:
-        """Returns the settings as readable gin text, each with the place that it comes from."""
+        """Returns the settings as readable gin text, each with its origin."""
         return self.configuration.provenance(self.settings, self.model, self.optimizer)
 
 
 def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: str | None) -> RunConfig:
-    """Returns the run that these describe; UserError if it is invalid. Reads no data and connects to nothing."""
+    """Returns the run that the arguments describe; UserError if it is invalid. Reads no data, does not connect."""
     configuration = gin_reader.load(gin_files, gin_params)
     settings = configuration.get(TrainConfig)
     model = pretrained.model_config(configuration, settings)
@@ -62,7 +62,7 @@ def load_run_config(gin_files: Sequence[str], gin_params: Sequence[str], tpu: st
 
 
 def place(configuration: Configuration, tpu: str | None) -> tpu_target.Place:
-    """Returns where a configuration runs: what ``--tpu`` names, or else the slice that gin binds."""
+    """Returns where a configuration runs: what ``--tpu`` names, else the slice that gin binds."""
     return configuration.get(slices.Slice) if tpu is None and configuration.bound(slices.Slice) else tpu
 
 
@@ -78,9 +78,9 @@ def note_overridden_slice(configuration: Configuration, tpu: str | None) -> None
 
 
 def note_other_models_size(configuration: Configuration, settings: TrainConfig, model: GPT2Config) -> None:
-    """Prints a note on stderr if gin gives another model than the chosen one a size that the chosen one has not.
+    """Prints a note on stderr if gin sets another model's size, which the chosen model does not have.
 
-    So quickstart.gin with ``train.model='gpt2'`` would silently be a GPT-2 of the default size.
+    Without it, quickstart.gin with ``train.model='gpt2'`` would silently be a GPT-2 of the default size.
     """
     if settings.pretrained is not None:
         return
@@ -101,7 +101,7 @@ def note_other_models_size(configuration: Configuration, settings: TrainConfig, 
 
 
 def check_visible(target: tpu_target.Target, **directories: str) -> None:
-    """Rejects local directories, by the names of their flags, if another machine is a slice's host."""
+    """Rejects local directories, given by flag name, if a slice's host is another machine."""
     if target.slice is None or tpu_target.is_here(target.slice):
         return
     for flag, directory in directories.items():
@@ -113,7 +113,7 @@ def check_visible(target: tpu_target.Target, **directories: str) -> None:
 
 
 def note_distance(target: tpu_target.Target, directory: str) -> None:
-    """Prints a note on stderr if a slice reads its data from a bucket in another region, or in a multi-region."""
+    """Prints a note on stderr if a slice reads data from a bucket in another region or in a multi-region."""
     if target.slice is None or not storage.is_remote(directory):
         return
     from pipeline.devices import regions
@@ -133,7 +133,7 @@ def check_data(directory: str, run: RunConfig) -> manifest.Manifest:
 
 
 def check_manifest(directory: str, data: manifest.Manifest, run: RunConfig) -> None:
-    """Compares the manifest of ``directory`` with a run, as ``check_data`` does."""
+    """Checks the manifest of ``directory`` against a run, as ``check_data`` does."""
     context, plan = run.plan.context, run.plan
     try:
         data.check(vocabulary_size=run.model.vocabulary_size)
@@ -155,7 +155,7 @@ def with_data(run: RunConfig, data: manifest.Manifest) -> RunConfig:
     """Returns the run with the values that its data determines: the vocabulary size, steps and warm-up steps."""
     try:
         settings = run.settings.resolved(data.part("train").records * data.record.context // run.plan.context)
-    except ValueError as error:  # a warm-up that is longer than the one pass
+    except ValueError as error:  # the warm-up is longer than the one pass
         raise UserError(f"train: {error}") from None
     model = dataclasses.replace(run.model, vocabulary_size=data.tokenizer.vocabulary_size)
     return dataclasses.replace(run, settings=settings, model=model)

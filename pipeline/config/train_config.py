@@ -6,7 +6,7 @@ from typing import Literal
 from pipeline.optimizers.schedules import Schedule
 from pipeline.values import INT32
 
-# Changing these between two starts of one run does not change its mathematics.
+# These may change between two starts of one run: its mathematics stays the same.
 RESUMABLE_CHANGES = frozenset(
     {
         *("microbatch", "steps_per_loop", "evaluate_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
@@ -36,31 +36,31 @@ class TrainConfig:
         pretrained: directory of a model to continue training: a run's, one that ``pipeline.export`` wrote, Hugging
             Face's (config.json, model.safetensors) or OpenAI's (hparams.json, model.ckpt.*). It determines the model's
             size; gin may still set dropout, remat and a shorter context. None starts from random weights.
-        steps: total optimizer steps; -1 is one pass over the train part.
+        steps: total optimizer steps; -1: one pass over the train part.
         global_batch: sequences per optimizer step, over all replicas and microbatches.
         microbatch: sequences that one replica holds at once; accumulation follows from it.
         schedule: shape of the learning rate: ``'linear'``, ``'cosine'``, ``'constant'`` or ``'inverse_sqrt'``, which
-            falls from the end of the warm-up on, and so needs one.
+            decays from the end of the warm-up and so needs one.
         warmup_steps: steps of linear warm-up to the optimizer's learning rate.
-        warmup_fraction: the warm-up as a fraction of ``steps``; 0 uses ``warmup_steps``.
+        warmup_fraction: warm-up as a fraction of ``steps``; 0 uses ``warmup_steps``.
         final_fraction: where linear and cosine decay end, as a fraction of the peak.
-        clip_norm: global norm that the mean gradient is clipped to; None does not clip.
+        clip_norm: global norm to clip the mean gradient to; None does not clip.
         compute_dtype: ``'bfloat16'`` or ``'float32'``; weights, softmax and loss are float32 in both.
-        attention: ``'fused'``, a TPU kernel for v4 and later; ``'plain'``, TensorFlow's ops; or ``'auto'``, which is
-            fused where generation and shapes allow it. The results are equal up to rounding.
+        attention: ``'fused'``, a TPU kernel for v4 and later; ``'plain'``, TensorFlow's ops; or ``'auto'``: fused if
+            the generation and shapes allow it. Results are equal up to rounding.
         seed: of the initial weights, the order of the records and dropout.
         steps_per_loop: optimizer steps per call of the compiled loop; metrics leave the device once per loop.
-        evaluate_every: steps between evaluations of the whole validation part; 0 evaluates at the end only.
-        checkpoint_every: steps between checkpoints; one is always written at the end.
-        keep_checkpoints: how many of the newest checkpoints are kept.
-        keep_every: steps; checkpoints at its multiples are kept for good. 0 keeps none for good.
-        keep_best: whether the weights of the lowest validation loss are kept too, in ``best/``; evaluation, generation
-            and export then use them.
-        skip_loss_above: nats per token; the update of a batch with a higher loss is skipped, like one that is not
-            finite, and written to incidents.jsonl. None skips only losses that are not finite.
-        max_skipped_steps: skipped steps in a row that stop the run.
-        profile_steps: (i, j): TensorBoard gets a profile of the steps i … j, of which a few are enough. None for none.
-        sample_prompt: text that a sample after each evaluation and at the end continues; empty for no samples.
+        evaluate_every: steps between evaluations of the whole validation part; 0 evaluates only at the end.
+        checkpoint_every: steps between checkpoints; the run always writes one at the end.
+        keep_checkpoints: number of newest checkpoints to keep.
+        keep_every: steps; checkpoints at multiples of it are kept permanently. 0: none.
+        keep_best: also keep the weights of the lowest validation loss, in ``best/``; evaluation, generation and export
+            then use them.
+        skip_loss_above: nats per token; skip the update of a batch whose loss is higher or not finite, and write it to
+            incidents.jsonl. None skips only losses that are not finite.
+        max_skipped_steps: number of consecutive skipped steps that stops the run.
+        profile_steps: (i, j): TensorBoard gets a profile of steps i … j; a few are enough. None: no profile.
+        sample_prompt: prompt for a text sample after each evaluation and at the end; empty: no samples.
         wandb: Weights & Biases: ``'auto'`` (online with a key and a network, else offline), ``'offline'`` or ``'off'``.
     """
 
@@ -120,7 +120,7 @@ class TrainConfig:
                 raise ValueError(f"{name} = {bound}: expected a positive number, or None for {none}")
 
     def resolved(self, sequences: int) -> "TrainConfig":
-        """Returns the settings with steps and warm-up as numbers, for a train part of ``sequences`` sequences."""
+        """Returns the settings with steps and warm-up resolved for a train part of ``sequences`` sequences."""
         steps = max(1, sequences // self.global_batch) if self.steps == ONE_EPOCH else self.steps
         return dataclasses.replace(self, steps=steps, warmup_steps=self._warmup(steps))
 

@@ -1,1 +1,1 @@
-"""From text to records on disk, and from records to batches."""
+"""Turns text into records on disk, and records into batches."""

@@ -1,1 +1,1 @@
-"""Finds accelerators, connects to them, and checks that they are the ones requested."""
+"""Finds accelerators, connects to them, and checks that they are the requested ones."""

@@ -15,7 +15,7 @@ from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, WorkerLostError, pip_install
 from pipeline.progress import counted
 
-# Messages of TensorFlow, libtpu and the Cloud TPU API, by pattern, and what they mean for the user. The first match
+# Messages of TensorFlow, libtpu and the Cloud TPU API, as patterns, and their meaning for the user. The first match
 # decides. Status numbers are matched together with a word: ports, process ids and steps have the same digits.
 MEANINGS = (
     (r"already in use|lockfile|\bheld by\b|Device or resource busy", "is busy: another process uses it"),
@@ -60,11 +60,11 @@ class Connection:
 
     Args:
         strategy: A tf.distribute.Strategy; the default one for a single device.
-        replicas: Copies of the model, each of which takes its share of the global batch.
+        replicas: Copies of the model; each takes its share of the global batch.
         hosts: Machines that read data.
         slice: The slice that was requested and found, if any.
         kind: "cpu", "gpu", "virtual" or "tpu".
-        addresses: ``HOST:PORT`` of each host's gRPC server, where there are several processes.
+        addresses: ``HOST:PORT`` of each host's gRPC server, if there are several processes.
         worker: Index of this process among those that train together; 0 is the chief, the only one that writes.
     """
 
@@ -77,14 +77,14 @@ class Connection:
     worker: int = 0
 
     def describe(self) -> str:
-        """Returns the devices in words, such as 'v3-128: 128 cores, 16 hosts'."""
+        """Returns the devices in words: 'v3-128: 128 cores, 16 hosts'."""
         one = {"tpu": "TPU core", "gpu": "GPU", "virtual": "virtual CPU device", "cpu": "CPU"}[self.kind]
         several = f"{counted(self.replicas, one)}, {counted(self.hosts, 'host')}"
         return f"{self.slice.name}: {several}" if self.slice else several
 
 
 def connect(target: tpu_target.Target) -> Connection:
-    """Connects to what ``tpu_target.check`` found; UserError, one sentence, if it is not usable or not the slice."""
+    """Connects to what ``tpu_target.check`` found; UserError if it is unusable or not the slice."""
     if target.kind == "here":
         return _connect_here()
     if target.kind == "virtual":
@@ -176,9 +176,9 @@ def _connect_tpu(target: tpu_target.Target) -> Connection:
 
 @contextlib.contextmanager
 def on_this_machine() -> Iterator[None]:
-    """Runs ops on the CPU of this process, whatever a cluster calls it.
+    """Runs ops on this process's CPU, whatever a cluster calls it.
 
-    After connecting to a TPU at an address, the main thread's ops run on the TPU's host; files would be written there.
+    After connecting to a TPU by address, the main thread's ops run on the TPU's host, and would write files there.
     """
     import tensorflow as tf
 
@@ -194,7 +194,7 @@ def multiply_in_float32() -> None:
 
 
 def explain(error: Exception, address: str) -> UserError:
-    """Translates an error that TensorFlow raised while connecting into one sentence for the user."""
+    """Translates TensorFlow's error while connecting into one sentence for the user."""
     text = f"{type(error).__name__}: {error}"
     for pattern, meaning in MEANINGS:
         if re.search(pattern, text, re.IGNORECASE):

@@ -1,7 +1,7 @@
-"""Google Cloud's notice that it is about to end this VM: threads that wait for it while training goes on.
+"""Google Cloud's notice that it is about to end this VM: threads wait for it during training.
 
-The metadata server is told 30 seconds before a spot VM is preempted, 60 seconds before maintenance stops a VM, and an
-hour before it stops one with GPUs. Compute Engine leaves the 60 seconds out for a VM that never asked. Sources:
+The metadata server knows 30 seconds before a spot VM is preempted, 60 seconds before maintenance stops a VM, and an
+hour before it stops one with GPUs. Compute Engine skips the 60 seconds for a VM that never asked. Sources:
 https://cloud.google.com/compute/docs/metadata/getting-live-migration-notice
 https://cloud.google.com/compute/docs/gpus/gpu-host-maintenance
 https://cloud.google.com/compute/docs/instances/create-use-preemptible
@@ -15,19 +15,19 @@ from contextlib import contextmanager
 from pipeline.devices import metadata
 
 MAINTENANCE, PREEMPTED = "maintenance-event", "preempted"
-# MIGRATE_ON_HOST_MAINTENANCE is no end: a VM that migrates goes on.
+# MIGRATE_ON_HOST_MAINTENANCE is no end: a migrated VM continues.
 ENDS = {MAINTENANCE: "TERMINATE_ON_HOST_MAINTENANCE", PREEMPTED: "TRUE"}
 MEANINGS = {MAINTENANCE: "stops this machine for maintenance", PREEMPTED: "has preempted this machine"}
-POLL_SECONDS = 10.0  # that the server holds a request; after a silence it is asked again
-PAUSE_SECONDS = 1.0  # between requests: a server that does not wait, or is away during maintenance, is not flooded
+POLL_SECONDS = 10.0  # how long the server holds a request; then it is asked again
+PAUSE_SECONDS = 1.0  # between requests, so as not to flood a server that does not wait or is down for maintenance
 
 
 @contextmanager
 def watched(told: Callable[[str], None]) -> Iterator[None]:
-    """Calls ``told`` with a sentence, from another thread, when the end of this VM is announced inside the block.
+    """Calls ``told`` with a sentence, from another thread, if this VM's end is announced inside the block.
 
-    Where nothing on this machine says that it is a Google Cloud VM, or its server does not answer the first request,
-    nothing runs beside the block. Leaving it waits for no server.
+    If this machine is no Google Cloud VM, or its server does not answer the first request, no thread stays. Leaving the
+    block waits for no server.
     """
     watch = _Watch(told)
     if metadata.is_expected():
@@ -40,23 +40,23 @@ def watched(told: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Watch:
-    """Waits for entries of the metadata server, until it is closed; what comes later is not told."""
+    """Waits for entries of the metadata server until it is closed; ignores what comes later."""
 
     def __init__(self, told: Callable[[str], None]):
         self._told, self._closed, self._lock = told, threading.Event(), threading.Lock()
 
     def close(self) -> None:
-        """Returns when ``told`` is not running, and will not be called any more."""
+        """Returns when ``told`` is not running and will not be called again."""
         with self._lock:
             self._closed.set()
 
     def wait_for(self, path: str) -> None:
-        """Returns when the entry says that this VM ends, the watch is closed, or there is no such entry at first."""
+        """Returns when the entry says that this VM ends, the watch is closed, or the entry does not exist at first."""
         entry = metadata.entry(path)
         if entry is None:
             return
         if path == MAINTENANCE and entry.value == ENDS[path]:
-            # A VM with GPUs keeps the notice for an hour: a run that a supervisor starts meanwhile should train.
+            # A VM with GPUs keeps the notice for an hour; a run that a supervisor starts meanwhile should train.
             print(f"note: Google Cloud {MEANINGS[path]} within the hour ({entry.value})", file=sys.stderr, flush=True)
         elif entry.value == ENDS[path]:
             self._tell(path)

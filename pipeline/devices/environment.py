@@ -1,8 +1,8 @@
-"""What TensorFlow's TPU build must find in the environment before it is imported, by slice and by part in the work.
+"""Environment variables that TensorFlow's TPU build needs before it is imported, by slice and by role.
 
 Sources: ``export_env_variables`` in dags/solutions_team/configs/tensorflow/common.py of
 https://github.com/GoogleCloudPlatform/ml-auto-solutions, Google's release tests of TensorFlow 2.18;
-https://cloud.google.com/tpu/docs/runtimes (v5e, v5p and v6e have PJRT alone); for the hosts of a slice,
+https://cloud.google.com/tpu/docs/runtimes (v5e, v5p and v6e have only PJRT); for the hosts of a slice,
 ``tensorflow/python/tools/grpc_tpu_worker.py`` of the wheel tensorflow-tpu 2.20.0.
 """
 
@@ -16,8 +16,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pipeline.devices.slices import Slice
 from pipeline.errors import UserError, pip_install
 
-PJRT = ("v5e", "v5p", "v6e")  # generations that TensorFlow reaches by PJRT only
-BY_LIBTPU = ("v4", "v5e", "v5p", "v6e")  # generations whose place in the slice libtpu finds by itself
+PJRT = ("v5e", "v5p", "v6e")  # generations that TensorFlow reaches only by PJRT
+BY_LIBTPU = ("v4", "v5e", "v5p", "v6e")  # generations on which libtpu finds its place in the slice itself
 MESH_PORT = 8476
 LOADS, LIBRARY = "TPU_LOAD_LIBRARY", "TF_PLUGGABLE_DEVICE_LIBRARY_PATH"
 NAMES = (LOADS, LIBRARY, "PJRT_DEVICE", "NEXT_PLUGGABLE_DEVICE_USE_C_API")
@@ -27,7 +27,7 @@ def variables(piece: Slice | None, address: str, libtpu: str | None = None) -> d
     """Returns the variables of a program that trains on a slice.
 
     Args:
-        piece: The slice, None where only an address is known.
+        piece: The slice; None if only an address is known.
         address: "local", or anything else for a slice that the program drives from outside.
         libtpu: Path of libtpu.so; None = that of the installed package.
     """
@@ -70,10 +70,10 @@ def worker_variables(piece: Slice, index: int, hosts: Sequence[str], libtpu: str
 def apply(
     piece: Slice | None, address: str, environ: MutableMapping[str, str] = os.environ, libtpu: str | None = None
 ) -> None:
-    """Sets the variables of a training program in this process; what the user has set stays, with a note.
+    """Sets a training program's variables in this process; keeps what the user has set, with a note.
 
     Raises:
-        UserError: The user has set two things that would abort the process together.
+        UserError: The user has set a combination that would abort the process.
     """
     wanted, own = variables(piece, address, libtpu), {name: environ[name] for name in NAMES if environ.get(name)}
     if _aborts(own):

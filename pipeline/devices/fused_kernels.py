@@ -1,4 +1,4 @@
-"""The fused attention kernels of a run, which JAX writes in a process of its own: it shares none with TensorFlow."""
+"""A run's fused attention kernels; JAX writes them in a separate process, not shared with TensorFlow."""
 
 import functools
 from typing import TYPE_CHECKING

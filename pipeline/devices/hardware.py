@@ -1,8 +1,8 @@
-"""Compares the machine that answered with the requested slice, before the first step runs on a smaller one.
+"""Compares the actual machine with the requested slice, before the first step runs on a smaller one.
 
 No single source knows everything. On a TPU VM the metadata server, the environment and the PCI bus name the generation;
 for a TPU node the Cloud TPU API does; on Colab, and on any node, the TPU's profiler service says "TPU type: TPU v2".
-Cores and hosts come from the topology that initialisation returns, and memory from the generation.
+Cores and hosts come from the topology that initialization returns, memory from the generation.
 """
 
 import glob
@@ -31,14 +31,14 @@ PROFILER_PORT = 8466
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """The machine that answered; None where no source knew.
+    """The actual machine; None where no source knew.
 
     Args:
         cores: Devices that the program sees.
         hosts: Machines.
-        generation: A key of GENERATIONS, or whatever other name a source gave.
-        hbm_gib_per_core: Memory of a device of this generation, in GiB. No source states it for the machine itself, so
-            it differs from the slice's only if the generation or the slice's file does.
+        generation: A key of GENERATIONS, or any other name that a source gave.
+        hbm_gib_per_core: Memory of a device of this generation, in GiB. No source states the machine's own, so it
+            differs from the slice's only if the generation or the slice's file does.
         source: The source that named the generation.
     """
 
@@ -76,16 +76,16 @@ def _size(generation: str, cores: int, hosts: int, hbm: float | None) -> str:
 
 
 def observe(resolver: Any, topology: Any, address: str) -> Observed:
-    """Asks every source about the machine that the resolver connected to, with the topology of its initialisation."""
+    """Asks every source about the machine that the resolver connected to; takes its initialization's topology."""
     cores = int(topology.num_tasks * topology.num_tpus_per_task)
     return combine(cores, int(topology.num_tasks), _claims(resolver, address))
 
 
 def combine(cores: int, hosts: int, claims: Iterable[tuple[str, str]]) -> Observed:
-    """Returns the observation from (source, claim) pairs; where claims differ, the oldest generation counts.
+    """Returns the observation from (source, claim) pairs; if claims differ, the oldest generation counts.
 
-    The oldest, because a machine must be rejected if any source says that it is less than the slice: an environment
-    variable may be left over from another machine, but a chip never claims to be newer than it is.
+    A machine must be rejected if any source says that it is less than the slice. An environment variable may be left
+    over from another machine, but a chip never claims to be newer than it is.
     """
     named = [(generation, source) for source, claim in claims if (generation := generation_of(claim)) is not None]
     if not named:
@@ -109,7 +109,7 @@ def _claims(resolver: Any, address: str) -> Iterator[tuple[str, str]]:
 
 
 def pci_generation(bus: str = PCI_BUS) -> str | None:
-    """Returns the generation of the chips on this machine's PCI bus, or None if there are no known ones."""
+    """Returns the generation of the chips on this machine's PCI bus, or None without known chips."""
     for vendor in sorted(glob.glob(f"{bus}/*/vendor")):
         folder = pathlib.Path(vendor).parent
         if _identifier(folder / "vendor") != GOOGLE_VENDOR:
@@ -123,7 +123,7 @@ def pci_generation(bus: str = PCI_BUS) -> str | None:
 
 
 def slice_here(chips: int, bus: str = PCI_BUS) -> str:
-    """Returns the name of the slice that this TPU VM with so many chips is: "v5e-1" or, of four chips, "v3-8".
+    """Returns the slice that this TPU VM with ``chips`` chips is: "v5e-1" or, for four chips, "v3-8".
 
     Raises:
         UserError: neither the PCI bus nor the accelerator's name tells the generation.
@@ -145,14 +145,14 @@ def cloud_accelerator_type(resolver: Any) -> str:
     """Returns the acceleratorType of this TPU in the Cloud TPU API ("v3-8"), or an empty string."""
     try:  # the resolver has no public way to the API's answer
         return str(resolver._cloud_tpu_client._get_tpu_property("acceleratorType") or "")
-    except Exception:  # the API's client raises whatever its transport raises; the profiler is asked next
+    except Exception:  # the API's client raises whatever its transport raises; next, ask the profiler
         return ""
 
 
 def profiler_report(address: str) -> str:
-    """Returns the TPU's profiler service's report ("TPU type: TPU v2 ..."), or an empty string.
+    """Returns the report of the TPU's profiler service ("TPU type: TPU v2 ..."), or an empty string.
 
-    The only source for Colab's TPUs, which are reached by address and unknown to the APIs of the user's project.
+    The only source for Colab's TPUs, which have an address but are unknown to the APIs of the user's project.
     """
     from tensorflow.profiler.experimental import client
 

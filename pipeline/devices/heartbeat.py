@@ -1,9 +1,9 @@
-"""Names the host that stopped responding when a call to a slice's devices does not return, and ends a run without it.
+"""Names the host that stopped responding when a call to a slice's devices hangs, and ends a run that lost it.
 
-A hung host stops the all-reduce, and with it every other host: the coordinator waits and prints nothing. When a watched
-call takes far longer than earlier calls of the same kind, each host's gRPC server is asked whether it still responds. A
-kernel accepts connections for a process that hangs; only a live server answers with its HTTP/2 settings (RFC 9113,
-section 3.4). Whatever is called, every host is also asked all the time, and one that stays silent is lost.
+A hung host stops the all-reduce, and so every other host: the coordinator waits and prints nothing. If a watched call
+takes far longer than earlier calls of its kind, each host's gRPC server is asked whether it still responds. A kernel
+accepts connections for a hung process; only a live server answers with its HTTP/2 settings (RFC 9113, section 3.4).
+Independently of calls, every host is also asked all the time, and one that stays silent is lost.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ FRAME_HEADER, SETTINGS = 9, 4
 PROBE_SECONDS = 5.0
 MIN_SECONDS, TIMES_LONGER = 120.0, 5.0
 COMPILING_SECONDS = 600.0
-ASK_SECONDS, ASKS = 15.0, 6  # a host that is silent that many times in a row, two minutes at most, is lost
+ASK_SECONDS, ASKS = 15.0, 6  # a host that is silent this many times in a row (two minutes at most) is lost
 
 
 def responds(address: str, seconds: float = PROBE_SECONDS) -> bool:
@@ -38,7 +38,7 @@ def responds(address: str, seconds: float = PROBE_SECONDS) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """A running call: its kind, the seconds of the longest of its kind, and the seconds after which to ask."""
+    """A running call: its kind, the seconds of its kind's longest, and the seconds after which to ask."""
 
     kind: str
     longest: float
@@ -51,10 +51,10 @@ class Heartbeat:
     Args:
         hosts: ``HOST:PORT`` of each host's gRPC server; without any, nothing is watched.
         note: prints a line.
-        min_seconds: hosts are not asked during shorter calls, nor during calls shorter than TIMES_LONGER × the longest
-            of their kind.
-        compiling_seconds: ``min_seconds`` of the first call of a kind that compiles; the second call is not expected to
-            take longer than the first.
+        min_seconds: hosts are asked only during calls longer than this and longer than TIMES_LONGER × the longest of
+            their kind.
+        compiling_seconds: ``min_seconds`` of a kind's first call if it compiles; the second call should not take longer
+            than the first.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Heartbeat:
         self._minimum, self._compiling = min_seconds, compiling_seconds
         # By kind: a compilation says nothing about a loop of steps.
         self._longest: dict[str, float] = {}
-        self._compiled: dict[str, float] = {}  # seconds of the first call, of a kind that compiles
+        self._compiled: dict[str, float] = {}  # seconds of the first call, for kinds that compile
         self._call: _Call | None = None
         self._changed = threading.Condition()
         if hosts:
@@ -76,7 +76,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def watching(self, kind: str, *, compiles: bool = False) -> Iterator[None]:
-        """Watches a call of a kind, such as "a loop of steps", whose first call may compile, which takes minutes."""
+        """Watches a call of a kind ("a loop of steps"), whose first call may compile, which takes minutes."""
         longest, compiled = self._longest.get(kind, 0.0), self._compiled.get(kind, 0.0)
         first = not longest and not compiled
         expected = TIMES_LONGER * longest if longest else compiled
@@ -110,15 +110,15 @@ class Heartbeat:
                 waited, timeout = timeout, 2 * timeout
 
     def _returns_within(self, call: _Call, seconds: float) -> bool:
-        """Waits for the end of a call; returns whether it ended in time."""
+        """Waits for a call's end; returns whether it ended in time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._call is not call, timeout=seconds)
 
     @contextlib.contextmanager
     def guarded(self, lost: Callable[[str], None]) -> Iterator[None]:
-        """Calls ``lost`` with a line, in a thread, when a host has been silent ASKS times in a row.
+        """Calls ``lost`` with a line, in a thread, once a host has been silent ASKS times in a row.
 
-        The calling thread may wait for that host for ever, also while it ends because of an error.
+        The calling thread may wait for that host forever, even while it ends because of an error.
         """
         done = threading.Event()
         if self._hosts:

@@ -1,4 +1,4 @@
-"""Reads Google's metadata server, which answers on Google Cloud VMs only.
+"""Reads Google's metadata server, which answers only on Google Cloud VMs.
 
 Imports only the standard library. Format: https://cloud.google.com/compute/docs/metadata/overview, and for waiting
 https://cloud.google.com/compute/docs/metadata/querying-metadata.
@@ -16,21 +16,21 @@ PRODUCT_NAME = pathlib.Path("/sys/class/dmi/id/product_name")
 
 
 class Entry(NamedTuple):
-    """An entry of the server: its value, and the tag that is another one as soon as the value is."""
+    """An entry of the server: its value, and a tag that changes with the value."""
 
     value: str
     etag: str
 
 
 def server() -> str:
-    """Returns its HOST or HOST:PORT, which the environment can override as in Google's own clients."""
+    """Returns its HOST or HOST:PORT; the environment can override it, as in Google's own clients."""
     return _named_by_environment() or "metadata.google.internal"
 
 
 def is_expected() -> bool:
-    """Whether this is likely a VM of Google Cloud, by what is on the machine itself: nothing is asked, or waited for.
+    """Whether this is likely a Google Cloud VM, judged by the machine alone, without any request or wait.
 
-    Its firmware says "Google" or "Google Compute Engine", which Google's own clients go by too.
+    Its firmware says "Google" or "Google Compute Engine", which Google's own clients check too.
     """
     if _named_by_environment():
         return True
@@ -41,18 +41,18 @@ def is_expected() -> bool:
 
 
 def attribute(name: str) -> str:
-    """Returns an attribute of this VM, such as ``accelerator-type``, or an empty string if there is none."""
+    """Returns an attribute of this VM (``accelerator-type``), or an empty string if there is none."""
     return instance(f"attributes/{name}")
 
 
 def instance(path: str) -> str:
-    """Returns an entry for this VM, such as its ``zone``, or an empty string if there is none."""
+    """Returns an entry for this VM (its ``zone``), or an empty string if there is none."""
     found = entry(path)
     return found.value if found else ""
 
 
 def zone() -> str:
-    """Returns the zone of this VM, such as ``us-central1-a``, or an empty string where no server answers."""
+    """Returns this VM's zone, as ``us-central1-a``, or an empty string if no server answers."""
     return instance("zone").rpartition("/")[2]  # projects/NUMBER/zones/us-central1-a
 
 
@@ -62,7 +62,7 @@ def entry(path: str) -> Entry | None:
 
 
 def next_entry(path: str, before: Entry, seconds: float) -> Entry | None:
-    """Returns an entry as soon as it differs from ``before``, or after these seconds; None if no server answers."""
+    """Returns an entry once it differs from ``before``, or after ``seconds``; None if no server answers."""
     wait = {"wait_for_change": "true", "timeout_sec": f"{seconds:.0f}", "last_etag": before.etag}
     return _get(f"{path}?{urllib.parse.urlencode(wait)}", seconds + SECONDS)
 

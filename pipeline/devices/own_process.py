@@ -1,4 +1,4 @@
-"""Calls a function in a process of its own, whose end frees its memory and whose libraries nothing else shares.
+"""Calls a function in a separate process, whose end frees its memory and which shares its libraries with nothing.
 
 python -m pipeline.devices.own_process MODULE CALL RESULT    # the function's module, for whoever lists processes;
                                                                # two pickles; started by call() only
@@ -28,10 +28,10 @@ R = TypeVar("R")
 
 
 def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-    """Returns the result of a module's function, which imports what it needs itself; all of it can be pickled.
+    """Returns the result of a module's function, which imports what it needs; everything must be picklable.
 
     Raises:
-        UserError, WorkFailedError: by the function; WorkFailedError also if the process, named by ``what``, died.
+        UserError, WorkFailedError: from the function; WorkFailedError also if the process, named by ``what``, died.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = pathlib.Path(folder, "call"), pathlib.Path(folder, "result")
@@ -47,7 +47,7 @@ def call(what: str, function: Callable[P, R], *arguments: P.args, **named: P.kwa
 
 
 def death(code: int, stderr: str) -> str:
-    """Says in a sentence how a process ended, what it said of it, and what to do."""
+    """Says in a sentence how a process ended, what it printed about it, and what to do."""
     if code == -signal.SIGKILL:
         return "was killed, most likely for want of memory here: end other programs, or take a machine with more of it"
     ended = f"died ({signal.Signals(-code).name if code < 0 else code})"
@@ -60,7 +60,7 @@ def death(code: int, stderr: str) -> str:
 
 
 def main(call_file: str, result_file: str) -> None:
-    """Calls the function, and writes its result or its error of the user or the work."""
+    """Calls the function, and writes its result, or its UserError or WorkFailedError."""
     function, arguments, named = pickle.loads(pathlib.Path(call_file).read_bytes())
     try:
         result = function(*arguments, **named)

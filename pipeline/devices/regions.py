@@ -1,7 +1,7 @@
 """Whether a bucket is in the region of the TPU that reads it.
 
-Reading from another region, or from a multi-region, is paid for by the byte and slower; from a dual-region it is free
-in each of its two. Source: https://cloud.google.com/storage/pricing, under data transfer within Google Cloud.
+Reading from another region, or from a multi-region, is slower and costs money per byte; from a dual-region it is free
+in both of its regions. Source: https://cloud.google.com/storage/pricing, under data transfer within Google Cloud.
 """
 
 from pipeline.devices import metadata
@@ -9,14 +9,14 @@ from pipeline.storage.gcs import Location
 
 
 def zone_of_tpu(zone: str | None) -> str:
-    """Returns the zone that a slice states, or else that of this machine; an empty string where nobody knows it."""
+    """Returns the zone that a slice states, else this machine's zone; an empty string if it is unknown."""
     if zone or not metadata.is_expected():
         return zone or ""
     return metadata.zone()
 
 
 def apart(location: Location, zone: str) -> str | None:
-    """Returns a sentence, without its subject, if a bucket is not in the region of a TPU's zone; None if it is."""
+    """Returns a sentence, without its subject, if a bucket is outside the region of a TPU's zone, else None."""
     region = zone.rpartition("-")[0]
     if region in location.regions:
         return None

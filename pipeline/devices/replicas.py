@@ -11,14 +11,14 @@ Compiled = Callable[[Callable], Callable]
 
 
 def compiled_by_xla(function: Callable) -> Callable:
-    """Compiles ``function`` alone; for strategies whose all-reduce XLA cannot compile (virtual devices, GPUs)."""
+    """Compiles only ``function``; for strategies whose all-reduce XLA cannot compile (virtual devices, GPUs)."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
 def strategy_options(strategy: tf.distribute.Strategy) -> dict[str, Any]:
     """Returns the ``all_reduce`` and ``compiled`` arguments of a step that runs under ``strategy``.
 
-    A TPU compiles the whole replicated step, all-reduce included; elsewhere XLA compiles the parts around it.
+    A TPU compiles the whole replicated step, including the all-reduce; elsewhere XLA compiles the parts around it.
     """
     replicas = strategy.num_replicas_in_sync
 
@@ -32,5 +32,5 @@ def strategy_options(strategy: tf.distribute.Strategy) -> dict[str, Any]:
 
 
 def replica_of_strategy() -> tf.Tensor:
-    """Returns the number of the calling replica, from 0, as in tf.distribute."""
+    """Returns the calling replica's number, from 0, as in tf.distribute."""
     return tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)

@@ -1,10 +1,10 @@
-"""The slices that each TPU generation comes in, by its rules: their names, topologies and hosts.
+"""The slices of each TPU generation, by its rules: their names, topologies and hosts.
 
-A name such as ``v3-128`` counts TensorCores, of which v2 to v5p have two on a chip, and on v5e and v6e chips. Sources:
-the names at https://cloud.google.com/tpu/docs/regions-zones (v2, v3), .../docs/v5e, .../docs/v6e and .../docs/v5p; the
-shapes at .../docs/types-topologies (v4: of a number of chips, the one that is most like a cube; edges above four are
-multiples of four), .../docs/v5p and .../docs/v5e. Virtual machines have four chips, but v5e and v6e have some with
-one and, for a slice of eight chips, one with eight.
+A name (``v3-128``) counts TensorCores, two per chip, on v2 to v5p, and chips on v5e and v6e. Sources: the names at
+https://cloud.google.com/tpu/docs/regions-zones (v2, v3), .../docs/v5e, .../docs/v6e and .../docs/v5p; the shapes at
+.../docs/types-topologies (v4: for a number of chips, the shape most like a cube; edges above four are multiples of
+four), .../docs/v5p and .../docs/v5e. Virtual machines have four chips; v5e and v6e also have some with one and, for a
+slice of eight chips, one with eight.
 """
 
 import re
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 CUBE = 4  # chips along each edge of the block from which large slices of v4 and v5p are built
-LONGEST_EDGE = 256  # in chips: a number of cubes that only fits a longer row is no slice
+LONGEST_EDGE = 256  # in chips: a number of cubes that needs a longer row is no slice
 NAME = re.compile(r"(?P<generation>v\d{1,3}[a-z]*)-(?P<count>[1-9]\d{0,6})")
 CHIPS_PER_HOST = 4
 
 
 def _rectangle(chips: int) -> str:
-    """Returns the topology of a power of two of chips: a square, or two squares side by side."""
+    """Returns the topology for a power of two of chips: a square, or two squares side by side."""
     edge = 1
     while 4 * edge * edge <= chips:
         edge *= 2
@@ -26,7 +26,7 @@ def _rectangle(chips: int) -> str:
 
 
 def _most_cubic(chips: int) -> str:
-    """Returns the topology of chips that is most like a cube; an empty string if none of allowed edges is."""
+    """Returns the topology most like a cube for a number of chips; an empty string if no allowed edges fit."""
     if chips < CUBE**3:
         return {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4"}.get(chips, "")
     cubes = chips // CUBE**3
@@ -40,7 +40,7 @@ def _most_cubic(chips: int) -> str:
 
 
 def _cubes(most_chips: int) -> tuple[int, ...]:
-    """Returns the chips of slices of v4 and v5p: parts of a cube, and whole cubes."""
+    """Returns the chip counts of v4 and v5p slices: parts of a cube, and whole cubes."""
     whole = range(CUBE**3, most_chips + 1, CUBE**3)
     return tuple(chips for chips in (4, 8, 16, 32, *whole) if _most_cubic(chips))
 
@@ -51,8 +51,8 @@ class Rules:
 
     Args:
         counted: What a name counts on each chip: 2 TensorCores, or 1 chip.
-        chips: Of each slice, in rising order.
-        topology: Gives the chips along each edge for a number of chips.
+        chips: Of each slice, ascending.
+        topology: Returns the chips along each edge for a number of chips.
         largest_host: Chips of the largest slice that is one virtual machine.
     """
 
@@ -63,7 +63,7 @@ class Rules:
 
     @property
     def counts(self) -> list[int]:
-        """The number in each name, in rising order."""
+        """The number in each name, ascending."""
         return [chips * self.counted for chips in self.chips]
 
 
@@ -80,7 +80,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What the rules say of a slice: its generation, its chips along each edge, its chips and its machines."""
+    """A slice by the rules: its generation, its chips along each edge, its chips and its machines."""
 
     generation: str
     topology: str
@@ -89,7 +89,7 @@ class Shape:
 
 
 def shape(name: str) -> Shape | None:
-    """Returns the shape of the slice of this name, such as "v3-128"; None if there is none."""
+    """Returns the shape of the slice of this name ("v3-128"); None if there is none."""
     match = NAME.fullmatch(name)
     rules = RULES.get(match["generation"]) if match else None
     if not match or not rules or int(match["count"]) not in rules.counts:
@@ -105,14 +105,14 @@ def names() -> list[str]:
 
 
 def ranges() -> list[str]:
-    """Returns the smallest and the largest slice of each generation, such as "v3-8 to v3-2048"."""
+    """Returns each generation's smallest and largest slice: "v3-8 to v3-2048"."""
     return [f"{name}-{rules.counts[0]} to {name}-{rules.counts[-1]}" for name, rules in RULES.items()]
 
 
 def near(name: str) -> list[str]:
-    """Returns the slices that a name such as "v3-100" or "v7-8" comes nearest to; an empty list if it names no TPU.
+    """Returns the slices nearest to a name ("v3-100", "v7-8"); an empty list if it names no TPU.
 
-    Of the same generation, the next smaller and the next larger; of another, those of the nearest generations.
+    In a known generation, the next smaller and larger; otherwise, those of the nearest generations.
     """
     match = NAME.fullmatch(name)
     if not match:

@@ -1,9 +1,9 @@
-"""TPU slices: the devices that a name such as ``pod-128`` stands for, known before connecting.
+"""TPU slices: the devices that a name (``pod-128``) stands for, known before connecting.
 
-Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch arithmetic at once. A slice follows from
-its name: its size by its generation's rules (slice_rules.py), its memory by its generation's table (tpu_specs.py).
-``slices/NAME.gin`` says the same in gin, and is not a file, unless gin/slices has one of that name, for another name
-(``pod-128``), an address or another figure.
+Imports neither TensorFlow nor Keras, so that a dry run prints a pod's batch arithmetic at once. The name determines a
+slice: its size by its generation's rules (slice_rules.py), its memory by its generation's table (tpu_specs.py).
+``slices/NAME.gin`` binds the same in gin without being a file, unless gin/slices has a file of that name, for another
+name (``pod-128``), an address or another figure.
 """
 
 import dataclasses
@@ -23,22 +23,22 @@ FOLDER = ROOT / "slices"
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """A TPU slice, by its name or a gin file, against which the machine is checked after connecting.
+    """A TPU slice, by its name or a gin file; the machine is checked against it after connecting.
 
     Args:
         name: Its name for ``--tpu``.
-        generation: Of its chips, such as "v3" or "v5e".
+        generation: Of its chips: "v3" or "v5e", for example.
         topology: Chips along each edge, as libtpu writes it: "8x8", "2x2x4".
-        cores: Devices that a program sees, each of which is one replica.
+        cores: Devices that a program sees; each is one replica.
         hosts: Machines; each reads its own part of the data.
-        hbm_gib_per_core: Memory of one such device, in GiB; by its name, that of its generation in tpu_specs.py.
+        hbm_gib_per_core: Memory of one such device, in GiB; for a slice found by name, its generation's (tpu_specs.py).
         address: A Cloud TPU's name, a grpc:// address, or "local" on a TPU VM that is the whole slice; None = found
-            where the run starts.
-        zone: The Cloud TPU's zone; None = that of the machine.
-        project: The Cloud TPU's project; None = that of the machine.
+            when the run starts.
+        zone: The Cloud TPU's zone; None = this machine's.
+        project: The Cloud TPU's project; None = this machine's.
 
     Raises:
-        UserError: The generation is unknown, or the figures do not fit each other.
+        UserError: The generation is unknown, or the figures contradict each other.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Slice:
             raise UserError(f"slice {self.name!r}: hosts={self.hosts} does not divide cores={self.cores}")
         if self.hbm_gib_per_core <= 0:
             raise UserError(f"slice {self.name!r}: hbm_gib_per_core={self.hbm_gib_per_core} must be above 0")
-        if self.address == "local" and self.hosts > 1:  # each VM of it sees its own chips only
+        if self.address == "local" and self.hosts > 1:  # each of its VMs sees only its own chips
             raise UserError(
                 f"{self.name} has {self.hosts} hosts, and 'local' reaches the chips of one; "
                 f"give the TPU's name or address: --tpu={self.name}@NAME"
@@ -79,17 +79,17 @@ class Slice:
 
     @property
     def specs(self) -> Generation:
-        """What each core of the generation has."""
+        """The figures of a core of the generation."""
         return GENERATIONS[self.generation]
 
 
 def names() -> list[str]:
-    """Returns the names of all slices: of those that only a file describes, then of all generations' by size."""
+    """Returns the names of all slices: first those that only a file describes, then each generation's by size."""
     return [*_names_of_files_alone(), *slice_rules.names()]
 
 
 def is_known(name: str) -> bool:
-    """Whether there is such a slice (``v5litepod-N`` is Google's name for ``v5e-N``)."""
+    """Whether the slice exists (``v5litepod-N`` is Google's name for ``v5e-N``)."""
     return _file_of(name).is_file() or slice_rules.shape(_ours(name)) is not None
 
 
@@ -129,9 +129,9 @@ def by_rule(name: str) -> Slice:
 
 
 def gin_text(file: str) -> str | None:
-    """Returns what ``slices/NAME.gin``, such as slices/v3-64.gin, binds where it is no file: the slice of that name.
+    """Returns what ``slices/NAME.gin`` (slices/v3-64.gin) binds if it is no file: the slice of that name.
 
-    None for a file of another kind; UserError, with the nearest slices, for one that is nearly a slice's.
+    None for another kind of file; UserError, with the nearest slices, for a name close to a slice's.
     """
     match = re.fullmatch(r"((?:.*/)?)(v\d[\w.-]{0,100}?)(?:\.gin)?", file)
     name = _ours(match[2]) if match else ""
@@ -153,13 +153,13 @@ def hint(name: str, form: str = "{}") -> str:
 
 
 def local() -> Slice | None:
-    """Returns the slice that this TPU VM is, None if it is unknown; UserError if it is one of several hosts."""
+    """Returns this TPU VM's slice, None if it is unknown; UserError if the VM is one of several hosts."""
     name = accelerator_type()
     return find(f"{name}@local") if is_known(name) else None
 
 
 def accelerator_type() -> str:
-    """Returns the accelerator type of this TPU VM, such as "v3-8" or "v5litepod-4"; an empty string if unknown."""
+    """Returns this TPU VM's accelerator type ("v3-8", "v5litepod-4"); an empty string if unknown."""
     return os.environ.get("TPU_ACCELERATOR_TYPE") or metadata.attribute("accelerator-type")
 
 

@@ -1,4 +1,4 @@
-"""The processes that train together without a TPU, as TF_CONFIG names them: one on each machine with GPUs, usually.
+"""The processes that train together without a TPU, from TF_CONFIG: usually one per machine with GPUs.
 
 Imports only the standard library. Format: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG.
 """
@@ -15,7 +15,7 @@ JOBS = ("chief", "worker")
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Several workers, of which this process is one.
+    """Several workers, including this process.
 
     Args:
         addresses: HOST:PORT of each, in the same order everywhere.
@@ -27,7 +27,7 @@ class Cluster:
 
 
 def here() -> Cluster | None:
-    """Returns TF_CONFIG's cluster, None without two workers; UserError if it is malformed or names jobs of others."""
+    """Returns TF_CONFIG's cluster, None without two workers; UserError if it is malformed or names other jobs."""
     text = os.environ.get("TF_CONFIG", "").strip()
     if not text:
         return None

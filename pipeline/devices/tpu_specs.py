@@ -14,7 +14,7 @@ class Generation:
         peak_tflops: bfloat16 matrix multiply of a device, in 10**12 FLOP/s.
         hbm_gbps: Bandwidth to its memory, in 10**9 bytes/s.
         flops_per_cycle: FLOPs of its matrix units per cycle, 2 per cell; the compiler's estimates are in cycles.
-        matrix_unit: Rows, and columns, of a matrix unit: narrower products leave a part of it idle.
+        matrix_unit: Rows and columns of a matrix unit; narrower products leave a part of it idle.
         source: The page that states chip figures.
     """
 

@@ -1,4 +1,4 @@
-"""Resolves ``--tpu`` before TensorFlow is imported, so that a mistake costs a second and not a minute.
+"""Resolves ``--tpu`` before TensorFlow is imported, so that a mistake costs a second, not a minute.
 
 Imports neither TensorFlow nor Keras. Every failure is one UserError sentence; nothing here waits longer than
 PROBE_SECONDS for an answer, while TensorFlow's own resolver asks a missing metadata server for minutes.
@@ -30,12 +30,12 @@ class Target:
 
     Args:
         kind: "here" (this machine's GPUs or CPU), "virtual" (virtual CPU devices) or "tpu".
-        asked: How they were asked for, for messages.
+        asked: The user's request, for messages.
         replicas: Over all hosts; 0 = known only once connected.
         hosts: Machines; each reads its own part of the data.
-        address: For "tpu": TPUClusterResolver's argument: "local", a grpc:// address or a Cloud TPU's name; empty:
+        address: For "tpu": TPUClusterResolver's argument ("local", a grpc:// address or a Cloud TPU's name); if empty,
             ``check`` finds it.
-        slice: The requested slice, if any, or the one that this TPU VM is.
+        slice: The requested slice, if any, or this TPU VM's.
     """
 
     kind: str
@@ -46,12 +46,12 @@ class Target:
     slice: slices.Slice | None = None
 
     def check_size(self) -> None:
-        """Raises UserError if the number of replicas is known only once connected."""
+        """Raises UserError if the number of replicas is unknown before connecting."""
         if self.replicas:
             return
         machine_type = slices.accelerator_type() if self.address == "local" else ""
         if self.address != "local" and "://" not in self.address:
-            slices.find(self.address)  # which names the nearest slice
+            slices.find(self.address)  # its error names the nearest slice
         unknown = f"this machine is a {machine_type!r}, which is no slice{slices.hint(machine_type)}"
         why = unknown if machine_type else "its cores are known only once connected"
         raise UserError(f"{self.asked}: {why}; name the slice too: --tpu=v3-8@{self.address}")
@@ -60,11 +60,11 @@ class Target:
 def resolve(tpu: Place) -> Target:
     """Returns the target of a place; connects to nothing, and asks only the metadata server what "local" is.
 
-    It is None, ``virtual-8``, a slice or its name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud TPU's
-    name. Several workers (TF_CONFIG) must have the same number of GPUs each, or none.
+    A place is None, ``virtual-8``, a slice or its name, ``SLICE@ADDRESS``, ``local``, a grpc:// address or a Cloud
+    TPU's name. Several workers (TF_CONFIG) must have the same number of GPUs each, or none.
 
     Raises:
-        UserError: It names no slice, or one that cannot be.
+        UserError: It names no slice, or an impossible one.
     """
     if isinstance(tpu, slices.Slice):
         return _of_slice(f"slice.name={tpu.name!r}", tpu)
@@ -96,7 +96,7 @@ def _of_slice(asked: str, piece: slices.Slice) -> Target:
 
 
 def _gpus() -> int:
-    """Counts GPUs without a framework: the device files, as limited by CUDA_VISIBLE_DEVICES."""
+    """Counts GPUs without a framework: the device files, limited by CUDA_VISIBLE_DEVICES."""
     present = sum(bool(GPU_DEVICE.fullmatch(path)) for path in glob.glob("/dev/nvidia*"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -110,7 +110,7 @@ def check(target: Target, *, together: bool = False) -> Target:
     For training, the workers of TF_CONFIG connect ``together``.
 
     Raises:
-        UserError: There is nothing there, or the installed wheels would abort or cannot look it up.
+        UserError: Nothing is there, or the installed wheels would abort or cannot look it up.
     """
     if target.kind != "tpu":
         virtual = target.kind == "virtual"
@@ -129,7 +129,7 @@ def check(target: Target, *, together: bool = False) -> Target:
     if not address:
         assert target.slice
         address = _address_here(target.asked, target.slice)
-        piece = dataclasses.replace(target.slice, address=address)  # which checks it
+        piece = dataclasses.replace(target.slice, address=address)  # this checks it
         target = dataclasses.replace(target, address=address, slice=piece)
     if address == "local":
         if not tpu_attached():
@@ -145,7 +145,7 @@ def check(target: Target, *, together: bool = False) -> Target:
 
 
 def _address_here(asked: str, piece: slices.Slice) -> str:
-    """Finds a slice's address: the TPU of this VM, or one named by the environment (Colab, GKE, a VM beside the TPU).
+    """Finds a slice's address: the TPU of this VM, or one that the environment names (Colab, GKE, another VM).
 
     A VM of a larger slice sees only its own chips, so such a slice is always reached by name.
     """
@@ -169,12 +169,12 @@ def tpu_attached() -> bool:
 
 
 def is_here(piece: slices.Slice) -> bool:
-    """Whether this machine is a slice's only host, and so shares its files."""
+    """Whether this machine is a slice's only host, and so has the same files."""
     return piece.hosts == 1 and tpu_attached() and piece.address in (None, "local")
 
 
 def require_reachable(address: str) -> None:
-    """Raises UserError unless a gRPC server answers at a grpc:// address (at every host of a list)."""
+    """Raises UserError unless a gRPC server answers at a grpc:// address (or each host of a list)."""
     for part in address.split(","):
         try:
             url = urlsplit(part if "://" in part else f"grpc://{part}")
@@ -194,7 +194,7 @@ def require_reachable(address: str) -> None:
 def _require_lookup(asked: str, name: str) -> None:
     """Raises UserError if a Cloud TPU's name cannot be looked up.
 
-    That takes a VM's service account, and packages that TensorFlow's resolver uses but does not install.
+    A lookup needs a VM's service account, and packages that TensorFlow's resolver uses but does not install.
     """
     host, _, port = metadata.server().partition(":")
     try:

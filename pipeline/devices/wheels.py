@@ -1,16 +1,16 @@
-"""The installed wheels of TensorFlow and libtpu: which sets work; imports neither."""
+"""Which combinations of TensorFlow and libtpu wheels work; imports neither."""
 
 import importlib.metadata
 
 from pipeline.errors import UserError, pip_install
 
-# tensorflow-tpu 2.20.0 aborts the whole process when it is imported beside a later libtpu ("… not available in this
+# tensorflow-tpu 2.20.0 aborts the whole process when it is imported with a later libtpu ("… not available in this
 # library"), although its own requirements allow them. Tried: 0.0.21 and 0.0.24 work; 0.0.32.1, 0.0.40, 0.0.52 abort.
 LAST_LIBTPU_FOR = {"2.20": (0, 0, 24)}
 
 
 def check_wheels() -> None:
-    """Raises UserError if the installed tensorflow-tpu would abort beside the installed libtpu.
+    """Raises UserError if the installed tensorflow-tpu would abort with the installed libtpu.
 
     Call it before importing TensorFlow, which would end the process without an exception.
     """
@@ -33,12 +33,12 @@ def check_wheels() -> None:
 
 
 def compiles_for_cpu() -> bool:
-    """Whether XLA compiles for the CPU here: the TPU build of TensorFlow compiles for TPUs only."""
+    """Whether XLA compiles for the CPU here: TensorFlow's TPU build compiles only for TPUs."""
     return installed("tensorflow-tpu") is None
 
 
 def pip_install_jax() -> str:
-    """Returns the command that installs jax and a libtpu that fits it: a TPU VM's pair, or the preflight's."""
+    """Returns the command that installs jax with a matching libtpu: a TPU VM's pair, or the preflight's."""
     return pip_install(f"-r requirements-{'preflight' if installed('tensorflow-tpu') is None else 'tpu'}.txt")
 
 

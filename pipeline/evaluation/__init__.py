@@ -1,1 +1,1 @@
-"""Benchmarks of language models: how their files are read, and what their figures are."""
+"""Benchmarks of language models: how to read their files and compute their figures."""

@@ -1,4 +1,4 @@
-"""Likelihoods of answers after their prompts: last words, and choices normalised by their length.
+"""Likelihoods of answers after their prompts: last words, and choices normalized by their length.
 
 Shapes: B rows per batch, T tokens of the longest row, K tokens of the longest answer, E table width, V vocabulary.
 """
@@ -29,9 +29,9 @@ class Row:
 def score(run: TrainedModel, examples: Sequence[Example], *, batch: int) -> dict[str, float]:
     """Returns accuracies, and for examples of one choice (last words) their perplexity.
 
-    ``accuracy`` of last words: the share whose every token is the likeliest. Of choices: the share in which the right
-    one has the highest log-likelihood; ``accuracy_normalised`` divides it by the choice's UTF-8 bytes. A prompt longer
-    than the context is cut at its beginning and counted in ``cut_prompts``. ``batch`` counts the rows of a replica.
+    ``accuracy`` for last words: the share whose every token is the most likely. For choices: the share in which the
+    right one has the highest log-likelihood; ``accuracy_normalised`` divides it by the choice's UTF-8 bytes. A prompt
+    longer than the context loses its beginning and counts in ``cut_prompts``. ``batch`` counts rows per replica.
 
     Raises:
         UserError: an answer is longer than the model's context.
@@ -62,7 +62,7 @@ def _row(run: TrainedModel, prompt: str, answer: str) -> Row:
 
 
 def _score_rows(run: TrainedModel, rows: Sequence[Row], batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each row's summed nats, float64, and whether every token of its answer is the likeliest."""
+    """Returns each row's summed nats, float64, and whether every token of its answer is the most likely."""
     longest = max(row.answer for row in rows)
     nats, greedy = np.zeros(len(rows)), np.zeros(len(rows), bool)
     step, context = on_replicas(_answer_step(run), run.strategy), run.model.config.context
@@ -83,7 +83,7 @@ def _score_rows(run: TrainedModel, rows: Sequence[Row], batch: int) -> tuple[np.
 
 
 def _answer_step(run: TrainedModel) -> Callable[..., Any]:
-    """Returns step(tokens [B, T+1], targets [B, K], weights [B, K]) -> (nats [B], all likeliest [B])."""
+    """Returns step(tokens [B, T+1], targets [B, K], weights [B, K]) -> (nats [B], all most likely [B])."""
 
     def score_answers(tokens: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features_BKE = tf.gather(run.model.features(tokens[:, :-1]), targets, batch_dims=1)

@@ -1,4 +1,4 @@
-"""Benchmark files: published texts that are scored whole, and examples whose answers are scored after a prompt.
+"""Benchmark files: published texts, scored as a whole, and examples with answers to score after a prompt.
 
 LAMBADA: Paperno et al. 2016; OpenAI's variant keeps the books' own punctuation and case. HellaSwag: Zellers et al.
 2019. Penn Treebank: Mikolov et al. 2010. enwik8 and text8: Mahoney 2011; their last 5,000,000 bytes are the test part.
@@ -74,11 +74,11 @@ def read_file(file: str) -> tuple[str, str]:
 def text_of(benchmark: str, published: str, detokenizer: str | None = None) -> tuple[str, str, dict[str, Any]]:
     """Returns the published text to score, the same text as the model reads it, and their protocol.
 
-    ``published`` is the whole file; ``detokenizer`` takes the place of the benchmark's own.
+    ``published`` is the whole file; ``detokenizer`` replaces the benchmark's own.
     """
     settings = TEXTS[benchmark]
     if settings.last_bytes:
-        # The cut may be within a character.
+        # The cut may be inside a character.
         published = published.encode()[-settings.last_bytes :].decode(errors="ignore")
     name = settings.detokenizer if detokenizer is None else detokenizer
     text = detokenize(name, published)
@@ -89,8 +89,7 @@ def examples_of(benchmark: str, file: str, text: str) -> list[Example]:
     """Returns the examples of a file of JSON lines, or for ``lambada`` of one passage per line.
 
     Raises:
-        UserError: a line that is not a JSON object, lacks a field (the message names it), or whose answer is not a
-            choice.
+        UserError: a line is no JSON object, lacks a field (the message names it), or its answer is not a choice.
     """
     fields, examples = EXAMPLES[benchmark], []
     for number, line in enumerate(texts.lines(text), start=1):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-# Not part of the protocol: where the file was, which of the run's weights were scored, and why a figure is left out.
+# Not part of the protocol: where the file was, which of the run's weights were scored, and why a figure is omitted.
 IGNORED_KEYS = ("text", "data", "step", "left_out")
 # Figures that are divided by the size of the whole text, and these sizes.
 BY_TEXT = ("bits_per_byte", "word_perplexity", "utf8_bytes", "words")
@@ -27,7 +27,7 @@ def differing(dictionaries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def for_line_packing(figures: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the figures, named with ``prefix``, that are valid for line-packed data; older runs wrote all of them."""
+    """Returns the figures (named with ``prefix``) that are valid for line-packed data; older runs wrote all."""
     return {name: value for name, value in figures.items() if name not in {prefix + left for left in BY_TEXT}}
 
 

@@ -1,11 +1,11 @@
-"""Reversible detokenizers: the published text of a benchmark as a person would have written it.
+"""Reversible detokenizers: a benchmark's published text as a person would have written it.
 
-WikiText and Penn Treebank put spaces around punctuation, which GPT-2 never saw. The likelihood of the text without them
-is that of the published text only if nothing is lost. So each detokenizer is a pair of functions of a line; a line that
-the pair does not restore byte for byte is kept as published, after a U+2060 (word joiner).
+WikiText and Penn Treebank put spaces around punctuation, which GPT-2 never saw. The text without them has the published
+text's likelihood only if nothing is lost. So each detokenizer is a pair of functions of a line; a line that the pair
+does not restore byte for byte is kept as published, after a U+2060 (word joiner).
 
-Whether a space is removed depends only on the characters beside it and on the quotation marks before it in the line,
-which are the same with and without that space. Where published text has no space in such a place, U+2060 marks it.
+Whether a space is removed depends only on the characters next to it and the quotation marks before it in the line,
+which are the same with and without that space. U+2060 marks such a place if the published text has no space there.
 """
 
 import re
@@ -43,7 +43,7 @@ def _detokenizer(name: str) -> Joins | None:
 
 
 def _wikitext(left: str, rest: str, quoted: bool) -> bool:
-    if left == '"':  # it opens a quotation if ``quoted``, or else closes one
+    if left == '"':  # it opens a quotation if ``quoted``, else closes one
         return quoted
     if rest[0] == '"':
         return quoted

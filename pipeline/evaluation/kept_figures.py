@@ -10,7 +10,7 @@ from pipeline.runs.run_directory import RunDirectory
 
 
 def kept_figures(files: RunDirectory) -> Iterator[dict[str, Any]]:
-    """Yields each evaluation, ``figures`` and their ``protocol``, by file name; skips files of other kinds."""
+    """Yields each evaluation (``figures`` and their ``protocol``) by file name; skips other files."""
     names = {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(files.path, deep=False) or []}
     for name in sorted(fnmatch.filter(names, "evaluation-*.json")):
         evaluation = files.read_json(name)

@@ -1,4 +1,4 @@
-"""Comparable likelihoods: summed over all tokens and normalised three ways."""
+"""Comparable likelihoods: summed over all tokens and normalized three ways."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ class Likelihood:
 
 
 def exp(nats: float) -> float:
-    """Returns e to this power, or infinity where that is too large."""
+    """Returns e to this power, or infinity if that is too large."""
     return math.exp(nats) if nats < 700 else math.inf
 
 
@@ -45,7 +45,7 @@ def scorer(
 ) -> Callable[[dict[str, Any]], tuple[float, float]]:
     """Returns a function batch -> (summed nats, tokens scored), compiled by XLA.
 
-    The replicas of the strategy (None: the current one), in whose scope the model was made, divide the batch's rows.
+    The replicas of the strategy in whose scope the model was made (None: the current one) divide the batch's rows.
     """
     strategy = strategy or tf.distribute.get_strategy()
     evaluation_step = make_evaluation_step(model, **strategy_options(strategy))
@@ -64,7 +64,7 @@ def on_replicas(step: Callable, strategy: tf.distribute.Strategy) -> Callable[..
     It returns, for each output of ``step``, the list of the replicas' values, in the order of the rows.
     """
     replicas = strategy.num_replicas_in_sync
-    # ``step`` is wrapped: given a compiled function itself, a strategy compiles all replicas' calls as one.
+    # ``step`` is wrapped: if given a compiled function, a strategy compiles all replicas' calls as one.
     run = tf.function(lambda *shares: strategy.run(lambda *share: step(*share), args=shares))
 
     def share(rows: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it is, how it was trained, and its figures, each with its protocol.
+"""An exported model's card: what it is, how it was trained, and its figures, each with its protocol.
 
 Source: Mitchell et al. 2019, Model Cards for Model Reporting.
 """
@@ -13,7 +13,7 @@ from pipeline.progress import counted
 from pipeline.runs.run_directory import RunDirectory
 from pipeline.runs.trained_model import TrainedModel
 
-PATHS = ("text", "data")  # of a protocol: a card names the file, not where it was
+PATHS = ("text", "data")  # keys of a protocol: a card names the file, not where it was
 HEAD = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -43,11 +43,11 @@ and an export after it writes them here, with their protocol.
 
 
 def card(run: TrainedModel, *, own_form: bool) -> str:
-    """Returns the card as Markdown, with the YAML that the hub reads at its head.
+    """Returns the card as Markdown, after the YAML that the hub reads.
 
     Args:
         run: the model, and the directory that ``pipeline.evaluate`` kept its figures in.
-        own_form: whether an ALGPT2 is exported as it is, with code of its own.
+        own_form: whether an ALGPT2 is exported in its own form, with its code.
     """
     config = run.model.config
     kind = "ALGPT2" if isinstance(config, ALGPT2Config) else "GPT-2"
@@ -114,7 +114,7 @@ def _figures(run: TrainedModel) -> str:
 
 
 def _evaluations(run: TrainedModel) -> Iterable[dict[str, Any]]:
-    """Yields the figures that pipeline.evaluate kept of these very weights."""
+    """Yields the figures that pipeline.evaluate kept for exactly these weights."""
     for evaluation in kept_figures(RunDirectory(run.directory)):
         if evaluation["protocol"].get("step") == run.step:
             yield evaluation

@@ -1,6 +1,6 @@
 """Scores a trained model on shards or on a text: the part of evaluate.py that needs TensorFlow.
 
-``batch`` counts the windows of one replica.
+``batch`` counts windows per replica.
 """
 
 import itertools
@@ -22,7 +22,7 @@ def score_data(run: TrainedModel, directory: str, part: str, *, batch: int) -> t
     """Scores a whole part in windows that do not overlap; returns the likelihood and its protocol.
 
     Raises:
-        UserError: no such data set or part, one of another tokenizer, or one with missing shards.
+        UserError: no such data set or part, another tokenizer, or missing shards.
     """
     data = manifest.load(directory)
     data.check(tokenizer_fingerprint=run.tokenizer.fingerprint, end_of_text=run.tokenizer.end_of_text)
@@ -49,13 +49,13 @@ def score_data(run: TrainedModel, directory: str, part: str, *, batch: int) -> t
 def score_text(
     run: TrainedModel, text: str, *, published: str | None = None, context: int, stride: int, batch: int
 ) -> Likelihood:
-    """Scores every token of a text, the first after an end-of-text token; words are counted as WikiText's are.
+    """Scores every token of a text, the first after an end-of-text token; counts words as for WikiText.
 
     The words, bytes and characters of ``published`` (None: the same text) divide the likelihood. Windows of ``context``
     tokens, at most the model's, begin every ``stride`` tokens.
 
     Raises:
-        UserError: a context that the model does not have, a stride above it, or a text shorter than a window.
+        UserError: a context above the model's, a stride above the context, or a text shorter than a window.
     """
     if not 1 <= context <= run.model.config.context:
         raise UserError(f"--context={context}: expected 1 to {run.model.config.context}, the model's context")

@@ -23,7 +23,7 @@ def windows(tokens: np.ndarray, *, context: int, stride: int, batch: int) -> Ite
         tokens: ids [N], N ≥ 2.
         context: T.
         stride: tokens between the starts of windows, 1 … T; T means that windows do not overlap.
-        batch: B, over all replicas; the last batch is filled up with windows of weight 0, so that shapes stay static.
+        batch: B, over all replicas; windows of weight 0 pad the last batch, so that shapes stay static.
 
     Yields:
         ``tokens`` int32 [B, T+1] and ``weights`` float32 [B, T], 1 where the label tokens[:, 1:] is scored.

@@ -1,4 +1,4 @@
-"""Adafactor: adaptive steps whose second moment is kept as one row and one column.
+"""Adafactor: adaptive steps that keep the second moment as one row and one column.
 
 Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", 2018, https://arxiv.org/abs/1804.04235,
 algorithms 4 and 5. For GPT-2 xl the slots take 4 MB where AdamW's take 12.5 GB.
@@ -54,7 +54,7 @@ class Adafactor(Optimizer):
     ) -> tf.Tensor:
         """Returns Adafactor's change and assigns the slots."""
         config = self.config
-        # Computed from the counter in every update: computed once, it would stay at 0.
+        # Computed from the counter in every update: a value computed once would stay at 0.
         beta2 = 1.0 - tf.pow(self.updates_done() + 1.0, -config.decay_exponent)
         axes = largest_axes(tuple(variable.shape), config.min_dim_size_to_factor)
         if axes is None:
@@ -103,8 +103,8 @@ class Adafactor(Optimizer):
 def _real_length(variable: keras.Variable, axis: int) -> float:
     """Returns the axis's length without padding rows, which only the first axis can have.
 
-    Padding rows have zero gradients. If counted, 47 rows of 50,304 would change the clipping and the parameter scale of
-    the table by 0.05 %; the factors would not change, because the same share cancels in column / mean(row).
+    Padding rows have zero gradients. If they counted, 47 rows of 50,304 would change the table's clipping and parameter
+    scale by 0.05 %. The factors would not change, because the same share cancels in column / mean(row).
     """
     length = variable.shape[axis]
     return length * real_size(variable) / variable.shape.num_elements() if axis == 0 else float(length)

@@ -1,8 +1,8 @@
 """The base of all optimizers: float32 slots with stable names, and an update made of local assignments.
 
 Keras's own ``apply`` leaves the replica for a merge call, which neither XLA nor a loop of steps on a TPU allows.
-``update`` does not: every replica holds the same averaged gradients and assigns to its own copy of the variables.
-Therefore slots and the step counter are created with aggregation "none", as weights must be too (Keras's default).
+``update`` does not: every replica holds the same averaged gradients and assigns to its own copy of the variables. So
+slots and the step counter have aggregation "none"; weights need it too (Keras's default).
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ class Optimizer(keras.optimizers.Optimizer):
     """The base: a subclass names its config class and computes one variable's update in ``scaled_update``.
 
     A variable may have ``logical_rows``, the number of real rows of its first axis; the rest are padding with zero
-    weights and gradients. Means are taken over the real rows, so that padding a vocabulary to a multiple of 128 does
-    not change the update of any real row.
+    weights and gradients. Means use the real rows only, so that padding a vocabulary to a multiple of 128 does not
+    change any real row's update.
 
     Args:
         config: The settings.
         schedule: The learning rate's factor as a function of the step.
 
     Attributes:
-        slot_owners: Replicas that every slot is split over, known after ``build``; 1 if each holds the whole slot.
+        slot_owners: Number of replicas that share every slot, known after ``build``; 1 if each holds whole slots.
     """
 
     config_class: ClassVar[type[OptimizerConfig]]
@@ -39,7 +39,7 @@ class Optimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=lambda: self.learning_rate, name=name)
         self.config = config
         self.schedule = schedule
-        # Keras's counter is an int64, which TPUs emulate, and aggregates over replicas, which is a merge call. 2**31
+        # Keras's counter is an int64, which TPUs emulate, and aggregates over replicas in a merge call. 2**31
         # steps are enough.
         self._variables.clear()
         with keras.name_scope(name):
@@ -48,12 +48,12 @@ class Optimizer(keras.optimizers.Optimizer):
         self.slot_owners = 1
 
     def _var_key(self, variable: Any) -> str:
-        """Identifies Keras variables by path, so that one without a value (a preflight's) has slots too."""
+        """Identifies Keras variables by path, so that a preflight's variable without a value has slots too."""
         return variable.path if isinstance(variable, keras.Variable) else self._paths[super()._var_key(variable)]
 
     @property
     def _paths(self) -> dict[str, str]:
-        """Paths by the identity of the tf.Variable, which Keras's own ``apply`` passes."""
+        """Paths by the identity of the tf.Variable that Keras's own ``apply`` passes."""
         identity = super()._var_key
         return {identity(variable): variable.path for variable in self._trainable_variables}
 
@@ -71,8 +71,8 @@ class Optimizer(keras.optimizers.Optimizer):
         """Creates the slots in the active strategy's scope.
 
         Args:
-            variables: Every variable that ``update`` will be given; their paths must differ.
-            replicas: Number of replicas, over which slots are split if the settings say so; None: the strategy's.
+            variables: Every variable that ``update`` will get; their paths must differ.
+            replicas: Number of replicas that share the slots if the settings say so; None: the strategy's.
 
         Raises:
             ValueError: Two variables share a path, so a checkpoint could not distinguish their slots.
@@ -100,7 +100,7 @@ class Optimizer(keras.optimizers.Optimizer):
         return slot
 
     def _add_own(self, shape: tuple[int, ...], name: str) -> keras.Variable:
-        """Returns a slot of zeros of this shape whose values are each replica's own."""
+        """Returns a slot of zeros of this shape, with separate values per replica."""
         with keras.name_scope(self.name, caller=self):  # as add_variable does, which cannot say "on read"
             slot = keras.Variable(
                 initializer="zeros",
@@ -115,16 +115,16 @@ class Optimizer(keras.optimizers.Optimizer):
         return slot
 
     def state(self) -> dict[str, Any]:
-        """Returns the step counter and the slots by name, as checkpoints hold them: split ones are whole."""
+        """Returns the step counter and the slots by name, as checkpoints hold them: split slots are whole."""
         return {variable.path: getattr(variable, "whole", variable.value) for variable in self.variables}
 
     @property
     def scales_by_weights(self) -> bool:
-        """Whether an update depends on the size of the weights, so that ``update`` may be given their squares."""
+        """Whether an update depends on the size of the weights, so that ``update`` can use their squares."""
         return False
 
     def own_squares(self, variables: Sequence[keras.Variable], replica: tf.Tensor, replicas: int) -> tf.Tensor:
-        """Returns a replica's shares of the sums of squares that ``update`` takes, float32 [number of variables]."""
+        """Returns a replica's share of each sum of squares that ``update`` takes, float32 [number of variables]."""
         with tf.name_scope("update/squares"):
             return tf.stack([own_sum_of_squares(variable.value, replica, replicas) for variable in variables])
 
@@ -139,7 +139,7 @@ class Optimizer(keras.optimizers.Optimizer):
         Args:
             gradients: One per variable, of its shape, already summed over replicas, averaged and clipped.
             variables: The variables given to ``build``, in any order.
-            squares: The sum of each variable's squares, if it is known; otherwise it is computed where it is needed.
+            squares: The sum of each variable's squares, if known; otherwise computed where needed.
         """
         learning_rate = self.learning_rate
         for gradient, variable, scale in zip(gradients, variables, self._scales(variables, squares), strict=True):
@@ -148,7 +148,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self._iterations.assign_add(1)
 
     def _scales(self, variables: Sequence[keras.Variable], squares: tf.Tensor | None) -> Sequence[tf.Tensor | None]:
-        """Returns each variable's ``parameter_scale``, of one root: TensorFlow takes 6 ms to lower each for XLA."""
+        """Returns each variable's ``parameter_scale``, from one root: TensorFlow takes 6 ms to lower each for XLA."""
         if not self.scales_by_weights:
             return [None] * len(variables)
         with tf.name_scope("update/scales"):
@@ -170,8 +170,8 @@ class Optimizer(keras.optimizers.Optimizer):
             usable: bool, whether to update; otherwise the old weights are kept.
 
         Returns:
-            1.0 if the update was skipped and else 0.0, and for each variable its new weights in the rows that this
-            replica owns with zeros in all others, to be summed over the replicas.
+            1.0 if the update was skipped, else 0.0; and for each variable its new weights in the rows that this replica
+            owns, with zeros in all others, to be summed over the replicas.
         """
         replicas = self.slot_owners
         own = [own_rows(gradient, replica, replicas) for gradient in gradients]
@@ -194,8 +194,8 @@ class Optimizer(keras.optimizers.Optimizer):
     ) -> None:
         """Updates one variable and its slots.
 
-        Keras's own ``apply`` and ``fit`` call this too, with the tf.Variable in place of the Keras variable and without
-        ``scale``, which is the variable's ``parameter_scale``: then it is computed here, if the update needs it.
+        ``scale`` is the variable's ``parameter_scale``. Keras's own ``apply`` and ``fit`` call this too, with the
+        tf.Variable in place of the Keras variable and without ``scale``; it is then computed here if needed.
         """
         if self.slot_owners > 1:
             raise ValueError(f"slots are split over {self.slot_owners} replicas, which only the training step updates")
@@ -233,7 +233,7 @@ class Optimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def parameter_scale(self, mean_square: tf.Tensor) -> tf.Tensor:
-        """Returns the factor of the learning rate of variables whose weights have these mean squares, of any shape."""
+        """Returns the learning rate's factor for variables whose weights have these mean squares, of any shape."""
         raise NotImplementedError
 
     def slots(self, variable: keras.Variable) -> dict[str, keras.Variable]:
@@ -261,7 +261,7 @@ class Optimizer(keras.optimizers.Optimizer):
         }
 
     def in_words(self, variables: Sequence[keras.Variable]) -> str:
-        """Returns a line with the slots' bytes and the effective learning rates at the schedule's highest point."""
+        """Returns a line with the bytes of the slots and the effective learning rates at the schedule's peak."""
         rates = self.effective_rates(variables)
         least = min(rates, key=rates.__getitem__)
         highest = max(rates.values())
@@ -280,7 +280,7 @@ class Optimizer(keras.optimizers.Optimizer):
 
 
 def slot_name(variable: keras.Variable, slot: str) -> str:
-    """Returns the name of a variable's slot, which a checkpoint holds below the optimizer's."""
+    """Returns the name of a variable's slot in a checkpoint, below the optimizer's name."""
     return f"{variable.path.replace('/', '_')}_{slot}"
 
 

@@ -1,10 +1,10 @@
 """Optimizer settings that gin can bind: one frozen dataclass each for Adafactor, AdamW, Muon and SGD.
 
 Imports neither TensorFlow nor Keras, so that a dry run can print slot bytes and effective learning rates at once.
-Defaults and their documentation live here only; the mathematics is in a file for each optimizer.
+Defaults and their documentation live only here; each optimizer's mathematics has its own file.
 
 Weight decay is decoupled everywhere (Loshchilov & Hutter, 2019): a weight shrinks by learning_rate(step) × weight_decay
-× itself, separately from the update. It does not apply to biases and layer norms: variables of fewer than two axes.
+× itself, separately from the update. Biases and layer norms (variables of fewer than two axes) do not decay.
 """
 
 import math
@@ -20,7 +20,7 @@ FLOAT32_BYTES = 4
 
 
 def largest_axes(shape: Sequence[int], minimum: int) -> tuple[int, int] | None:
-    """Returns the two largest axes (second largest, largest; of equals the later is larger), or None.
+    """Returns the two largest axes (second largest, largest; on a tie the later is larger), or None.
 
     None if the second largest is below ``minimum``: the variable then keeps an unfactored second moment. This is the
     rule of optax and T5X; Shazeer & Stern's own code took the last two axes.
@@ -37,7 +37,7 @@ def decays(shape: Sequence[int]) -> bool:
 
 
 def block_shape(shape: Sequence[int], replicas: int) -> tuple[int, ...]:
-    """Returns the shape of the block of rows that each replica owns of an array of this shape; all blocks are equal."""
+    """Returns the shape of the block of an array's rows that each replica owns; all blocks are equal."""
     return (-(-shape[0] // replicas), *shape[1:])
 
 
@@ -70,7 +70,7 @@ class OptimizerConfig:
         return self.learning_rate
 
     def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
-        """Returns the rate that multiplies an update of RMS 1 of a variable whose weights have this RMS."""
+        """Returns the rate that multiplies an update of RMS 1, for a variable whose weights have this RMS."""
         return self.rate_of(name, shape)
 
     def splits_slots(self, replicas: int) -> bool:
@@ -90,20 +90,20 @@ class AdafactorConfig(OptimizerConfig):
     """Adafactor (Shazeer & Stern, 2018, https://arxiv.org/abs/1804.04235).
 
     Args:
-        learning_rate: Relative to each variable's RMS when ``scale_by_parameter`` is on (the paper's rho, at most
-            1e-2), absolute when it is off. With the scaling on, an absolute rate such as 2.5e-4 is about fifty times
-            smaller than it looks; the run prints the effective learning rate of every variable when it starts.
+        learning_rate: Relative to each variable's RMS if ``scale_by_parameter`` is on (the paper's rho, at most 1e-2),
+            absolute if it is off. With the scaling on, a usual absolute rate like 2.5e-4 is about fifty times smaller
+            than it looks; a run prints every variable's effective learning rate when it starts.
         weight_decay: Decoupled decay, multiplied by the learning rate but not by the variable's RMS; 0 = none.
         beta1: Decay of the running mean of the scaled update; None or 0 = no momentum, and no slot for it.
         decay_exponent: The second moment decays by 1 - t ** -decay_exponent at update t = 1, 2, ...
         clip_threshold: Updates whose RMS over the variable exceeds this are scaled down to it; None = no clipping.
         scale_by_parameter: Multiply the update by max(epsilon2, RMS(variable)).
-        base_width: The width of the model for which ``learning_rate`` was chosen. In a model of width D, the rate of
-            the blocks' matrices is multiplied by base_width / D, as in muP (Yang et al., 2022,
-            https://arxiv.org/abs/2203.03466): they begin equally large at every width, and what they compute is a sum
-            over the width. That of tables, norms, biases and ALGPT2's linear layers is not. None = the same rate for
-            all variables, at every width. Without ``scale_by_parameter`` it has no effect.
-        min_dim_size_to_factor: Factor the second moment over the two largest axes where both have this length.
+        base_width: The model width for which ``learning_rate`` was chosen. At width D, the rate of the blocks' matrices
+            is multiplied by base_width / D, as in muP (Yang et al., 2022, https://arxiv.org/abs/2203.03466): they begin
+            equally large at every width, and their results are sums over the width. Tables, norms, biases and ALGPT2's
+            linear layers keep their rate. None = the same rate for all variables, at every width. Has no effect without
+            ``scale_by_parameter``.
+        min_dim_size_to_factor: Factor the second moment over the two largest axes if both have this length or more.
         epsilon1: Added to squared gradients.
         epsilon2: The lower bound of the parameter scale.
 
@@ -144,10 +144,10 @@ class AdafactorConfig(OptimizerConfig):
         return {**slots, "momentum": tuple(shape)} if self.beta1 else slots
 
     def rate_of(self, name: str, shape: Sequence[int]) -> float:
-        """Returns ``learning_rate``; of the blocks' matrices, as ``base_width`` says."""
+        """Returns ``learning_rate``, for the blocks' matrices as ``base_width`` says."""
         if self.base_width is None or not self.scale_by_parameter or not matrices_in(name):
             return self.learning_rate
-        return self.learning_rate * self.base_width / min(shape)  # all have the width as their shorter side
+        return self.learning_rate * self.base_width / min(shape)  # the width is the shorter side of all
 
     def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
         """Returns the variable's learning rate times the parameter scale."""
@@ -162,10 +162,10 @@ class AdamWConfig(OptimizerConfig):
         beta1: Decay of the running mean of gradients.
         beta2: Decay of the running mean of squared gradients.
         epsilon: Added to the root of the second moment, after the bias correction.
-        slots: ``'replicated'`` gives every replica both slots whole, 8 bytes per parameter. ``'sharded'`` splits them
-            over the replicas, each of which updates its own rows of the weights (ZeRO stage 1, Rajbhandari et al.,
-            2020, https://arxiv.org/abs/1910.02054); a second all-reduce of the weights' size then combines them.
-            Weights and checkpoints are the same with both, and a run may continue with either.
+        slots: ``'replicated'`` keeps both whole slots on every replica, 8 bytes per parameter. ``'sharded'`` shards
+            them across the replicas: each updates its own rows of the weights (ZeRO stage 1, Rajbhandari et al., 2020,
+            https://arxiv.org/abs/1910.02054), and a second all-reduce of the weights' size combines them. Weights and
+            checkpoints are the same with both, and a run can resume with either.
 
     Example:
         >>> shapes = {"kernel": (1024, 1024)}
@@ -198,22 +198,21 @@ class MuonConfig(AdamWConfig):
     """Muon on the matrices of blocks, AdamW on all else (Jordan, 2024, https://kellerjordan.github.io/posts/muon/).
 
     Args:
-        learning_rate: Of the matrices. A matrix [inputs, outputs] changes by learning_rate × sqrt(max(1, outputs /
-            inputs)) × a nearly orthogonal matrix, whose RMS is learning_rate / sqrt(inputs). 0.02 is usual.
-        adamw_learning_rate: Of tables, norms, biases and ALGPT2's linear layers, which AdamW updates. It follows the
+        learning_rate: For the matrices. A matrix [inputs, outputs] changes by learning_rate × sqrt(max(1, outputs /
+            inputs)) × a nearly orthogonal matrix; the change's RMS is learning_rate / sqrt(inputs). 0.02 is usual.
+        adamw_learning_rate: For tables, norms, biases and ALGPT2's linear layers, which AdamW updates. It follows the
             same schedule. 4e-3 suits small models.
         weight_decay: Decoupled decay, multiplied by the variable's learning rate; 0 = none.
         momentum: Decay of the running mean of a matrix's gradients.
         nesterov: Orthogonalize (1 - momentum) × gradient + momentum × mean, in place of the mean.
         newton_schulz_steps: Iterations that orthogonalize; with 5, singular values end between about 0.7 and 1.2.
-        beta1: Of AdamW: decay of the running mean of gradients.
-        beta2: Of AdamW: decay of the running mean of squared gradients.
-        epsilon: Of AdamW: added to the root of the second moment, after the bias correction.
-        slots: ``'replicated'`` gives every replica all slots whole, and has each orthogonalize all matrices: for GPT-2
-            small as much work as the model's on 2,200 tokens. ``'sharded'`` splits both over the replicas, each of
-            which owns whole matrices, and rows of all else as with AdamW; a second all-reduce of the weights' size then
-            combines the new weights. Weights and checkpoints are the same with both, and a run may continue with
-            either.
+        beta1: For AdamW: decay of the running mean of gradients.
+        beta2: For AdamW: decay of the running mean of squared gradients.
+        epsilon: For AdamW: added to the root of the second moment, after the bias correction.
+        slots: ``'replicated'`` keeps all slots whole on every replica, and each orthogonalizes all matrices: for GPT-2
+            small, as much work as the model's on 2,200 tokens. ``'sharded'`` shards slots and work across the replicas:
+            each owns whole matrices, and rows of all else as with AdamW. A second all-reduce of the weights' size
+            combines the new weights. Weights and checkpoints are the same with both, and a run can resume with either.
 
     Example:
         >>> config = MuonConfig(learning_rate=0.02, adamw_learning_rate=4e-3)
@@ -235,19 +234,19 @@ class MuonConfig(AdamWConfig):
         self._require("newton_schulz_steps", self.newton_schulz_steps >= 1, "at least 1")
 
     def slot_shapes(self, shape: Sequence[int], name: str = "") -> dict[str, tuple[int, ...]]:
-        """Returns ``momentum`` for matrices of blocks, and AdamW's for all else."""
+        """Returns ``momentum`` for the blocks' matrices, else AdamW's slots."""
         return {"momentum": tuple(shape)} if matrices_in(name) else super().slot_shapes(shape, name)
 
     def rate_of(self, name: str, shape: Sequence[int]) -> float:
-        """Returns ``learning_rate`` for matrices of blocks, and ``adamw_learning_rate`` for all else."""
+        """Returns ``learning_rate`` for the blocks' matrices, and ``adamw_learning_rate`` for all else."""
         return self.learning_rate if matrices_in(name) else self.adamw_learning_rate
 
     def effective_rate(self, weight_rms: float, shape: Sequence[int], name: str) -> float:
-        """Returns the RMS of the change of a matrix, if it is orthogonal, or AdamW's rate."""
+        """Returns the RMS of a matrix's change, if the change is orthogonal, or AdamW's rate."""
         return self.rate_of(name, shape) / (math.sqrt(shape[0]) if matrices_in(name) else 1.0)
 
     def slot_bytes(self, shapes: Mapping[str, Sequence[int]], replicas: int) -> int:
-        """Returns the bytes as for AdamW; a replica that does not own a matrix in some turn has room for it too."""
+        """Returns the bytes as for AdamW; a replica without a matrix in some turn still has room for one."""
         if not self.splits_slots(replicas):
             return super().slot_bytes(shapes, replicas)
         own = sum(math.prod(shape) * turns(members, replicas) for shape, members in stacks(shapes).items())
@@ -261,7 +260,7 @@ class SGDConfig(OptimizerConfig):
 
     Args:
         momentum: 0 = none, and no slot for it.
-        nesterov: Take the step from where the momentum leads (Sutskever et al., 2013): g + momentum × v.
+        nesterov: Step from where the momentum leads (Sutskever et al., 2013): g + momentum × v.
 
     Example:
         >>> SGDConfig(learning_rate=0.1, momentum=0.0).slot_shapes((3, 4))

@@ -1,4 +1,4 @@
-"""The blocks' matrices by shape, for replicas to own them in turn. Imports neither TensorFlow nor Keras."""
+"""The blocks' matrices by shape; replicas own them in turn. Imports neither TensorFlow nor Keras."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Matrix(NamedTuple):
 
 
 def stacks(shapes: Mapping[str, Sequence[int]]) -> dict[tuple[int, int], list[Matrix]]:
-    """Returns the matrices of variables, given by name, under their shape with the shorter axis first.
+    """Returns the matrices of named variables, keyed by their shape with the shorter axis first.
 
     Example:
         >>> list(stacks({"query_key_value_kernel": (8, 24), "mlp_output_kernel": (32, 8), "position_table": (16, 8)}))
@@ -30,5 +30,5 @@ def stacks(shapes: Mapping[str, Sequence[int]]) -> dict[tuple[int, int], list[Ma
 
 
 def turns(members: Sequence[Matrix], replicas: int) -> int:
-    """Returns how many matrices of a stack each replica has room for: number i is in turn i // R on replica i % R."""
+    """Returns how many of a stack's matrices each replica has room for: number i is in turn i // R on replica i % R."""
     return -(-len(members) // replicas)

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal, on the blocks' kernels; AdamW on everything else.
+"""Muon: orthogonalized momentum for the blocks' kernels; AdamW for everything else.
 
 Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024, https://kellerjordan.github.io/posts/muon/, and
 https://github.com/KellerJordan/Muon; at scale: Liu et al., 2025, https://arxiv.org/abs/2502.16982. With gradient G of a
@@ -8,11 +8,11 @@ matrix X [inputs, outputs]:
     U = momentum · M + (1 - momentum) · G       (Nesterov's; without, U = M)
     X = X - learning_rate · sqrt(max(1, outputs / inputs)) · orthogonalize(U)
 
-A kernel in which matrices stand side by side (queries, keys and values) is as many matrices. Which variables are
-matrices, and how many, is ``matrices_in`` of models/weight_specs.py.
+Matrices that stand side by side in a kernel (queries, keys and values) count separately. ``matrices_in`` of
+models/weight_specs.py says which variables are matrices, and how many.
 
 If slots are split, each replica owns whole matrices: it alone has their momentum and orthogonalizes them, in stacks of
-one shape (of those with more inputs than outputs, the transposes). A matrix's gradient is on every replica.
+one shape (transposed if there are more inputs than outputs). A matrix's gradient is on every replica.
 """
 
 from collections.abc import Sequence
@@ -29,14 +29,14 @@ from pipeline.optimizers.matrices import Matrix, stacks, turns
 from pipeline.optimizers.schedules import Schedule
 from pipeline.optimizers.sharded_slots import WholeMatrices
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: the steepest at 0 that keep singular values near 1
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: the steepest at 0 that keeps singular values near 1
 
 
 def orthogonalize(x: tf.Tensor, steps: int) -> tf.Tensor:
     """Returns U·S·V' of each matrix x = U·D·V' [..., N, M], float32, with the diagonal of S near 1; zeros stay zeros.
 
-    Newton and Schulz's iteration, which needs products of matrices alone. They are written in float32: a TPU rounds the
-    inputs of such products to bfloat16 and adds up in float32, which is the precision that Jordan found to be enough.
+    Newton and Schulz's iteration, which needs only matrix products. They are written in float32: a TPU rounds the
+    inputs of such products to bfloat16 and accumulates in float32, a precision that Jordan found to be enough.
     """
     if x.shape[-2] > x.shape[-1]:
         return tf.linalg.matrix_transpose(orthogonalize(tf.linalg.matrix_transpose(x), steps))
@@ -47,7 +47,7 @@ def orthogonalize(x: tf.Tensor, steps: int) -> tf.Tensor:
         gram = tf.matmul(x, x, transpose_b=True)
         return i + 1, a * x + tf.matmul(b * gram + c * tf.matmul(gram, gram), x)
 
-    # A loop: written out for every kernel, its products would be most of a deep model's program.
+    # A loop: unrolled for every kernel, its products would be most of a deep model's program.
     return tf.while_loop(lambda i, _: i < steps, step, (tf.constant(0), x), maximum_iterations=steps)[1]
 
 
@@ -72,7 +72,7 @@ class Muon(AdamW):
 
     def __init__(self, config: MuonConfig, schedule: Schedule):
         super().__init__(config, schedule)
-        # If slots are split: the matrices by shape, and for each turn a slot whose matrix is each replica's own.
+        # If slots are split: the matrices by shape, and for each turn a slot with a separate matrix per replica.
         self._stacks: dict[tuple[int, int], list[Matrix]] = {}
         self._own: dict[tuple[int, int], list[keras.Variable]] = {}
 
@@ -110,7 +110,7 @@ class Muon(AdamW):
     def scaled_update(
         self, gradient: tf.Tensor, weights: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> tf.Tensor:
-        """Returns Muon's change of a kernel, or AdamW's of another variable, and assigns the slots."""
+        """Returns Muon's change for a kernel, or AdamW's for another variable, and assigns the slots."""
         count = matrices_in(variable.path)
         if not count:
             return super().scaled_update(gradient, weights, variable, learning_rate)
@@ -119,7 +119,7 @@ class Muon(AdamW):
         return learning_rate * tf.concat([_scaled(matrix) for matrix in tf.unstack(matrices)], axis=1)
 
     def _direction(self, gradient: tf.Tensor, slot: keras.Variable) -> tf.Tensor:
-        """Returns what is to be made orthogonal, and assigns the slot."""
+        """Returns what to orthogonalize, and assigns the slot."""
         momentum, fresh = self.config.momentum, (1.0 - self.config.momentum) * gradient
         mean = momentum * tf.convert_to_tensor(slot) + fresh
         slot.assign(mean)
@@ -150,9 +150,9 @@ class Muon(AdamW):
     def _own_directions(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], replica: tf.Tensor, usable: tf.Tensor
     ) -> dict[Matrix, tuple[tf.Tensor, tf.Tensor]]:
-        """Returns, for each matrix, the orthogonal one of its turn on this replica, and whether the replica owns it.
+        """Returns, for each matrix, this replica's orthogonal matrix of its turn, and whether the replica owns it.
 
-        Zeros, and no slot is assigned, if the update is not usable.
+        If the update is not usable, returns zeros and assigns no slot.
         """
         owners, wide = self.slot_owners, {}
         for gradient, variable in zip(gradients, variables, strict=True):
@@ -189,9 +189,9 @@ def _transposed_if_tall(matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _owned(candidates: Sequence[tf.Tensor], replica: tf.Tensor) -> tf.Tensor:
-    """Returns the candidate whose number is the replica's, or zeros if there is none.
+    """Returns the candidate with the replica's number, or zeros if there is none.
 
-    By selections, which XLA fuses: indexing would first copy all candidates into one array.
+    Uses selections, which XLA fuses: indexing would first copy all candidates into one array.
     """
     own = tf.zeros_like(candidates[0])
     for owner, candidate in enumerate(candidates):

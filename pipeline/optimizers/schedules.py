@@ -1,7 +1,7 @@
 """Learning-rate schedules: linear warm-up, then linear decay, cosine, constant or inverse square root.
 
 Imports neither TensorFlow nor Keras. One formula serves Python numbers (the dry run, the log) and tensors (the update
-inside the compiled step), depending on the ``xp`` module that is passed in.
+inside the compiled step), depending on the ``xp`` module.
 """
 
 import math
@@ -23,13 +23,13 @@ class Schedule:
     """The factor, from 0 to 1, by which the learning rate of an update is multiplied.
 
     Args:
-        kind: What follows the warm-up. "linear": a straight line to ``final_fraction``. "cosine": half a cosine wave
-            to ``final_fraction`` (Loshchilov & Hutter, 2017). "constant": 1. "inverse_sqrt": sqrt(warmup / update)
-            (Vaswani et al., 2017), here at most 1; ``steps`` and ``final_fraction`` do not affect it. The warm-up is
-            also its time scale, as in T5X: without one, the factor is 0.03 at update 1,000.
+        kind: What follows the warm-up. "linear": a straight line to ``final_fraction``. "cosine": half a cosine wave to
+            ``final_fraction`` (Loshchilov & Hutter, 2017). "constant": 1. "inverse_sqrt": sqrt(warmup / update)
+            (Vaswani et al., 2017), here at most 1; ignores ``steps`` and ``final_fraction``. The warm-up is also its
+            time scale, as in T5X: without one, the factor is 0.03 at update 1,000.
         steps: Total optimizer updates.
-        warmup_steps: Updates of linear warm-up. Update number ``warmup_steps`` is the first with the factor 1; 0 means
-            that the first update already has it.
+        warmup_steps: Updates of linear warm-up. Update number ``warmup_steps`` is the first with the factor 1; with 0,
+            the first update has it.
         final_fraction: The factor that "linear" and "cosine" reach at step ``steps``, just after the last update, so
             that no update has a rate of zero.
 

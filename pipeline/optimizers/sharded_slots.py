@@ -1,9 +1,9 @@
 """Slots that are split over the replicas (ZeRO stage 1, Rajbhandari et al., 2020, https://arxiv.org/abs/1910.02054).
 
-Shapes: R replicas, N rows of a variable (its first axis), C = ceil(N / R) rows of a block. Replica r owns the rows
-r·C … r·C + C - 1 of the variable padded with zeros to R·C rows: only it has their slots and updates them. A second
-all-reduce of the step combines the new weights, each block surrounded by zeros, since x + 0 is x. Rows are not
-flattened: blocks would be even, but a TPU would have to change the layout of every variable.
+Shapes: R replicas, N rows of a variable (its first axis), C = ceil(N / R) rows of a block. Replica r owns the rows r·C
+… r·C + C - 1 of the variable padded with zeros to R·C rows: only it has their slots and updates them. The step's second
+all-reduce combines the new weights: each block is surrounded by zeros, and x + 0 is x. Rows are not flattened: blocks
+would be even, but a TPU would have to change every variable's layout.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaDynamicUpdateSlice 
 
 from pipeline.optimizers.config import block_shape
 
-TRANSFERS = 16  # concurrent, between this host and the replicas' hosts; on a pod each takes a round trip
+TRANSFERS = 16  # at once, between this host and the replicas' hosts; on a pod each takes a round trip
 
 
 def own_rows(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
@@ -30,10 +30,10 @@ def own_rows(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
 
 
 def own_sum_of_squares(x: tf.Tensor, replica: tf.Tensor, replicas: int) -> tf.Tensor:
-    """Returns a replica's share of the sum of x² over ``x`` [N, ...]: that of its own rows, without padding ``x``."""
+    """Returns a replica's share of the sum of x² over ``x`` [N, ...]: its own rows, without padding ``x``."""
     block = block_shape(x.shape, replicas)
     first = replica * block[0]
-    start = tf.minimum(first, x.shape[0] - block[0])  # the last blocks begin where a whole block is left
+    start = tf.minimum(first, x.shape[0] - block[0])  # the last blocks begin where a whole block still fits
     rows = tf.reduce_sum(tf.square(tf.slice(x, _start(start, len(block)), block)), list(range(1, len(block))))
     return tf.reduce_sum(tf.where(start + tf.range(block[0]) >= first, rows, 0.0))
 
@@ -45,7 +45,7 @@ def placed(rows: tf.Tensor, shape: Sequence[int], replica: tf.Tensor, replicas: 
 
 
 def _start(row: tf.Tensor, axes: int) -> tf.Tensor:
-    """Returns the index at which rows from this one on begin, in an array of so many axes."""
+    """Returns the index at which rows from this one on begin, in an array of ``axes`` axes."""
     return tf.stack([row, *([0] * (axes - 1))])
 
 
@@ -73,7 +73,7 @@ class WholeSlot:
 
 
 class WholeMatrices:
-    """The momentum of a kernel, whose matrices several replicas own, as a checkpoint sees it: one array.
+    """The momentum of a kernel as a checkpoint sees it: one array, though several replicas own its matrices.
 
     Args:
         owned: for each matrix of the kernel, side by side, the slot that holds it, shorter axis first, and its owner.

@@ -1,1 +1,1 @@
-"""Checks with the TPU's own compiler whether a step fits a slice, and what it costs there."""
+"""Checks with the TPU compiler whether a step fits a slice, and what it costs there."""

@@ -1,10 +1,9 @@
-"""Reads what libtpu dumps of a fusion or a Mosaic kernel: its VLIW bundles, how often each runs, which units it uses.
+"""Reads libtpu's dump of a fusion or a Mosaic kernel: its VLIW bundles, how often each runs, which units it uses.
 
 One bundle issues in about one cycle. The dump lists each once, with a mark per level of loops (">") and the test that
-ends a loop ("loop exit test"). A loop over blocks of the data runs its stages one after another, so that its test
-counts the steps that fill and drain them too; the steps themselves are ``window_config``'s ``iteration_bounds``, or the
-kernel's grid. What stands under a condition, such as a causal kernel's blocks above the diagonal, counts at every step.
-Imports neither TensorFlow nor JAX.
+ends a loop ("loop exit test"). A loop over blocks of data is pipelined, so its test also counts the steps that fill and
+drain the stages; the steps themselves are ``window_config``'s ``iteration_bounds``, or the kernel's grid. Conditional
+code, like a causal kernel's blocks above the diagonal, counts at every step. Imports neither TensorFlow nor JAX.
 """
 
 import pathlib
@@ -18,7 +17,7 @@ FILE = re.compile(rf"\d+-(.+)-\d+-(?:{re.escape(BUNDLES)}|{re.escape(UTILIZATION
 LINE = re.compile(r"\s*(?:0x[0-9a-f]+|0)\s+(\w*)\s*:\s*((?:>\s*)*)\{(.*)")
 EXIT_TEST = re.compile(r"= scmp\.(ge|gt)\.s32\.totalorder %s[\w.]+, (\d+) /\* loop exit test")
 STAGED = "iteration index, stage"
-FILL_AND_DRAIN = 2  # further trips of a loop whose data arrive a step before, and leave a step after, they are used
+FILL_AND_DRAIN = 2  # extra trips of a loop whose data arrive one step before their use and leave one step after
 UNITS = {  # by the columns of the utilization file
     "matrix unit": ("MATMUL", "MATPUSH"),
     "cross-lane unit": ("XLU",),
@@ -36,8 +35,8 @@ class Emitted:
 
     Args:
         static: Bundles, each counted once.
-        executed: Bundles, counted as often as they run.
-        uncounted_loops: Loops whose trips are not known here, such as copies within the core; they count once.
+        executed: Bundles, each counted as often as it runs.
+        uncounted_loops: Loops of unknown length (copies within the core, for example); they count once.
         busy: By unit of the core, the share of its slots that the executed bundles use.
     """
 
@@ -48,7 +47,7 @@ class Emitted:
 
     @property
     def busiest(self) -> str:
-        """The unit with the fewest free slots; empty if nothing is known of them."""
+        """The unit with the fewest free slots; empty if unknown."""
         return max(self.busy, key=lambda unit: self.busy[unit], default="")
 
 
@@ -56,7 +55,7 @@ Files = tuple[pathlib.Path, pathlib.Path]  # of bundles and of units
 
 
 def dumped(folder: pathlib.Path) -> dict[str, Files]:
-    """Returns the files of bundles and of units of every emitted program in a dump, by its name."""
+    """Returns the bundle and unit files of every emitted program in a dump, by its name."""
     files: dict[str, dict[str, pathlib.Path]] = {}
     for path in sorted(folder.iterdir()):
         match = FILE.fullmatch(path.name)
@@ -67,7 +66,7 @@ def dumped(folder: pathlib.Path) -> dict[str, Files]:
 
 
 def read(files: Files, steps: int | None = None) -> Emitted:
-    """Reads one emitted program, whose outermost loop goes over so many blocks, if known."""
+    """Reads one emitted program, whose outermost loop runs over ``steps`` blocks, if known."""
     bundles, utilization = (file.read_text(encoding="utf-8") for file in files)
     runs, uncounted = _runs([match for match in map(LINE.match, bundles.splitlines()) if match], steps)
     rows = list(_used_slots(utilization))
@@ -83,7 +82,7 @@ def read(files: Files, steps: int | None = None) -> Emitted:
 def _runs(lines: list[re.Match], steps: int | None) -> tuple[list[float], int]:
     """Returns how often each bundle runs, and the number of loops whose trips are unknown."""
     runs, loops = [1.0] * len(lines), 0
-    heads: dict[int, int] = {}  # of the loops that are open, by depth
+    heads: dict[int, int] = {}  # of the open loops, by depth
     for place, line in enumerate(lines):
         depth = line[2].count(">")
         if line[1] == "LB":

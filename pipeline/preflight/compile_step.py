@@ -1,4 +1,4 @@
-"""Lowers and compiles the exact steps of a run for a slice: whether they fit, and what they cost there.
+"""Lowers and compiles a run's exact steps for a slice: whether they fit, and what they cost there.
 
 The lowering and the compiler each run in a separate process, whose end frees their memory.
 """
@@ -28,14 +28,14 @@ def require_steps(settings: TrainConfig) -> None:
 
 
 def with_vocabulary(model: GPT2Config) -> GPT2Config:
-    """Returns the model's config, with GPT-2's vocabulary if the data's manifest would decide it."""
+    """Returns the model's config, with GPT-2's vocabulary if the data's manifest would set it."""
     return model if model.vocabulary_size else dataclasses.replace(model, vocabulary_size=GPT2_VOCABULARY)
 
 
 def require_fit(
     settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice | None
 ) -> None:
-    """Compiles the steps of a run for ``pipeline.train --preflight``, prints their figures, and returns if they fit.
+    """Compiles a run's steps for ``pipeline.train --preflight``, prints their figures, and returns if they fit.
 
     A model without a vocabulary size gets GPT-2's.
 
@@ -63,8 +63,8 @@ def report_fit(
 ) -> dict[str, Any]:
     """Compiles the training step and, if it fits, the evaluation step; prints their figures.
 
-    Returns them as JSON values: those of the training step, ``evaluation``, and ``fits`` for both; ``with_schedule``
-    those of schedule_figures.py too. Writes the training step's compiled program to ``keep_text``, as HLO text.
+    Returns them as JSON values: the training step's, ``evaluation``, and ``fits`` for both; ``with_schedule`` adds
+    those of schedule_figures.py. Writes the training step's compiled program to ``keep_text``, as HLO text.
     """
     training = check(settings, model, optimizer, piece, keep_text=keep_text, with_schedule=with_schedule)
     title = (
@@ -126,7 +126,7 @@ def largest_that_fits(
     Bisects: if one fits, so do all smaller ones.
     """
     low, high, best = 0, len(sizes) - 1, None
-    middle = high  # the largest first: in most runs it fits, and nothing else needs to be compiled
+    middle = high  # the largest first: in most runs it fits, and no other needs compiling
     while low <= high:
         tried = check(dataclasses.replace(settings, microbatch=sizes[middle]), model, optimizer, piece)
         if tried.fits:

@@ -21,14 +21,14 @@ class Kernel:
     Args:
         name: One of the instructions.
         part: Of the model, as schedule.py names them.
-        op: The TensorFlow op that it comes from.
-        runs: How often they run in a step, all together.
-        bundles: VLIW bundles of one run, about one a cycle.
+        op: Its TensorFlow op.
+        runs: How often they run in a step, in total.
+        bundles: VLIW bundles of one run, about one per cycle.
         busy: By unit of the core, the share of its slots that the bundles use.
         hbm_bytes: Between HBM and the core in one run.
         flops: Of matrix multiplications in one run.
         cycles: The compiler's estimate of one run; 0 where it has none.
-        uncounted_loops: Loops in it of unknown length, which count once.
+        uncounted_loops: Loops of unknown length in it, which count once.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Compiled:
 
     Args:
         fits: Whether it compiled within the memory that the compiler allows.
-        peak_bytes: Peak HBM, arguments included; the HBM that it would need if it does not fit.
+        peak_bytes: Peak HBM, including arguments; if it does not fit, the HBM that it would need.
         hbm_limit_bytes: HBM that the compiler allows; 0 if it did not say.
         argument_bytes: Weights, slots and the batch.
         program_bytes: Instructions.
-        flops: Matrix-multiply FLOPs, loops counted as often as they run.
+        flops: Matrix-multiply FLOPs; loops count as often as they run.
         attention_flops: Those of batched multiplications, which are attention's; part of ``flops``.
         kernel_flops: Those of the fused attention kernels; part of ``attention_flops``.
-        traffic_bytes: Between HBM and the core, loops counted likewise.
-        cycles: Sum of the compiler's estimates of all instructions but the kernels, loops counted likewise.
+        traffic_bytes: Between HBM and the core; loops count likewise.
+        cycles: Sum of the compiler's estimates for all instructions but the kernels; loops count likewise.
         compiler_seconds: The compiler's ``optimal_seconds``, corrected for loops; None if it is not plausible.
         compiler_flops, compiler_traffic_bytes, compiler_optimal_seconds: As the compiler prints them.
-        once_traffic_bytes: Our own count with loops counted once, to be compared with the compiler's.
+        once_traffic_bytes: Our own count with loops counted once, to compare with the compiler's.
         unknown_loops: Loops of unknown trip count, which are counted once.
         largest: The largest buffers, greatest first.
         costliest: Bytes moved by op, greatest first.

@@ -1,4 +1,4 @@
-"""Turns the TPU compiler's figures of a program into a report: fits, memory, time, tokens, hours.
+"""Turns the TPU compiler's figures for a program into a report: fits, memory, time, tokens, hours.
 
 Plain arithmetic on pipeline.preflight.compiled.Compiled; imports neither TensorFlow nor Keras.
 """
@@ -16,7 +16,7 @@ from pipeline.preflight.compiled import GIB, Compiled
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """One training step of one replica on one core, and the run that it adds up to.
+    """One training step of one replica on one core, and the whole run.
 
     Args:
         fits: Whether the program fits the memory that the compiler allows.
@@ -24,13 +24,13 @@ class Figures:
         memory: Bytes by purpose; all but "program" add up to the peak.
         model_flops: Analytic FLOPs of a step on one core (6·N·tokens plus whole-square attention).
         hardware_flops: Matrix-multiply FLOPs of the compiled program.
-        dense_flops_ratio: Its FLOPs outside attention over 6·N·tokens: 1 when nothing is missing or done twice.
-        hbm_traffic_bytes: Between HBM and a core in a step, loops counted as often as they run.
+        dense_flops_ratio: Its FLOPs outside attention over 6·N·tokens: 1 if nothing is missing or done twice.
+        hbm_traffic_bytes: Between HBM and a core in a step; loops count as often as they run.
         all_reduce_bytes: A core's input to all-reduces: one float32 gradient of every weight, plus every new weight if
-            the slots are split over the replicas.
+            the slots are sharded across the replicas.
         compute_seconds, traffic_seconds: The two sides of the roofline.
-        cycles_seconds: The compiler's cycles of all instructions, added up, at the generation's clock; for the fused
-            kernels their FLOPs at the peak, of which heads narrower than the matrix unit reach their share.
+        cycles_seconds: The compiler's cycles, summed over all instructions, at the generation's clock; for the fused
+            kernels their FLOPs at the peak, or at a share of it for heads narrower than the matrix unit.
         estimate_seconds: The compiler's own estimate, corrected for loops; ``cycles_seconds`` if it is impossible.
         estimate_source: "compiler", or "cycles".
         tokens_per_second, mfu: Of the whole slice; MFU is the share of peak by model FLOPs.
@@ -78,9 +78,9 @@ def figures(
     piece: Slice,
     attention: AttentionPath,
 ) -> Figures:
-    """Combines the compiler's figures of the training step with those of the model, the batch and the slice.
+    """Combines the compiler's figures for the training step with those of the model, the batch and the slice.
 
-    ``sizes`` are bytes: "weights" and "slots" that a core holds, and "all_reduce". The model has a vocabulary size.
+    ``sizes`` are bytes: a core's "weights" and "slots", and "all_reduce". The model must have a vocabulary size.
     """
     limit = compiled.hbm_limit_bytes or round(piece.specs.usable_hbm_gib * GIB)
     tokens_per_core = plan.per_replica * plan.context
@@ -89,7 +89,7 @@ def figures(
     dense = (compiled.flops - compiled.attention_flops) / (model_flops - square)
     compute = compiled.flops / (piece.specs.peak_tflops * 1e12)
     traffic = compiled.traffic_bytes / (piece.specs.hbm_gbps * 1e9)
-    share = min(1.0, model.head_width / piece.specs.matrix_unit)  # of it that a head fills
+    share = min(1.0, model.head_width / piece.specs.matrix_unit)  # share of the unit that a head fills
     kernels = compiled.kernel_flops / (piece.specs.peak_tflops * 1e12 * share)
     cycles = compiled.cycles / (piece.specs.clock_ghz * 1e9) + kernels
     seconds, source = step_time(compiled.compiler_seconds, max(compute, traffic), cycles)
@@ -134,7 +134,7 @@ def step_time(compiler_seconds: float | None, roofline: float, cycles: float) ->
 
 
 def memory_by_purpose(compiled: Compiled, sizes: dict[str, int], plan: BatchPlan) -> dict[str, int]:
-    """Splits the peak by purpose: accumulators are as large as the weights, activations and gradients are the rest."""
+    """Splits the peak by purpose: accumulators are as large as the weights; activations and gradients are the rest."""
     batch = max(0, compiled.argument_bytes - sizes["weights"] - sizes["slots"])
     accumulators = sizes["weights"] if plan.accumulation > 1 else 0
     rest = compiled.peak_bytes - sizes["weights"] - sizes["slots"] - batch - accumulators

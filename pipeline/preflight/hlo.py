@@ -1,7 +1,7 @@
-"""Reads a compiled program's text (optimised HLO): its computations, and how often each instruction runs.
+"""Reads a compiled program's text (optimized HLO): its computations, and how often each instruction runs.
 
 A loop's body runs as often as the compiler states ("known_trip_count") or as its condition implies. Imports neither
-TensorFlow nor JAX. Costs of instructions are in hlo_costs.py.
+TensorFlow nor JAX. hlo_costs.py has the costs of instructions.
 """
 
 import math
@@ -46,18 +46,18 @@ class Instruction:
 
     @property
     def hbm_bytes(self) -> int:
-        """Bytes of its results that are in HBM."""
+        """Bytes of its results in HBM."""
         return sum(array.bytes for array in self.arrays if array.in_hbm)
 
     @property
     def op_name(self) -> str:
-        """The TensorFlow op that it comes from, with its name scopes."""
+        """Its TensorFlow op, with name scopes."""
         match = OP_NAME.search(self.rest)
         return match[1] if match else self.name
 
     @property
     def estimated_cycles(self) -> int:
-        """The compiler's estimate; 0 where it states none."""
+        """The compiler's estimate; 0 if it has none."""
         match = CYCLES.search(self.rest)
         return int(match[1]) if match else 0
 
@@ -77,7 +77,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """The instruction whose result is the computation's."""
+        """The instruction that gives the computation's result."""
         return next(i for i in self.instructions.values() if i.is_root)
 
 
@@ -141,7 +141,7 @@ def _array(match: re.Match) -> Array:
 
 
 def executed(program: Program, unroll: bool = True) -> Iterator[tuple[Computation, Instruction, float]]:
-    """Yields every instruction that the core runs (a fusion is one), and how often it runs.
+    """Yields every instruction that the core runs (a fusion is one), and how often.
 
     Of a conditional's branches, only the one with the most instructions counts.
     """

@@ -17,7 +17,7 @@ FREE = {
     *("copy-done", "slice-done", "dynamic-slice-done"),
 }
 SLICES = {"dynamic-slice", "slice", "gather"}
-KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')  # as the author of a Mosaic kernel states them
+KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')  # as stated by a Mosaic kernel's author
 PREFETCHES = {"copy-start", "slice-start", "dynamic-slice-start"}
 
 
@@ -27,7 +27,7 @@ class Totals:
 
     Args:
         matmul_flops: 2 × multiply-adds of matrix multiplications and convolutions.
-        batched_flops: Those of batched multiplications and of Mosaic kernels alone, which here are attention's.
+        batched_flops: Those of batched multiplications and Mosaic kernels only, which here are attention's.
         kernel_flops: Those of Mosaic kernels, for which the compiler estimates no cycles.
         hbm_bytes: Read from and written to HBM.
         cycles: Sum of the compiler's own estimates.
@@ -43,7 +43,7 @@ class Totals:
 
 
 def total(program: Program, unroll: bool = True) -> Totals:
-    """Adds everything up; ``unroll=False`` counts loops' bodies once, as XLA's cost analysis does."""
+    """Sums all costs; ``unroll=False`` counts loops' bodies once, as XLA's cost analysis does."""
     totals = Totals()
     for computation, instruction, times in executed(program, unroll):
         for inner, flops in _products(program, computation, instruction):
@@ -74,7 +74,7 @@ def _products(
 def inside(
     program: Program, computation: Computation, instruction: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
-    """Yields the instruction, or for a fusion all instructions in it."""
+    """Yields the instruction, or all instructions of a fusion."""
     if instruction.opcode not in ("fusion", "async-start") or not instruction.called:
         yield computation, instruction
         return
@@ -85,7 +85,7 @@ def inside(
 
 
 def _is_batched(instruction: Instruction) -> bool:
-    """Whether a multiplication has batch axes, which the TPU compiler writes as dilated windows, or is a kernel's."""
+    """Whether a multiplication is a kernel's or has batch axes, which the TPU compiler writes as dilated windows."""
     written = ("lhs_batch_dims={", "lhs_dilate=")
     return instruction.opcode == "custom-call" or any(sign in instruction.rest for sign in written)
 
@@ -105,8 +105,8 @@ def _dot(computation: Computation, instruction: Instruction) -> float:
 def _convolution(computation: Computation, instruction: Instruction) -> float:
     """Returns 2 × outputs × input features of the kernel × window positions that overlap data.
 
-    The TPU compiler writes a matrix multiplication over batched rows as a convolution over the batch's axes, padded or
-    dilated so much that most positions of a window overlap only padding.
+    The TPU compiler writes a matrix multiplication over batched rows as a convolution over the batch's axes, so padded
+    or dilated that most positions of a window overlap only padding.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
     assert labels, instruction.rest
@@ -129,7 +129,7 @@ def _overlaps(length: int, outputs: int, window: dict[str, str], axis: int) -> i
     Args:
         length: Elements of the data, before padding and dilation.
         outputs: Elements of the result.
-        window: The compiler's description of the window, such as {"size": "4", "pad": "3_3"}; "x" separates axes.
+        window: The compiler's description of the window, like {"size": "4", "pad": "3_3"}; "x" separates axes.
         axis: Index of the window's axis.
     """
 
@@ -184,7 +184,7 @@ def _fusion_bytes(inner: Computation, fusion: Instruction, operands: list[Instru
 
 
 def _updates(use: Instruction, inner: Computation, parameter: Instruction) -> bool:
-    """Whether a use writes into the parameter's buffer and so need not read it."""
+    """Whether a use writes into the parameter's buffer, and so need not read it."""
     if use.opcode != "dynamic-update-slice":
         return False
     target = inner.instructions[use.operands[0]]
@@ -194,7 +194,7 @@ def _updates(use: Instruction, inner: Computation, parameter: Instruction) -> bo
 
 
 def _uses(parameter: Instruction, users: dict[str, list[Instruction]]) -> list[Instruction]:
-    """Returns what uses a parameter, looking through bitcasts."""
+    """Returns a parameter's uses, looking through bitcasts."""
     uses: list[Instruction] = []
     for user in users.get(parameter.name, []):
         uses += _uses(user, users) if user.opcode == "bitcast" else [user]
@@ -207,7 +207,7 @@ def prefetches(program: Program) -> bool:
 
 
 def costliest(program: Program, count: int) -> list[tuple[float, str, str]]:
-    """Returns the instructions that move most bytes in all, as (bytes, op name, name), greatest first."""
+    """Returns the instructions that move most bytes in total, as (bytes, op name, name), greatest first."""
     rows = [
         (times * hbm_bytes(program, computation, instruction), instruction.op_name, instruction.name)
         for computation, instruction, times in executed(program)
@@ -215,11 +215,11 @@ def costliest(program: Program, count: int) -> list[tuple[float, str, str]]:
     return sorted(rows, reverse=True)[:count]
 
 
-ARGUMENT = "XLA_Args"  # TensorFlow's name of every argument of the program
+ARGUMENT = "XLA_Args"  # TensorFlow's name for every argument of the program
 
 
 def _origin(computation: Computation, instruction: Instruction) -> str:
-    """Returns the TensorFlow op of an instruction; an instruction without one, such as a copy, has its operand's."""
+    """Returns an instruction's TensorFlow op; an instruction without one (a copy) has its operand's."""
     step: Instruction | None = instruction
     while step is not None and step.op_name == step.name and step.operands:
         step = computation.instructions.get(step.operands[0])
@@ -229,7 +229,7 @@ def _origin(computation: Computation, instruction: Instruction) -> str:
 
 
 def largest(program: Program, count: int = 12) -> list[tuple[int, str, str]]:
-    """Returns the largest arrays that instructions create in HBM as (bytes, shape, op name), each op's shape once."""
+    """Returns the largest arrays that instructions create in HBM, as (bytes, shape, op name), each op's shape once."""
     sizes: dict[tuple[str, str], int] = {}
     for computation, instruction, _ in executed(program, unroll=False):
         if instruction.opcode in ("parameter", "tuple", "get-tuple-element", "while", "bitcast", "conditional"):

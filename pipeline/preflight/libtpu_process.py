@@ -1,6 +1,6 @@
-"""Compiles a lowered program with the real TPU compiler; runs in a process of its own, which tpu_compiler.py starts.
+"""Compiles a lowered program with the real TPU compiler, in a separate process that tpu_compiler.py starts.
 
-JAX only gives access to libtpu: its lowering is not used, the program is TensorFlow's.
+JAX only gives access to libtpu: TensorFlow lowers the program.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pipeline.errors import UserError, WorkFailedError, pip_install
 from pipeline.preflight import hlo, hlo_costs, serialised
 from pipeline.preflight.compiled import Buffer, Compiled
 
-# With these, libtpu does not ask the metadata server, which would take minutes, and several preflights may run at once:
+# With these, libtpu does not ask the metadata server, which would take minutes, and several preflights can run at once:
 # its lock protects chips, and there are none here.
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -43,13 +43,13 @@ def compile_program(
     replicas: int,
     keep_text: pathlib.Path | None,
 ) -> Compiled:
-    """Compiles and measures a serialised HLO module, which TensorFlow lowered; writes its text to ``keep_text``.
+    """Compiles and measures a serialized HLO module from TensorFlow; writes its text to ``keep_text``.
 
     libtpu names a topology "v3:8x8". ``chips_per_host`` are counted along each edge of a host; with ``megacore`` a
     chip's two cores act as one device; each device runs one of the ``replicas``.
 
     Raises:
-        UserError: libtpu refuses the topology.
+        UserError: libtpu rejects the topology.
         WorkFailedError: The compiler failed.
     """
     devices = described_devices(topology, chips_per_host=chips_per_host, megacore=megacore, replicas=replicas)
@@ -69,13 +69,13 @@ def compile_program(
 def described_devices(
     topology: str, *, chips_per_host: tuple[int, ...], megacore: bool, replicas: int
 ) -> Sequence[Any]:
-    """Returns JAX's devices of a topology, which need not exist; the arguments are those of ``compile_program``.
+    """Returns JAX's devices for a topology, which need not exist; arguments as for ``compile_program``.
 
     Raises:
-        UserError: libtpu refuses the topology.
+        UserError: libtpu rejects the topology.
     """
     os.environ.update(ENVIRONMENT, TPU_ACCELERATOR_TYPE="v3-8" if topology.startswith(("v2:", "v3:")) else "v4-8")
-    os.environ.pop("XLA_FLAGS", None)  # which are for programs of the CPU; LIBTPU_INIT_ARGS is libtpu's
+    os.environ.pop("XLA_FLAGS", None)  # these are for CPU programs; LIBTPU_INIT_ARGS is libtpu's
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"chips_per_host_bounds": chips_per_host}
@@ -128,10 +128,10 @@ def _compile(module: Any, devices: Any, replicas: int) -> Any:
 
 
 def program_text(compiled: Any, name: str) -> str:
-    """Returns the text of a compiled module; read from the serialised program where JAX's reader refuses it (v6e).
+    """Returns a compiled module's text, from the serialized program if JAX's reader rejects it (v6e).
 
     Raises:
-        WorkFailedError: Neither way leads to it.
+        WorkFailedError: Neither way works.
     """
     from jax._src.lib import xla_client
 
@@ -155,9 +155,9 @@ def measure(compiled: Any, text: str) -> Compiled:
     cost = cost[0] if isinstance(cost, list) else cost
     parsed = hlo.parse(text)
     once, all_trips = hlo_costs.total(parsed, unroll=False), hlo_costs.total(parsed)
-    if hlo_costs.prefetches(parsed):  # the compiler counts each prefetched slice as the whole array
+    if hlo_costs.prefetches(parsed):  # the compiler counts the whole array for each prefetched slice
         traffic = all_trips.hbm_bytes
-    else:  # the compiler's figure, which counts loops once, scaled by our own count of their further trips
+    else:  # the compiler counts loops once; scale its figure by our own count of their further trips
         traffic = cost["bytes accessed"] * all_trips.hbm_bytes / max(once.hbm_bytes, 1.0)
     optimal = cost.get("optimal_seconds", 0.0)
     return Compiled(

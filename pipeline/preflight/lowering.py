@@ -1,8 +1,8 @@
-"""Lowers the exact step of a run to HLO, for any number of replicas, without allocating its weights.
+"""Lowers a run's exact step to HLO, for any number of replicas, without allocating its weights.
 
-compile_step.py calls each function in a process of its own. Variables get memory that is reserved and never touched, so
-that lowering GPT-2 xl with AdamW, 19 GB of state, needs no more memory than its graph. XLA's all-reduce over all
-replicas replaces tf.distribute's on the pod.
+compile_step.py calls each function in a separate process. Variables get memory that is reserved but never touched, so
+lowering GPT-2 xl with AdamW, 19 GB of state, needs no more memory than its graph. XLA's all-reduce over all replicas
+replaces tf.distribute's on the pod.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pipeline.optimizers.config import OptimizerConfig
 
 @contextlib.contextmanager
 def unfilled_variables() -> Iterator[None]:
-    """Creates variables of the right shape whose initialiser never runs; their memory is never touched."""
+    """Creates variables of the right shape whose initializers never run; their memory is never touched."""
     import tensorflow as tf
 
     def create(next_creator: Callable[..., tf.Variable], **arguments: Any) -> tf.Variable:
@@ -36,7 +36,7 @@ def unfilled_variables() -> Iterator[None]:
 
 
 def all_reduce_over(replicas: int) -> Callable[[list], list]:
-    """Returns an all-reduce over this many replicas that XLA itself carries out; the identity for one."""
+    """Returns XLA's own all-reduce over this many replicas; the identity for one."""
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # XlaAllReduce has no public alias
 
@@ -56,9 +56,9 @@ def lower_train(
     plan: BatchPlan,
     attention: str = "plain",
 ) -> tuple[bytes, dict[str, int]]:
-    """Returns the serialised HLO of one optimizer step on one replica, and bytes by purpose.
+    """Returns the serialized HLO of one optimizer step on one replica, and bytes by purpose.
 
-    All of the plan's replicas take part in the all-reduce, whose input is counted beside the weights and the slots.
+    All of the plan's replicas take part in the all-reduce; its input counts besides the weights and the slots.
     ``attention`` is an ``AttentionPath``'s name.
     """
     cli.import_tensorflow()
@@ -94,7 +94,7 @@ def lower_train(
 def lower_evaluation(
     model_config: GPT2Config, settings: TrainConfig, plan: BatchPlan, attention: str = "plain"
 ) -> tuple[bytes, dict[str, int]]:
-    """Returns the serialised HLO of one evaluation step on one replica, and the bytes of its weights."""
+    """Returns the serialized HLO of one evaluation step on one replica, and the bytes of its weights."""
     cli.import_tensorflow()
     import tensorflow as tf
 
@@ -123,7 +123,7 @@ def _hlo(step: Any, batch: dict[str, Any]) -> bytes:
 
 
 def _compiled(step: Any, batch: dict[str, Any]) -> Any:
-    """Returns the tf.function whose program is lowered; its parameters are the batch's parts, then its variables."""
+    """Returns the tf.function to lower; its parameters are the batch's parts, then its variables."""
     import tensorflow as tf
 
     names = list(batch)
@@ -133,7 +133,7 @@ def _compiled(step: Any, batch: dict[str, Any]) -> Any:
 def canonical(serialised: bytes) -> bytes:
     """Returns the module in canonical form, so that equal programs have equal hashes.
 
-    TensorFlow's output has maps in any order (hints to its own optimiser) and the paths of source files.
+    TensorFlow's output has maps in any order (hints to its own optimizer) and the paths of source files.
     """
     from tensorflow.compiler.xla.service import hlo_pb2
 

@@ -1,7 +1,6 @@
-"""Reads a compiled program's schedule out of libtpu's dump: the bundles of each kernel, and how often it runs.
+"""Reads a compiled program's schedule from libtpu's dump: each kernel's bundles, and how often it runs.
 
-A kernel is a fusion, a Mosaic kernel or another instruction that has code of its own. Imports neither TensorFlow nor
-JAX.
+A kernel is a fusion, a Mosaic kernel or another instruction with its own code. Imports neither TensorFlow nor JAX.
 """
 
 import dataclasses
@@ -26,13 +25,13 @@ TABLE_ROWS = re.compile(r"gather|scatter")  # the rows of the token table, and t
 STEPS = re.compile(r'"iteration_bounds":\[([^\]]*)\]')
 SUBLAYER = re.compile(r"attention|mlp")  # or "attention_gradient"
 STATISTICS = re.compile(r"(Mean|Sum|SquaredDifference|Rsqrt)(_\d+)?$")  # of a layer norm, within its sublayer's scope
-CONTROL = "TLP"  # libtpu's name of the program that starts the kernels
+CONTROL = "TLP"  # libtpu's name for the program that starts the kernels
 
 
 def compile_program(module: bytes, *, keep_text: pathlib.Path | None, **how: Any) -> Compiled:
-    """Does what ``libtpu_process.compile_program`` does, in a process that has not loaded libtpu, and adds the kernels.
+    """Does the same as ``libtpu_process.compile_program`` before libtpu is loaded, and adds the kernels.
 
-    libtpu dumps some hundred megabytes of code to a temporary folder.
+    libtpu dumps a few hundred megabytes of code to a temporary folder.
     """
     with tempfile.TemporaryDirectory() as folder:
         dump, text = pathlib.Path(folder, "dump"), keep_text or pathlib.Path(folder, "program.txt")
@@ -47,11 +46,11 @@ def compile_program(module: bytes, *, keep_text: pathlib.Path | None, **how: Any
 
 
 def kernels(program: Program, folder: pathlib.Path) -> tuple[Kernel, ...]:
-    """Returns the kernels of a program that was dumped to a folder, the most bundles in all first."""
+    """Returns the kernels of a program dumped to a folder, those with the most bundles in total first."""
     files = bundles.dumped(folder)
     runs: dict[tuple[str, str], float] = {}
     first: dict[tuple[str, str], tuple[Computation, Instruction]] = {}
-    emitted: dict[str, str] = {}  # the name under which code was dumped, by signature
+    emitted: dict[str, str] = {}  # the dumped code's name, by signature
     signatures = Signatures(program)
     for computation, instruction, times in executed(program):
         if instruction.opcode in FREE:
@@ -76,7 +75,7 @@ def _kernel(
     runs: float,
     files: bundles.Files | None,
 ) -> Kernel:
-    """Returns a kernel; one that was not dumped runs no bundles of its own, such as a copy in the background."""
+    """Returns a kernel; one that was not dumped (a background copy) runs no bundles of its own."""
     read = bundles.read(files, steps(instruction)) if files else None
     return Kernel(
         name=instruction.name,
@@ -99,13 +98,13 @@ def _control(files: dict[str, bundles.Files]) -> Iterator[Kernel]:
 
 
 def steps(instruction: Instruction) -> int | None:
-    """Returns the blocks that a fusion's loop goes over, if the compiler states them."""
+    """Returns the number of blocks in a fusion's loop, if the compiler states it."""
     bounds = STEPS.search(instruction.rest)
     return math.prod(int(bound) for bound in re.findall(r"\d+", bounds[1])) if bounds else None
 
 
 def part_of(program: Program, computation: Computation, instruction: Instruction) -> str:
-    """Returns the part of the model that an instruction belongs to, by the op at its root, or by a collective in it."""
+    """Returns an instruction's part of the model, by the op at its root, or by a collective in it."""
     scopes = instruction.op_name.split("/")
     if any(COLLECTIVES.match(inner.opcode) for _, inner in inside(program, computation, instruction)):
         return "collectives"
@@ -113,7 +112,7 @@ def part_of(program: Program, computation: Computation, instruction: Instruction
         return "copies"
     if TABLE_ROWS.match(instruction.name):
         return "embedding"
-    if scopes[0] == "cond" or len(scopes) == 1:  # the update, and what decides on it: the norm of the gradients
+    if scopes[0] == "cond" or len(scopes) == 1:  # the update, and the gradients' norm, which decides on it
         return "update"
     for scope in scopes:
         if sublayer := SUBLAYER.match(scope):

@@ -1,4 +1,4 @@
-"""Adds a schedule's kernels up by part of the model: seconds, the busiest unit, and what may wait for memory.
+"""Sums a schedule's kernels by part of the model: seconds, the busiest unit, and what may wait for memory.
 
 Plain arithmetic; imports neither TensorFlow nor JAX.
 """
@@ -10,7 +10,7 @@ from pipeline.devices.tpu_specs import Generation
 from pipeline.preflight.compiled import Kernel
 from pipeline.preflight.schedule import PARTS
 
-# Cycles of a kernel that are at most so many times what its FLOPs take at the peak are taken for those of arithmetic.
+# A kernel's cycles count as arithmetic if they are at most this many times its FLOPs' time at the peak.
 ARITHMETIC = 4 / 3
 
 
@@ -19,15 +19,15 @@ class Schedule:
     """The schedule of one step on one core.
 
     Args:
-        seconds: By part of the model: its kernels' bundles, one a cycle, as if no data were ever waited for; what a
-            kernel's FLOPs take at the peak, if that is longer, since products can wait for the matrix unit.
-        waits: By part: what its kernels' traffic takes longer than their bundles, each alone, at the full bandwidth.
+        seconds: By part of the model: its kernels' bundles, one per cycle, as if data never had to be waited for; or a
+            kernel's FLOPs at the peak, if longer, since products can wait for the matrix unit.
+        waits: By part: how much longer its kernels' traffic takes than their bundles, each alone, at full bandwidth.
         units: By part: the unit with the fewest free slots, and the share of its slots that are used.
-        compared: Bundles over the compiler's cycles, of all kernels whose cycles are those of arithmetic; None if there
+        compared: Bundles over the compiler's cycles, for all kernels whose cycles count as arithmetic; None if there
             are none.
         compared_range: The least and the greatest of the kernels' own ratios.
         compared_seconds: The bundles of those kernels.
-        uncounted_loops: Loops within kernels that count once, since their length is unknown.
+        uncounted_loops: Loops of unknown length within kernels, which count once.
     """
 
     seconds: dict[str, float]
@@ -44,7 +44,7 @@ class Schedule:
         return sum(self.seconds.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the figures under names that stand beside the preflight's others."""
+        """Returns the figures, with names that fit the preflight's others."""
         return {
             "schedule_seconds": self.total,
             "schedule": self.seconds,
@@ -56,7 +56,7 @@ class Schedule:
 
 
 def figures(kernels: tuple[Kernel, ...], specs: Generation) -> Schedule:
-    """Adds the kernels up for one core of a generation."""
+    """Sums the kernels for one core of a generation."""
     clock, bandwidth = specs.clock_ghz * 1e9, specs.hbm_gbps * 1e9
     seconds, waits = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
     busy: dict[str, dict[str, float]] = {part: {} for part in PARTS}

@@ -1,10 +1,10 @@
-"""Reads the optimised module out of a program that libtpu serialised, where JAX's own reader refuses it.
+"""Reads the optimized module from a program that libtpu serialized, if JAX's own reader rejects it.
 
-libtpu 0.0.52 writes, for v6e, an "async-update" with several operands; the XLA of jax 0.10.2 reads those of one only.
-The figures need no more than the first. The serialised program is a Riegeli file, whose blocks of 64 KiB begin with a
-header of 24 bytes (https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_format.md); libtpu does not
-compress it. Fields are numbered as in XLA's hlo.proto
-(https://github.com/openxla/xla/blob/main/xla/service/hlo.proto). Imports neither TensorFlow nor JAX.
+For v6e, libtpu 0.0.52 writes an "async-update" with several operands; jax 0.10.2's XLA accepts only one. The figures
+need only the first. The serialized program is a Riegeli file, whose blocks of 64 KiB begin with a header of 24 bytes
+(https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_format.md); libtpu does not compress it. Fields
+are numbered as in XLA's hlo.proto (https://github.com/openxla/xla/blob/main/xla/service/hlo.proto). Imports neither
+TensorFlow nor JAX.
 """
 
 import re
@@ -25,10 +25,10 @@ def name_of(module: bytes) -> str:
 
 
 def readable_module(serialised: bytes, name: str) -> bytes:
-    """Returns the module of this name as HloModuleProto; each "async-update" has its first operand only.
+    """Returns the module of this name as HloModuleProto; each "async-update" has only its first operand.
 
     Raises:
-        ValueError: The program holds no such module in a form that is understood.
+        ValueError: The program has no such module in a known form.
     """
     start = serialised.find(SIGNATURE)
     if start < 0:
@@ -41,7 +41,7 @@ def readable_module(serialised: bytes, name: str) -> bytes:
 
 
 def _messages_that_begin(data: bytes, beginning: bytes) -> Iterator[bytes]:
-    """Yields what may be messages: data that begin so, after their own length."""
+    """Yields possible messages: data with this beginning, after their own length."""
     for match in re.finditer(re.escape(beginning), data):
         for size in range(1, 6):
             length, end = _number(data, match.start() - size)
@@ -64,7 +64,7 @@ def _with_one_operand(instruction: bytes) -> bytes:
 
 
 def _changed(message: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
-    """Returns a message with each value of one of its fields changed."""
+    """Returns a message with each value of one field changed."""
     parts = []
     for found, start, value, end in _fields(message):
         parts.append(_field(number, change(message[value:end])) if found == number else message[start:end])
@@ -93,7 +93,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """Returns a number that takes as many bytes as it needs, seven bits in each, and where it ends."""
+    """Returns a variable-length number, seven bits per byte, and where it ends."""
     result = shift = 0
     while True:
         result |= (data[at] & 127) << shift

@@ -1,4 +1,4 @@
-"""Compiles a lowered step for a TPU slice on a machine without a TPU, in a separate process, and caches the result.
+"""Compiles a lowered step for a TPU slice without a TPU, in a separate process, and caches the result.
 
 Imports neither TensorFlow nor JAX: the TPU compiler (libtpu) runs in ``libtpu_process``, so that neither it nor JAX
 shares a process with TensorFlow. The cache's key is the hash of the program, the slice's topology, the compiler's
@@ -23,12 +23,12 @@ from pipeline.preflight.compiled import Buffer, Compiled, Kernel
 CACHE = pathlib.Path(
     os.environ.get("PREFLIGHT_CACHE", pathlib.Path(__file__).resolve().parents[2] / "build" / "preflight")
 )
-RESULT_VERSION = 5  # of the cached figures; results of other versions are compiled again
+RESULT_VERSION = 5  # of the cached figures; other versions' results are compiled again
 MEGACORE = {"v4", "v5p"}  # a chip's two cores act as one device
 
 
 def topology_name(piece: Slice) -> str:
-    """Returns the slice's topology as libtpu names it, such as "v3:8x8"."""
+    """Returns libtpu's name for the slice's topology: "v3:8x8"."""
     return f"{piece.generation}:{piece.topology}"
 
 
@@ -46,7 +46,7 @@ def require_compiler() -> str:
     libtpu = installed("libtpu")
     if libtpu is None or installed("jax") is None:
         how = pip_install("-r requirements-preflight.txt")
-        if installed("tensorflow-tpu"):  # which aborts beside the preflight's libtpu
+        if installed("tensorflow-tpu"):  # it aborts with the preflight's libtpu
             how = "in an environment of its own, pip install -r requirements.txt -r requirements-preflight.txt"
         raise UserError(f"the preflight needs jax and libtpu: {how}")
     return libtpu
@@ -55,13 +55,13 @@ def require_compiler() -> str:
 def compile_for(
     hlo: bytes, piece: Slice, replicas: int, *, keep_text: pathlib.Path | None = None, with_schedule: bool = False
 ) -> Compiled:
-    """Compiles a serialised HLO module for the slice, or returns the cached figures of the same program.
+    """Compiles a serialized HLO module for the slice, or returns the same program's cached figures.
 
     The slice's topology determines the layout of the all-reduce; ``replicas`` run, one per core. With ``keep_text``,
     compiles even if cached, and writes the compiled program's text to this file. ``with_schedule`` adds its kernels.
 
     Raises:
-        UserError: libtpu refuses the topology, or is not installed.
+        UserError: libtpu rejects the topology, or is not installed.
         WorkFailedError: The compiler failed.
     """
     version = require_compiler()
@@ -93,7 +93,7 @@ def from_json(values: dict[str, Any]) -> Compiled:
 
 
 def _chips_per_host(piece: Slice) -> tuple[int, ...]:
-    """Returns chips along each edge of one host, which libtpu must be told for hosts of eight chips."""
+    """Returns chips along each edge of one host; libtpu needs this for hosts of eight chips."""
     if piece.chips // piece.hosts == 8:
         return 2, 4, 1
     return *(min(2, int(edge)) for edge in piece.topology.split("x")[:2]), 1

@@ -1,4 +1,4 @@
-"""Tells which instructions of a compiled program are the same code, since libtpu emits and dumps equal ones once.
+"""Finds a compiled program's instructions with the same code, since libtpu emits and dumps equal ones once.
 
 Imports neither TensorFlow nor JAX.
 """
@@ -18,17 +18,17 @@ class Signatures:
     """Signatures of the instructions of one program: equal if the compiler emits the same code for them."""
 
     def __init__(self, program: Program) -> None:
-        """Takes the program whose computations instructions call."""
+        """Takes the program whose computations the instructions call."""
         self.program = program
         self.bodies: dict[str, str] = {}
 
     def of(self, computation: Computation, instruction: Instruction) -> str:
-        """Returns the signature of one of a computation's instructions: what it computes, of which shapes, where."""
+        """Returns an instruction's signature in a computation: what it computes, with which shapes, where."""
         operands = [self._shape(computation, name) for name in instruction.operands]
         return _hash([instruction.opcode, instruction.shape, *operands, self._rest(instruction)])
 
     def _rest(self, instruction: Instruction) -> str:
-        """Returns the attributes of an instruction, with what it calls in place of the names."""
+        """Returns an instruction's attributes, with called computations in place of names."""
         window = WINDOW.search(instruction.rest)
         called = [self._body(name) for name in instruction.called]
         attributes = NAME.sub("%", CONFIG.sub("", METADATA.sub("", instruction.rest)))
@@ -36,7 +36,7 @@ class Signatures:
         return "|".join([attributes, window[1] if window else "", kernel[0] if kernel else "", *called])
 
     def _body(self, name: str) -> str:
-        """Returns the signature of a computation, in which instructions are known by their place."""
+        """Returns a computation's signature, in which instructions are identified by position."""
         if name not in self.bodies:
             places: dict[str, int] = {}
             lines = []

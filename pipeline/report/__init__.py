@@ -1,1 +1,1 @@
-"""The HTML page of one run or several: curves, tables, samples; imports neither TensorFlow nor Keras."""
+"""The HTML page for one or more runs: curves, tables, samples; imports neither TensorFlow nor Keras."""

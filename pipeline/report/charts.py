@@ -1,4 +1,4 @@
-"""The figures of a report and the points that they draw."""
+"""The figures of a report and their points."""
 
 import math
 import statistics
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from pipeline.report.read import Run
 
-MOST, LEAST = 4000, 100  # points of a curve, at most: of one run alone, and of one among many
-ALL = 12_000  # points of all runs' curves of one figure, together
-MEANS = 1000  # points of a curve's means, where there are many
-MARKS = 200  # skipped updates and restarts that are marked, of a run
+MOST, LEAST = 4000, 100  # maximum points of a curve: for a single run, and for one of many
+ALL = 12_000  # points of all runs' curves in one figure, in total
+MEANS = 1000  # points of a curve's means, if it has many points
+MARKS = 200  # skipped updates and restarts marked per run
 NOISY = ("loss", "grad_norm")
 COLOURS = ("#2f7fd6", "#d9632b", "#2e9e62", "#a35bc9", "#b8901a", "#c9447a", "#1a9aa8", "#7d8b2a", "#8a6d5a", "#6f7f90")
 
@@ -18,7 +18,7 @@ Curve = list[tuple[float, float]]
 
 
 class Figure(NamedTuple):
-    """One figure: for each run, in the runs' order, a curve by step, and its means where it has very many points."""
+    """One figure: for each run, in the runs' order, a curve by step, and its means if it has very many points."""
 
     name: str
     title: str
@@ -28,7 +28,7 @@ class Figure(NamedTuple):
 
 
 class AxisFigure(NamedTuple):
-    """The losses of a sweep over one of its settings: one line for each choice of the others."""
+    """A sweep's losses over one of its settings: one line per choice of the others."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class AxisFigure(NamedTuple):
     x: list[float]  # ascending; places of ``categories`` if there are any
     categories: list[str]
     logarithmic: bool
-    lines: list[tuple[str, list[float | None]]]  # what the others are, and the loss at each x
+    lines: list[tuple[str, list[float | None]]]  # the other settings, and the loss at each x
 
 
 def figures(runs: Sequence[Run]) -> list[Figure]:
@@ -64,7 +64,7 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
 
 
 def thin(curve: Curve, most: int = MOST) -> Curve:
-    """Returns at most about ``most`` points: the lowest and the highest of each stretch and, if there is one, a gap."""
+    """Returns at most about ``most`` points: each stretch's lowest and highest and, if there is one, a gap."""
     if len(curve) <= most:
         return curve
     size, thinned = math.ceil(2 * len(curve) / most), [curve[0]]
@@ -78,7 +78,7 @@ def thin(curve: Curve, most: int = MOST) -> Curve:
 
 
 def means(curve: Curve, most: int = MEANS) -> Curve:
-    """Returns the mean of each stretch of a long curve, whose finite points alone count; [] for a short one."""
+    """Returns the mean of the finite points of each stretch of a long curve; [] for a short one."""
     size = math.ceil(len(curve) / most)
     stretches = [curve[first : first + size] for first in range(0, len(curve), size)] if size > 1 else []
     finite = [[point for point in stretch if math.isfinite(point[1])] for stretch in stretches]
@@ -86,7 +86,7 @@ def means(curve: Curve, most: int = MEANS) -> Curve:
 
 
 def as_json(runs: Sequence[Run], drawn: Sequence[Figure], axes: Sequence[AxisFigure] = ()) -> dict[str, Any]:
-    """Returns what the page's script draws."""
+    """Returns the data for the page's script."""
     return {
         "colours": COLOURS,
         "runs": [
@@ -117,14 +117,14 @@ def as_json(runs: Sequence[Run], drawn: Sequence[Figure], axes: Sequence[AxisFig
 
 
 def _some(curve: Curve, most: int = 300) -> Curve:
-    """Returns evenly chosen points, the first and the last among them."""
+    """Returns evenly spaced points, including the first and the last."""
     if len(curve) <= most:
         return curve
     return [curve[round(number * (len(curve) - 1) / (most - 1))] for number in range(most)]
 
 
 def _columns(curve: Curve) -> tuple[list[float], list[float | None]]:
-    """Returns x and y, to seven digits and without a needless '.0'; None for what is not finite."""
+    """Returns x and y, to seven digits and without a needless '.0'; None for NaN and infinity."""
     return [_short(x) for x, _ in curve], [_short(y) if math.isfinite(y) else None for _, y in curve]
 
 

@@ -1,4 +1,4 @@
-"""The head of a report: what each run is, on what it ran, how far it came and how well."""
+"""The head of a report: what each run is, where it ran, how far it got and how well."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from pipeline.report.tables import table, utc
 
 
 def head(runs: Sequence[Run]) -> str:
-    """Returns a table with a row per fact and a column per run; a fact that no run knows is left out."""
+    """Returns a table with a row per fact and a column per run; omits facts that no run knows."""
     columns = [facts(run) for run in runs]
     names = [name for name in columns[0] if any(column[name] for column in columns)]
     rows = [[name, *(column[name] or "-" for column in columns)] for name in names]
@@ -20,7 +20,7 @@ def head(runs: Sequence[Run]) -> str:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """Returns the facts of a run by their names; "" is unknown."""
+    """Returns a run's facts by name; "" is unknown."""
     return {
         "state": _state(run),
         "best validation": _best(run),
@@ -131,7 +131,7 @@ def _duration(run: Run) -> str:
 
 
 def _latest(run: Run, name: str) -> str:
-    """Returns a fact of the last start, and how often it was another before."""
+    """Returns a fact of the last start, and how often it differed before."""
     values: list[Any] = [start.get(name) for start in run.starts if start.get(name)]
     changes = sum(before != after for before, after in itertools.pairwise(values))
     return (

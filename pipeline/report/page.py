@@ -1,4 +1,4 @@
-"""The page of a report: one file that needs nothing else; its colours follow the reader's light or dark setting."""
+"""The page of a report: one self-contained file; its colors follow the reader's light or dark setting."""
 
 import html
 import json
@@ -23,16 +23,16 @@ def page(
     """Returns the whole page.
 
     Args:
-        runs: at least one, whose curves are drawn; of a sweep the best cells, best first.
+        runs: at least one; draws their curves. For a sweep: the best cells, best first.
         drawn: the figures by step.
         axes: the figures of a sweep.
-        sweep: its name; it has an overview of the best cell in place of tables with a column for each.
+        sweep: its name; gives an overview of the best cell in place of tables with a column for each.
         cells: the table of a sweep, as HTML.
     """
     name = f"Sweep {sweep}" if sweep else f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
     best = f"<h2>Best cell: {html.escape(runs[0].name)}</h2>"
     told = runs[:1] if sweep else runs
-    # "<" would let a name or a sample end the script that holds the data.
+    # A "<" in a name or a sample could end the script that holds the data.
     data = json.dumps(charts.as_json(runs, drawn, axes), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "TITLE": html.escape(name),

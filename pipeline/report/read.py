@@ -14,7 +14,7 @@ from pipeline.evaluation.kept_figures import kept_figures
 from pipeline.runs import incidents, starts
 from pipeline.runs.run_directory import RunDirectory, with_present_names
 
-# Settings of the shards that do not decide whether two validation figures may be compared.
+# Settings of the shards that do not affect whether two validation figures are comparable.
 IGNORED_KEYS = {"shard.shards", "shard.evaluation_shards", "shard.name"}
 
 
@@ -22,7 +22,7 @@ IGNORED_KEYS = {"shard.shards", "shard.evaluation_shards", "shard.name"}
 class Run:
     """The contents of a run directory."""
 
-    name: str  # its path, as it was given, or the settings that tell it from the others of a sweep
+    name: str  # its path as given, or the settings that distinguish it from the others of a sweep
     identity: dict[str, Any]  # run.json, flattened to ``section.setting``
     records: list[dict[str, Any]]  # metrics.jsonl, steps ascending; of older runs, one per loop of steps
     incidents: list[dict[str, Any]]  # updates that were skipped
@@ -50,7 +50,7 @@ class Run:
 
     @functools.cached_property
     def seconds(self) -> list[tuple[float, dict[str, float]]]:
-        """Returns (step, seconds so far by activity); a restarted process, which counts from 0, is added on top."""
+        """Returns (step, seconds so far by activity); adds up restarted processes, which count from 0."""
         history: list[tuple[float, dict[str, float]]] = []
         before: dict[str, float] = {}
         last: dict[str, float] = {}
@@ -65,17 +65,17 @@ class Run:
         return history
 
     def goodput(self) -> list[tuple[float, float]]:
-        """Returns the share of the seconds so far that were steps, by step."""
+        """Returns steps' share of the seconds so far, by step."""
         return [
             (step, parts.get("step", 0) / sum(parts.values())) for step, parts in self.seconds if any(parts.values())
         ]
 
     def hours(self) -> list[tuple[float, float]]:
-        """Returns the hours at work so far, by step: without restarts and the time in which no process ran."""
+        """Returns the hours of work so far, by step, without restarts and time when no process ran."""
         return [(step, (sum(parts.values()) - parts.get("restart", 0)) / 3600) for step, parts in self.seconds]
 
     def restarts(self) -> list[float]:
-        """Returns the last steps before another process went on: there the time of restarts, or of compiling, grew."""
+        """Returns the last steps before another process resumed: there the time of restarts, or of compiling, grew."""
         parts, history = ("restart", "compile"), self.seconds
         return [
             step
@@ -144,7 +144,7 @@ def _evaluations(files: RunDirectory) -> list[dict[str, Any]]:
 
 
 def _lines(files: RunDirectory, name: str) -> list[dict[str, Any]]:
-    """Returns the JSON objects of a file, one per line; a line that a kill has cut is left out."""
+    """Returns a file's JSON objects, one per line; omits a line that a kill has cut."""
     values: list[Any] = []
     for line in files.read_text(name).splitlines() if files.exists(name) else []:
         with contextlib.suppress(ValueError):

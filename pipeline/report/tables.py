@@ -1,4 +1,4 @@
-"""The tables of tools.report: figures with their protocols, time, incidents and differences of configuration."""
+"""The tables of tools.report: figures with their protocols, time, incidents and configuration differences."""
 
 import datetime
 import html
@@ -14,20 +14,20 @@ SHOWN_INCIDENTS = 20
 
 
 def tables(runs: Sequence[Run], *, each: bool = True) -> str:
-    """Returns the tables, each under its heading; without those of ``each`` run, only what its figures come from."""
+    """Returns the tables, each under its heading; without ``each``, only the sources of the figures."""
     parts = (_validation, _evaluations, _seconds, _incidents, _starts, _configuration)
     return "".join(part(runs) for part in (parts if each else (_evaluations, _incidents)))
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], kind: str = "") -> str:
-    """Returns a table that scrolls by itself where it is wider than the page; an empty head is none."""
+    """Returns a table that scrolls by itself if it is wider than the page; an empty ``head``: no head."""
     cells = [f"<tr>{''.join(f'<th>{html.escape(str(cell))}</th>' for cell in head)}</tr>"] if head else []
     cells += [f"<tr>{''.join(f'<td>{_cell(str(cell))}</td>' for cell in row)}</tr>" for row in rows]
     return f'<div class="scroll {kind}" tabindex="0"><table>{"".join(cells)}</table></div>'
 
 
 def _cell(text: str) -> str:
-    """Returns a cell's text as HTML; a flag of a command breaks only where it is longer than the cell."""
+    """Returns a cell's text as HTML; a command's flag breaks only if it is longer than the cell."""
     return re.sub(r"(?<!\S)--\S+", r'<span class="flag">\g<0></span>', html.escape(text))
 
 
@@ -39,7 +39,7 @@ def _folded(title: str, head: Sequence[Any], dictionaries: Sequence[dict[str, An
 
 
 def _warning(keys: Sequence[str]) -> str:
-    """Says which figures cannot be compared; other tokens still make the same words and bytes."""
+    """Says which figures are not comparable; with other tokens, words and bytes stay the same."""
     if not keys:
         return ""
     what = "By token these figures" if list(keys) == ["tokenizer"] else "These figures"
@@ -140,7 +140,7 @@ def _incidents(runs: Sequence[Run]) -> str:
 
 
 def _starts(runs: Sequence[Run]) -> str:
-    """Returns the starts of the runs that were started more than once."""
+    """Returns the starts of runs that started more than once."""
     rows = [
         [run.name, start.get("step", ""), utc(start["time"]), start.get("devices", ""), start.get("code") or "-"]
         for run in runs
@@ -153,7 +153,7 @@ def _starts(runs: Sequence[Run]) -> str:
 
 
 def utc(seconds: float) -> str:
-    """Writes Unix seconds as a date and a time of day."""
+    """Formats Unix seconds as a date and a time of day."""
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
@@ -169,12 +169,12 @@ def _configuration(runs: Sequence[Run]) -> str:
 
 
 def _is_kind(key: str) -> bool:
-    """Whether a key says which model or optimizer it is, as ``train.model`` and ``train.optimizer`` do in gin."""
+    """Whether a key names the model or the optimizer, like ``train.model`` and ``train.optimizer`` in gin."""
     return key.endswith(".kind")
 
 
 def _gin_name(runs: Sequence[Run], key: str) -> str:
-    """Returns a setting as gin spells it, ``GPT2/ALGPT2.width`` where runs differ in their model."""
+    """Returns a setting as gin spells it, ``GPT2/ALGPT2.width`` if the runs' models differ."""
     names = dict.fromkeys(run.gin_name(key) for run in runs if key in run.identity) or {key: None}
     setting = key.partition(".")[2]
     return f"{'/'.join(name.removesuffix(f'.{setting}') for name in names)}.{setting}"

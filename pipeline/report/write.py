@@ -1,4 +1,4 @@
-"""Writes ``report.html`` into the directory of a run that has ended, and again when there is more to tell of it."""
+"""Writes ``report.html`` into a finished run's directory, and updates it when there is more to report."""
 
 import sys
 
@@ -10,7 +10,7 @@ REPORT = "report.html"
 
 
 def write_report(directory: RunDirectory) -> bool:
-    """Writes the page, and returns if it could: the run is done, so what prevents it is a note and not its failure."""
+    """Writes the page; returns whether it could. The run is done, so a failure here is only a note."""
     try:
         run = read(directory.path)
         directory.write(REPORT, page.page([run], charts.figures([run])))

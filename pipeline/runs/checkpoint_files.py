@@ -1,4 +1,4 @@
-"""Committed checkpoints: a folder of files, whose sizes and checksums are in a file written last."""
+"""Committed checkpoints: a folder of files; a file written last has their sizes and checksums."""
 
 import dataclasses
 import json
@@ -29,18 +29,18 @@ class Checkpoint:
 
 
 class DamagedError(Exception):
-    """A committed checkpoint whose files have changed since."""
+    """A committed checkpoint whose files changed later."""
 
 
 def steps(directory: str) -> list[int]:
-    """Returns the steps of all committed checkpoints, sound or not, ascending."""
+    """Returns the steps of all committed checkpoints, damaged or not, ascending."""
     return [step for step, committed in _folders(directory) if committed]
 
 
 def newest_sound(directory: str) -> tuple[Checkpoint, set[int]] | None:
-    """Returns the newest sound checkpoint and the steps of damaged newer ones; None if nothing was ever committed.
+    """Returns the newest undamaged checkpoint and the steps of damaged newer ones; None if nothing was committed.
 
-    UserError if there are committed checkpoints, but none is sound.
+    UserError if all committed checkpoints are damaged.
     """
     damaged: set[int] = set()
     for step, committed in reversed(_folders(directory)):

@@ -4,9 +4,9 @@
                               commit.json                  written last: step, metadata, bytes and crc32c of each file
 
 Without ``commit.json`` there is no checkpoint. Variable names (``weights/block_00/mlp_input_kernel``) do not depend on
-replicas or devices, so that any topology restores the checkpoints of any other. Paths are local or ``gs://``, where
-an object appears only when its upload is complete. TensorFlow writes and reads the state, and so tf.io.gfile makes
-and deletes its folders; commits and the other files of a run directory go through pipeline.storage.
+replicas or devices, so any topology restores the checkpoints of any other. Paths are local or ``gs://``, where an
+object appears only when its upload is complete. TensorFlow writes and reads the state, so tf.io.gfile makes and deletes
+its folders; commits and the other files of a run directory go through pipeline.storage.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ BEST = "best"  # the folder of the weights of the lowest validation loss
 
 
 def state_of(model: LanguageModel, optimizer: Optimizer | None = None) -> dict[str, tf.Variable]:
-    """Returns a run's whole state, or the model's alone, with names and shapes that do not depend on the topology."""
+    """Returns the state of a run, or of only the model, with names and shapes that do not depend on the topology."""
     state = {f"weights/{variable.path}": variable.value for variable in model.variables}
     if optimizer is not None:
         state |= {f"optimizer/{name}": value for name, value in optimizer.state().items()}
@@ -45,10 +45,10 @@ class Checkpoints:
 
     Args:
         directory: of all checkpoints of a run, local or ``gs://``; created with the first checkpoint.
-        variables: name -> variable; mirrored ones of any number of replicas, plain ones, or WholeSlots of split ones.
+        variables: name -> variable; mirrored over any number of replicas, plain, or WholeSlots for split ones.
         reference: JSON values in every commit: the seed and the identity of the data.
-        keep_last: how many of the newest checkpoints are kept.
-        keep_every: steps; checkpoints at its multiples are kept for good. 0 keeps none for good.
+        keep_last: number of newest checkpoints to keep.
+        keep_every: steps; checkpoints at multiples of it are kept permanently. 0: none.
         writes: whether this process writes; only one of several workers does.
     """
 
@@ -74,9 +74,9 @@ class Checkpoints:
         return checkpoint_files.steps(self._directory)
 
     def save(self, step: int, metadata: Mapping[str, Any]) -> None:
-        """Copies the variables to this host, and writes them in a thread; raises what writing the previous ones raised.
+        """Copies the variables to this host and writes them in a thread; raises the previous write's error.
 
-        The metadata are JSON values, kept in the commit beside the reference.
+        The metadata are JSON values, kept in the commit with the reference.
         """
         if not self._writes:
             return
@@ -86,7 +86,7 @@ class Checkpoints:
         self._written = self._writer.submit(self._write, step, metadata, values)
 
     def wait(self) -> None:
-        """Blocks until the last checkpoint is committed; raises whatever writing it raised."""
+        """Blocks until the last checkpoint is committed; raises the write's error."""
         if self._written is not None:
             try:
                 self._written.result()
@@ -94,16 +94,16 @@ class Checkpoints:
                 self._written = None
 
     def finish(self, seconds: float) -> None:
-        """Blocks until the checkpoint that is being written is committed or has failed; at most that long.
+        """Blocks until the checkpoint in progress is committed or has failed, for at most ``seconds``.
 
-        From any thread: of a process that ends because it has lost a worker.
+        Works from any thread, for a process that ends because it lost a worker.
         """
         if written := self._written:
             futures.wait([written], timeout=seconds)
 
     @contextlib.contextmanager
     def named_on_disk_faults(self) -> Iterator[None]:
-        """Turns disk faults of anything the run writes into one line that names the newest checkpoint."""
+        """Turns a disk fault in any of the run's writes into one line that names the newest checkpoint."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
@@ -120,10 +120,10 @@ class Checkpoints:
             raise WorkFailedError(f"{fault}; {rest}") from error
 
     def restore_newest(self) -> Checkpoint | None:
-        """Assigns the newest sound checkpoint to the variables and returns it; None if nothing has been committed.
+        """Restores the newest undamaged checkpoint and returns it; None if nothing has been committed.
 
         Raises:
-            UserError: there are checkpoints but none is sound, or the newest sound one is of other variables.
+            UserError: all checkpoints are damaged, or the newest undamaged one has other variables.
         """
         self.wait()
         newest = checkpoint_files.newest_sound(self._directory)
@@ -143,7 +143,7 @@ class Checkpoints:
             gfile.rmtree(folder)  # half-written by a killed process
         try:
             self._write_new(folder, {"step": step, "metadata": metadata}, values)
-        except Exception:  # such as a full disk, on which the next process needs room
+        except Exception:  # a full disk, for example; the next process needs room
             with contextlib.suppress(tf.errors.OpError, OSError):
                 gfile.rmtree(folder)
             raise
@@ -162,15 +162,15 @@ class Checkpoints:
         for step in steps[: -self._keep_last]:
             if not self._keep_every or step % self._keep_every:
                 folder = f"{self._directory}/{checkpoint_files.folder_name(step)}"
-                gfile.remove(f"{folder}/{checkpoint_files.COMMIT}")  # first: a half-deleted one is not whole
+                gfile.remove(f"{folder}/{checkpoint_files.COMMIT}")  # first: a half-deleted one is not committed
                 gfile.rmtree(folder)
 
 
 def restore_weights(directory: str, model: LanguageModel) -> Checkpoint:
-    """Assigns the weights of the newest sound checkpoint to a model built as the run's was.
+    """Loads the newest undamaged checkpoint's weights into a model built like the run's.
 
     Raises:
-        UserError: there is no such checkpoint, or it is of another model.
+        UserError: there is no such checkpoint, or it belongs to another model.
     """
     newest = checkpoint_files.newest_sound(directory)
     if newest is None:
@@ -200,10 +200,10 @@ def _assign(checkpoint: Checkpoint, variables: Mapping[str, tf.Variable]) -> Non
 
 
 def _copy(variable: tf.Variable) -> tf.Tensor:
-    """Returns a variable's value in this process's memory, as the tensor that is written.
+    """Returns a copy of a variable's value in this process's memory, as the tensor to write.
 
-    Made here, and not by the thread that writes: what one thread frees, malloc does not give to another, and this
-    process would hold everything twice.
+    The writing thread must not make it: malloc does not give one thread's freed memory to another, so this process
+    would hold everything twice.
     """
     value = variable.numpy()
     with on_this_machine():
@@ -211,9 +211,9 @@ def _copy(variable: tf.Variable) -> tf.Tensor:
 
 
 def _write_state(prefix: str, values: Mapping[str, tf.Tensor]) -> None:
-    """Writes what ``tf.train.Checkpoint(variables=values).write(prefix)`` would.
+    """Writes the same as ``tf.train.Checkpoint(variables=values).write(prefix)``.
 
-    That first waits for all hosts, for ever if one is gone, and this process would not end.
+    That first waits for all hosts, forever if one is gone, so this process would not end.
     """
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
     graph.nodes.add().children.add(node_id=1, local_name="variables")

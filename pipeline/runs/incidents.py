@@ -1,6 +1,6 @@
 """The flight recorder: records, losses and gradient norms of skipped updates.
 
-``incidents.jsonl`` has one JSON line per incident; ``python -m tools.replay`` reads exactly those records again.
+``incidents.jsonl`` has one JSON line per incident; ``python -m tools.replay`` rereads exactly those records.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ FILE_NAME = "incidents.jsonl"
 
 
 def read(directory: RunDirectory) -> list[dict[str, Any]]:
-    """Returns a run's incidents in the order of their steps; an empty list if there are none."""
+    """Returns a run's incidents by step; an empty list if there are none."""
     if not directory.exists(FILE_NAME):
         return []
     incidents: list[dict[str, Any]] = []

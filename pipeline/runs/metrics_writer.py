@@ -13,8 +13,8 @@
 The last step of a loop has more:
 
     skipped                  updates skipped in this loop (incidents.jsonl says which)
-    tokens_per_second        over the loop; left out for a process's first step, most of which is compiling
-    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; left out there too
+    tokens_per_second        over the loop; omitted for a process's first step, which is mostly compiling
+    mfu                      model FLOPs as a share (0 … 1) of the devices' peak; omitted there too
     seconds.PART             of the run so far, by the parts of goodput.py, whose sum is the wall clock since the run's
                              first start
     validation.NAME          if an evaluation was due: nats_per_token, perplexity, tokens (scored), and bits_per_byte,
@@ -40,7 +40,7 @@ from pipeline.runs.sinks import Sink, wandb
 from pipeline.runs.sinks.jsonl import JsonLines
 from pipeline.runs.sinks.tensorboard import TensorBoard
 
-REMOTE_SECONDS = 60.0  # between two times that a bucket gets the files, whole: objects cannot be appended to
+REMOTE_SECONDS = 60.0  # between two uploads of the whole files to a bucket: objects cannot be appended to
 
 
 class MetricsWriter:
@@ -63,20 +63,20 @@ class MetricsWriter:
             self._sinks.append(sink)
 
     def write(self, *records: dict[str, Any]) -> None:
-        """Keeps flat records of numbers with ``step``; values that are None are left out."""
+        """Keeps flat records of numbers with ``step``; omits values that are None."""
         self._waiting += [{name: x for name, x in record.items() if x is not None} for record in records]
         if time.monotonic() >= self._due:
             self.flush()
 
     def flush(self) -> None:
-        """Writes now what has been kept."""
+        """Writes what has been kept."""
         records, self._waiting = self._waiting, []
         for sink in self._sinks if records else []:
             sink.write(records)
         self._due = time.monotonic() + self._pause
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Keeps a text, such as a sample, in TensorBoard and Weights & Biases, after the records of earlier steps."""
+        """Keeps a text (a sample) in TensorBoard and Weights & Biases, after the records of earlier steps."""
         self.flush()
         for sink in self._sinks:
             sink.text(name, text, step)

@@ -1,10 +1,10 @@
-"""A run directory: its files, and the check that keeps a run from overwriting the results of another.
+"""A run directory: its files, and the check that keeps a run from overwriting another's results.
 
     config.gin  run.json  tokenizer.json  checkpoints/  metrics.jsonl  tensorboard/  summary.json  samples.txt
     began.txt  incidents.jsonl  wandb/  wandb_id.txt
 
-``run.json`` is the machine-readable configuration: evaluation and generation build the model from it, and a restarted
-command is compared with it.
+``run.json`` is the machine-readable configuration: evaluation and generation build the model from it, and a repeated
+command is checked against it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 
 
 def with_present_names(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record of metrics.jsonl, of whatever version, with the names of this one."""
+    """Returns a record of metrics.jsonl, of any version, with the current names."""
     return {{"tokens_per_s": "tokens_per_second"}.get(name, name): value for name, value in record.items()}
 
 
@@ -33,7 +33,7 @@ class RunDirectory:
         return os.path.join(self.path, name)
 
     def exists(self, name: str) -> bool:
-        """Whether a file of the run exists; UserError without permission to look."""
+        """Whether a file of the run exists; UserError without permission to check."""
         return storage.size(self.join(name)) is not None
 
     def read_text(self, name: str) -> str:
@@ -69,7 +69,7 @@ class RunDirectory:
         return self.read_text(name)
 
     def lock(self) -> None:
-        """Locks a local directory until this process ends, however it does; UserError if another one trains there."""
+        """Locks a local directory until this process ends in any way; UserError if another one trains there."""
         if storage.is_remote(self.path):  # Cloud Storage has no locks that are released when a process is killed
             return
         try:
@@ -86,7 +86,7 @@ class RunDirectory:
             ) from None
 
     def claim(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> bool:
-        """Writes ``run.json`` in a new directory, or compares the run with the existing one and returns True.
+        """Writes ``run.json`` in a new directory, or checks the run against the existing one and returns True.
 
         Args:
             identity: sections (``train``, ``model``, …) of JSON values that identify the run.
@@ -107,7 +107,7 @@ class RunDirectory:
         return False
 
     def check(self, identity: dict[str, dict[str, Any]], ignored: frozenset[str]) -> None:
-        """Compares a run with the existing one, as ``claim`` does, without a lock; UserError if it is another."""
+        """Checks a run against the existing one, as ``claim`` does, without a lock; UserError if they differ."""
         here, there = _flat(json.loads(json.dumps(identity))), _flat(self.read_json("run.json"))
         differing = [
             f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"

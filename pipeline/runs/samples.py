@@ -1,4 +1,4 @@
-"""Samples of text that a run's model writes during training."""
+"""Text samples that a run's model writes during training."""
 
 import contextlib
 
@@ -13,12 +13,12 @@ SAMPLE_TOKENS = 100
 
 
 class SampleWriter:
-    """Continues a prompt with a model's current weights, at temperature 0.8 from its 40 likeliest tokens.
+    """Continues a prompt with a model's current weights, at temperature 0.8 from the 40 most likely tokens.
 
     Args:
         model, tokenizer: the run's.
         prompt: the text to continue; a long one is cut.
-        on_host: whether to generate with a copy of the model on this machine's CPU, as on TPUs: they run only what
+        on_host: generate with a copy of the model on this machine's CPU, as with TPUs: they run only what
             ``strategy.run`` gives them, and one row of text would waste a pod.
     """
 

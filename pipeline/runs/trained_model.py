@@ -1,4 +1,4 @@
-"""Loads a run's model with the weights of its best checkpoint if one is kept, or else its newest."""
+"""Loads a run's model with the weights of its best checkpoint if one is kept, else of its newest."""
 
 import dataclasses
 from typing import Any
@@ -26,12 +26,12 @@ class TrainedModel:
 
     @property
     def replicas(self) -> int:
-        """Copies of the model, each of which takes its share of a batch."""
+        """Number of copies of the model; each takes its share of a batch."""
         return self.strategy.num_replicas_in_sync
 
 
 def load(run_dir: str, *, strategy: tf.distribute.Strategy | None = None) -> TrainedModel:
-    """Builds a run's model on a strategy's devices and restores its weights; UserError without a sound checkpoint."""
+    """Builds a run's model on a strategy's devices and restores its weights; UserError without an undamaged one."""
     directory = RunDirectory(run_dir)
     identity = directory.read_json("run.json")
     strategy = strategy or tf.distribute.get_strategy()

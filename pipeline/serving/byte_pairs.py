@@ -1,7 +1,7 @@
-"""Byte-pair encoding by merges of the lowest rank, and its inverse, as TensorFlow ops on ids: no strings are joined.
+"""Byte-pair encoding by lowest-rank merges, and its inverse, as TensorFlow ops on ids, without joining strings.
 
 All pieces of all texts are concatenated in one array of ids. A round finds each piece's pair of the lowest rank and
-merges its occurrences, so a batch takes as many rounds as its longest piece takes merges, whatever the number of texts.
+merges its occurrences, so a batch takes as many rounds as the piece with the most merges, whatever the number of texts.
 keras-hub's BytePairTokenizer would be less code, but joins the line feeds before an apostrophe and misses U+2028.
 
 Source: Sennrich et al. 2016, Neural Machine Translation of Rare Words with Subword Units; Radford et al. 2019 (bytes).
@@ -25,16 +25,16 @@ UNUSUAL = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "
 
 
 class BytePairs(tf.Module):
-    """A tokenizer's encoder and decoder inside a graph, with the ids and the texts of ``tokenizers``.
+    """A tokenizer's encoder and decoder in a graph, with the same ids and texts as ``tokenizers``.
 
     Raises:
-        UserError: not a byte-level BPE with GPT-2's pattern, which these ops would not reproduce exactly.
+        UserError: the tokenizer is no byte-level BPE with GPT-2's pattern; these ops would not be exact.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         model = tokenizer.settings["model"]
-        vocabulary = model["vocab"]  # a merge is one string in older files, and else a list of two
+        vocabulary = model["vocab"]  # a merge is one string in older files, else a list of two
         merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
         alphabet = byte_characters()
         _check(tokenizer, model, alphabet)
@@ -87,7 +87,7 @@ class BytePairs(tf.Module):
         """
         owner, left, right = owner_A[:-1], tf.cast(ids_A[:-1], tf.int64), tf.cast(ids_A[1:], tf.int64)
         rank = tf.where(owner == owner_A[1:], self.ranks.lookup(left * STRIDE + right), NONE)
-        # segment_min gives 0 or nothing for a piece without a pair, that is of one id; no pair reads that entry.
+        # segment_min gives 0 or nothing for a piece without a pair (of one id); no pair reads that entry.
         lowest = tf.math.segment_min(rank, owner)
         hit = (rank < NONE) & (rank == tf.gather(lowest, owner))
         taken = self._without_overlap(hit, owner)
@@ -102,7 +102,7 @@ class BytePairs(tf.Module):
         return tf.reduce_any(taken), result_M, *(tf.boolean_mask(y, stays) for y in (ids_A, owner_A, place_A))
 
     def _without_overlap(self, hit: tf.Tensor, owner: tf.Tensor) -> tf.Tensor:
-        """Keeps those hits of a piece that can be merged in one round, from the left."""
+        """Keeps a piece's hits that can be merged in one round, from the left."""
         place = tf.range(tf.size(hit))
         if not self.ordered:  # a merge may make a pair of a lower rank: one at a time
             return hit & (place == tf.gather(tf.math.segment_min(tf.where(hit, place, NONE), owner), owner))

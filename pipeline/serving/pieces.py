@@ -2,7 +2,7 @@ r"""GPT-2's pattern, which splits a text into separately encoded pieces, as Tens
 
 TensorFlow's regular expressions differ from the tokenizer's in two ways. They cannot look ahead, so ``\s+(?!\\S)``
 becomes single white space here, which is joined afterwards: before other text, the last character of a run stays
-separate, unless it is a blank that the text took. And their Unicode is older and lacks some letters, so the classes are
+separate, unless it is a blank that the text took. Their Unicode is older and lacks some letters, so the classes are
 spelled out as the ranges that the tokenizer's own engine finds.
 
 Source: Radford et al. 2019, the pattern of its encoder.py.
@@ -18,7 +18,7 @@ LETTER, NUMBER, SPACE = r"\p{L}", r"\p{N}", r"\s"
 
 @functools.cache
 def ranges(kind: str) -> str:
-    r"""Returns the code points of a class of the tokenizer's engine, as the inside of brackets: ``\x{41}-\x{5a}…``."""
+    r"""Returns the code points of a class of the tokenizer's engine, for use in brackets: ``\x{41}-\x{5a}…``."""
     from tokenizers import Regex, pre_tokenizers
 
     points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
@@ -42,7 +42,7 @@ def split(texts_N: tf.Tensor) -> tf.RaggedTensor:
     splits = tensorflow_text.regex_split(without_nul, pattern(), pattern())
     pieces, owner = splits.flat_values, splits.value_rowids()
     blank = tf.strings.regex_full_match(pieces, f"[{ranges(SPACE)}]")
-    follows = tf.concat([owner[1:], [-1]], 0) == owner  # there is a next piece of the same text
+    follows = tf.concat([owner[1:], [-1]], 0) == owner  # the same text has a next piece
     starts_blank = tf.strings.substr(pieces, 0, 1) == b" "
     # Before other text that took no blank, the last of a run stays separate.
     kept_apart = _next(follows) & ~_next(_next(blank)) & ~_next(_next(starts_blank))

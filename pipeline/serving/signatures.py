@@ -4,9 +4,9 @@ generate(prompts string [N], max_tokens, temperature, top_k, top_p, seed) → co
 score(texts string [N]) → tokens int32 [N], negative_log_likelihood float32 [N] in nats, perplexity float32 [N]
 serving_default(tokens int32 [1, context]) → output_0 float32 [1, context, vocabulary], the logits of a whole window
 
-The texts of a request are processed one by one, each as by ``pipeline.generate`` alone, so memory does not grow with
-their number. Nothing is compiled by XLA, which TensorFlow Serving does not enable by default; the prompt's pass has a
-graph for each of a few widths.
+A request's texts are processed one by one, each as in ``pipeline.generate``, so memory does not grow with their number.
+Nothing uses XLA, which TensorFlow Serving does not enable by default; the prompt's pass has a graph for each of a few
+widths.
 
 Shapes: B batch (1), P width, E width of the token table, V vocabulary.
 """
@@ -70,7 +70,7 @@ class TextModel(tf.Module):
         top_p: tf.Tensor,
         seed: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Continues each prompt by up to ``max_tokens`` tokens, or fewer where the context or the text ends."""
+        """Continues each prompt by up to ``max_tokens`` tokens, fewer if the context or the text ends."""
         context = self._model.config.context
         checks = [
             _expect(max_tokens >= 1, "max_tokens={}: expected at least 1", max_tokens),
@@ -116,7 +116,7 @@ class TextModel(tf.Module):
 
     @tf.function(autograph=False, input_signature=[STRINGS])
     def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Scores each text's tokens, the first after an end of text; an empty text has a perplexity of 1."""
+        """Scores each text's tokens, the first after an end-of-text; an empty text has a perplexity of 1."""
         ids = self._tokens(texts, "text", [], least=0, most=self._model.config.context)
 
         def score_one(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -159,7 +159,7 @@ class TextModel(tf.Module):
     def _tokens(
         self, texts: tf.Tensor, name: str, checks: Sequence[tf.Operation], *, least: int, most: int
     ) -> tf.RaggedTensor:
-        """Tokenizes the texts; fails if they are too many, too long or too short."""
+        """Tokenizes the texts; fails on too many, too long or too short ones."""
         largest = MAX_BYTES_PER_TOKEN * self._model.config.context
         count, lengths = tf.size(texts), tf.strings.length(texts)
         few = _expect(count <= MAX_TEXTS, f"{{}} {name}s in a request; expected at most {MAX_TEXTS}", count)

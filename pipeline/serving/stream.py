@@ -1,4 +1,4 @@
-"""Streams generation token by token: each token with its probability and the likeliest others.
+"""Streams generation token by token: each token with its probability and the most likely others.
 
 Shapes: B batch (1), P width of the prompt, S columns of the cache, V vocabulary.
 """
@@ -15,11 +15,11 @@ from models.sampling import Sampling, choose_by
 CACHE, LOGITS, NUMBER = tf.TensorSpec([None] * 5), tf.TensorSpec([1, None]), tf.TensorSpec([])
 INTEGER, INTEGERS = tf.TensorSpec([], tf.int32), tf.TensorSpec([1], tf.int32)
 Tensors = tuple[tf.Tensor, ...]
-ALTERNATIVES = 5  # the likeliest tokens that a step lists
+ALTERNATIVES = 5  # most likely tokens that a step lists
 
 
 class Step(NamedTuple):
-    """A new token, its probability before temperature, top-k and top-p, and the likeliest tokens with theirs."""
+    """A new token, its probability before temperature, top-k and top-p, and the most likely tokens with theirs."""
 
     token: int
     probability: float
@@ -39,11 +39,11 @@ class Stepper:
     def steps(
         self, prompt: Sequence[int], *, max_new_tokens: int, end_of_text: int, sampling: Sampling, seed: int
     ) -> Iterator[Step]:
-        """Yields up to ``max_new_tokens`` steps; stops at an end of text, which is not yielded.
+        """Yields up to ``max_new_tokens`` steps; stops at an end-of-text, which it does not yield.
 
         Args:
-            prompt: at least one token; with the new ones it fits the context.
-            max_new_tokens: the most steps to yield.
+            prompt: at least one token; it and the new ones must fit the context.
+            max_new_tokens: maximum steps to yield.
             end_of_text: the token that ends the text.
             sampling: how tokens are chosen; the repetition penalty is ignored.
             seed: gives the same tokens as in ``models.decoding.generate``.

@@ -1,5 +1,5 @@
 """Paths on a local disk and on ``gs://``, with the few operations that a data set and a run need."""
-# ruff: noqa: F401  (what is imported here is for all others)
+# ruff: noqa: F401  (imported for all other modules)
 
 from pipeline.storage.disk import check_file, check_space, check_writable, nearest_existing
 from pipeline.storage.read import file_crc32c, is_empty, is_remote, join, list_files, open_read, read_bytes, size

@@ -1,4 +1,4 @@
-"""Whether a place can be written to, and whether the local disks have room for what is about to be written."""
+"""Checks that a place is writable and that the local disks have enough room."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ FULL = errno.ENOSPC, errno.EDQUOT
 
 
 def nearest_existing(path: str) -> str:
-    """Returns a local path if it exists, or else its nearest ancestor that does."""
+    """Returns a local path if it exists, else its nearest existing ancestor."""
     existing = os.path.abspath(path)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
@@ -23,10 +23,10 @@ def nearest_existing(path: str) -> str:
 
 
 def check_writable(directory: str) -> None:
-    """Refuses a directory or a bucket that cannot be written to, before any work is done; nothing that it makes stays.
+    """Rejects a directory or a bucket that cannot be written to, before any work is done; leaves nothing behind.
 
     Raises:
-        UserError: a bucket that does not exist or refuses; a local directory that could not be made or written to.
+        UserError: the bucket does not exist or denies access; the local directory cannot be created or written to.
     """
     if is_remote(directory):
         gcs().check_writable(directory)
@@ -35,7 +35,7 @@ def check_writable(directory: str) -> None:
     if not os.path.isdir(existing):
         raise UserError(f"{directory}: {existing} is not a directory; expected a new directory, or one that is there")
     try:
-        with tempfile.TemporaryFile(dir=existing):  # root may write everywhere, by its rights, but not to /proc
+        with tempfile.TemporaryFile(dir=existing):  # root has permission everywhere, but cannot write to /proc
             pass
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno in (errno.EROFS, *FULL) else "expected a directory of yours"
@@ -48,10 +48,10 @@ def check_writable(directory: str) -> None:
 
 
 def check_file(path: str) -> None:
-    """Refuses a local file that could not be written, before any work is done; its folder has to exist.
+    """Rejects a local file that could not be written, before any work is done; its folder must exist.
 
     Raises:
-        UserError: it names a directory, its folder does not exist or takes no files, or it is not to be changed.
+        UserError: it is a directory, its folder does not exist or is not writable, or the file is read-only.
     """
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
@@ -65,7 +65,7 @@ def check_file(path: str) -> None:
 
 @contextlib.contextmanager
 def enough_space(directory: str) -> Iterator[None]:
-    """Turns a full disk into one sentence that names the directory; ``partial_file`` does it by itself."""
+    """Turns a full disk into one sentence that names the directory; ``partial_file`` does this itself."""
     try:
         yield
     except OSError as error:
@@ -77,12 +77,12 @@ def enough_space(directory: str) -> Iterator[None]:
 
 
 def check_space(needed: Mapping[str, int]) -> None:
-    """Compares the bytes that local directories will take with what their disks have free.
+    """Compares the bytes that local directories will need with the free space on their disks.
 
-    Those on one disk are added up. Prints a need of over a gigabyte.
+    Sums directories on the same disk. Prints a need of over a gigabyte.
 
     Raises:
-        UnavailableError: there is not enough.
+        UnavailableError: space is short.
     """
     disks: dict[int, tuple[str, int]] = {}
     for directory, count in needed.items():

@@ -1,7 +1,7 @@
 """Objects on Cloud Storage: the operations of ``pipeline.storage`` on ``gs://`` paths.
 
-Uploads of files are in gcs_upload.py. Replies 408, 429 and 5xx, cut connections and silence are retried with growing,
-jittered waits. Errors are those of ``gcs_client.explained``.
+gcs_upload.py uploads files. Replies 408, 429 and 5xx, cut connections and silence are retried with growing, jittered
+waits. Errors are those of ``gcs_client.explained``.
 
 Sources: https://cloud.google.com/storage/docs/request-preconditions, …/data-validation.
 """
@@ -29,12 +29,12 @@ class Stat(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where a bucket is, in lower case as zones are written.
+    """Where a bucket is, in lower case like zones.
 
     Attributes:
-        name: such as "us-central1", "us" or "nam4".
+        name: "us-central1", "us" or "nam4", for example.
         kind: "region", "zone", "dual-region" or "multi-region", as the service calls it.
-        regions: those that hold all of the data; none are known of a multi-region.
+        regions: those that hold all of the data; unknown for a multi-region.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Location(NamedTuple):
     regions: tuple[str, ...]
 
 
-# The pairs that have names, https://cloud.google.com/storage/docs/locations; the service describes all others itself.
+# The named pairs, https://cloud.google.com/storage/docs/locations; the service describes all others itself.
 DUAL_REGIONS = {
     "asia1": ("asia-northeast1", "asia-northeast2"),
     "eur4": ("europe-north1", "europe-west4"),
@@ -55,9 +55,9 @@ LOCATION_SECONDS = 5
 
 
 def location(path: str) -> Location | None:
-    """Returns where the bucket of a path is; None if the account may not see that, or there is no quick answer.
+    """Returns where a path's bucket is; None if the account may not see it, or there is no quick answer.
 
-    It takes storage.buckets.get, which a role for objects alone does not give.
+    It needs storage.buckets.get, which a role only for objects lacks.
     """
     try:
         bucket, _ = bucket_of(path)
@@ -72,7 +72,7 @@ def location(path: str) -> Location | None:
 
 
 def stat(path: str) -> Stat | None:
-    """Size, crc32c and generation of an object, or None where there is none."""
+    """Size, crc32c and generation of an object, or None if there is none."""
     if not gcs_client.split(path)[1]:
         return None
     try:
@@ -85,7 +85,7 @@ def stat(path: str) -> Stat | None:
 
 
 def size(path: str) -> int | None:
-    """Bytes of an object, or None where there is none."""
+    """Bytes of an object, or None if there is none."""
     described = stat(path)
     return None if described is None else described.size
 
@@ -93,7 +93,7 @@ def size(path: str) -> int | None:
 def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | None:
     """Lists (path, bytes) of the objects under a directory, ``deep`` at any depth, without the markers of folders.
 
-    Returns None where there is nothing, not even a marker; a bucket that exists is a directory even if it is empty.
+    Returns None if there is nothing, not even a marker; an existing bucket is a directory even if it is empty.
     """
     with explained(directory):
         bucket, prefix = bucket_of(directory.rstrip("/") + "/")
@@ -106,7 +106,7 @@ def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | 
 
 
 def is_empty(path: str) -> bool:
-    """Whether there is nothing at this address or under it."""
+    """Whether nothing is at this address or under it."""
     with explained(path):
         bucket, prefix = bucket_of(path.rstrip("/") + "/")
         under = bucket.list_blobs(
@@ -123,15 +123,15 @@ def delete_files(directory: str) -> None:
 
 
 def check_writable(directory: str) -> None:
-    """Refuses a bucket that is missing or not to be written to, by asking for an upload that never sends anything."""
-    gcs_client.split(directory)  # refuses it by the name that the user wrote
+    """Rejects a missing or read-only bucket, by starting an upload that never sends anything."""
+    gcs_client.split(directory)  # its error has the name that the user wrote
     with explained(directory):
         probe = blob_of(directory.rstrip("/") + "/.writable")
         probe.create_resumable_upload_session(if_generation_match=0, **gcs_client.TIMEOUTS.calls)
 
 
 def read_range(path: str, generation: int, start: int, count: int) -> bytes:
-    """Reads bytes start … start+count-1 of one generation; a reply that is cut is resumed where it broke off.
+    """Reads bytes start … start+count-1 of one generation; resumes a cut reply where it broke off.
 
     Raises:
         google.api_core.exceptions.PreconditionFailed: the object has another generation now.
@@ -151,7 +151,7 @@ def read_range(path: str, generation: int, start: int, count: int) -> bytes:
 
 
 def read_version(path: str) -> tuple[bytes | None, int]:
-    """Reads a small object that others may replace meanwhile; returns its bytes and generation, (None, 0) for none."""
+    """Reads a small object that others may replace; returns its bytes and generation, (None, 0) for none."""
     while (newest := stat(path)) is not None:
         with contextlib.suppress(FileNotFoundError, exceptions.PreconditionFailed):  # replaced since: read that one
             return read_range(path, newest.generation, 0, newest.size), newest.generation
@@ -159,10 +159,10 @@ def read_version(path: str) -> tuple[bytes | None, int]:
 
 
 def replace_version(path: str, data: bytes, generation: int) -> int | None:
-    """Replaces a small object if it still has this generation (0: if there is none).
+    """Replaces a small object if it still has this generation (0: it does not exist).
 
     Returns:
-        The new generation; None where another writer was first.
+        The new generation; None if another writer was first.
     """
     with explained(path):
         blob = blob_of(path)
@@ -181,11 +181,11 @@ def replace_version(path: str, data: bytes, generation: int) -> int | None:
 
 
 def replace_bytes(data: bytes, path: str) -> None:
-    """Replaces a small object, whatever generation it has."""
+    """Replaces a small object of any generation."""
     while replace_version(path, data, read_version(path)[1]) is None:
         pass  # another writer came in between
 
 
 def crc32c_of(blob: storage.Blob) -> int:
-    """Returns the crc32c that the service has computed."""
+    """Returns the crc32c that the service computed."""
     return int.from_bytes(base64.b64decode(blob.crc32c or ""), "big")

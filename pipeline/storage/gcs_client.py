@@ -1,4 +1,4 @@
-"""Access to Cloud Storage: credentials, one client per process, timeouts, and errors that people understand.
+"""Access to Cloud Storage: credentials, one client per process, timeouts, and readable errors.
 
 Sources: https://cloud.google.com/storage/docs/retry-strategy and google-auth's application default credentials.
 """
@@ -28,7 +28,7 @@ SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Seconds to wait: before a call is retried (doubling, jittered), and before it is given up."""
+    """Seconds to wait before a call is retried (doubling, jittered), and before it is given up."""
 
     first_wait: float = 1
     longest_wait: float = 32
@@ -39,7 +39,7 @@ class Timeouts:
 
     @property
     def calls(self) -> dict[str, Any]:
-        """Arguments for every call of the library: its own rule of what to retry, within these bounds."""
+        """Arguments for every library call: its own rule for what to retry, within these bounds."""
         policy: retry.Retry = DEFAULT_RETRY.with_delay(self.first_wait, self.longest_wait, 2)
         return {"retry": policy.with_timeout(self.give_up), "timeout": (self.connect, self.silence)}
 
@@ -58,7 +58,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 def bucket_of(path: str) -> tuple[storage.Bucket, str]:
-    """Returns the bucket of a path, with a client of this process, and the object's name."""
+    """Returns a path's bucket, with this process's client, and the object's name."""
     bucket, name = split(path)
     return _client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST")).bucket(bucket), name
 
@@ -73,7 +73,7 @@ def blob_of(path: str) -> storage.Blob:
 
 @functools.lru_cache(maxsize=1)
 def _client(process: int, emulator: str | None) -> storage.Client:
-    """One client, and so one pool of connections, per process. No call needs a project, and none is looked up."""
+    """One client, and so one connection pool, per process. No call needs a project, so none is looked up."""
     return storage.Client(project="none", credentials=None if emulator else _credentials())
 
 
@@ -98,7 +98,7 @@ def _credentials() -> google.auth.credentials.Credentials:
 
 
 def is_no_bucket(error: exceptions.GoogleAPICallError) -> bool:
-    """Whether a 404 is about the bucket; the service says so in words only."""
+    """Whether a 404 is about the bucket; only the service's message says so."""
     return "specified bucket does not exist" in error.message
 
 
@@ -142,7 +142,7 @@ def explained(path: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first sentence or line of what the service or the library says."""
+    """The first sentence or line of the service's or the library's message."""
     message = str(error)
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # no reply, or none in JSON
         message = error.response.json()["error"]["message"]  # type: ignore[attr-defined]

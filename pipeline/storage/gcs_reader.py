@@ -1,4 +1,4 @@
-"""Reads an object on Cloud Storage as a file: sequentially at full speed, or here and there."""
+"""Reads an object on Cloud Storage as a file: sequentially at full speed, or at random."""
 
 import io
 from typing import Any, BinaryIO
@@ -13,18 +13,18 @@ FIRST_BYTES, MOST_BYTES = 256 << 10, 8 << 20  # of one request: doubled while re
 
 
 def open_read(path: str) -> BinaryIO:
-    """Opens an object for streaming, with seeking; FileNotFoundError where there is none."""
+    """Opens an object for streaming, with seeking; FileNotFoundError if there is none."""
     return io.BufferedReader(ObjectReader(path), FIRST_BYTES)
 
 
 class ObjectReader(io.RawIOBase):
     """One generation of an object; wrap it in io.BufferedReader.
 
-    Read to its end without a gap, the bytes are compared with the object's crc32c before the last are handed out.
+    If read to the end without a gap, the bytes are checked against the object's crc32c before the last are returned.
 
     Raises:
         FileNotFoundError: there is no such object.
-        UnavailableError: the object was replaced meanwhile, or its bytes have another checksum.
+        UnavailableError: the object was replaced meanwhile, or its checksum is wrong.
     """
 
     def __init__(self, path: str):
@@ -57,7 +57,7 @@ class ObjectReader(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Fills the buffer, or as much of it as the last request brought; 0 at the end."""
+        """Fills the buffer as far as the last request's data reaches; 0 at the end."""
         if self._place >= self._object.size or not len(buffer):
             return 0
         if not self._window_start <= self._place < self._window_start + len(self._window):
@@ -68,11 +68,11 @@ class ObjectReader(io.RawIOBase):
         return len(data)
 
     def _fetch(self, least: int) -> None:
-        """Requests at least this many bytes from here on, and more where reading is sequential."""
+        """Requests at least this many bytes from here on, and more if reading is sequential."""
         sequential = self._place == self._window_start + len(self._window) and self._place > 0
         ahead = min(MOST_BYTES, 2 * len(self._window)) if sequential else FIRST_BYTES
         count = min(max(min(least, MOST_BYTES), ahead), self._object.size - self._place)
-        self._window = memoryview(b"")  # freed before its successor comes
+        self._window = memoryview(b"")  # free it before the next arrives
         try:
             data = gcs.read_range(self._path, self._object.generation, self._place, count)
         except (exceptions.PreconditionFailed, FileNotFoundError) as error:

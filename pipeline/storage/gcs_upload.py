@@ -1,7 +1,7 @@
-"""Uploads to Cloud Storage, of which nothing is visible half-written.
+"""Uploads to Cloud Storage; nothing half-written is ever visible.
 
-An object appears when its last byte has arrived and the service has found the crc32c that was announced; what it then
-reports is compared once more. Uploads carry the precondition that there is no such object yet.
+An object appears when its last byte has arrived and the service has confirmed the announced crc32c; its report is then
+checked again. Uploads carry the precondition that the object does not exist yet.
 
 Sources: https://cloud.google.com/storage/docs/performing-resumable-uploads, …/request-preconditions, …/data-validation.
 """
@@ -21,18 +21,18 @@ from pipeline.errors import UnavailableError, UserError
 from pipeline.storage import gcs, gcs_client
 from pipeline.storage.gcs_client import blob_of, explained
 
-CHUNK_BYTES = 8 << 20  # held in memory, and at most this much is sent again after a cut connection
-UPLOAD_ATTEMPTS = 3  # whole uploads: after a lost session or a checksum that is not ours
+CHUNK_BYTES = 8 << 20  # held in memory; at most this much is sent again after a cut connection
+UPLOAD_ATTEMPTS = 3  # whole uploads, after a lost session or a wrong checksum
 DAMAGED = "what arrived has another crc32c than the file"
 
 
 def upload(local: str, path: str, crc32c: int) -> None:
-    """Commits a local file, which stays, as an object; by resumable chunks if it is larger than 8 MiB.
+    """Commits a local file, which stays, as an object; in resumable chunks if it is larger than 8 MiB.
 
-    Its crc32c was computed when it was written: the service makes no object of other bytes.
+    Its crc32c was computed when it was written, so the service makes no object of other bytes.
 
     Raises:
-        UserError: there is an object with other bytes. One with the same size and crc32c is success.
+        UserError: an object with other bytes exists. One with the same size and crc32c is success.
     """
     with open(local, "rb") as file:
         _create(file, os.fstat(file.fileno()).st_size, path, crc32c)
@@ -83,7 +83,7 @@ def _send_until_whole(file: BinaryIO, count: int, path: str, crc32c: int) -> Non
 
 
 def _send(file: BinaryIO, count: int, blob: storage.Blob, crc32c: int) -> str:
-    """One whole upload; returns why it has to begin again, or an empty string."""
+    """Uploads once; returns why it must begin again, or an empty string."""
     blob.chunk_size = CHUNK_BYTES
     try:
         blob.upload_from_file(

@@ -1,6 +1,6 @@
-"""Looks at files on a local disk and on ``gs://``, and reads them.
+"""Checks and reads files on a local disk and on ``gs://``.
 
-Imports google-cloud-storage only when a ``gs://`` path comes.
+Imports google-cloud-storage only for a ``gs://`` path.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ def is_remote(path: str) -> bool:
 
 @contextlib.contextmanager
 def explained(path: str) -> Iterator[None]:
-    """Turns what a local disk refuses into one sentence that names the path, as ``gcs_client.explained`` does.
+    """Turns a local disk's error into one sentence that names the path, as ``gcs_client.explained`` does.
 
     Raises:
-        UserError: the path may not be read, or cannot be a path at all.
-        FileNotFoundError, NotADirectoryError: there is nothing of this name.
+        UserError: the path is not readable, or not a valid path.
+        FileNotFoundError, NotADirectoryError: nothing has this name.
     """
     try:
         yield
@@ -46,7 +46,7 @@ def join(directory: str, name: str) -> str:
 
 
 def size(path: str) -> int | None:
-    """Bytes of a file, or None where there is no file; UserError where this user may not know."""
+    """Bytes of a file, or None if there is no file; UserError if this user may not know."""
     if is_remote(path):
         return gcs().size(path)
     status = _stat(path)
@@ -62,9 +62,9 @@ def _stat(path: str) -> os.stat_result | None:
 
 
 def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | None:
-    """Lists (path, bytes) of all files under a directory, in no particular order; None where there is no directory.
+    """Lists (path, bytes) of all files under a directory, in no particular order; None if there is no directory.
 
-    Those in its folders count if it is ``deep``.
+    Includes files in its folders if ``deep``.
     """
     if is_remote(directory):
         return gcs().list_files(directory, deep=deep)
@@ -82,7 +82,7 @@ def list_files(directory: str, *, deep: bool = True) -> list[tuple[str, int]] | 
 
 
 def is_empty(path: str) -> bool:
-    """Whether a new directory can be made here: there is nothing, or an empty directory."""
+    """Whether a new directory can be made here: nothing is there, or an empty directory."""
     if is_remote(path):
         return gcs().is_empty(path)
     try:
@@ -102,7 +102,7 @@ def open_read(path: str) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it may not be read.
+        UserError: it is not readable.
     """
     if is_remote(path):
         from pipeline.storage import gcs_reader

@@ -1,4 +1,4 @@
-"""Writes files on a local disk and on ``gs://`` by one atomic operation: whole, or not there."""
+"""Writes files on a local disk and on ``gs://`` by one atomic operation: complete, or absent."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.storage.disk import enough_space
 from pipeline.storage.read import file_crc32c, gcs, is_remote
 
-PARTIAL = ".partial-"  # how names of files begin that are still being written, so that nobody takes them for data
+PARTIAL = ".partial-"  # prefix of files that are still being written, so that they are not mistaken for data
 UNWRITABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)  # where no file can be made
 
 
@@ -22,7 +22,7 @@ def delete_files(directory: str) -> None:
 
 
 def sync_path(path: str) -> None:
-    """Makes a local file's bytes, or the renames in a directory, survive a power cut."""
+    """Makes a local file's bytes, or a directory's renames, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,13 +31,13 @@ def sync_path(path: str) -> None:
 
 
 def sync(file: BinaryIO) -> None:
-    """Makes what was written to a local file survive a power cut."""
+    """Syncs a local file, so that it survives a power cut."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def remove_partial(folder: str) -> None:
-    """Removes from a local folder what processes that were killed had not finished writing."""
+    """Removes killed processes' unfinished files from a local folder."""
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():
         if entry.name.startswith(PARTIAL):
             shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
@@ -45,7 +45,7 @@ def remove_partial(folder: str) -> None:
 
 @contextlib.contextmanager
 def partial_file(directory: str) -> Iterator[Any]:
-    """Opens a temporary file beside its destination; it is deleted unless it was renamed or linked meanwhile.
+    """Opens a temporary file next to its destination, and deletes it unless it was renamed or linked meanwhile.
 
     Raises:
         UnavailableError: the disk is full.
@@ -74,7 +74,7 @@ def _temporary(directory: str) -> Iterator[BinaryIO]:
 
 
 def publish(local: str, path: str, crc32c: int) -> None:
-    """Commits a finished, synced local file under ``path`` by one atomic operation; the local name goes away.
+    """Commits a finished, synced local file under ``path`` by one atomic operation; removes the local name.
 
     Raises:
         UserError: the path exists with other bytes. The same bytes are success.
@@ -123,7 +123,7 @@ def replace_bytes(data: bytes, path: str) -> None:
             sync(file)
             os.replace(file.name, path)
     except OSError as error:
-        error.filename = path  # a full disk is met in write(), which does not know it
+        error.filename = path  # write() meets a full disk, and does not know the path
         raise
 
 

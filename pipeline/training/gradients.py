@@ -1,4 +1,4 @@
-"""What is done to the mean gradient before the update: its norms, the clipping, and when the update is skipped."""
+"""What happens to the mean gradient before the update: norms, clipping, and when to skip the update."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

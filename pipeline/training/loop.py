@@ -1,7 +1,7 @@
 """The training loop: steps inside one compiled call, then the hooks.
 
-``Trainer.fit`` reads from top to bottom. The state is the step number and the variables; the data follows from the
-step. So a killed run, started again by the same command, continues from its newest checkpoint.
+``Trainer.fit`` reads from top to bottom. The state is the step number and the variables; the step determines the data.
+So the same command resumes a killed run from its newest checkpoint.
 """
 
 import time
@@ -34,12 +34,12 @@ class Trainer:
         )
 
     def fit(self) -> bool:
-        """Trains to the last step; returns False when the runtime's ``stop`` ended the run before that."""
+        """Trains to the last step; returns False if the runtime's ``stop`` ended the run before that."""
         state, runtime, last = self.state, self.runtime, self.run.settings.steps
         if state.step < last:
             with runtime.timed("compile", "the first step", compiles=True):
                 batches = iter(self.data.train(state.step))
-                # One real step, so that later rates exclude compiling.
+                # Run one real step, so that later rates exclude compiling.
                 history = self._run_steps(batches, tf.constant(1)).numpy()
             self._after_steps(history, seconds=None)
         while state.step < last and not self._must_stop():

@@ -1,7 +1,7 @@
-"""Lost workers: the process ends with an exit code on which a supervisor restarts it.
+"""Lost workers: the process exits with a code that makes a supervisor restart it.
 
-Cloud TPUs are taken away by maintenance and preemption. The coordinator's remote calls then fail; nothing in the
-process can be trusted, so it does not save, and the steps since the last checkpoint are lost.
+Maintenance and preemption take Cloud TPUs away. The coordinator's remote calls then fail. Nothing in the process can be
+trusted, so it does not save, and the steps since the last checkpoint are lost.
 """
 
 import re

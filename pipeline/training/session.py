@@ -51,7 +51,7 @@ from pipeline.training.runtime.goodput import Clock
 from pipeline.training.runtime.peak import Peak
 from pipeline.training.runtime.workers import Workers
 
-WRITING_SECONDS = 300.0  # after a worker was lost, for the checkpoint that is being written
+WRITING_SECONDS = 300.0  # to finish writing a checkpoint after a worker was lost
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -63,7 +63,7 @@ class Session:
         plan: batch arithmetic for the connection's replicas.
 
     Raises:
-        UserError: the plan is for a number of replicas other than the connection's.
+        UserError: the plan's number of replicas is not the connection's.
     """
 
     configuration: str  # as readable gin text
@@ -130,8 +130,8 @@ class Session:
         signals.enter_context(ending_notice.watched(trainer.runtime.stop_for))
         summary = notice = None
         if trainer.fit():
-            signals.close()  # from here a signal ends the process: nothing can be lost, but the rest takes a while
-            trainer.runtime.stop.clear()  # what came since the last step would cut the closing evaluation short
+            signals.close()  # from here a signal ends the process: nothing can be lost, and the rest takes a while
+            trainer.runtime.stop.clear()  # a signal since the last step would cut the closing evaluation short
             summary = {"parameters": self.model_config.parameters(), **trainer.summary()}
             self.directory.write_json("summary.json", summary)  # it marks the run as done
             if self.workers.is_chief and write_report(self.directory):
@@ -151,7 +151,7 @@ class Session:
         cli.end_lost(reason)
 
     def _notice(self, trainer: Trainer) -> str | None:
-        """Returns what told of a machine's end and so stopped the run; None, and a line, if it was a signal."""
+        """Returns what announced a machine's end and stopped the run; None, and prints a line, for a signal."""
         with self.heartbeat.watching("waiting for the other workers"):
             notice = trainer.runtime.agreed_notice()
         if notice is None:
@@ -212,7 +212,7 @@ class Session:
 
     @functools.cached_property
     def workers(self) -> Workers:
-        """The processes of this run: one, or those that TF_CONFIG names. A pod has one process for all its hosts."""
+        """The processes of this run: one (also for all hosts of a pod), or those that TF_CONFIG names."""
         count = self.connection.hosts if self.connection.slice is None else 1
         return Workers(self.connection.strategy, count, self.connection.worker)
 
@@ -249,7 +249,7 @@ class Session:
         hooks: list[Hook] = [TrainingRecord(run, state), Evaluation(run, state, data, runtime)]
         if self.settings.keep_best:
             hooks.append(KeepBest(state, runtime, self.directory))
-        hooks.append(WriteMetrics(state, runtime, metrics))  # before a text of the same step: W&B's steps only ascend
+        hooks.append(WriteMetrics(state, runtime, metrics))  # before a text of the same step: W&B's steps must ascend
         if self.settings.sample_prompt and self.workers.is_chief:
             on_tpu = self.connection.kind == "tpu"
             writer = SampleWriter(state.model, tokenizer, self.settings.sample_prompt, on_host=on_tpu)
@@ -293,7 +293,7 @@ class Session:
             return Peak(self.connection.slice.cores * self.connection.slice.specs.peak_tflops * 1e12)
 
         def measure() -> float:
-            if self.connection.kind == "gpu":  # has units of its own for bfloat16, and is busy with a matrix this large
+            if self.connection.kind == "gpu":  # has separate units for bfloat16; a matrix this large keeps it busy
                 return self.plan.replicas * matmul_peak.measure(8192, dtype=self.settings.compute_dtype)
             return self.connection.hosts * matmul_peak.measure()
 

@@ -3,11 +3,11 @@
 Shapes: B sequences of one replica's step, A microbatches of M sequences (B = A·M), T context length.
 
 Each replica accumulates float32 gradients of the *summed* token loss over its microbatches; one all-reduce then adds
-the replicas' gradients, losses and token counts; only then is anything divided. So the split of a global batch over
-replicas and microbatches changes the result only by float32 rounding. If the optimizer's slots are split over the
-replicas (sharded_slots.py), each updates its own rows or matrices, and a second all-reduce combines the new weights.
-Where the update scales by the size of the weights, each replica sums the squares of its own rows, and the first
-all-reduce adds them too: a pass over all weights on every replica costs a v3 core 2 % of a step.
+the replicas' gradients, losses and token counts; the division comes last. So the split of a global batch over replicas
+and microbatches changes the result only by float32 rounding. If the optimizer's slots are sharded across the replicas
+(sharded_slots.py), each updates its own rows or matrices, and a second all-reduce combines the new weights. If the
+update scales by the size of the weights, each replica sums the squares of its own rows, and the first all-reduce adds
+them too: a pass over all weights on every replica would cost a v3 core 2 % of a step.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ def make_train_step(
             ``weights`` float32 [B, T] if some labels are not scored.
         clip_norm: bound on the global norm of the mean gradient, or None.
         skip_loss_above: nats per token; a higher loss leaves all weights unchanged. None sets no bound.
-        seed: of dropout; a mask is a function of it and of the example's index.
+        seed: of dropout; a mask is a function of the seed and the example's index.
         all_reduce: sums a list of tensors over the replicas.
-        replica_id: returns the number of the calling replica, int32; called if the replicas share a part of the update.
+        replica_id: returns the calling replica's number, int32; used if the replicas share a part of the update.
         compiled: wraps the parts on either side of an all-reduce.
 
     Returns:
@@ -63,7 +63,7 @@ def make_train_step(
     accumulate, update = compiled(computation.accumulate), compiled(computation.update)
     own_squares, assign = compiled(computation.own_squares), compiled(computation.assign)
 
-    @tf.autograph.experimental.do_not_convert  # nothing to convert, and the loop around it is converted
+    @tf.autograph.experimental.do_not_convert  # nothing to convert here; the loop around it is converted
     def step(batch: Batch) -> dict[str, tf.Tensor]:
         nll, weight, *sums = all_reduce([*accumulate(batch), *([own_squares(replica_id())] if shares else [])])
         squares = sums.pop() if shares else None
@@ -88,7 +88,7 @@ class _Step:
     variables: Sequence[keras.Variable]
 
     def accumulate(self, batch: Batch) -> Tensors:
-        """Returns summed nats, summed weights and the gradient of each variable, of all microbatches, float32."""
+        """Returns summed nats, summed weights and each variable's gradient over all microbatches, float32."""
         plan = self.plan
         if plan.accumulation == 1:  # several workers' datasets do not know how many rows are theirs
             rows = plan.microbatch
@@ -107,7 +107,7 @@ class _Step:
         return sums
 
     def _sums(self, microbatch: Batch) -> Tensors:
-        """Returns what ``accumulate`` does, of one microbatch."""
+        """Returns what ``accumulate`` returns, for one microbatch."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             values = [variable.value for variable in self.variables]
             tape.watch(values)
@@ -117,7 +117,7 @@ class _Step:
         return [nll, weight, *(tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in found)]
 
     def own_squares(self, replica: tf.Tensor) -> tf.Tensor:
-        """Returns a replica's share of the sum of squares of each variable's weights, as they are now."""
+        """Returns a replica's share of the sum of squares of each variable's current weights."""
         return self.optimizer.own_squares(self.variables, replica, self.plan.replicas)
 
     def update(

@@ -27,7 +27,7 @@ def open_corpus(config: ShardConfig, source: str | None) -> Corpus:
     """Lists the source and returns the reader that the settings name.
 
     Raises:
-        UserError: the source is missing, empty or unreadable, or the settings do not fit the reader.
+        UserError: the source is missing, empty or unreadable, or the settings do not suit the reader.
     """
     corpus = READERS[config.corpus](config, source)
     if config.validation_fraction is None and not corpus.own_parts:

@@ -1,7 +1,7 @@
-"""Tar archives as streams: members are read one after the other, none is unpacked, and their names are only ids.
+"""Tar archives as streams: reads members one after the other, unpacks none, and uses their names only as ids.
 
-This module itself walks from header to header and reads plain ones, for which tarfile takes half as long as the
-decompression of small text files does. Other headers (other kinds of member, long names) are read by tarfile.
+This module walks from header to header and reads plain ones itself: tarfile would take half as long as decompressing
+small text files does. tarfile reads other headers (other kinds of member, long names).
 
 Source of the layout: POSIX.1-2017, pax, ustar interchange format.
 """
@@ -18,14 +18,14 @@ LARGEST_NAME = 1 << 20  # bytes of an extended header; more is damage, not a nam
 
 
 class Member:
-    """A file of an archive; its bytes are the next ``size`` that the archive's stream gives, through ``read``."""
+    """A file of an archive; ``read`` returns its bytes, the next ``size`` of the archive's stream."""
 
     def __init__(self, archive: BinaryIO, name: str, size: int, where: str):
         self._archive, self._left, self._where = archive, size, where
         self.name, self.size = name, size
 
     def read(self, size: int = -1) -> bytes:
-        """Returns up to ``size`` bytes (all without one), and b"" at the member's end.
+        """Returns up to ``size`` bytes (all if negative), and b"" at the member's end.
 
         Raises:
             UserError: the archive ends before the member does.
@@ -39,12 +39,12 @@ class Member:
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether unpacking a member of this name could leave the directory. We never unpack; users want to know."""
+    """Whether unpacking a member of this name could leave the directory. We never unpack, but tell users."""
     return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/")
 
 
 def members(archive: BinaryIO, where: str) -> Iterator[Member]:
-    """Yields the regular files of a tar stream, which need not seek, in order; what is left unread of one is skipped.
+    """Yields the regular files of a tar stream in order; skips unread rests, and the stream need not seek.
 
     Raises:
         UserError: a header is damaged, or the archive ends before its end marker.
@@ -83,7 +83,7 @@ def members(archive: BinaryIO, where: str) -> Iterator[Member]:
 
 
 def _plain(header: bytes) -> tarfile.TarInfo | None:
-    """Reads the header of a regular file with a short name; None where it is another or its checksum is wrong."""
+    """Reads the header of a regular file with a short name; None if it is another kind or its checksum is wrong."""
     name, size, stated = header[:100].rstrip(b"\0"), header[124:135], header[148:156].partition(b"\0")[0].strip()
     if header[156:157] not in (b"0", b"\0") or header[345] or name.endswith(b"/") or b"\0" in name:
         return None

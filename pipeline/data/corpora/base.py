@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 from pipeline import texts
 from pipeline.data.format.settings import ShardConfig
 
-UNIT_BYTES = 16 << 20  # of text, about: large enough to keep an engine busy, small enough to be done again
-PIECE_BYTES = 4 << 20  # a longer document is streamed in pieces of this size and never held whole
+UNIT_BYTES = 16 << 20  # of text, about: large enough to keep an engine busy, small enough to repeat
+PIECE_BYTES = 4 << 20  # longer documents are streamed in pieces of this size, never held whole
 SPELLINGS = {"train": {"train"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
 PARTS = tuple(SPELLINGS)
 
@@ -25,7 +25,7 @@ class Readable(Protocol):
 
 
 class Document(NamedTuple):
-    """A document; the text of one longer than PIECE_BYTES is an iterator of pieces, which may raise DropError."""
+    """A document; if longer than PIECE_BYTES, its text is an iterator of pieces, which may raise DropError."""
 
     id: str
     text: str | Iterator[str]
@@ -33,16 +33,16 @@ class Document(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A document that is left out, and why; ``fault`` says where it cannot be read and what is wrong there."""
+    """A dropped document, and why; ``fault`` says where it cannot be read and what is wrong there."""
 
     id: str
     reason: str
     part: str | None = None
-    fault: str = ""  # empty where a setting or a rule leaves it out
+    fault: str = ""  # empty if a setting or a rule drops it
 
 
 class DropError(Exception):
-    """Raised while a long document streams: the document is left out, with this reason, and perhaps a fault."""
+    """Raised while a long document streams: the document is dropped, with this reason and perhaps a fault."""
 
     def __init__(self, reason: str, fault: str = ""):
         super().__init__(reason)
@@ -50,7 +50,7 @@ class DropError(Exception):
 
 
 class Input(NamedTuple):
-    """A file, or the range of it whose lines begin in [start, end), that a worker opens by itself."""
+    """A file that a worker opens itself, or the range of it whose lines begin in [start, end)."""
 
     path: str
     name: str
@@ -63,7 +63,7 @@ class Input(NamedTuple):
 class Unit:
     """The work of one journal entry: inputs to open, or blobs that the coordinator has read from a stream.
 
-    ``size`` counts the bytes that the unit takes of the corpus's ``total_bytes``.
+    ``size`` is the unit's share of the corpus's ``total_bytes``.
     """
 
     index: int
@@ -77,15 +77,15 @@ class Corpus(ABC):
 
     Attributes:
         total_bytes: bytes of the source, for progress.
-        text_bytes: bytes of text expected in it, for the disk check; an estimate where it is compressed.
-        listing: digest of the names and sizes of the source's files, to tell another source at once.
-        notes: what a user of the data set has to know.
+        text_bytes: bytes of text expected in it, for the disk check; an estimate if it is compressed.
+        listing: digest of the names and sizes of the source's files, to detect another source at once.
+        notes: what a user of the data set must know.
         own_parts: whether every document names its part.
         seconds: time spent so far, by activity.
     """
 
     own_parts = False
-    _inputs: Sequence[tuple[Input, int]]  # with their bytes, in order
+    _inputs: Sequence[tuple[Input, int]]  # with their sizes in bytes, in order
 
     def __init__(
         self, config: ShardConfig, files: Iterable[tuple[str, int]], expansion: float = 1.0, notes: tuple[str, ...] = ()
@@ -111,10 +111,10 @@ class Corpus(ABC):
         """Streams the documents of an input in order."""
 
     def check_totals(self, documents: int) -> None:  # noqa: B027  (most corpora have nothing to compare with)
-        """Compares totals, dropped documents included, with what the published corpus has; UserError if they differ."""
+        """Compares totals, including dropped documents, with the published corpus; UserError if they differ."""
 
     def document(self, identity: str, text: str, part: str | None = None) -> Document | Dropped:
-        """Removes a byte order mark, and applies the rules by which documents are dropped."""
+        """Removes a byte order mark, and applies the rules that drop documents."""
         text = text.removeprefix(texts.MARK)
         if not text or text.isspace():
             return Dropped(identity, "empty", part)
@@ -134,14 +134,14 @@ class Corpus(ABC):
     def from_stream(
         self, identity: str, stream: Readable, size: int | None, part: str | None = None
     ) -> Document | Dropped:
-        """Reads a stream of ``size`` bytes (None: unknown) as one document, in pieces where that is long."""
+        """Reads a stream of ``size`` bytes (None: unknown) as one document, in pieces if it is long."""
         head = stream.read(PIECE_BYTES)
         if size == len(head) or len(head) < PIECE_BYTES:
             return self.from_bytes(identity, head, part)
         return self.from_long(identity, head, stream, part)
 
     def from_long(self, identity: str, head: bytes, stream: Readable, part: str | None = None) -> Document:
-        """A document whose first bytes are ``head`` and whose others are in the stream."""
+        """A document whose first bytes are ``head`` and whose rest is in the stream."""
         return Document(identity, _pieces(identity, head, stream), part)
 
 
@@ -153,7 +153,7 @@ def undecodable(identity: str, error: UnicodeDecodeError, start: int = 0) -> str
 
 
 def _pieces(identity: str, head: bytes, stream: Readable) -> Iterator[str]:
-    """Decodes a long document piece by piece; raises DropError where it turns out not to be text."""
+    """Decodes a long document piece by piece; raises DropError if it turns out not to be text."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     raw, done, waiting = head, 0, 0
     try:
@@ -190,7 +190,7 @@ def part_of_name(name: str) -> str | None:
 
 
 def train_texts(corpus: Corpus) -> Iterator[str]:
-    """Yields the texts that are not known to be evaluation text, for training a tokenizer; long ones in pieces."""
+    """Yields the texts not known to be evaluation text, for training a tokenizer; long ones in pieces."""
     for unit in corpus.units():
         for item in corpus.documents(unit):
             if isinstance(item, Document) and item.part in (None, "train"):

@@ -1,7 +1,7 @@
-"""The corpus that every CPython installation carries: its language reference and its library's sources.
+"""The corpus in every CPython installation: its language reference and its library's sources.
 
-No download, a few megabytes, English and Python. It is that of the running interpreter, so another patch release gives
-another corpus (the listing's digest tells).
+No download, a few megabytes, English and Python. It belongs to the running interpreter, so another patch release gives
+another corpus (the listing's digest differs).
 """
 
 import pathlib
@@ -18,7 +18,7 @@ TOPICS = "topics/"
 
 
 def _is_library(path: pathlib.Path, root: pathlib.Path) -> bool:
-    """Whether a module counts: not a test, not what the build wrote for one machine, not the topics once more."""
+    """Whether a module counts: not tests, files that a build wrote for one machine, or the topics again."""
     inside = path.relative_to(root)
     return (
         not SKIPPED_FOLDERS.intersection(inside.parts[:-1])
@@ -43,7 +43,7 @@ class CPython(Corpus):
         super().__init__(config, [(item.name, size) for item, size in self._inputs])
 
     def units(self) -> Iterator[Unit]:
-        """Groups topics and modules to units of about 4 MiB."""
+        """Groups topics and modules into units of about 4 MiB."""
         return grouped(self._inputs, unit_bytes=4 << 20)
 
     def _documents(self, item: Input) -> Iterator[Document | Dropped]:

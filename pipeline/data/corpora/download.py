@@ -9,7 +9,7 @@ import urllib.request
 from pipeline import storage
 from pipeline.errors import UserError
 
-SECONDS = 30  # of silence, after which a connection is given up
+SECONDS = 30  # of silence before a connection is given up
 
 FOLDERS = ("https://s3.amazonaws.com/research.metamind.io/wikitext/", "https://wikitext.smerity.com/")
 SHA256 = {  # of NAME-raw-v1.zip, in each folder
@@ -55,7 +55,7 @@ def _sha256(path: str) -> str:
 
 
 def _download(address: str, path: str, sha256: str) -> None:
-    """Downloads to a temporary file, which takes its name only if the sha256 is right."""
+    """Downloads to a temporary file and renames it only if the sha256 is right."""
     with (
         urllib.request.urlopen(address, timeout=SECONDS) as reply,
         storage.partial_file(os.path.dirname(path)) as file,

@@ -1,4 +1,4 @@
-"""JSON lines: one object per line, its text under one key. Other lines are left out, counted under a reason."""
+"""JSON lines: one object per line, its text under one key. Other lines are dropped and counted by reason."""
 
 import itertools
 import json
@@ -13,11 +13,11 @@ from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError, nearest
 
 LARGEST_LINE = 64 << 20  # bytes: a JSON value is held whole, so longer ones are dropped and counted
-FAULTS_AT_ONCE = 1000  # at the beginning of a range, before any line that is right
+FAULTS_AT_ONCE = 1000  # at the beginning of a range, before any valid line
 
 
 class _FaultError(Exception):
-    """Why a line is left out: the reason under which it is counted, and what is wrong with it."""
+    """Why a line is dropped: the reason that counts it, and what is wrong with it."""
 
     def __init__(self, reason: str, why: str, byte: int = 0):
         super().__init__(reason)
@@ -36,7 +36,7 @@ class JSONLines(Corpus):
 
     def _check_first_and_last_lines(self) -> None:
         """Reports a mistyped key at once: a large source that begins and ends with faults would fail later anyway."""
-        if len(self._inputs) == 1:  # read in a moment
+        if len(self._inputs) == 1:  # read soon anyway
             return
         first = ""
         for item, _ in (self._inputs[0], self._inputs[-1]):
@@ -76,7 +76,7 @@ class JSONLines(Corpus):
             raise _FaultError(f"{field!r} is not text", f"key {field!r} holds {type(text).__name__}, not text")
         try:
             text.encode()
-        except UnicodeEncodeError:  # which JSON can spell and UTF-8 cannot
+        except UnicodeEncodeError:  # JSON can spell it, UTF-8 cannot
             raise _FaultError("undecodable", "the text has half of a surrogate pair") from None
         return text
 
@@ -90,7 +90,7 @@ def _row(line: bytes) -> dict[str, Any]:
         raise _FaultError("not JSON", f"not JSON: {error}") from None
     except RecursionError:
         raise _FaultError("JSON too deep", "its brackets are too deep") from None
-    except ValueError as error:  # Python's bound on the digits of an integer
+    except ValueError as error:  # Python's limit on an integer's digits
         raise _FaultError("a number too long", str(error).partition(";")[0]) from None
     if not isinstance(row, dict):
         raise _FaultError("no JSON object", f"expected a JSON object, not {line[:40]!r}")
@@ -98,7 +98,7 @@ def _row(line: bytes) -> dict[str, Any]:
 
 
 def _rest(head: bytes, file: LineFile) -> Iterator[bytes]:
-    """The rest of a long line, given up soon after it is too long."""
+    """The rest of a long line; gives up soon after it is too long."""
     yield head
     total = len(head)
     while total <= LARGEST_LINE and (more := file.read(1 << 20)):

@@ -1,7 +1,7 @@
 """Listing a source: a file, a directory or a glob; local or gs://. A name that exists is never a pattern.
 
-Linked folders are followed. Each folder is read once, under its own path where it has one in the source, so that
-neither a loop nor a second link gives a document twice.
+Follows linked folders. Reads each folder once, under its own path if that is in the source, so that neither a loop nor
+a second link gives a document twice.
 """
 
 import fnmatch
@@ -30,14 +30,14 @@ class File(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The files of a source, sorted by name, and notes on what was passed over."""
+    """The files of a source, sorted by name, and notes on what was skipped."""
 
     files: list[File]
     notes: tuple[str, ...]
 
 
 def note_of(passed_over: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """One note for the manifest and the terminal on (kind, name) of files that no reader takes for text, or none."""
+    """One note for the manifest and the terminal on skipped files, given as (kind, name), or none."""
     groups = itertools.groupby(sorted(passed_over), key=lambda file: file[0])
     names = {kind: [name for _, name in group] for kind, group in groups}
     kinds = [f"{len(of_kind):,} {kind} ({printable(of_kind[0])})" for kind, of_kind in names.items()]
@@ -45,7 +45,7 @@ def note_of(passed_over: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def kind_passed_over(name: str) -> str:
-    """The kind of a file, folder or archive member that nobody meant as text, or an empty string."""
+    """The kind of a file, folder or archive member that is not meant as text, or an empty string."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     if "__MACOSX" in parts or any(part.startswith("._") for part in parts):
         return "resource fork"
@@ -62,11 +62,11 @@ def find(source: str | None, endings: Sequence[str], corpus: str) -> Listing:
 
     Args:
         source: a file, a directory (searched with its folders for names with ``endings``), or a glob.
-        endings: such as '.txt', in either case; a compression suffix may follow.
+        endings: '.txt', for example, in either case; a compression suffix may follow.
         corpus: named in errors.
 
     Raises:
-        UserError: no source, one that does not exist or cannot be read, or one that holds nothing.
+        UserError: the source is missing, cannot be read, or holds nothing.
     """
     if not source:
         raise UserError(f"corpus {corpus!r} needs --source: a file, a directory or a glob, local or gs://")
@@ -106,7 +106,7 @@ def _find(source: str, endings: Sequence[str]) -> Listing:
 
 
 def _rooted(source: str) -> tuple[str, str, Iterable[tuple[str, int | str]]]:
-    """The longest beginning of a source that is a directory, the pattern that its rest is, and what is below."""
+    """The longest prefix of a source that is a directory, the rest as a pattern, and what is below."""
     head, pattern = source.rstrip("/") or "/", ""
     while (listed := _list(head)) is None:
         if not re.search(r"[*?\[]", head):
@@ -118,7 +118,7 @@ def _rooted(source: str) -> tuple[str, str, Iterable[tuple[str, int | str]]]:
 
 
 def _list(directory: str) -> Iterable[tuple[str, int | str]] | None:
-    """Lists (path, bytes, or the kind of what is not a file) below a directory; None where there is none."""
+    """Lists (path, bytes, or the kind of a non-file) below a directory; None if there is no directory."""
     if storage.is_remote(directory):
         return storage.list_files(directory)
     state = _stat(directory)
@@ -126,7 +126,7 @@ def _list(directory: str) -> Iterable[tuple[str, int | str]] | None:
 
 
 def _stat(path: str) -> os.stat_result | None:
-    """What is at a path, or None where there is nothing."""
+    """What is at a path, or None if nothing is."""
     try:
         return os.stat(path)
     except PermissionError:
@@ -137,7 +137,7 @@ def _stat(path: str) -> os.stat_result | None:
 
 def _walk(root: str) -> Iterator[tuple[str, int | str]]:
     waiting, seen = [root], set()
-    while waiting:  # linked folders come last: what has a path of its own in the source keeps it
+    while waiting:  # linked folders come last, so that folders with a path in the source keep it
         for folder, folders, names in os.walk(waiting.pop(0), onerror=_raise):
             state = os.stat(folder)
             if (state.st_dev, state.st_ino) in seen:

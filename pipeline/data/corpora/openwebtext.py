@@ -1,7 +1,7 @@
-"""OpenWebText, in each shape in which it is published: one .txt per document, in tar.xz archives, in a tar.
+"""OpenWebText, in every published form: one .txt per document, in tar.xz archives, in a tar.
 
 The source is ``openwebtext.tar.xz``, a directory of its inner archives (``urlsf_subset00-1_data.xz``), or a mirror's
-plain tars of them. The outer archive is one stream, which the coordinator reads; it hands the inner archives, still
+plain tars of them. The outer archive is one stream. The coordinator reads it and hands the inner archives, still
 compressed, to the workers. Source: Gokaslan and Cohen 2019, OpenWebText Corpus.
 """
 
@@ -24,7 +24,7 @@ UNIT_BYTES = 5 << 20  # of compressed archives, about 16 MB of text
 
 
 class Published(NamedTuple):
-    """The totals of the published corpus, documents that are empty or NUL included."""
+    """The totals of the published corpus, including documents that are empty or NUL."""
 
     documents: int = 8_013_769
     archives: int = 20_610
@@ -49,7 +49,7 @@ class OpenWebText(Corpus):
         self._archives = 0 if self._outer else len(files)
 
     def units(self) -> Iterator[Unit]:
-        """Groups inner archives to units; an outer archive is read here, once, and its members go into the units."""
+        """Groups inner archives into units; reads an outer archive here, once, and puts its members into the units."""
         return self._from_outer() if self._outer else grouped(self._inputs, UNIT_BYTES)
 
     def _from_outer(self) -> Iterator[Unit]:
@@ -68,7 +68,7 @@ class OpenWebText(Corpus):
         self.notes = self._listing_notes + note_of(passed_over)
 
     def _inner_archives(self, file: File, passed_over: list[tuple[str, str]]) -> Iterator[Member]:
-        """Reads an outer archive, and compares its sha256 where it is the published one."""
+        """Reads an outer archive, and checks its sha256 if it is the published one."""
         count = 0
         with reading(file.path), storage.open_read(file.path) as opened:
             raw = _Hashed(opened) if self._is_published and len(self._outer) == 1 else opened
@@ -111,7 +111,7 @@ class OpenWebText(Corpus):
                 yield Dropped(identity, "not .txt")
 
     def check_totals(self, documents: int) -> None:
-        """Compares documents and inner archives with the published corpus, where the source is that."""
+        """Compares documents and inner archives with the published corpus, if that is the source."""
         if not self._is_published:
             return
         for what, count, expected in (
@@ -123,7 +123,7 @@ class OpenWebText(Corpus):
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that takes the sha256 of what passes through."""
+    """A stream that computes the sha256 of what passes through."""
 
     def __init__(self, raw: BinaryIO):
         self._raw, self._sha256 = raw, hashlib.sha256()
@@ -137,14 +137,14 @@ class _Hashed(io.RawIOBase):
         return data
 
     def hexdigest(self) -> str:
-        """Reads what is left and returns the digest of all."""
+        """Reads the rest and returns the digest of everything."""
         while self.read(1 << 20):
             pass
         return self._sha256.hexdigest()
 
 
 class _Timed:
-    """A stream that adds up the seconds spent in its decompression."""
+    """A stream that sums the seconds spent in its decompression."""
 
     def __init__(self, stream: BinaryIO, seconds: dict[str, float]):
         self._stream, self._seconds = stream, seconds

@@ -14,7 +14,7 @@ from pipeline.data.corpora.text import part_of_file
 from pipeline.data.format.settings import ShardConfig
 from pipeline.errors import UserError, nearest, pip_install
 
-ROWS = 256  # rows that are in memory at a time
+ROWS = 256  # rows in memory at a time
 LARGEST_ROW = 64 << 20  # bytes: a value is held whole, so longer ones are dropped and counted
 
 
@@ -84,7 +84,7 @@ class Parquet(Corpus):
 
 
 def _values(column: Any) -> Iterator[memoryview | None]:
-    """Yields the UTF-8 of a column's rows from Arrow's buffers: value by value, pyarrow takes ten times as long.
+    """Yields the UTF-8 of a column's rows from Arrow's buffers: value by value, pyarrow is ten times slower.
 
     Source: the Arrow columnar format, variable-size binary layout.
     """
@@ -103,7 +103,7 @@ def _values(column: Any) -> Iterator[memoryview | None]:
 
 
 def _opened(path: str) -> Any:
-    """Opens a Parquet file; UserError where it is not one."""
+    """Opens a Parquet file; UserError if it is not one."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -1,7 +1,7 @@
 """Opening the files of a source, compressed or not.
 
-The kind of a file follows from its name, never from its content: one of OpenWebText's inner archives begins with bytes
-that sniffers take for a zip file.
+A file's name determines its kind, never its content: one of OpenWebText's inner archives begins with bytes that
+sniffers take for a zip file.
 """
 
 import bz2
@@ -21,19 +21,19 @@ COMPRESSED = {".gz": 3.0, ".xz": 4.0, ".bz2": 4.0, ".zst": 3.5}  # bytes of text
 
 
 def suffix(name: str) -> str:
-    """The compression suffix of a name, such as '.gz', in lower case, or an empty string."""
+    """The compression suffix of a name ('.gz') in lower case, or an empty string."""
     return next((ending for ending in COMPRESSED if name.lower().endswith(ending)), "")
 
 
 def decompress(raw: BinaryIO, name: str) -> BinaryIO:
-    """Returns the stream decompressed as its name says, or itself."""
+    """Returns the stream, decompressed if its name says so."""
     readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _ZstandardReader}
     kind = suffix(name)
     return io.BufferedReader(readers[kind](raw), 1 << 20) if kind else raw
 
 
 def open_text(path: str, start: int = 0) -> BinaryIO:
-    """Opens a file for reading, decompressed by its name; ``start`` seeks, in files that are not compressed."""
+    """Opens a file for reading, decompressed by its name; ``start`` seeks in uncompressed files."""
     raw = storage.open_read(path)
     if start:
         raw.seek(start)
@@ -45,9 +45,9 @@ class _DamagedFrameError(Exception):
 
 
 class _ZstandardReader(io.RawIOBase):
-    """Decompresses frames one after the other, and unlike zstandard's own reader notices a cut last frame.
+    """Decompresses frames one after the other; unlike zstandard's own reader, detects a truncated last frame.
 
-    Any window that the format has is taken (zstd --long=31: 2 GiB); memory is touched only as far as the text goes.
+    Accepts any window of the format (zstd --long=31: 2 GiB); touches memory only as far as the text goes.
     """
 
     def __init__(self, raw: BinaryIO):

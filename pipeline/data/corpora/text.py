@@ -19,7 +19,7 @@ def expansion(files: list[File]) -> float:
 
 
 def part_of_file(config: ShardConfig, file: File) -> str | None:
-    """The part that the file's name states, where the settings ask for the corpus's own parts."""
+    """The part that the file's name states, if the settings ask for the corpus's own parts."""
     if config.validation_fraction is not None:
         return None
     part = part_of_name(file.name)
@@ -29,7 +29,7 @@ def part_of_file(config: ShardConfig, file: File) -> str | None:
 
 
 def ranges(config: ShardConfig, files: list[File], by_line: bool) -> list[tuple[Input, int]]:
-    """Returns the files as inputs; uncompressed ones of lines are cut into ranges of UNIT_BYTES."""
+    """Returns the files as inputs; cuts uncompressed files of lines into ranges of UNIT_BYTES."""
     inputs = []
     for file in files:
         part = part_of_file(config, file)
@@ -49,7 +49,7 @@ class LineFile:
         self._file, self.position, self.at_line_start = file, position, False
 
     def readline(self) -> bytes:
-        """Reads to the end of the line, but at most PIECE_BYTES, and one more so that no CRLF comes apart."""
+        """Reads to the end of the line, but at most PIECE_BYTES, and one more to keep a CRLF together."""
         data = self._file.readline(PIECE_BYTES)
         if data.endswith(b"\r"):
             data += self._file.readline(1)
@@ -58,11 +58,11 @@ class LineFile:
         return data
 
     def read(self, size: int) -> bytes:
-        """Reads the rest of the line in pieces, without its end; b"" where that is reached."""
+        """Reads the rest of the line in pieces, without its end; b"" at the end."""
         return b"" if self.at_line_start else without_end(self.readline())
 
     def skip_line(self) -> None:
-        """Reads on to the beginning of the next line."""
+        """Skips to the beginning of the next line."""
         while not self.at_line_start:
             self.readline()
 
@@ -70,7 +70,7 @@ class LineFile:
 def lines(item: Input) -> Iterator[tuple[int, bytes, LineFile]]:
     """Yields (byte offset, line, file) for the lines that begin in the input's range.
 
-    A line longer than PIECE_BYTES comes without its rest, which may be read from the file.
+    A line longer than PIECE_BYTES comes without its rest; read that from the file.
     """
     before = max(item.start - 1, 0)
     with reading(item.path), open_text(item.path, before) as raw:

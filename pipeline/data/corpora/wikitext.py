@@ -1,4 +1,4 @@
-"""WikiText raw: articles as documents, parts from the files' names, nothing lost: the documents add up to the file."""
+"""WikiText raw: articles as documents, parts from file names, nothing lost: the documents add up to the file."""
 
 import re
 import zipfile
@@ -95,7 +95,7 @@ class WikiText(Corpus):
         member = next(name for name in names if name.rpartition("/")[2] == item.name)
         try:
             return archive.open(member)  # type: ignore[return-value]
-        except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in a way of its own
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
             raise UserError(f"{item.path}: {error}; expected a zip file without a password") from error
 
 

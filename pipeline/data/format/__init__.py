@@ -1,1 +1,1 @@
-"""The contract of the writer and the reader of a data set."""
+"""The contract between a data set's writer and reader."""

@@ -1,6 +1,6 @@
-"""Bytes in are bytes out: checks that a tokenizer's ids are those of the library `tokenizers` and stand for the text.
+"""Bytes in, bytes out: checks that a tokenizer's ids equal those of the library `tokenizers` and stand for the text.
 
-The ids are compared on samples, for the library is slow; the number of bytes is compared for every text.
+It compares the ids on samples, since the library is slow, and the number of bytes for every text.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.data.format.tokenizer import Tokenizer
 
-# White space, figures, contractions, scripts, marks that compose, and longer than what files are truncated to.
+# White space, digits, contractions, scripts, combining marks, and a length beyond usual truncation.
 PROBE = (
     "The cat's  don't\n\n\r\n\t  12345 x2 ²½ na\u00efve caf\u00e9 cafe\u0301 \u4e2d\u6587\u3002 \u0440\u0443\u0441 "
     "\u1100\u1161 \u0627\u0644 \u200b\u00a0\u2028 \U0001f600\u200d !?(<[{~ a_b <0x41> \u2581 </s> \x00\x7f "
@@ -22,10 +22,10 @@ PROBE = (
 
 
 def check_engines(tokenizer: "Tokenizer") -> None:
-    """Refuses a tokenizer whose two engines differ, or whose ids do not give a text back.
+    """Rejects a tokenizer whose two engines differ, or whose ids do not decode to the text.
 
     Raises:
-        UserError: with the first text, or the first added token, that is not as it should be.
+        UserError: names the first text, or the first added token, that is wrong.
     """
     added = tokenizer_file.added_tokens(tokenizer.settings)
     for token in added:
@@ -43,9 +43,9 @@ def check_engines(tokenizer: "Tokenizer") -> None:
 
 
 def compare(tokenizer: "Tokenizer", text: str, ids: np.ndarray, *, whole: bool = True) -> None:
-    """Refuses the bulk engine's ids if they are not the library's for this text, or do not give the text back.
+    """Rejects the bulk engine's ids if they differ from the library's, or do not decode to the text.
 
-    A text that is not ``whole`` is the beginning, up to a split point, of what the ids are of.
+    If not ``whole``, the text is the beginning, up to a split point, of what the ids encode.
 
     Raises:
         UserError: it shows the beginning of the text.
@@ -70,9 +70,9 @@ def compare(tokenizer: "Tokenizer", text: str, ids: np.ndarray, *, whole: bool =
 def check_bytes(
     tokenizer: "Tokenizer", texts: Sequence[str], ids: np.ndarray, offsets: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Refuses ids that stand for more or fewer bytes than their text has; both as ``encode_batch`` returns them.
+    """Rejects ids that stand for more or fewer bytes than their text has; both as ``encode_batch`` returns them.
 
-    ``names`` says of each text which document it is of.
+    ``names`` gives each text's document.
 
     Raises:
         UserError: it names the first such text.

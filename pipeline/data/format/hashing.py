@@ -1,4 +1,4 @@
-"""The hashes that order and split a corpus, and the word count: what is computed of a document besides tokens."""
+"""The hashes that order and split a corpus, and the word count: everything computed per document besides tokens."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def name_hash(identity: str) -> bytes:
-    """128 bits of a document's id."""
+    """128-bit hash of a document's id."""
     return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
@@ -24,13 +24,13 @@ def salted(names: np.ndarray, seed: int) -> np.ndarray:
 
 
 def fingerprint(names: np.ndarray, contents: np.ndarray) -> list[int]:
-    """Two 64-bit sums over documents, the same in whatever order and groups they come."""
+    """Two 64-bit sums over documents, independent of their order and grouping."""
     mixed = _mixed(names + _mixed(contents)[:, None])
     return [int(total) for total in mixed.sum(axis=0, dtype=np.uint64)]
 
 
 def count_words(raw: bytes, word_rule: str, after_space: bool = True) -> int:
-    """Counts the words that begin in UTF-8 text: runs without ASCII white space, and by the other rule newlines too."""
+    """Counts the words that begin in UTF-8 text: runs without ASCII white space; by the other rule newlines too."""
     words, data = 0, np.frombuffer(raw, np.uint8)
     for start in range(0, len(data), 1 << 17):  # within the processor's cache
         piece = data[start : start + (1 << 17)]

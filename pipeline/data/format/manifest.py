@@ -1,6 +1,6 @@
-"""The manifest: what a data set is. One ``manifest.json``, written last; without it there is no data set.
+"""The manifest, which describes a data set. ``manifest.json`` is written last; without it there is no data set.
 
-Imports neither numpy nor TensorFlow, so that a dry run may read a manifest.
+Imports neither numpy nor TensorFlow, so that a dry run can read a manifest.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ class Corpus:
     listing: str
     seed: int
     order: str  # 'hash': by salted hash of the id | 'source': as read
-    notes: tuple[str, ...] = ()  # what a reader of its figures has to know, such as a part that is missing
+    notes: tuple[str, ...] = ()  # what a reader of its figures must know: a missing part, for example
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """The vocabulary: ``fingerprint`` is the sha256 of the tokenizer.json beside the manifest."""
+    """The vocabulary: ``fingerprint`` is the sha256 of the tokenizer.json next to the manifest."""
 
     name: str
     fingerprint: str
@@ -52,16 +52,16 @@ class Record:
 
     @property
     def scores_all_text(self) -> bool:
-        """Whether every token of a part but the first is a label, so that its bytes and words can divide their nats.
+        """Whether every token of a part but the first is a label, so that nats can be divided by bytes and words.
 
-        Of lines packed one per record, neither the first token nor what was cut off is ever a label.
+        With one line per record, neither the first token nor what was cut off is ever a label.
         """
         return self.packing == "contiguous"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One file of records; ``crc32c`` is that of the whole file, as Cloud Storage states it, in hexadecimal."""
+    """One file of records; ``crc32c`` covers the whole file, as in Cloud Storage, in hexadecimal."""
 
     file: str
     records: int
@@ -73,9 +73,9 @@ class Shard:
 class Part:
     """One of train, validation and test.
 
-    tokens counts the whole stream, end-of-text tokens included. ``tail`` is its end that fills no record; its first
-    token is the last of the last record (contiguous packing), so tokens = records · context + len(tail). In packing
-    'lines' every record is independent: tokens = records · (context + 1), of which ``padding_tokens`` fill up short
+    ``tokens`` counts the whole stream, including end-of-text tokens. ``tail`` is the end that fills no record; its
+    first token is the last record's last token (contiguous packing), so tokens = records · context + len(tail). In
+    packing 'lines' every record is independent: tokens = records · (context + 1), of which ``padding_tokens`` pad short
     lines; ``truncated_tokens`` counts what was cut from long ones.
     """
 
@@ -94,7 +94,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A committed data set. ``settings`` holds every choice that its bytes depend on, to compare with a new command."""
+    """A committed data set. ``settings`` holds all choices that determine its bytes, to compare with a new command."""
 
     format_version: int = FORMAT_VERSION
     code_version: str = CODE_VERSION
@@ -109,7 +109,7 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     def part(self, name: str) -> Part:
-        """Returns a part by name, or raises UserError with the parts that there are."""
+        """Returns a part by name; UserError lists the existing parts."""
         if name not in self.parts:
             raise UserError(f"the data set has no part {name!r}: it has {', '.join(self.parts)}")
         return self.parts[name]
@@ -121,7 +121,7 @@ class Manifest:
         end_of_text: int | None = None,
         vocabulary_size: int | None = None,
     ) -> None:
-        """Refuses a data set that does not fit what is expected of it; None expects nothing.
+        """Rejects a data set that differs from what is expected; None expects nothing.
 
         Raises:
             UserError: names both sides of the first difference.
@@ -138,9 +138,9 @@ class Manifest:
                 )
 
     def check_files(self, directory: str, *parts: str) -> None:
-        """Refuses a directory in which a shard is missing, of another size than stated, or not to be read by this user.
+        """Rejects a directory in which a shard is missing, has the wrong size, or cannot be read by this user.
 
-        Looks at the shards of ``parts``, as far as there are such; of all where none is named.
+        Checks the shards of those ``parts`` that exist, or of all parts if none is named.
         """
         listed = storage.list_files(directory, deep=False) or []
         sizes = {path.rpartition("/")[2]: size for path, size in listed}
@@ -178,7 +178,7 @@ def loads(text: str | bytes, where: str) -> Manifest:
     """Parses a manifest; ``where`` is named in errors.
 
     Raises:
-        UserError: not a manifest, of another format version, or one that contradicts itself.
+        UserError: it is no manifest, has another format version, or contradicts itself.
     """
     try:
         data = json.loads(text)
@@ -219,7 +219,7 @@ def load(directory: str) -> Manifest:
 
 
 def read_tokenizer(directory: str) -> bytes:
-    """Reads the tokenizer.json beside a manifest and checks it against the manifest's fingerprint.
+    """Reads the tokenizer.json next to a manifest and checks it against the manifest's fingerprint.
 
     Raises:
         UserError: it is missing or not the one that the manifest names.

@@ -33,12 +33,12 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, payload_bytes: int) -> bytes:
-    """The tag and the length that stand before a length-delimited protobuf field."""
+    """The tag and the length before a length-delimited protobuf field."""
     return _varint(number << 3 | 2) + _varint(payload_bytes)
 
 
 def example_header(context: int) -> bytes:
-    """Returns the bytes of a serialized Example that stand before its ids."""
+    """Returns the bytes of a serialized Example before its ids."""
     value = _field(1, 2 * (context + 1))  # BytesList.value
     feature = _field(1, len(value) + 2 * (context + 1)) + value  # Feature.bytes_list
     key = _field(1, len(FEATURE)) + FEATURE
@@ -58,12 +58,12 @@ def record_bytes(context: int) -> int:
 
 
 def mask_crc(crc: Any) -> Any:
-    """TFRecord's masked form of a crc32c, or of uint32 [R], which keeps a checksum of checksums from being weak."""
+    """TFRecord's masked crc32c, or of uint32 [R]; masking keeps a checksum of checksums from being weak."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def record_frame(context: int) -> bytes:
-    """Returns what every record of this context begins with: length, its checksum, the Example's header."""
+    """Returns the beginning of every record of this context: length, its checksum, the Example's header."""
     header = example_header(context)
     length = (len(header) + 2 * (context + 1)).to_bytes(8, "little")
     return length + mask_crc(google_crc32c.value(length)).to_bytes(4, "little") + header
@@ -79,7 +79,7 @@ def _payload_checksums(records_RB: np.ndarray) -> np.ndarray:
 
 
 def encode(tokens_RT: np.ndarray) -> np.ndarray:
-    """Returns the records of uint16 ids [R, context + 1], as a file holds them: uint8 [R, record_bytes(context)]."""
+    """Returns the records of uint16 ids [R, context + 1] as in a file: uint8 [R, record_bytes(context)]."""
     if tokens_RT.dtype != np.uint16:
         raise ValueError(f"records hold uint16 ids, not {tokens_RT.dtype}")
     count, context = tokens_RT.shape[0], tokens_RT.shape[1] - 1
@@ -93,7 +93,7 @@ def encode(tokens_RT: np.ndarray) -> np.ndarray:
 
 
 def decode(data: bytes | np.ndarray, context: int) -> np.ndarray:
-    """Reads the ids of whole records, checking nothing but the length; see ``faults`` for the checks.
+    """Reads the ids of whole records and checks only the length; see ``faults`` for the checks.
 
     Returns:
         uint16 [R, context + 1].

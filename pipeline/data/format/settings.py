@@ -11,7 +11,7 @@ def _require(holds: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """The settings of a data set: together with the source, everything that its bytes depend on.
+    """The settings of a data set: with the source, they determine its bytes.
 
     Attributes:
         corpus: the source's reader: 'cpython', 'wikitext', 'text', 'jsonl', 'parquet' or 'openwebtext'.
@@ -20,17 +20,17 @@ class ShardConfig:
         shards: files of the train part; a multiple of the number of hosts that will read them.
         evaluation_shards: files of each other part.
         seed: salts the hash of document ids that orders and splits the corpus.
-        context: tokens per record; every training context has to divide it.
+        context: tokens per record; every training context must divide it.
         packing: 'contiguous' cuts one stream of documents, each followed by end-of-text; 'lines' makes every line of
-            every document a record of its own, padded or truncated.
+            every document a separate record, padded or truncated.
         order: 'hash' shuffles the documents by the salted hash of their ids; 'source' keeps the source's order.
         validation_fraction: share of the documents that the salted hash sends to the validation part; 0 makes none.
-            None where the corpus brings parts of its own.
+            None if the corpus has its own parts.
         documents: what a document of a text corpus is: a 'file', a 'line' or an 'article'.
         field: the column or key that holds the text, in Parquet and JSONL.
         minimum_characters: shorter documents are dropped and counted; 0 drops only empty ones.
-        word_rule: how words are counted for word perplexity: 'whitespace' counts runs of non-white-space,
-            'whitespace+newline' one more for every newline (WikiText's convention).
+        word_rule: how to count words for word perplexity: 'whitespace' counts runs of non-white-space,
+            'whitespace+newline' also every newline (WikiText's convention).
     """
 
     corpus: Literal["cpython", "wikitext", "text", "jsonl", "parquet", "openwebtext"]

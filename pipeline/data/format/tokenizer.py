@@ -1,8 +1,8 @@
-"""Tokenizers: GPT-2's and byte-level BPE vocabularies of one's own, always as one ``tokenizer.json``.
+"""Tokenizers: GPT-2's and your own byte-level BPE vocabularies, always as one ``tokenizer.json``.
 
-Each of two engines has its job: fastokens encodes in bulk; `tokenizers` trains, decodes and is the oracle that the
-bulk engine is checked against. Text is only ever ordinary text: ``<|endoftext|>`` inside a document does not become the
-token, so that the token in a data set always means the end of a document.
+There are two engines: fastokens encodes in bulk; `tokenizers` trains, decodes and is the oracle for checking the bulk
+engine. Text is always ordinary text: ``<|endoftext|>`` inside a document does not become the token, so that the token
+in a data set always means the end of a document.
 
 Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners (byte-level BPE).
 """
@@ -45,7 +45,7 @@ class Tokenizer:
     """
 
     def __init__(self, name: str, data: bytes):
-        """Raises UserError where the file is not a tokenizer, has no end-of-text token or more than 65,536 ids."""
+        """Raises UserError if the file is not a tokenizer, has no end-of-text token or more than 65,536 ids."""
         self.name, self.data = name, texts.without_mark(data)
         self.fingerprint = hashlib.sha256(self.data).hexdigest()
         self.settings = tokenizer_file.read(name, self.data)
@@ -58,22 +58,22 @@ class Tokenizer:
         self.splittable = tokenizer_file.has_gpt2s_pattern(self.settings)
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str, bytes]]:
-        return Tokenizer, (self.name, self.data)  # engines are loaded where they are used
+        return Tokenizer, (self.name, self.data)  # each process loads its own engines
 
     @cached_property
     def plain_data(self) -> bytes:
-        """The file's bytes, or those of one that gives the ids of a whole text to whoever reads it."""
+        """The file's bytes, or those of one with which any reader gets the ids of a whole text."""
         plain = tokenizer_file.alone(self.settings)
         return self.data if plain == self.settings else json.dumps(plain).encode()
 
     @cached_property
     def oracle(self) -> Any:
-        """The ``tokenizers.Tokenizer``, which takes special tokens in a text for ordinary text."""
+        """The ``tokenizers.Tokenizer``, which treats special tokens in a text as ordinary text."""
         import tokenizers
 
         try:
             oracle = tokenizers.Tokenizer.from_str(self.plain_data.decode())
-        except Exception as error:  # the library raises no other class
+        except Exception as error:  # the library raises only this class
             raise UserError(f"tokenizer {self.name}: the library `tokenizers` cannot load it ({error})") from error
         oracle.encode_special_tokens = True
         return oracle
@@ -95,9 +95,9 @@ class Tokenizer:
         return tokenizer_file.byte_lengths(self.settings)
 
     def warm_up(self) -> None:
-        """Loads both engines, checks them and has them fill their tables, which forked workers then share.
+        """Loads and checks both engines and fills their tables, which forked workers then share.
 
-        No thread remains, and the bulk engine keeps to the calling thread from here on, for a worker has one core.
+        No thread remains, and the bulk engine stays in the calling thread from here on: a worker has one core.
 
         Raises:
             UserError: an engine cannot load the file, or they disagree, or text would be lost.
@@ -110,7 +110,7 @@ class Tokenizer:
         fidelity.check_engines(self)
 
     def normalized(self, text: str) -> str:
-        """Returns the text that the ids stand for: as the file's normalizer and its prefix space make it."""
+        """Returns the text that the ids stand for, after the file's normalizer and prefix space."""
         if self.settings.get("normalizer"):
             text = self.oracle.normalizer.normalize_str(text)
         if text and not text.startswith(" ") and tokenizer_file.has_prefix_space(self.settings):
@@ -118,11 +118,11 @@ class Tokenizer:
         return text
 
     def transformers_settings(self, context: int) -> dict[str, Any]:
-        """Returns the tokenizer_config.json by which transformers gives the ids of ``plain_data``.
+        """Returns the tokenizer_config.json that makes transformers give the ids of ``plain_data``.
 
-        Without it transformers builds GPT-2's own tokenizer around the vocabulary, whatever tokenizer.json says, and
-        adds ``<|endoftext|>`` as an id that the model has no row for where the vocabulary does not know it.
-        ``context`` is the most tokens that the model takes.
+        Without it transformers builds GPT-2's own tokenizer around the vocabulary, whatever tokenizer.json says. If the
+        vocabulary lacks ``<|endoftext|>``, it adds an id for which the model has no row. ``context`` is the model's
+        maximum of tokens.
 
         Raises:
             UserError: the library under transformers gives the end-of-text token another id.
@@ -134,16 +134,16 @@ class Tokenizer:
                 f"transformers it is {index}; expected the same"
             )
         return {
-            "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is
+            "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json as it is
             "bos_token": self.end_of_text_token,
             "eos_token": self.end_of_text_token,
             "model_max_length": context,
             "add_prefix_space": tokenizer_file.has_prefix_space(self.settings),
-            "clean_up_tokenization_spaces": False,  # or decoding takes spaces before punctuation away
+            "clean_up_tokenization_spaces": False,  # otherwise decoding removes spaces before punctuation
         }
 
     def encode(self, text: str) -> list[int]:
-        """Encodes one text with the oracle; no end-of-text is added."""
+        """Encodes one text with the oracle; adds no end-of-text."""
         return self.oracle.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -161,14 +161,14 @@ class Tokenizer:
 
 
 def split_point(text: str, limit: int) -> int:
-    """Returns the last place in text[:limit] at which GPT-2's pattern surely ends one piece and begins the next.
+    """Returns the last place in text[:limit] where GPT-2's pattern surely ends one piece and begins the next.
 
-    Every alternative of the pattern that holds something else than white space ends with it, so white space after a
-    letter or digit begins a piece; no alternative holds a letter and then a digit or a punctuation mark. Encoding the
-    two sides apart gives the ids of the whole.
+    Every alternative of the pattern with anything but white space ends with it, so white space after a letter or digit
+    begins a piece; no alternative has a letter and then a digit or a punctuation mark. So encoding the two sides
+    separately gives the ids of the whole.
 
     Returns:
-        An index in 1 … limit, or 0 where there is none.
+        An index in 1 … limit, or 0 if there is none.
     """
     for place in range(min(limit, len(text) - 1), 0, -1):
         after = text[place]
@@ -206,7 +206,7 @@ def train(texts: Iterable[str], size: int, name: str) -> Tokenizer:
     """Trains a byte-level BPE of exactly ``size`` ids; id 0 is end-of-text. The same texts give the same bytes.
 
     Raises:
-        UserError: the size is out of range, or the text is too little for it.
+        UserError: the size is out of range, or there is too little text for it.
     """
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
@@ -229,7 +229,7 @@ def train(texts: Iterable[str], size: int, name: str) -> Tokenizer:
 
 
 def load(name: str) -> Tokenizer:
-    """Loads 'gpt2', or the tokenizer.json at a local path (its name is then the file's without .json).
+    """Loads 'gpt2', or the tokenizer.json at a local path (its name is the file name without .json).
 
     Raises:
         UserError: there is no such tokenizer, or it would lose text.

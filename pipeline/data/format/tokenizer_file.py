@@ -1,7 +1,7 @@
-"""Reads a tokenizer.json, and checks that a corpus may be tokenized with it.
+"""Reads a tokenizer.json, and checks that it is suitable for a corpus.
 
-Only a byte-level BPE keeps every byte of every text, so only one is taken: of the other kinds some lose what their
-vocabulary lacks, some the white space, and with none of them could bits per byte be compared.
+Only a byte-level BPE keeps every byte of every text, so no other kind is accepted. Some others lose what their
+vocabulary lacks, some lose white space, and none gives comparable bits per byte.
 
 Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners (encoder.py: bytes as characters).
 """
@@ -52,15 +52,15 @@ def tokenizer_json(vocabulary: dict[str, int], merges: Sequence[Sequence[str]], 
 
 
 def read(name: str, data: bytes) -> Settings:
-    """Parses a tokenizer.json; a byte order mark is passed over.
+    """Parses a tokenizer.json; skips a byte order mark.
 
     Raises:
-        UserError: it is not one, or of another model than BPE.
+        UserError: it is not one, or its model is not BPE.
     """
     try:
         settings = json.loads(texts.decode(data))
         model = settings["model"]
-        kind = model.get("type", "BPE" if "merges" in model else None)  # files before tokenizers 0.9 leave it out
+        kind = model.get("type", "BPE" if "merges" in model else None)  # files before tokenizers 0.9 omit it
         if kind != "BPE":
             raise ValueError(f"model {kind}")
         ids = [*model["vocab"].values(), *(token["id"] for token in added_tokens(settings))]
@@ -81,7 +81,7 @@ def read(name: str, data: bytes) -> Settings:
 
 
 def added_tokens(settings: Settings) -> list[dict[str, Any]]:
-    """The tokens outside the model: special ones, and others that are looked for in a text first."""
+    """The tokens outside the model: special ones, and others that are matched in a text first."""
     return settings.get("added_tokens") or []
 
 
@@ -91,7 +91,7 @@ def all_tokens(settings: Settings) -> dict[str, int]:
 
 
 def end_of_text(name: str, settings: Settings) -> tuple[str, int]:
-    """Returns the token that ends a document, and its id; UserError where the file has none."""
+    """Returns the token that ends a document, and its id; UserError if the file has none."""
     special = {token["content"]: token["id"] for token in added_tokens(settings) if token["special"]}
     for content in END_OF_TEXT_NAMES:
         if content in special:
@@ -107,7 +107,7 @@ def end_of_text(name: str, settings: Settings) -> tuple[str, int]:
 def alone(settings: Settings) -> Settings:
     """Returns the settings that encode a text and nothing else.
 
-    transformers leaves truncation and padding in the file as they were used last; a post-processor adds special tokens.
+    transformers leaves the last used truncation and padding in the file; a post-processor adds special tokens.
     """
     off: Settings = {key: None for key in ("truncation", "padding") if settings.get(key)}
     if (settings.get("post_processor") or {}).get("type", "ByteLevel") != "ByteLevel":
@@ -140,7 +140,7 @@ def notes(name: str, settings: Settings) -> tuple[str, ...]:
 
 
 def has_gpt2s_pattern(settings: Settings) -> bool:
-    """Whether texts are cut into pieces by GPT-2's pattern alone, and each piece is encoded by itself."""
+    """Whether only GPT-2's pattern cuts texts into pieces, and each piece is encoded separately."""
     pre_tokenizer = settings.get("pre_tokenizer") or {}
     return (
         pre_tokenizer.get("type") == "ByteLevel"
@@ -153,7 +153,7 @@ def has_gpt2s_pattern(settings: Settings) -> bool:
 
 
 def byte_characters() -> list[str]:
-    """Returns the character by which a byte-level vocabulary writes each byte."""
+    """Returns the character that stands for each byte in a byte-level vocabulary."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = iter(range(256, 512))
     return [chr(byte) if byte in shown else chr(next(others)) for byte in range(256)]
@@ -171,7 +171,7 @@ def byte_lengths(settings: Settings) -> np.ndarray:
 
 
 def check(name: str, settings: Settings) -> None:
-    """Refuses a file by which text would be lost, changed or encoded at random.
+    """Rejects a file that would lose, change or randomly encode text.
 
     Raises:
         UserError: it names the first fault.

@@ -1,10 +1,10 @@
-"""Batches for training and evaluation: what a replica gets at each step, on this host of so many.
+"""Batches for training and evaluation: what each replica gets at each step, on one of several hosts.
 
 Shapes: B rows of one replica's batch, T context length, C the records' context, K rows of a block, R bytes per record.
 
-Training reads the endless order (record_order.py says which record comes when, record_stream.py reads them); evaluation
-reads a part once, as the corpus has it. Both work on gs:// as on a disk, and nowhere call Python while reading, so that
-a remote TPU host can run them.
+Training reads the endless order (record_order.py defines it, record_stream.py reads it); evaluation reads a part once,
+in the corpus's order. Both work on gs:// as on a disk, and never call Python while reading, so that a remote TPU host
+can run them.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ def train_dataset(
     replicas: int,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Batches of the endless order from step ``start_step`` on, without end.
+    """Returns the batches of the endless order from step ``start_step`` on, without end.
 
     Args:
         directory: of the manifest and the shards, local or gs://.
@@ -53,7 +53,7 @@ def train_dataset(
         Its iterator raises DataLossError at a damaged record, FailedPreconditionError at a file that is too short.
 
     Raises:
-        UserError: what ``record_order.check_split`` refuses.
+        UserError: as ``record_order.check_split``.
     """
     host, hosts = _host(input_context)
     record_order.check_split(manifest, part, hosts=hosts, replicas=replicas, global_batch=global_batch, context=context)
@@ -86,18 +86,18 @@ def evaluation_dataset(
     replicas: int,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """The whole part once, in the order of the corpus, the tail that fills no record included.
+    """Returns the whole part once, in the corpus's order, including the tail that fills no record.
 
     Args: as for ``train_dataset``.
 
     Returns:
         A dataset of ``tokens`` int32 [B, T+1], ``index`` int64 [B] and ``weights`` float32 [B, T], B = global_batch /
-        replicas. Over all hosts, every token of the part but the first is a label with weight 1 exactly once; rows
-        that fill up the last batches have index -1 and weights 0. Every replica gets the same number of elements.
-        Host h reads the h-th contiguous share.
+        replicas. Over all hosts, every token of the part but the first is a label with weight 1 exactly once; rows that
+        pad the last batches have index -1 and weights 0. Every replica gets the same number of elements. Host h reads
+        the h-th contiguous share.
 
     Raises:
-        UserError: a batch that the replicas do not divide or a context that does not divide C.
+        UserError: the replicas do not divide the batch, or the context does not divide C.
     """
     host, hosts = _host(input_context)
     record_order.check_batch(global_batch, replicas, hosts)
@@ -108,7 +108,7 @@ def evaluation_dataset(
     in_records = described.records * per_record
     total = in_records + len(tail["tokens"])
     steps = evaluation_steps(manifest, part, global_batch=global_batch, context=context)
-    share = steps * global_batch // hosts  # sequences of this host, padding included
+    share = steps * global_batch // hosts  # sequences of this host, including padding
     start = host * share
 
     first_record = min(start, in_records) // per_record
@@ -134,8 +134,8 @@ def evaluation_dataset(
 def evaluation_steps(manifest: Manifest, part: str = "validation", *, global_batch: int, context: int) -> int:
     """Returns how many batches of all replicas ``evaluation_dataset`` has.
 
-    Who takes so many never asks for one more. On a remote host that question is answered with an error that
-    TensorFlow prints when it deletes the iterator's executor, although it has been handled.
+    Take exactly this many, never one more. On a remote host, asking for more causes an error that TensorFlow prints
+    when it deletes the iterator's executor, although it has been handled.
     """
     described = manifest.part(part)
     in_records = described.records * (manifest.record.context // context)
@@ -143,7 +143,7 @@ def evaluation_steps(manifest: Manifest, part: str = "validation", *, global_bat
 
 
 def _split_records(manifest: Manifest, T: int) -> Callable[[tf.Tensor], Batch]:
-    """Returns what cuts each record of a block into its C/T sequences, with their weights."""
+    """Returns a cutter of a block's records into C/T sequences each, with their weights."""
     C = manifest.record.context
 
     @tf.autograph.experimental.do_not_convert
@@ -178,7 +178,7 @@ def _ordered_rows(directory: str, manifest: Manifest, part: Part, first: int, la
 
 
 def _tail_sequences(tail: tuple[int, ...], context: int) -> dict[str, np.ndarray]:
-    """Cuts what fills no record into sequences of T labels, the last one filled up with weight 0.
+    """Cuts what fills no record into sequences of T labels, the last one padded with weight 0.
 
     The first id of the tail is the last one of the last record, so it is not a label here.
     """

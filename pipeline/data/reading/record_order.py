@@ -1,4 +1,4 @@
-"""The endless order of a part's records: which record is the i-th, as plain arithmetic. No files are opened here.
+"""The endless order of a part's records: which record is the i-th, by plain arithmetic. Opens no files.
 
 Batch n of global batch B is records nB … nB+B-1. For N records in S shards, N' is the largest multiple of S not above
 N, and P = N'/S is what each slot gives per pass:
@@ -6,8 +6,8 @@ N, and P = N'/S is what each slot gives per pass:
     epoch e = i // N',   slot = i mod S,   shard = perm(seed, e)[slot],
     row   = (k + rotation(seed, e, shard)) mod (records of the shard)   with   k = (i mod N') // S.
 
-Shards differ by one record at most, so a pass leaves out one record of each longer shard, another one each time.
-A host h of H (H divides S) reads the slots ≡ h (mod H); hence any number of hosts makes the same global batches.
+Shards differ by at most one record, so a pass omits one record of each longer shard, a different one each time. A host
+h of H (H divides S) reads the slots ≡ h (mod H); hence any number of hosts makes the same global batches.
 
 For a context c that divides the records' context C, a record holds r = C/c sequences, and record i gives its sequence
 (e + row) mod r: r passes visit every token once.
@@ -81,7 +81,7 @@ class RecordOrder:
 
 
 def check_shards(part: Part, name: str) -> None:
-    """Refuses a part that has no endless order: a shard without records, or shards that are not balanced."""
+    """Rejects a part that has no endless order: a shard without records, or unbalanced shards."""
     records = [shard.records for shard in part.shards]
     if not records or min(records) == 0:
         raise UserError(
@@ -95,9 +95,9 @@ def check_shards(part: Part, name: str) -> None:
 
 
 def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, global_batch: int, context: int) -> None:
-    """Refuses what cannot be spread over the machine. Imports no TensorFlow, so that it runs before connecting.
+    """Rejects what cannot be spread over the machine. Imports no TensorFlow, so that it runs before connecting.
 
-    ``hosts`` are the processes that read; replicas and the sequences of a global batch are counted over all of them.
+    ``hosts`` counts the processes that read; ``replicas`` and ``global_batch`` are totals over all of them.
 
     Raises:
         UserError: fewer shards than hosts, shards that the hosts do not divide, a batch that the replicas do not
@@ -122,7 +122,7 @@ def check_split(manifest: Manifest, part: str, *, hosts: int, replicas: int, glo
 
 
 def check_batch(global_batch: int, replicas: int, hosts: int) -> None:
-    """Refuses replicas that are not equally many on each host, and a batch that the replicas do not divide."""
+    """Rejects different numbers of replicas per host, and a batch that the replicas do not divide."""
     if replicas % hosts:
         raise UserError(f"{replicas} replicas are not equally many on each of {hosts} hosts")
     if global_batch < 1 or global_batch % replicas:
@@ -136,7 +136,7 @@ def check_batch(global_batch: int, replicas: int, hosts: int) -> None:
 
 
 def check_context(record_context: int, context: int, setting: str = "context") -> None:
-    """Refuses a context, which ``setting`` gives, that does not divide the records' context; names the nearest."""
+    """Rejects a context, given by ``setting``, that does not divide the records' context; names the nearest."""
     if context >= 1 and record_context % context == 0:
         return
     divisors = [c for c in range(1, record_context + 1) if record_context % c == 0]

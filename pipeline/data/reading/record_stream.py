@@ -1,11 +1,11 @@
-"""The endless order of training records as a tf.data graph: record_order.py says which, tfrecord_ops.py reads them.
+"""The endless order of training records as a tf.data graph: record_order.py defines it, tfrecord_ops.py reads.
 
 Shapes: K rows of a block, Q slots that this host reads, P bytes of a record's Example, T context length.
 
 How it is fast: each slot is an endless stream of its shards' rows, which tfrecord_ops.py reads K at a time. One block
 of each of the Q slots makes a matrix [Q, K, P]; transposed to [K, Q], its rows are in the endless order. So TensorFlow
-handles K records where it would handle one, and the rest is slicing. All of it is ops in one graph, so it runs as well
-on a remote TPU host.
+handles K records at a time instead of one, and the rest is slicing. All of it is ops in one graph, so it also runs on a
+remote TPU host.
 """
 
 import tensorflow as tf
@@ -14,9 +14,9 @@ from pipeline import storage
 from pipeline.data.format.manifest import Manifest
 from pipeline.data.reading import record_order, tfrecord_ops
 
-BLOCK_ROWS = 4096  # of all slots together, about 8.5 MB, where a slot can give as many as this asks for
-SHORTEST, LONGEST = 64, 512  # rows of one slot: fewer at once cost more to handle than to read
-# Slots read at the same time: on gs:// a request takes tens of milliseconds; a disk needs the processor only.
+BLOCK_ROWS = 4096  # of all slots together, about 8.5 MB, if the slots can give that many
+SHORTEST, LONGEST = 64, 512  # rows of one slot; fewer at once cost more to handle than to read
+# Slots read at the same time: on gs:// a request takes tens of milliseconds; a disk needs only the processor.
 LOCAL_READERS, REMOTE_READERS = 2, 16
 
 
@@ -61,7 +61,7 @@ class RecordStream:
             ids = tf.gather(ids, columns, batch_dims=2)
         return tf.reshape(tf.transpose(ids, [1, 0, 2]), [self._block * self._slots, self._context + 1])
 
-    @tf.autograph.experimental.do_not_convert  # which would cost more than the tracing, on each host's pipeline
+    @tf.autograph.experimental.do_not_convert  # it would cost more than the tracing, on each host's pipeline
     def _slot_rows(self, slot: tf.Tensor, row: tf.Tensor) -> tf.data.Dataset:
         """One slot's endless stream from its ``row``-th row on: blocks (uint8 [K, P], and sequences int32 [K])."""
         rows_per_pass = self._order.rows_per_pass

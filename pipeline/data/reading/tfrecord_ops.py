@@ -1,10 +1,10 @@
-"""Records as TensorFlow ops: reading them from a file as rows of bytes, and the ids in them.
+"""TensorFlow ops that read records from a file as rows of bytes, and the ids in them.
 
 Shapes: K rows, P bytes of a record's Example, T ids per record.
 
-A record is an element of TFRecordDatasetV2, which begins at a byte offset without reading what is before it, on a disk
-and on gs://, and compares the checksums of every record. (FixedLengthRecordDataset reads its ``header_bytes`` to skip
-them: 2 GB take seconds.) K records at a time are joined to one string, so that the rest of the pipeline handles blocks.
+A record is an element of TFRecordDatasetV2, which starts at a byte offset without reading what is before it, on a disk
+and on gs://, and checks every record's checksums. (FixedLengthRecordDataset reads its ``header_bytes`` to skip them: 2
+GB take seconds.) K records at a time are joined to one string, so that the rest of the pipeline handles blocks.
 """
 
 import tensorflow as tf
@@ -19,13 +19,13 @@ def read(
 ) -> tf.data.Dataset:
     """Rows of one file as blocks, uint8 [K, P]; the last block may be shorter.
 
-    Only inside a function of tf.data, such as that of flat_map: TensorFlow 2.21 cannot serialize the dataset that it
-    starts from, and so optimizes none that begins with it.
+    Call it only inside a tf.data function (flat_map's, for example): TensorFlow 2.21 cannot serialize its source
+    dataset, and so optimizes no dataset that begins with it.
 
     Reads ``count`` records from record ``first`` on (int64), K = ``at_once``; ``context`` is T - 1.
 
     Raises:
-        tf.errors.DataLossError: while iterating, at a record whose checksums are not those of its bytes.
+        tf.errors.DataLossError: while iterating, at a record whose checksums do not match its bytes.
         tf.errors.FailedPreconditionError: while iterating, at a file that ends too early.
     """
     source = tf.raw_ops.TFRecordDatasetV2(
@@ -53,9 +53,9 @@ def ids(rows: tf.Tensor, context: int) -> tf.Tensor:
 def line_weights(tokens: tf.Tensor, end_of_text: int) -> tf.Tensor:
     """The loss mask of records packed line by line: float32 [K, T-1], 1 where the label tokens[:, 1:] counts.
 
-    A line ends with end-of-text and the rest of its record is end-of-text too. Predicting the first of them is part
-    of the task; what follows it is padding. Text cannot hold the token (it is encoded as ordinary text), so the mask
-    is a function of the ids and needs no feature of its own.
+    A line ends with end-of-text, and the rest of its record is end-of-text too. Predicting the first of them is part of
+    the task; the others are padding. Text cannot contain the token (it is encoded as ordinary text), so the mask is a
+    function of the ids and needs no separate feature.
     """
     ended = tf.cumsum(tf.cast(tf.equal(tokens[:, :-1], end_of_text), tf.int32), axis=1)
     return tf.cast(tf.equal(ended, 0), tf.float32)

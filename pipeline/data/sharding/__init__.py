@@ -1,1 +1,1 @@
-"""From documents to shards: tokenize, sort, pack, commit."""
+"""Turns documents into shards: tokenize, sort, pack, commit."""

@@ -22,12 +22,12 @@ from pipeline.texts import lines
 
 BATCH_CHARACTERS = 1 << 19  # small enough for the processor's cache
 SEGMENT_TOKENS = 4 << 20
-WHOLE_CHARACTERS = 16 << 20  # the longest text that a tokenizer which cannot be split is given
-SAMPLE_CHARACTERS = 2 << 10  # of every unit, encoded by the oracle as well
+WHOLE_CHARACTERS = 16 << 20  # the longest text for a tokenizer that cannot split texts
+SAMPLE_CHARACTERS = 2 << 10  # of every unit, also encoded by the oracle
 
 
 class Encoded(NamedTuple):
-    """Tokenized documents that wait in the buffer: document d has tokens[ends[d - 1]:ends[d]]."""
+    """Tokenized documents in the buffer: document d has tokens[ends[d - 1]:ends[d]]."""
 
     parts: np.ndarray  # uint8 [documents], indices of PARTS
     names: np.ndarray  # uint64 [documents, 2]
@@ -43,7 +43,7 @@ class UnitEncoder:
         self._config, self._tokenizer = config, tokenizer
         self._writer = RunWriter(file)
         self._counts: dict[str, Counts] = defaultdict(Counts)
-        self._faults: dict[str, str] = {}  # of each reason, the first
+        self._faults: dict[str, str] = {}  # the first of each reason
         self._batch: list[Document] = []
         self._batch_characters = 0
         self._buffer: list[Encoded] = []
@@ -56,8 +56,8 @@ class UnitEncoder:
         """Reads, encodes and writes the unit; returns its counts by part.
 
         Raises:
-            UserError: the tokens of a document do not stand for its bytes, or on a sample of the unit's documents the
-                bulk engine differs from the oracle.
+            UserError: a document's tokens do not stand for its bytes, or the bulk engine differs from the oracle on a
+                sample of the unit's documents.
         """
         began, before = time.perf_counter(), dict(corpus.seconds)
         for item in corpus.documents(unit):
@@ -70,7 +70,7 @@ class UnitEncoder:
                     self._encode_batch()
             else:
                 self._encode_batch()
-                self._flush()  # in the source's order, what came before goes first
+                self._flush()  # keep the source's order: write what came before
                 self._encode_long(item)
         self._encode_batch()
         self._flush()
@@ -89,14 +89,14 @@ class UnitEncoder:
         return np.frombuffer(b"".join([name_hash(item.id) for item in items]), "<u8").reshape(-1, 2)
 
     def _parts(self, items: Sequence[Document | Dropped], names: np.ndarray | None = None) -> np.ndarray:
-        """The part of each document, as index of PARTS: its own, or where the salted hash of its id sends it."""
+        """Each document's part, as an index of PARTS: its own, or the one that the salted hash of its id selects."""
         if items[0].part is not None:
             return np.array([PARTS.index(item.part or "train") for item in items], np.uint8)
         names = self._names(items) if names is None else names
         return (salted(names, self._config.seed)[:, 1] < self._validation_below).astype(np.uint8)
 
     def _keys(self, names: np.ndarray) -> np.ndarray:
-        """What the documents are sorted by: a salted hash, or nothing."""
+        """The documents' sort keys: a salted hash, or nothing."""
         return salted(names, self._config.seed)[:, 0] * np.uint64(self._config.order == "hash")
 
     def _encode_batch(self) -> None:
@@ -126,7 +126,7 @@ class UnitEncoder:
         count.words -= between if self._config.word_rule == "whitespace+newline" else 0
 
     def _engine(self, texts: list[str], documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes in bulk; the bytes of each text are counted, and the unit's first texts go to the oracle as well."""
+        """Encodes in bulk; checks each text's number of bytes, and the unit's first texts with the oracle."""
         ids, offsets = self._tokenizer.encode_batch(texts)
         fidelity.check_bytes(self._tokenizer, texts, ids, offsets, [item.id for item in documents])
         for text, start, stop in zip(texts, offsets, offsets[1:], strict=False):
@@ -142,7 +142,7 @@ class UnitEncoder:
     def _pack(
         self, texts: list[str], documents: Sequence[Document], parts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids of all texts as the packing has them, and where each text ends."""
+        """Returns the ids of all texts as the packing needs them, and where each text ends."""
         if self._config.packing == "lines":
             return self._lines(texts, documents, parts)
         ids, offsets = self._engine(texts, documents)
@@ -229,7 +229,7 @@ class UnitEncoder:
         self._end(part, self._keys(names), names, contents, np.array([tokens]))
 
     def _pieces(self, texts: Iterator[str]) -> Iterator[str]:
-        """Cuts a long text where it may be encoded apart."""
+        """Cuts a long text into separable pieces."""
         longest = PIECE_BYTES if self._tokenizer.splittable else WHOLE_CHARACTERS
         text = ""
         for more in texts:

@@ -25,7 +25,7 @@ class Packing:
 
     @property
     def stride(self) -> int:
-        """Tokens from one record's first to the next one's."""
+        """Tokens from one record's start to the next."""
         return self.context + (self.kind == "lines")
 
     def records(self, tokens: int) -> int:
@@ -56,7 +56,7 @@ class Block:
 
     @property
     def file(self) -> str:
-        """Its name in the output, such as train-00003-of-00256.tfrecord."""
+        """Its name in the output, as in train-00003-of-00256.tfrecord."""
         return f"{self.part}-{self.shard:05d}-of-{self.shards:05d}.tfrecord"
 
 
@@ -100,12 +100,12 @@ def write_shard(file: BinaryIO, stream: Stream, packing: Packing, first: int, co
     """Writes a block of records and returns the crc32c of the bytes.
 
     Raises:
-        RuntimeError: the stream gave another number of records, which would be a defect of this code.
+        RuntimeError: the stream gave another number of records, which would be a bug.
     """
     crc = written = 0
     for tokens_RT in rows(stream, packing, first, count):
         data = records.encode(tokens_RT)
-        data.flags.writeable = False  # google_crc32c takes nothing else without a copy
+        data.flags.writeable = False  # google_crc32c copies anything else
         file.write(data.data)
         crc = google_crc32c.extend(crc, data)
         written += len(tokens_RT)

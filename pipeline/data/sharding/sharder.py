@@ -1,7 +1,7 @@
-"""From a source to a committed data set: every unit at most once, every shard whole, the manifest last.
+"""Turns a source into a committed data set: every unit at most once, every shard complete, the manifest last.
 
-Workers do the stages (a) and (c) of stages.py by units; the journal knows which are finished. The bytes of the shards
-are a function of corpus, tokenizer and settings alone.
+Workers run stages (a) and (c) of stages.py unit by unit; the journal records which are finished. The shards' bytes are
+a function of only corpus, tokenizer and settings.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from pipeline.errors import UnavailableError, UserError
 from pipeline.progress import Progress, counted, duration
 
 WORK_BYTES = 1.0  # of temporary disk per byte of text: two per token and the index, at 2.3 bytes of code per token
-UNITS_PER_WORKER = 8  # then a new one: the bulk engine's cache of words grows with the text that it has seen
+UNITS_PER_WORKER = 8  # then a new one: the bulk engine's word cache grows with the text that it has seen
 
 
 class Sharder:
@@ -36,7 +36,7 @@ class Sharder:
         """Checks everything and writes nothing.
 
         Raises:
-            UserError: the tokenizer, the source or the output is not what it should be.
+            UserError: the tokenizer, the source or the output is invalid.
         """
         if workers < 1:
             raise UserError(f"--workers={workers}: expected 1 or more")
@@ -49,7 +49,7 @@ class Sharder:
         self._work_dir = _work_folder(self._output, work_dir)
 
     def shard(self) -> Manifest:
-        """Makes the data set, or finds it finished, and prints which; UserError as ``finished`` and ``run``."""
+        """Makes the data set, or finds it complete, and prints which; UserError as ``finished`` and ``run``."""
         if manifest := self.finished():
             print(f"{self._output} already holds this data set; nothing to do\n{_summary(manifest)}")
         else:
@@ -60,7 +60,7 @@ class Sharder:
         return manifest
 
     def finished(self) -> Manifest | None:
-        """Returns the manifest of a data set that the same command has finished before.
+        """Returns the manifest of a data set that the same command has already completed.
 
         Raises:
             UserError: the output holds another data set, or files that this pipeline did not write.
@@ -78,7 +78,7 @@ class Sharder:
         return manifest
 
     def _check_output_is_ours(self) -> None:
-        """Refuses a local output with files that are not unfinished work of this pipeline."""
+        """Rejects a local output with files that are not unfinished work of this pipeline."""
         if storage.is_remote(self._output) or os.path.isdir(self._work_dir) or not os.path.exists(self._output):
             return
         if not os.path.isdir(self._output):
@@ -89,7 +89,7 @@ class Sharder:
             )
 
     def run(self) -> Manifest:
-        """Does what is still to be done and commits the manifest.
+        """Does the remaining work and commits the manifest.
 
         Raises:
             UserError: the source is broken, the disk is full, there is too little text, or the tokenizer loses some.
@@ -109,7 +109,7 @@ class Sharder:
             if isinstance(error, UserError) and not isinstance(error, UnavailableError):
                 journal.remove()  # the same command would fail again: leave nothing half-written
             journal.close()
-            storage.remove_partial(self._output)  # of a worker that was stopped because another one failed
+            storage.remove_partial(self._output)  # from a worker that was stopped because another one failed
             raise
         journal.remove()
         return manifest
@@ -135,7 +135,7 @@ class Sharder:
             print(f"decompression took {100 * share:.0f} % of the tokenizing workers' time")
 
     def _write_shards(self, journal: Journal, merged: Merged) -> dict[str, manifests.Shard]:
-        """Stage (c): commits every shard that is not there yet; returns all, by the name of the file."""
+        """Stage (c): commits every missing shard; returns all, by file name."""
         if not storage.is_remote(self._output):
             os.makedirs(self._output, exist_ok=True)
         size = records.record_bytes(self._config.context)
@@ -163,7 +163,7 @@ class Sharder:
 
 
 def _work_folder(output: str, work_dir: str | None) -> str:
-    """The folder of unfinished work, ours alone: inside a local output, or where the user or the system wants it."""
+    """The folder of unfinished work, ours alone: inside a local output, or where the user or the system puts it."""
     if work_dir is None and not storage.is_remote(output):
         return os.path.join(output, ".unfinished")
     name = "unfinished-" + (output if storage.is_remote(output) else os.path.abspath(output)).strip("/")

@@ -1,12 +1,12 @@
-"""Run files: the tokens of one unit, sorted. They are the journal too: a unit is finished when its file has its name.
+"""Run files: the sorted tokens of one unit. They are also the journal: a unit is finished when its file has its name.
 
-A run file holds segments, each the documents of one part in the stream's order, as far as one buffer reached: the runs
-of an external merge sort. A segment is its tokens (uint16), an index entry per document (DOCUMENT, in the same order)
-and a table that says where each of the 256 buckets, the ranges of the keys' top byte, begins. A JSON footer describes
-the segments and counts what was read. Merging needs no more than the index entries of one bucket in memory.
+A run file holds segments, each one buffer of one part's documents in the stream's order: the runs of an external merge
+sort. A segment has its tokens (uint16), an index entry per document (DOCUMENT, in the same order) and a table of where
+each of the 256 buckets, the ranges of the keys' top byte, begins. A JSON footer describes the segments and counts what
+was read. Merging needs no more than the index entries of one bucket in memory.
 
-A run file ends with the crc32c of all bytes before it. It is not synced: whoever finds one after a crash reads it
-once (``is_whole``), which costs far less than to wait for the disk after every unit.
+A run file ends with the crc32c of all bytes before it. It is not synced: after a crash, a resumed run reads it once
+(``is_whole``), which costs far less than waiting for the disk after every unit.
 """
 
 import functools
@@ -25,7 +25,7 @@ from pipeline import storage
 BUCKETS = 256
 DOCUMENT = np.dtype([("key", "<u8"), ("content", "<u8"), ("end", "<u8")])  # end: tokens of the segment up to its own
 MAGIC = b"gpt2run2"
-WHOLE = 0x48674BC7  # the crc32c of any bytes and their own crc32c after them
+WHOLE = 0x48674BC7  # the crc32c of any bytes followed by their own crc32c
 TABLE_BYTES = 2 * (BUCKETS + 1) * 8
 
 
@@ -47,7 +47,7 @@ class Segment(NamedTuple):
 
 @dataclass(kw_only=True)
 class Counts:
-    """The counts of one part. ``fingerprint`` adds up two hashes of every document, so that no order matters."""
+    """The counts of one part. ``fingerprint`` sums two hashes of every document, so that order does not matter."""
 
     documents: int = 0
     tokens: int = 0
@@ -72,12 +72,12 @@ class Counts:
         self.fingerprint = [(mine + theirs) % (1 << 64) for mine, theirs in zip(self.fingerprint, other, strict=True)]
 
     def drop(self, reason: str, count: int = 1) -> None:
-        """Counts documents that were left out."""
+        """Counts dropped documents."""
         self.dropped[reason] = self.dropped.get(reason, 0) + count
 
 
 class RunWriter:
-    """Writes segments one after the other; ``finish`` makes the file complete (the caller renames it)."""
+    """Writes segments one after the other; ``finish`` completes the file (the caller renames it)."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -129,7 +129,7 @@ class RunWriter:
 
 
 def is_whole(path: str) -> bool:
-    """Whether every byte of a run file is as it was written. Reads the file once."""
+    """Whether a run file is undamaged. Reads the file once."""
     return storage.file_crc32c(path) == WHOLE
 
 
@@ -184,10 +184,10 @@ def read_tokens(segment: Segment, start: int, stop: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _opened(path: str) -> BinaryIO:
-    """Opens a run file for reads at any place; the least recently used is closed when there are too many."""
+    """Opens a run file for random reads; closes the least recently used if too many are open."""
     return open(path, "rb", buffering=0)
 
 
 def close_all() -> None:
-    """Closes the run files that reads have left open: the next time, the name may be that of another file."""
+    """Closes the run files that reads left open: later the name may belong to another file."""
     _opened.cache_clear()

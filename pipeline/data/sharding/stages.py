@@ -1,8 +1,8 @@
-"""The stages of sharding as functions of their inputs alone, for either engine: our workers, or Beam's.
+"""The stages of sharding as pure functions of their inputs, for either engine: our workers, or Beam's.
 
 (a) ``encode`` turns a unit of the source into a run file; (b) ``merge`` gives every document of all run files its
-place, and every shard its block; (c) ``write_shard`` commits a shard; ``commit`` comes last. Each may run twice, or at
-the same time on two machines, with the same result.
+place, and every shard its block; (c) ``write_shard`` commits a shard; ``commit`` comes last. Each may run twice, or on
+two machines at once, with the same result.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ class Merged:
     """The run files of a whole source, in order.
 
     Attributes:
-        segments: of each part, in the source's order; picklable, unlike streams of many open files.
+        segments: of each part, in the source's order; picklable, unlike streams with many open files.
         counts: of each part.
         tails: the tokens of each part that fill no record.
-        notes: what a user of the data set has to know.
+        notes: what a user of the data set must know.
         blocks: the work of every shard.
     """
 
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def settings(self) -> dict[str, object]:
-        """Every choice that the bytes depend on; the tokenizer by its fingerprint, wherever its file is."""
+        """All choices that determine the bytes; the tokenizer by its fingerprint, wherever its file is."""
         return dataclasses.asdict(self.config) | {"tokenizer": self.tokenizer.fingerprint}
 
     def encode(self, unit: Unit, file: BinaryIO) -> dict[str, Counts]:
@@ -75,11 +75,11 @@ class Job:
         return Stream(segments, self.config.order)
 
     def merge(self, footers: Iterable[Footer]) -> Merged:
-        """Stage (b): from the footers of all run files, in the source's order.
+        """Stage (b): merges the footers of all run files, given in the source's order.
 
         Raises:
-            UserError: there is no document, most of them are faulty, there is too little text, or not what the
-                published corpus has.
+            UserError: there are no documents, most are faulty, there is too little text, or it differs from the
+                published corpus.
         """
         counts: dict[str, Counts] = {}
         segments: dict[str, list[Segment]] = {}

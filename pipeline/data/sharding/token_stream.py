@@ -1,4 +1,4 @@
-"""The token stream of a part, merged from run files: any range of it, in memory that does not grow with its length."""
+"""The token stream of a part, merged from run files: reads any range in memory that does not grow with its length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,20 +12,20 @@ MAXIMUM_COMPARED = 4 << 20  # evaluation documents whose text is compared with t
 
 
 class Stream:
-    """All documents of one part, in order: by key, and by the source's order where keys are equal.
+    """All documents of one part, ordered by key, then by the source's order.
 
     Attributes:
         tokens: its length.
     """
 
     def __init__(self, segments: Sequence[Segment], order: str):
-        """Segments stand in the source's order; ``order`` is 'hash' or 'source'."""
+        """Takes segments in the source's order; ``order`` is 'hash' or 'source'."""
         self._segments, self._by_hash = list(segments), order == "hash"
         if self._by_hash:
             sizes = np.zeros(sorted_runs.BUCKETS, np.int64)
             for segment in self._segments:
                 sizes += np.diff(sorted_runs.read_table(segment)[1])
-        else:  # every segment is a bucket of its own
+        else:  # every segment is a separate bucket
             sizes = np.array([segment.tokens for segment in self._segments], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self.tokens = int(self._starts[-1])
@@ -84,7 +84,7 @@ class Stream:
                 document += start == ends[document]
 
     def _read_documents(self, owners: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Returns whole documents, one after the other. A segment's are adjacent in it: one read per segment."""
+        """Returns whole documents, one after the other. A segment's documents are adjacent: one read per segment."""
         pieces: dict[int, tuple[np.ndarray, int]] = {}
         by_owner = np.argsort(owners, kind="stable")
         changes = np.flatnonzero(np.diff(owners[by_owner])) + 1
@@ -102,7 +102,7 @@ class Stream:
 def shared_texts(streams: Mapping[str, Stream]) -> tuple[str, ...]:
     """Notes how many texts of the evaluation parts are in the train part too.
 
-    A document's id puts it in one part only; this finds equal texts under different ids, by checksum and length.
+    A document's id puts it in only one part; this finds equal texts with different ids, by checksum and length.
     """
     notes = []
     for part in streams:

@@ -1,7 +1,7 @@
-"""The journal: a folder that holds each finished unit as one committed file, so that a killed run continues from there.
+"""The journal: a folder with each finished unit as one committed file, from which a killed run resumes.
 
-``plan.json`` says which data set the folder belongs to; a run file (unit-00012.run) or a note (train-00003.json) has
-its name only when it is whole. A POSIX record lock keeps a second run out; the kernel drops it with the process.
+``plan.json`` says which data set the folder belongs to; a run file (unit-00012.run) or a note (train-00003.json) gets
+its name only when it is complete. A POSIX record lock keeps a second run out; the kernel releases it with the process.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class Journal:
     """The work folder of one data set, open and locked."""
 
     def __init__(self, folder: str, plan: Mapping[str, Any]):
-        """Opens the folder, making it where it is missing.
+        """Opens the folder, and creates it if it is missing.
 
         Raises:
             UserError: it belongs to other settings, or another process is working in it.
@@ -44,7 +44,7 @@ class Journal:
             raise UserError(f"another process is writing this data set: its lock is {folder}/lock") from error
         self._check_plan(plan)
         storage.remove_partial(folder)  # a kill left it
-        for name in sorted(os.listdir(folder)):  # a unit that a power cut left broken is done again
+        for name in sorted(os.listdir(folder)):  # redo a unit that a power cut left broken
             if name.startswith("unit-") and not sorted_runs.is_whole(self.path(name)):
                 os.unlink(self.path(name))
 
@@ -66,12 +66,12 @@ class Journal:
         return os.path.join(self.folder, name)
 
     def unit_path(self, index: int) -> str:
-        """The path of a unit's run file once it is whole."""
+        """The path of a unit's complete run file."""
         return self.path(f"unit-{index:07d}.run")
 
     @contextlib.contextmanager
     def unit_file(self, index: int) -> Iterator[Any]:
-        """A file to write a unit to; it becomes the unit if the block ends without an exception."""
+        """Yields a file for a unit; it becomes the unit if the block ends without an exception."""
         with storage.partial_file(self.folder) as file:
             yield file
             os.rename(file.name, self.unit_path(index))
@@ -94,7 +94,7 @@ class Journal:
             return None
 
     def close(self) -> None:
-        """Releases the lock and keeps the folder, without what workers that are gone had not finished writing."""
+        """Releases the lock and keeps the folder, without unfinished files of dead workers."""
         sorted_runs.close_all()
         storage.remove_partial(self.folder)
         self._lock.close()

@@ -1,8 +1,8 @@
-"""Worker processes that do idempotent units, and nothing that a killed parent or child could leave half-done.
+"""Worker processes for idempotent units: a killed parent or child leaves nothing half-done.
 
-Smaller than the standard library's pools and different in three ways: tasks are drawn only when a worker is free (they
-may carry megabytes), a worker that dies ends the run with a sentence, and workers die with their parent. Like theirs, a
-worker can be replaced after some tasks, which bounds whatever a library keeps for itself.
+Smaller than the standard library's pools and different in three ways: it draws tasks only when a worker is free (they
+may carry megabytes), a dead worker ends the run with a one-line error, and workers die with their parent. As there, a
+worker can be replaced after some tasks, which limits whatever a library caches.
 """
 
 import gc
@@ -19,8 +19,8 @@ from pipeline.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-MOST_WORKERS = 8  # per processor of this process; more wait for each other, and thousands stall the machine
-_FORK = multiprocessing.get_context("fork")  # workers inherit what the parent has loaded; it runs no threads
+MOST_WORKERS = 8  # per processor of this process; more would wait for each other, and thousands stall the machine
+_FORK = multiprocessing.get_context("fork")  # workers inherit what the parent has loaded; the parent runs no threads
 
 
 class WorkerDiedError(RuntimeError):
@@ -28,17 +28,17 @@ class WorkerDiedError(RuntimeError):
 
 
 def bounded(workers: int) -> int:
-    """The number of processes to run where ``workers`` are asked for."""
+    """The number of processes to run for a request of ``workers``."""
     return min(workers, MOST_WORKERS * len(os.sched_getaffinity(0)))
 
 
 class Pool(Generic[Task, Result]):
-    """Does tasks in workers. A context manager: when it is left, in whatever way, all workers are gone."""
+    """Runs tasks in workers. A context manager: on any exit, all workers are gone."""
 
     def __init__(self, do: Callable[[Task], Result], workers: int, lifetime: int | None = None):
-        """Starts nothing yet: a worker is started when there is a task and none is idle.
+        """Starts nothing yet: a worker starts when there is a task and none is idle.
 
-        They are ``bounded(workers)`` at most; each is replaced by a new one after ``lifetime`` tasks (None: never).
+        There are at most ``bounded(workers)``; a new one replaces each after ``lifetime`` tasks (None: never).
         """
         self._do, self._lifetime = do, lifetime
         self._count = bounded(workers)
@@ -46,7 +46,7 @@ class Pool(Generic[Task, Result]):
         self._done: dict[connection.Connection, int] = {}
 
     def __enter__(self) -> "Pool[Task, Result]":
-        gc.freeze()  # or each worker's collector would walk, and so copy, all that it inherits
+        gc.freeze()  # otherwise each worker's collector would walk, and so copy, all that it inherits
         return self
 
     def _start(self) -> connection.Connection:
@@ -69,7 +69,7 @@ class Pool(Generic[Task, Result]):
 
         Raises:
             WorkerDiedError: a worker was killed.
-            Exception: whatever a task raised; UserError as itself, anything else as RuntimeError with its traceback.
+            Exception: whatever a task raised; UserError unchanged, anything else as RuntimeError with its traceback.
         """
         waiting, idle = iter(tasks), list(self._workers)
         busy: dict[connection.Connection, Task] = {}
@@ -87,7 +87,7 @@ class Pool(Generic[Task, Result]):
                 idle.append(self._fresh(pipe))
 
     def _fresh(self, pipe: connection.Connection) -> connection.Connection:
-        """Returns the pipe of a worker that may do one more task: this one, or the one in its place."""
+        """Returns the pipe of a worker that may run one more task: this one, or its replacement."""
         self._done[pipe] += 1
         if self._done[pipe] != self._lifetime:
             return pipe
@@ -132,7 +132,7 @@ def _die_with_parent() -> None:
 
 
 def _work(do: Callable[[Any], Any], pipe: connection.Connection, parents: connection.Connection) -> None:
-    parents.close()  # or the pipe would never end
+    parents.close()  # otherwise the pipe would never end
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()

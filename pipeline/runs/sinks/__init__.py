@@ -5,10 +5,10 @@ from typing import Any
 
 
 class Sink:
-    """Keeps nothing; a sink overrides what it keeps."""
+    """Keeps nothing; each sink overrides what it keeps."""
 
     def write(self, records: Sequence[dict[str, Any]]) -> None:
-        """Keeps flat records of numbers, one of which is ``step``, another perhaps ``time``, in Unix seconds."""
+        """Keeps flat records of numbers, including ``step`` and perhaps ``time``, in Unix seconds."""
 
     def text(self, name: str, text: str, step: int) -> None:
         """Keeps a text of a step."""

@@ -12,10 +12,10 @@ from pipeline.runs.sinks import Sink
 
 
 class JsonLines(Sink):
-    """Appends records; those after ``resume_step`` are dropped at the start, since their steps run again.
+    """Appends records; first drops those after ``resume_step``, since their steps run again.
 
     Attributes:
-        last_step: the last step of the records that were there.
+        last_step: the last step of the existing records.
     """
 
     def __init__(self, path: str, resume_step: int):
@@ -36,5 +36,5 @@ class JsonLines(Sink):
             self._lines += new
             storage.replace_bytes("".join(self._lines).encode(), self._path)
         else:
-            with tf.io.gfile.GFile(self._path, "a") as file:  # whose errors name the file
+            with tf.io.gfile.GFile(self._path, "a") as file:  # its errors name the file
                 file.write("".join(new))

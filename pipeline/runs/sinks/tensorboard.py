@@ -15,14 +15,14 @@ from pipeline.runs.sinks import Sink
 class TensorBoard(Sink):
     """Writes events from this machine, wherever the run's devices are.
 
-    TensorBoard discards a killed process's events of steps after ``resume_step``, which run again: it reads the first
-    event that says "started" as the start, and each later one as a restart.
+    TensorBoard discards a killed process's events after ``resume_step``, whose steps run again: it takes the first
+    "started" event as the start, and each later one as a restart.
     """
 
     def __init__(self, folder: str, resume_step: int):
         started = Event(wall_time=time.time(), step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
         with on_this_machine():
-            # A writer's own flushes, one every ten events, would each send the whole file to a bucket.
+            # The writer's own flushes, one every ten events, would each send the whole file to a bucket.
             self._events = tf.summary.create_file_writer(folder, max_queue=2**31 - 1, flush_millis=2**31 - 1)
         self._add(started)
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run id through all restarts, and never a run that waits for the network."""
+"""Weights & Biases: one run id across all restarts, and a run never waits for the network."""
 
 import contextlib
 import netrc
@@ -15,7 +15,7 @@ from pipeline.runs.sinks import Sink
 if TYPE_CHECKING:
     from pipeline.runs.run_directory import RunDirectory
 
-ANSWER_SECONDS = 3.0  # to reach the server, or the run is offline
+ANSWER_SECONDS = 3.0  # to reach the server; otherwise the run is offline
 UPLOAD_SECONDS = 60.0  # at most, to finish the upload when a run ends; `wandb sync` uploads the rest
 TIME = {"time": "_timestamp"}
 
@@ -23,7 +23,7 @@ MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # wandb's 
 
 
 def check_environment() -> None:
-    """Raises UserError for a variable of wandb's that it would reject only after the run has started."""
+    """Raises UserError for a wandb variable that wandb would reject only after the run has started."""
     mode = os.environ.get("WANDB_MODE")
     if mode and mode not in MODES:
         raise UserError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}")
@@ -40,14 +40,14 @@ class WeightsAndBiases(Sink):
 
     Args:
         run: wandb's.
-        repeated: steps whose records wandb has already. It cannot delete any, and the repeated figures are the same.
+        repeated: steps whose records wandb already has. It cannot delete any, and the repeated figures are the same.
     """
 
     def __init__(self, run: Any, repeated: range):
         self._run, self._repeated = run, repeated
 
     def write(self, records: Sequence[dict[str, Any]]) -> None:
-        """Logs records, at their time, for which Weights & Biases has a name of its own."""
+        """Logs records with their time, for which Weights & Biases has its own name."""
         for record in records:
             self._log({TIME.get(name, name): value for name, value in record.items()}, record["step"])
 
@@ -56,7 +56,7 @@ class WeightsAndBiases(Sink):
         self._log({name: text}, step)
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        """Uploads the rest, for a limited time."""
+        """Uploads the rest, within a time limit."""
         self._run.summary.update(summary or {})
         self._run.finish()
 
@@ -68,14 +68,14 @@ class WeightsAndBiases(Sink):
 def start(
     directory: "RunDirectory", configuration: dict[str, Any], mode: str, repeated: range
 ) -> WeightsAndBiases | None:
-    """Starts or resumes a run of Weights & Biases; returns None when it is off or could not start, which it says.
+    """Starts or resumes a Weights & Biases run; returns None if it is off or, with a note, could not start.
 
     The mode ``'auto'`` is WANDB_MODE, else online if a key is known and the server answers, else offline.
-    ``wandb_id.txt`` holds the id, and ``wandb/`` the files that `wandb sync` can upload.
+    ``wandb_id.txt`` holds the id, and ``wandb/`` the files for `wandb sync`.
     """
     if mode == "off":
         return None
-    import wandb  # late: importing it takes a second, which a run without it saves
+    import wandb  # late: the import takes a second
 
     chosen: Any = mode
     if mode == "auto":
@@ -94,7 +94,7 @@ def start(
             config=configuration,
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, **waits),
         )
-    except (wandb.Error, ValueError) as error:  # a key that is none, or a server that refuses: training matters more
+    except (wandb.Error, ValueError) as error:  # an invalid key, or a server that rejects it: training matters more
         reason = " ".join(str(error).split())[:200]
         print(f"warning: Weights & Biases is off in this run: {type(error).__name__}: {reason}", file=sys.stderr)
         return None
@@ -102,7 +102,7 @@ def start(
 
 
 def key_source() -> str:
-    """Returns where a key is, or an empty string."""
+    """Returns the key's source, or an empty string."""
     if os.environ.get("WANDB_API_KEY"):
         return "WANDB_API_KEY"
     with contextlib.suppress(OSError, netrc.NetrcParseError):

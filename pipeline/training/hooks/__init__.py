@@ -1,4 +1,4 @@
-"""What follows a loop of steps, one idea a module; the session lists the hooks in the order of their calls."""
+"""What runs after a loop of steps, one hook per module; the session lists the hooks in call order."""
 
 import dataclasses
 import time
@@ -11,12 +11,12 @@ METRICS = ("loss", "grad_norm", "skipped")
 
 @dataclasses.dataclass(frozen=True)
 class StepInfo:
-    """A loop of steps that has been made.
+    """A finished loop of steps.
 
     Attributes:
-        step: optimizer steps done, these included.
+        step: optimizer steps done, including these.
         history: float32 [steps of the loop, columns]: METRICS, each variable's gradient norm, seconds of input wait.
-        seconds: of the loop; None for a process's first step, most of which is compiling.
+        seconds: of the loop; None for a process's first step, which is mostly compiling.
         ended: Unix time at its end.
     """
 
@@ -36,20 +36,20 @@ class StepInfo:
 
 
 class Hook:
-    """Does nothing; a hook overrides what concerns it."""
+    """Does nothing; a hook overrides what it needs."""
 
     def steps_until_due(self, step: int) -> list[int]:
         """Returns the numbers of steps after ``step`` at which a loop must end."""
         return []
 
     def after_steps(self, info: StepInfo) -> None:
-        """Follows a loop of steps."""
+        """Runs after a loop of steps."""
 
     def close(self) -> None:
-        """Follows the last loop of this process, of the last hook first."""
+        """Runs after this process's last loop, the last hook first."""
 
     def summary(self) -> dict[str, Any]:
-        """Returns this hook's entries of ``summary.json``, when the last step is done."""
+        """Returns this hook's entries of ``summary.json``, after the last step."""
         return {}
 
 

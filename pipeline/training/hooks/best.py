@@ -12,8 +12,8 @@ from pipeline.training.runtime import Runtime, State
 class KeepBest(Hook):
     """Saves the model whenever its loss is the lowest so far; the best loss survives a restart.
 
-    A resumed run repeats the steps after its newest checkpoint and offers the same weights again, so an existing best
-    checkpoint never has to be undone.
+    A resumed run repeats the steps after its newest checkpoint and offers the same weights again, so a best checkpoint
+    never needs to be undone.
     """
 
     def __init__(self, state: State, runtime: Runtime, directory: RunDirectory):

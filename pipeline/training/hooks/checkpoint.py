@@ -18,7 +18,7 @@ class SaveCheckpoints(Hook):
         return until_multiple(step, self._settings.checkpoint_every)
 
     def after_steps(self, info: StepInfo) -> None:
-        """Saves if that is due; the last step's is saved at the end."""
+        """Saves if a checkpoint is due; ``close`` saves the last step."""
         if info.step % self._settings.checkpoint_every == 0 and info.step < self._settings.steps:
             self._save()
 
@@ -29,7 +29,7 @@ class SaveCheckpoints(Hook):
             self._checkpoints.wait()
 
     def _save(self) -> None:
-        self._metrics.flush()  # a run that continues from this checkpoint writes what comes after it
+        self._metrics.flush()  # a run that resumes from this checkpoint writes what comes after it
         with self._runtime.timed("checkpoint", "a checkpoint"):
             metadata = {"record": self._state.record, "seconds": self._runtime.clock.seconds()}
             self._checkpoints.save(self._state.step, metadata)

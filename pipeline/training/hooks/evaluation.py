@@ -15,7 +15,7 @@ PREFIX = "validation."
 
 
 class Evaluation(Hook):
-    """Adds ``validation.NAME`` to the record of the loop after which an evaluation was due."""
+    """Adds ``validation.NAME`` to the record of a loop after which an evaluation is due."""
 
     def __init__(self, run: Run, state: State, data: Data, runtime: Runtime):
         self._every = run.settings.evaluate_every
@@ -27,7 +27,7 @@ class Evaluation(Hook):
         return until_multiple(step, self._every)
 
     def after_steps(self, info: StepInfo) -> None:
-        """Evaluates if that is due and there are data."""
+        """Evaluates if due, if there is data."""
         due = self._every and info.step % self._every == 0 and self._data.validation
         if due and (figures := self.evaluate()):
             loss = figures["nats_per_token"]

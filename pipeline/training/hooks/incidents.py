@@ -59,7 +59,7 @@ class WriteIncidents(Hook):
 
 
 def named_norms(paths: Sequence[str], norms: Sequence[float]) -> dict[str, float | str]:
-    """Returns gradient norms by variable, the not finite ones first and then the largest."""
+    """Returns gradient norms by variable: first those that are not finite, then the largest."""
     pairs = zip(paths, map(float, norms), strict=True)
     order = sorted(pairs, key=lambda pair: (math.isfinite(pair[1]), -pair[1] if math.isfinite(pair[1]) else 0))
     return {path: _number(norm) for path, norm in order}

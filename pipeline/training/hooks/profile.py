@@ -1,7 +1,7 @@
 """A profile of chosen steps in ``tensorboard/``, which TensorBoard's Profile page shows.
 
 The page comes with `pip install tensorboard-plugin-profile`. A profile covers only this process's host and its own CPU,
-GPU or TPU cores. For a slice at a grpc:// address it covers only the host; TensorBoard's "Capture profile" covers the
+GPU or TPU cores. For a slice at a grpc:// address it covers only the host; use TensorBoard's "Capture profile" for the
 slice's cores.
 """
 
@@ -15,7 +15,7 @@ class Profiler(Hook):
 
     Args:
         directory: TensorBoard's.
-        steps: (i, j), from 1; None profiles nothing. A run that continues after step j profiles nothing more.
+        steps: (i, j), from 1; None profiles nothing. A run that resumes after step j profiles nothing more.
     """
 
     def __init__(self, directory: str, steps: tuple[int, int] | None):
@@ -28,7 +28,7 @@ class Profiler(Hook):
         return [bound - step for bound in (self._before, self._last) if bound > step]
 
     def after_steps(self, info: StepInfo) -> None:
-        """Starts or ends the trace where that is due."""
+        """Starts or ends the trace when due."""
         if not self.on and self._before <= info.step < self._last:
             tf.profiler.experimental.start(self._directory)
             self.on = True

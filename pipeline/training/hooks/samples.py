@@ -1,4 +1,4 @@
-"""Samples of text after each evaluation and at the end, by step, in ``samples.txt``, with ``train.sample_prompt``."""
+"""Text samples in ``samples.txt``, after each evaluation and at the end, with ``train.sample_prompt``."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The record of a loop: its mean loss and gradient norm, and the speed; and the record of each of its steps."""
+"""The record of a loop (mean loss, gradient norm and speed), and the record of each of its steps."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from pipeline.training.runtime import Run, State
 
 
 class TrainingRecord(Hook):
-    """Begins the state's record anew; other hooks add to it."""
+    """Starts a new record in the state; other hooks add to it."""
 
     def __init__(self, run: Run, state: State):
         self._run, self._state = run, state
         self._tokens, self._seconds = 0, 0.0  # of this process, after compiling
 
     def after_steps(self, info: StepInfo) -> None:
-        """Computes the figures; a first step, which has no speed, keeps that of the loop before."""
+        """Computes the figures; a first step has no speed and keeps that of the loop before."""
         records = self._state.records = self.of_each_step(info)
         tokens, before = len(records) * self._run.plan.tokens_per_step, self._state.record
         speed = {name: before.get(name) for name in ("tokens_per_second", "mfu")}
@@ -33,7 +33,7 @@ class TrainingRecord(Hook):
         }
 
     def of_each_step(self, info: StepInfo) -> list[dict[str, Any]]:
-        """Returns each step's figures; the steps of a loop are told one end, and taken to be equally long."""
+        """Returns each step's figures; only the loop's end is known, so its steps count as equally long."""
         count, per_step = len(info.history), self._run.plan.tokens_per_step
         each = (info.seconds or 0.0) / count
         columns = zip(info.column("loss"), self.rates(info), info.column("grad_norm"), strict=True)
@@ -60,7 +60,7 @@ class TrainingRecord(Hook):
         """Returns the counts, the last loss, and the speed over all steps after compiling."""
         record = self._state.record
         rate, mfu = record["tokens_per_second"], record["mfu"]
-        if self._tokens:  # else the run resumed after its last step
+        if self._tokens:  # otherwise the run resumed after its last step
             rate = self._tokens / self._seconds
             mfu = self._run.mfu(rate)
         train = {"nats_per_token": record["loss"], "tokens_per_second": rate, "mfu": mfu}
@@ -68,5 +68,5 @@ class TrainingRecord(Hook):
 
 
 def _short(value: float) -> float:
-    """Returns a number of nine digits, which tell any two float32 apart: half the length in a file."""
+    """Returns the number with nine digits, which tell any two float32 apart: half the length in a file."""
     return float(f"{value:.9g}")

@@ -1,4 +1,4 @@
-"""The records of a loop's steps for the run's sinks, the last with the speed and the seconds so far."""
+"""Writes the records of a loop's steps to the run's sinks, the last with the speed and the seconds so far."""
 
 from pipeline.runs.metrics_writer import MetricsWriter
 from pipeline.training.hooks import Hook, StepInfo
@@ -6,7 +6,7 @@ from pipeline.training.runtime import Runtime, State
 
 
 class WriteMetrics(Hook):
-    """Writes each step, and with the last one what the hooks before it have put into the loop's record."""
+    """Writes each step, and with the last one what earlier hooks put into the loop's record."""
 
     def __init__(self, state: State, runtime: Runtime, metrics: MetricsWriter):
         self._state, self._runtime, self._metrics = state, runtime, metrics

@@ -20,7 +20,7 @@ from pipeline.training.runtime.workers import Workers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is trained, and the yardstick of its speed.
+    """What is trained, and the reference for its speed.
 
     Attributes:
         settings: steps, intervals and clipping.
@@ -41,7 +41,7 @@ class Run:
 
 @dataclasses.dataclass(kw_only=True)
 class State:
-    """What training changes.
+    """The training state.
 
     Attributes:
         model, optimizer: created in the strategy's scope.
@@ -79,12 +79,12 @@ class Runtime:
     Attributes:
         strategy: a tf.distribute strategy; the default one is enough for one replica.
         workers: the processes that train together.
-        watching: context manager for every call that waits for the devices, given its kind and whether the first such
-            call compiles; reports a call that does not return.
+        watching: context manager for every call that waits for the devices; takes its kind and whether the first one
+            compiles; reports a call that does not return.
         progress: of the steps.
         clock: seconds by purpose.
-        stop: set, the run ends after the current loop of steps or evaluation.
-        notice: what told that this machine is about to end, if anything did.
+        stop: once set, the run ends after the current loop of steps or evaluation.
+        notice: what announced that this machine is about to end, if anything did.
     """
 
     strategy: tf.distribute.Strategy
@@ -97,7 +97,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def timed(self, part: str, kind: str, *, compiles: bool = False) -> Iterator[None]:
-        """Counts a call that waits for the devices for a part of the clock, and watches it."""
+        """Times a call that waits for the devices as a part of the clock, and watches it."""
         with self.clock.spent_on(part), self.watching(kind, compiles=compiles):
             yield
 
@@ -116,7 +116,7 @@ class Runtime:
     def agreed_notice(self) -> str | None:
         """Returns this process's notice, or that another worker has one; None, in all processes, if none of them has.
 
-        Of a run that has stopped: all processes call it, and what comes later to one of them changes no answer.
+        Call it in all processes, after the run has stopped: later notices change no answer.
         """
         own = self.notice
         if not self.workers.any(own is not None):
@@ -124,5 +124,5 @@ class Runtime:
         return own or "another worker's machine is about to end"
 
     def one(self, per_replica: Any) -> Any:
-        """Returns one replica's value of what is equal on all replicas."""
+        """Returns one replica's value, which is equal on all replicas."""
         return self.strategy.experimental_local_results(per_replica)[0]

@@ -1,6 +1,6 @@
 """Goodput: the seconds of a run by purpose, from its first start to its end, over all of its restarts.
 
-The clock always counts for exactly one part, so that the parts add up to the wall clock.
+The clock always counts for exactly one part, so the parts add up to the wall clock.
 """
 
 import time
@@ -24,7 +24,7 @@ class Clock:
 
     Args:
         began: Unix time of the run's first start; None is now.
-        spent: seconds by part up to the checkpoint that this process continues from. The time since then, or since
+        spent: seconds by part up to the checkpoint that this process resumes from. The time since then, or since
             ``began`` if there is none, counts as restart.
     """
 
@@ -45,7 +45,7 @@ class Clock:
             self._switch(before)
 
     def move(self, seconds: float, source: str, target: str) -> None:
-        """Moves seconds that were measured inside one part to another."""
+        """Moves seconds measured in one part to another."""
         self._spent[source] -= seconds
         self._spent[target] += seconds
 

@@ -8,7 +8,7 @@ class Peak:
 
     Args:
         flops: stated, or as measured.
-        again: measures once more, when a rate shows that other programs have slowed the first measurement down.
+        again: measures once more, if a rate shows that other programs slowed the first measurement.
     """
 
     def __init__(self, flops: float, again: Callable[[], float] | None = None):

@@ -6,7 +6,7 @@ from pipeline.errors import UserError
 
 
 class Workers:
-    """The processes that train together; every method is called by all of them, in the same order.
+    """The processes that train together; all of them must call every method, in the same order.
 
     Args:
         strategy: over all their devices.

@@ -1,1 +1,1 @@
-"""The sharder's units on Apache Beam, for corpora that outgrow one machine. See sharder.py there."""
+"""The sharder's units on Apache Beam, for corpora that outgrow one machine. See sharder.py."""

@@ -1,7 +1,7 @@
-"""Local copies of run files on gs://, as far as a step reads them: sparse files with the same offsets.
+"""Local copies of the parts of run files on gs:// that a step reads: sparse files with the same offsets.
 
-Everything that reads run files then works on them as it does on local ones. A shard needs the buckets under its block:
-of each run file a table, a range of the index and a range of the tokens.
+Code that reads run files then works on them as on local ones. A shard needs the buckets under its block: a table, a
+range of the index and a range of the tokens from each run file.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def merge(job: Job, footers: Sequence[Footer], folder: str) -> Merged:
 
 
 def stream_of(job: Job, merged: Merged, block: Block, folder: str) -> Stream:
-    """The stream of a block's part, of which at least the block can be read."""
+    """The stream of a block's part; at least the block is readable."""
     segments = merged.segments[block.part]
     if not any(storage.is_remote(segment.path) for segment in segments):
         return job.stream(segments)
@@ -50,7 +50,7 @@ def stream_of(job: Job, merged: Merged, block: Block, folder: str) -> Stream:
 
 
 def _copy_tokens(job: Job, segments: Sequence[Segment], folder: str, start: int, stop: int) -> Stream:
-    """Copies the buckets under tokens [start, stop) of the stream, whose tables are here."""
+    """Copies the buckets under tokens [start, stop) of the stream, whose tables are local."""
     here = [_local(segment, folder) for segment in segments]
     stream = job.stream(here)
     buckets = stream.buckets(start, stop)
@@ -88,7 +88,7 @@ def _local(segment: Segment, folder: str) -> Segment:
 
 
 def _copy(segments: Sequence[Segment], folder: str, ranges: Ranges) -> list[Segment]:
-    """Copies ranges of the segments' files to the same places of files in ``folder``; returns the segments there."""
+    """Copies ranges of the segments' files to the same offsets in files in ``folder``; returns these segments."""
 
     def copy(segment: Segment) -> Segment:
         here = _local(segment, folder)

@@ -1,7 +1,7 @@
-"""Beam's DaskRunner, with what it leaves out and sharding needs.
+"""Beam's DaskRunner, with what sharding needs and it lacks.
 
-In Beam 2.77 its Reshuffle does nothing, so that all that came from one element stays one task of one worker, and its
-GroupByKey exchanges every partition with every other. Source: apache_beam/runners/dask/transform_evaluator.py.
+In Beam 2.77 its Reshuffle does nothing, so everything from one element stays one task of one worker; its GroupByKey
+exchanges every partition with every other. Source: apache_beam/runners/dask/transform_evaluator.py.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ class Group(transform_evaluator.GroupByKey):
 
 
 def runner() -> DaskRunner:
-    """Returns Beam's DaskRunner with these."""
+    """Returns Beam's DaskRunner with both."""
     transform_evaluator.TRANSLATIONS[overrides._Reshuffle] = Spread
     transform_evaluator.TRANSLATIONS[overrides._GroupByKeyOnly] = Group
     return DaskRunner()
 
 
 def leave() -> None:
-    """Closes the connection to the cluster, and the cluster too where the job has started it."""
+    """Closes the connection to the cluster, and the cluster too if the job started it."""
     with contextlib.suppress(ValueError):  # there is none
         distributed.default_client().close()
 

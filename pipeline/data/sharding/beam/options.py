@@ -1,4 +1,4 @@
-"""Beam's pipeline options: the runner, what it requires, and the package that its workers install.
+"""Beam's pipeline options: the runner, its requirements, and the package that its workers install.
 
 Sources: Beam's PipelineOptions, and "Managing Python Pipeline Dependencies" of its documentation.
 """
@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.errors import UserError, nearest
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
-PACKAGED = (  # what units import
+PACKAGED = (  # the units' imports
     "pipeline/__init__.py",
     "pipeline/errors.py",
     "pipeline/progress.py",
@@ -32,14 +32,14 @@ SETUP = """from setuptools import find_packages, setup
 
 setup(name="gpt2-tpu-pipeline-units", version="1", packages=find_packages(), install_requires={requirements!r})
 """
-# Lines of requirements-beam.txt that the workers' package leaves out: comments, options, and what runners bring.
+# Lines of requirements-beam.txt that the workers' package omits: comments, options, and what runners provide.
 NOT_PACKAGED = ("#", "-", "apache-beam", "dask", "distributed", "setuptools")
-DASK_PARTITIONS = 256  # tasks of a step; one is done again where its worker is lost, an empty one costs milliseconds
+DASK_PARTITIONS = 256  # tasks of a step; one is repeated if its worker is lost, an empty one costs milliseconds
 REQUIRED = {"DataflowRunner": ("project", "region", "temp_location")}
 
 
 def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
-    """Returns Beam's options of ``NAME=VALUE`` strings.
+    """Returns Beam's options from ``NAME=VALUE`` strings.
 
     Raises:
         UserError: an option is unknown to Beam, malformed, or missing for this runner.
@@ -61,7 +61,7 @@ def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
         arguments += ["--direct_running_mode=multi_processing"] * ("direct_running_mode" not in names and workers > 1)
     if runner == "DaskRunner":
         arguments += [f"--dask_npartitions={DASK_PARTITIONS}"] * ("dask_npartitions" not in names)
-    complaint = io.StringIO()  # argparse's: pages of usage, and then the reason
+    complaint = io.StringIO()  # argparse's: pages of usage, then the reason
     try:
         with contextlib.redirect_stderr(complaint):
             parsed = PipelineOptions([f"--runner={runner}", *arguments])
@@ -72,7 +72,7 @@ def parse(runner: str, given: Sequence[str], workers: int) -> PipelineOptions:
 
 
 def _known() -> dict[str, argparse.Action]:
-    """Returns Beam's options by the names of their flags, which need not be those of what they set."""
+    """Returns Beam's options by flag name, which may differ from the name of what they set."""
     parsers: list[argparse.ArgumentParser] = []
     PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
     return {name.removeprefix("--"): action for name, action in parsers[0]._option_string_actions.items()}
@@ -80,7 +80,7 @@ def _known() -> dict[str, argparse.Action]:
 
 @contextlib.contextmanager
 def staged(runner: str, options: PipelineOptions) -> Iterator[str]:
-    """Makes the package of the units' modules in a temporary folder, and names it to runners of other machines."""
+    """Packages the units' modules in a temporary folder, and tells runners of other machines about it."""
     with tempfile.TemporaryDirectory() as folder:
         for name in PACKAGED:
             target = os.path.join(folder, name)

@@ -3,10 +3,10 @@
     list ─┬─ units ── reshuffle ── encode ─┬─ gather ── merge                              (units.py)
           └─ corpus ───────────────────────┘             └─ blocks ── reshuffle ── write shards ── gather ── commit
 
-One chain without side inputs and tagged outputs, which not every runner has.
+It is one chain without side inputs and tagged outputs, which some runners lack.
 
-Run files lie in the journal's folder of a local output, so that either engine continues the other's unfinished work,
-or on gs://, where every machine can reach them. Every step may run twice, or at the same time on two machines.
+Run files are in the journal's folder of a local output, so that either engine resumes the other's unfinished work, or
+on gs://, where every machine can reach them. Every step may run twice, or on two machines at once.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ from pipeline.data.sharding.work_folder import Journal
 from pipeline.errors import UnavailableError, UserError
 from pipeline.progress import duration
 
-SHORT_SECONDS = 30 * 60  # a local run of less is over before a cluster has paid for its start
+SHORT_SECONDS = 30 * 60  # a shorter local run ends before a cluster's start pays off
 USER_ERROR = re.compile(r"\b(UserError|UnavailableError): (.+?)(?: \[while running|\n|$)")
 
 
 class BeamSharder(Sharder):
-    """A data set whose units run on Beam. ``build`` makes the pipeline, ``run`` runs it to the end."""
+    """A data set whose units run on Beam. ``build`` makes the pipeline, ``run`` runs it."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class BeamSharder(Sharder):
         runner: str,
         given: Sequence[str],
     ):
-        """Looks at everything and writes nothing.
+        """Checks everything and writes nothing.
 
-        ``workers`` counts the processes of DirectRunner; other runners have options of their own for that, and workers
-        on other machines, which see ``work_dir`` too. Beam's options are ``given`` as NAME=VALUE.
+        ``workers`` counts DirectRunner's processes; other runners have their own options for that, and workers on other
+        machines, which must see ``work_dir`` too. Beam's options are ``given`` as NAME=VALUE.
 
         Raises:
-            UserError: as Sharder, or the runner's options are not what they should be.
+            UserError: as Sharder, or the runner's options are invalid.
         """
         output = _absolute(output)
         if work_dir is None and storage.is_remote(output):
@@ -63,7 +63,7 @@ class BeamSharder(Sharder):
         super().__init__(config, source, output, workers, work_dir)
         self._runner = runner
         self.options = options.parse(runner, given, self._workers)
-        if storage.is_remote(self._work_dir):  # where no journal compares plans, another plan is another folder
+        if storage.is_remote(self._work_dir):  # no journal compares plans there, so each plan has its folder
             self._work_dir += "-" + hashlib.sha256(json.dumps(self._plan).encode()).hexdigest()[:12]
         for flag, path in (("source", source), ("output", self._output), ("work_dir", self._work_dir)):
             if runner == "DataflowRunner" and path and not storage.is_remote(path):
@@ -87,7 +87,7 @@ class BeamSharder(Sharder):
         )
 
     def build(self, folder: str) -> beam.Pipeline:
-        """Returns the pipeline, whose workers find the job in ``folder`` under the name of its content."""
+        """Returns the pipeline, whose workers find the job in ``folder``, named by its content."""
         job = units.save(self.job, folder, "job")
         pipeline = beam.Pipeline(runner=_runner(self._runner), options=self.options)
         listed = pipeline | "Start" >> beam.Create([None]) | "List units" >> beam.ParDo(units.List(job))
@@ -151,19 +151,19 @@ class BeamSharder(Sharder):
 
 
 def _absolute(path: str) -> str:
-    """Returns a path as workers find it, which may run in other folders."""
+    """Returns the absolute path, since workers may run in other folders."""
     return path if storage.is_remote(path) else os.path.abspath(path)
 
 
 def _runner(name: str) -> PipelineRunner | None:
-    """Returns the runner of that name, where it is not the one that Beam would take."""
+    """Returns the runner of that name, if Beam would take another."""
     if name == "DaskRunner":
         return on_dask.runner()
     return FnApiRunner() if name == "DirectRunner" else None  # Beam's own DirectRunner downloads a program
 
 
 def _refusal(error: Exception) -> UserError | None:
-    """Recovers what a step refused from Beam's error, whose text holds the name and the message of ours."""
+    """Recovers our error from Beam's, whose text contains its name and message."""
     match = USER_ERROR.search(f"{type(error).__name__}: {error}")
     if not match:
         return None

@@ -1,7 +1,7 @@
-"""The steps of a sharding pipeline. Each gives the same when Beam runs it again, or twice at once.
+"""The steps of a sharding pipeline. Each gives the same result when Beam repeats it, or runs it twice at once.
 
-A unit's result is a file under the unit's name. Attempts differ only in the seconds that they note down, so the
-file of the first attempt is kept, and every later step reads that one.
+A unit's result is a file under the unit's name. Attempts differ only in the seconds that they record, so the first
+attempt's file is kept, and every later step reads that one.
 """
 
 import functools
@@ -24,13 +24,13 @@ from pipeline.data.sharding.packing import Block
 from pipeline.data.sharding.stages import Footer, Job, Merged
 from pipeline.errors import UserError
 
-UNITS_PER_ENGINE = 8  # then a new one: its cache of words grows with the text that it has seen
+UNITS_PER_ENGINE = 8  # then a new one: its word cache grows with the text that it has seen
 _one_at_a_time = threading.Lock()  # the engine and the open run files serve one thread; runners have processes too
 _encoded = 0
 
 
 def save(value: Job | Merged, folder: str, kind: str) -> str:
-    """Saves what steps share in ``folder``, under the name of its content; returns the path."""
+    """Saves what steps share in ``folder``, named by its content; returns the path."""
     data = pickle.dumps(value)
     path = storage.join(folder, f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}.pickle")
     if storage.size(path) is None:
@@ -57,7 +57,7 @@ def corpus_of(listed: Unit | Corpus) -> Iterator[Corpus]:
 
 
 class Gather(beam.PTransform):
-    """Many elements → one, which holds all of them in no order."""
+    """Many elements → one that holds all of them, in no order."""
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
         """Groups all elements under one key."""
@@ -65,7 +65,7 @@ class Gather(beam.PTransform):
 
 
 class Step(beam.DoFn):
-    """A step of the job at a path, whose folder is that of the run files too."""
+    """A step of the job at a path; its folder holds the run files too."""
 
     def __init__(self, path: str):
         super().__init__()
@@ -79,7 +79,7 @@ class Step(beam.DoFn):
 
 
 class List(Step):
-    """None → the units, and then the corpus, as it is when all of it has been listed."""
+    """None → the units, then the corpus, as it is once fully listed."""
 
     def process(self, _: None) -> Iterator[Any]:
         """Yields the units, and the corpus last."""
@@ -92,7 +92,7 @@ class Encode(Step):
     """A unit → (its number, the footer of its run file)."""
 
     def process(self, unit: Unit) -> Iterator[tuple[int, Footer]]:
-        """Encodes a unit, unless its run file is there."""
+        """Encodes a unit, unless its run file exists."""
         path = storage.join(self._folder, f"unit-{unit.index:07d}.run")
         if storage.size(path) is None:
             self._encode(unit, path)
@@ -109,12 +109,12 @@ class Encode(Step):
             try:
                 storage.publish(file.name, path, storage.file_crc32c(file.name))
             except UserError:
-                if storage.size(path) is None:  # or another attempt was first
+                if storage.size(path) is None:  # otherwise another attempt was first
                     raise
 
 
 class Merge(Step):
-    """All footers and the corpus → the path of what says where everything is."""
+    """All footers and the corpus → the path of the merged index."""
 
     def process(self, gathered: Iterable[tuple[int, Footer] | Corpus]) -> Iterator[str]:
         """Merges all footers in the source's order."""
@@ -128,13 +128,13 @@ class Merge(Step):
 
 
 def blocks(merged: str) -> Iterator[tuple[str, Block]]:
-    """The path of what was merged → the work of every shard, with that path."""
+    """The path of the merged index → the work of every shard, with that path."""
     for block in load(merged).blocks:
         yield merged, block
 
 
 class WriteShard(Step):
-    """A block → its committed shard, both with the path of what was merged."""
+    """A block → its committed shard, both with the path of the merged index."""
 
     def process(self, work: tuple[str, Block]) -> Iterator[tuple[str, manifests.Shard]]:
         """Writes and commits a shard."""
@@ -147,7 +147,7 @@ class WriteShard(Step):
 
 
 class Commit(Step):
-    """All shards, with the path of what was merged → the manifest, committed."""
+    """All shards, with the path of the merged index → the committed manifest."""
 
     def process(self, gathered: Iterable[tuple[str, manifests.Shard]]) -> Iterator[str]:
         """Commits the manifest; yields the corpus's fingerprint."""
@@ -157,7 +157,7 @@ class Commit(Step):
 
 
 class _temporary(tempfile.TemporaryDirectory):  # noqa: N801  (a context manager, used as one)
-    """A folder of this machine: beside local run files, so that a commit is a rename; for gs:// on its own disk."""
+    """A folder on this machine: next to local run files, so that a commit is a rename; for gs:// on its own disk."""
 
     def __init__(self, folder: str):
         super().__init__(dir=None if storage.is_remote(folder) else folder, prefix=storage.PARTIAL)
