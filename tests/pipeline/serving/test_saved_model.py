@@ -68,7 +68,8 @@ def call(output, python):
 
 @pytest.mark.slow
 def test_the_documented_signatures_are_those_of_the_export(tiny_run_dir, output):
-    table = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "using.md").read_text().splitlines() if "| `" in line]
+    page = (ROOT / "docs" / "using.md").read_text()
+    table = [line.strip("| ").split(" | ") for line in page.splitlines() if "| `" in line]
     argument = re.compile(r"`(\w+)` (\w+)(?: \[([^\]]*)\])?")
     config = trained_model.load(str(tiny_run_dir)).model.config
     sizes = {"N": -1, "1": 1, "context": config.context, "vocabulary": config.vocabulary_size}
