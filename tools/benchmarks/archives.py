@@ -1,12 +1,12 @@
 """Sharding OpenWebText's archives: their speed, the share of decompression, and the bytes after a kill.
 
-Text of this machine is packed as OpenWebText is published: tars of 390 `.txt` files, each compressed by xz, in one
-`openwebtext.tar.xz`. It is the half of the documents that zlib compresses least, in random order: OpenWebText has 3.1
-bytes of text per byte of its archives, and decompression takes longer the fewer they are. Sharding is timed as a user
-would time it, from the start of the process to committed, synced shards, in turns with Parquet of the same text; the
-best turn of each counts. CPU seconds are those of all its processes: where other work shares the cores, as a load
-average above 3 says, text per CPU second tells more than text per second. At last a run is killed half-way and
-repeated, and its manifest, which has each shard's checksum, is compared with the others'.
+Packs this machine's text as OpenWebText is published: tars of 390 `.txt` files, each compressed by xz, in one
+`openwebtext.tar.xz`. The text is the half of the documents that zlib compresses least, in random order: OpenWebText has
+3.1 bytes of text per byte of its archives, and the lower this ratio, the longer decompression takes. Sharding is timed
+as a user would time it, from the start of the process to committed, synced shards, in turns with Parquet of the same
+text; each one's best turn counts. CPU seconds cover all its processes. If other work shares the cores (a load average
+above 3), text per CPU second tells more than text per second. Finally a run is killed half-way and repeated, and its
+manifest, which has each shard's checksum, is compared with the others'.
 """
 
 import io

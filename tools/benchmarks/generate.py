@@ -1,8 +1,8 @@
 """Generation: our compiled loop over a key/value cache against keras-hub's `generate`, on one small GPT-2.
 
-The 30M model of step.py with random weights and room for 1,024 tokens, prompts of 64 tokens, float32, greedy, no stop.
-Both are compiled by XLA beforehand; they take turns, and the best turn of each counts. The ratio without a name is that
-of 32 prompts. A single prompt's tokens cost one reading of all weights each, at the memory's speed in both.
+Uses step.py's 30M model with random weights and room for 1,024 tokens, prompts of 64 tokens, float32, greedy decoding,
+no stop. XLA compiles both beforehand; they take turns, and each one's best turn counts. The unnamed ratio is for 32
+prompts. With a single prompt, each token reads all weights once, at memory speed in both.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Reading speed: this pipeline, nanoGPT's memmap sampling and int64 TFRecords, in turns on the same machine.
 
-All contenders make batches of 512 sequences of 1,025 tokens, ready for the step, out of 2 GB in the page cache.
-They take turns, and the best turn of each counts: other work on the machine can only slow a turn down.
+All contenders make batches of 512 sequences of 1,025 tokens, ready for the step, from 2 GB in the page cache. They take
+turns, and each one's best turn counts: other work on the machine can only slow a turn down.
 """
 
 import pathlib

@@ -1,8 +1,8 @@
 """Sharding speed and memory: this pipeline, a nanoGPT-style preparation and the bare engine on the same text.
 
-Ours is timed as a user would: from the start of the process to committed, synced shards. The baseline is timed without
-its imports. Memory is the sum, over the processes that live at one time, of each one's peak resident size: pages that
-processes share count in each, so this is an upper bound.
+Ours is timed as a user would, from the start of the process to committed, synced shards; the baseline without its
+imports. Memory is the sum of the peak resident sizes of all processes that live at one time. Shared pages count in each
+process, so this is an upper bound.
 """
 
 import multiprocessing

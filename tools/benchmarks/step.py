@@ -1,9 +1,9 @@
 """Training speed: our compiled step, keras-hub's `fit` and, where torch is, Hugging Face's model under torch.compile.
 
-One model for all, a 30M GPT-2 (6 layers, width 384, vocabulary 50,257), 8 sequences of 256 tokens, float32, AdamW, on
-whatever devices this machine has. Contenders take turns with a float32 matrix multiply, whose best is the peak, and the
-best turn of each counts: other work on the machine can only slow a turn down. FLOPs are the model's, 6 per
-weight and token plus the full attention square, for all contenders alike.
+All train one model, a 30M GPT-2 (6 layers, width 384, vocabulary 50,257), on 8 sequences of 256 tokens, in float32 with
+AdamW, on this machine's devices. Contenders take turns with a float32 matrix multiply, whose best turn is the peak.
+Each one's best turn counts: other work on the machine can only slow a turn down. FLOPs are the model's, 6 per weight
+and token plus the full attention square, for all contenders alike.
 """
 
 import importlib.util
