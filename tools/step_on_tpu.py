@@ -1,12 +1,12 @@
-"""Writes where a step's time goes on each generation of TPU, by the schedule that its compiler made; no TPU is needed.
+"""Writes where a step's time goes on each TPU generation, by the compiler's schedule; needs no TPU.
 
     python -m tools.step_on_tpu --slices=v5e-8,v6e-8   # some minutes a slice
     python -m tools.step_on_tpu --slices=              # only the page
 
-What is measured stands beside the page, as JSON; slices that are not chosen keep their figures, as do those of plain
-attention (--gin_param="train.attention='plain'") when the fused kernels are measured, and the other way round. If
-step_in_jax.json stands there too, from tools.benchmarks.jax_step, and is of the same model, the page compares both
-steps. Needs requirements-preflight.txt and, for the picture, requirements-plots.txt.
+The figures are stored beside the page, as JSON. Slices that are not chosen keep their figures; so does plain attention
+(--gin_param="train.attention='plain'") when the fused kernels are measured, and vice versa. If step_in_jax.json of
+tools.benchmarks.jax_step is there too and has the same model, the page compares both steps. Needs
+requirements-preflight.txt and, for the picture, requirements-plots.txt.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def chosen() -> tuple[TrainConfig, GPT2Config, OptimizerConfig]:
-    """Returns the run of the flags, but for its batch."""
+    """Returns the flags' run, except its batch."""
     configuration = gin_reader.load(FLAGS.gin_file or ["gpt2.gin"], FLAGS.gin_param)
     settings = configuration.get(TrainConfig)
     for parameter in ("microbatch", "global_batch"):
@@ -114,12 +114,12 @@ def chosen() -> tuple[TrainConfig, GPT2Config, OptimizerConfig]:
 
 
 def model_name(settings: TrainConfig, model: GPT2Config, _: OptimizerConfig) -> str:
-    """Returns the run as the page calls it."""
+    """Returns the page's name for the run."""
     return f"{settings.model} ({model.parameters():,} parameters, {settings.optimizer})"
 
 
 def measure(name: str) -> tuple[str, dict[str, Any]]:
-    """Compiles the run's step for a slice, and returns attention's path and the figures that the page holds."""
+    """Compiles the run's step for a slice; returns attention's path and the page's figures."""
     piece, (settings, model, optimizer) = slices.find(name), chosen()
     settings = dataclasses.replace(settings, microbatch=MICROBATCH, global_batch=MICROBATCH * piece.cores)
     found = compile_step.check(settings, model, optimizer, piece, with_schedule=True)
@@ -148,7 +148,7 @@ def rows(measured: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def text(measured: dict[str, Any], picture: str) -> str:
-    """Returns the page; UserError if what is measured is not of one run."""
+    """Returns the page; UserError if the figures are not from one run."""
     all_rows = rows(measured)
     first = all_rows[0][2]
     for name, path, row in all_rows:
@@ -204,7 +204,7 @@ def define_flags() -> None:
     """Defines the flags."""
     cli.define_gin_flags()
     cli.define_path("output", "docs/step_on_tpu.md", "The page to write.")
-    flags.DEFINE_list("slices", list(SLICES), "Slices to compile for; none only writes the page anew.")
+    flags.DEFINE_list("slices", list(SLICES), "Slices to compile for; none only rewrites the page.")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from tools.benchmarks import shard, text
 
 TEXT_BYTES = 400_000_000  # the start takes a second, and a corpus takes an hour
-PAGES = 390  # in one of OpenWebText's archives, on average
+PAGES = 390  # per OpenWebText archive, on average
 TURNS = 3  # other work can only slow a turn down: the best counts
 
 
@@ -71,7 +71,7 @@ def run() -> dict[str, object]:
 
 
 def dense(documents: list[str]) -> list[str]:
-    """Returns the half of the documents that zlib compresses least, in random order: neighbours are unrelated pages."""
+    """Returns the half of the documents that zlib compresses least, in random order: neighbors are unrelated pages."""
     shares = [len(zlib.compress(document.encode())) / len(document.encode()) for document in documents]
     least = statistics.median(shares)
     chosen = [document for document, share in zip(documents, shares, strict=True) if share >= least]
@@ -111,7 +111,7 @@ def _cpu_seconds() -> float:
 
 
 def _same_after_a_kill(archive: pathlib.Path, folder: pathlib.Path, seconds: float) -> None:
-    """Kills a run after so many seconds, repeats it, and compares the shards' checksums with the first run's."""
+    """Kills a run after some seconds, repeats it, and compares the shards' checksums with the first run's."""
     output = folder / "killed"
     process = subprocess.Popen(
         shard.command_line("openwebtext", archive, output),

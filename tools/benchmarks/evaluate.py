@@ -17,7 +17,7 @@ from pipeline.evaluation.windows import windows
 from tools.benchmarks import step as training
 
 FORWARD_SHARE = 1 / 3
-BATCHES = 3  # of evaluation per turn, so that a turn is about as long as a step
+BATCHES = 3  # of evaluation per turn, which then takes about as long as a step
 
 
 def run() -> dict[str, float]:

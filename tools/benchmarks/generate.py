@@ -17,13 +17,13 @@ from tools.benchmarks import step
 
 CONFIG = dataclasses.replace(step.CONFIG, context=1024)
 PROMPT, TURNS = 64, 3
-SETTINGS = {  # prompts, and new tokens of each
+SETTINGS = {  # prompts, new tokens per prompt
     "one_prompt": (1, 128),
     "8_prompts": (8, 128),
     "8_prompts_long": (8, 512),
     "32_prompts": (32, 128),
 }
-NO_STOP = CONFIG.known_vocabulary - 1  # never the likeliest token here, which run() checks
+NO_STOP = CONFIG.known_vocabulary - 1  # never the likeliest token here; run() checks this
 
 
 def run() -> dict[str, float]:

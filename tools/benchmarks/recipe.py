@@ -57,14 +57,14 @@ def run(folder: pathlib.Path = FOLDER, base: Cell = BASE) -> dict[str, float]:
 
 
 def share_of_tokens(curve: dict[float, float], target: float) -> float:
-    """Returns the share of the tokens at which a loss is reached, by straight lines over the share's logarithm.
+    """Returns the share of tokens that reaches a loss, interpolated linearly over the share's logarithm.
 
     Args:
-        curve: final loss (nats per token) of whole runs, by their share of the tokens.
+        curve: final loss (nats per token) of complete runs, by their share of the tokens.
         target: the loss to reach.
 
     Returns:
-        The smallest share if that is below the target already, and infinity if none is.
+        The smallest share if it is already below the target, infinity if none is.
     """
     points = sorted(curve.items())
     if points[0][1] <= target:

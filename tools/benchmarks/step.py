@@ -46,7 +46,7 @@ def run() -> dict[str, float]:
 
 
 def best_seconds(contenders: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Calls each contender once, which compiles it, and then in turns; returns the seconds of each one's best turn."""
+    """Calls each contender once, to compile it, and then in turns; returns each one's best seconds."""
     for contender in contenders.values():
         contender()
     best = dict.fromkeys(contenders, float("inf"))
@@ -59,7 +59,7 @@ def best_seconds(contenders: Mapping[str, Callable[[], object]], turns: int) -> 
 
 
 def best_seconds_and_peak(contenders: dict[str, Step], turns: int) -> tuple[dict[str, float], float]:
-    """Returns the best seconds of each contender, and the FLOP/s of the best matrix multiply between their turns."""
+    """Returns each contender's best seconds, and the FLOP/s of the best matrix multiply between their turns."""
     peaks: list[float] = []
     multiply = {"matrix multiply": lambda: peaks.append(matmul_peak.measure())}
     seconds = best_seconds({**contenders, **multiply}, turns)
@@ -77,7 +77,7 @@ def flops() -> float:
 
 
 def ours(tokens: np.ndarray, *, accumulation: int = 1) -> Step:
-    """Returns our compiled step on this batch, cut into ``accumulation`` microbatches."""
+    """Returns our compiled step on this batch, split into ``accumulation`` microbatches."""
     compiled, batch = compiled_step(CONFIG, tokens, accumulation=accumulation)
     return lambda: float(compiled(batch)["loss"])
 
@@ -90,7 +90,7 @@ def compiled_step(
     learning_rate: float = LEARNING_RATE,
     jit_compile: bool = True,
 ) -> tuple[Any, dict[str, tf.Tensor]]:
-    """Returns the step of every run, with AdamW on one device, and its batch of ``tokens``, int32 [B, context + 1]."""
+    """Returns the training step, with AdamW on one device, and its batch of ``tokens``, int32 [B, context + 1]."""
     rows = len(tokens)
     model = models.build(config)
     optimizer = build(AdamWConfig(learning_rate=learning_rate), Schedule(kind="constant", steps=1000, warmup_steps=0))

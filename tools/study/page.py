@@ -2,7 +2,7 @@
 
     python -m tools.study.page [--output=docs/study.md] [--run_dir=runs/study]
 
-Cells that have ended in the run directory since are added first, if there is such a directory.
+If there is a run directory, cells that have finished there are added first.
 """
 
 import pathlib
@@ -62,7 +62,7 @@ NOTES = {
 
 
 def main() -> None:
-    """Adds what the run directory has finished since, and writes the page."""
+    """Adds newly finished cells from the run directory, and writes the page."""
     output, runs = plots.page_of("output"), pathlib.Path(FLAGS.run_dir or "-")
     store = Store.load(output.with_suffix(".json"))
     if "study" not in store.content:
@@ -183,7 +183,7 @@ def _row(row: Row) -> list[str]:
 
 
 def _more(label: str, rows: Mapping[str, Row | None], noise: Noise) -> str:
-    """Returns by how much an ablation's loss is above that of its panel's unchanged row, and whether that is clear."""
+    """Returns how far an ablation's loss is above that of its panel's unchanged row, and whether that is clear."""
     more = difference(rows[label], rows[f"{label.partition(': ')[0]}: {UNCHANGED}"], noise)
     if label.endswith(UNCHANGED) or more is None:
         return "—"
@@ -199,7 +199,7 @@ def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 def define_flags() -> None:
     """Defines the flags."""
     cli.define_path("run_dir", "runs/study", "The study's run directory, if it is there.")
-    cli.define_path("output", "docs/study.md", "The page to write; its results stand beside it, as JSON.")
+    cli.define_path("output", "docs/study.md", "The page to write; its results are beside it, as JSON.")
 
 
 if __name__ == "__main__":

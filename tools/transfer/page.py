@@ -43,7 +43,7 @@ def write(output: pathlib.Path, store: Store, missing: int) -> None:
     Args:
         output: the page.
         store: the results.
-        missing: runs that have no loss yet, of which the page says so.
+        missing: the number of runs without a loss, which the page states.
     """
     head = HEAD.format(
         width=BASE.width, layers=BASE.layers, vocabulary=VOCABULARY, batch=BASE.batch, context=BASE.context,
@@ -91,7 +91,7 @@ def _section(part: Part, store: Store) -> str:
 
 
 def _draw(drawn: Sequence[Part], store: Store, file: pathlib.Path) -> None:
-    """Draws a panel for each part: a line for each curve, and a star at its best rate."""
+    """Draws a panel per part: a line per curve, and a star at its best rate."""
     pyplot = plots.svg_pyplot("transfer")
     rows = -(-len(drawn) // COLUMNS)
     figure, grid = pyplot.subplots(

@@ -40,7 +40,7 @@ Differences:
 
 
 def of_one_model(jax: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Returns whether any of both steps train the same model with the same optimizer; arguments as of ``section``."""
+    """Returns whether any of both steps train the same model with the same optimizer; arguments as in ``section``."""
     theirs = {row["model"].partition(", ")[2] for of_slice in jax.values() for row in of_slice.values()}
     own = {row["model"] for of_slice in ours.values() for row in of_slice.values()}
     return not theirs or any(f"gpt2 ({parameters}, adafactor)" == model for parameters in theirs for model in own)
@@ -54,7 +54,7 @@ def section(jax: dict[str, Any], ours: dict[str, Any]) -> str:
         ours: figures by slice and attention, as docs/step_on_tpu.json holds them.
 
     Raises:
-        UserError: the figures are not of one program, or not of our compiler and context.
+        UserError: the figures are not from one program, or not from our compiler and context.
     """
     rows = [(name, kind, jax[name][kind]) for name in sorted(jax) for kind in ATTENTION if kind in jax[name]]
     if not rows:
@@ -77,12 +77,12 @@ def section(jax: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def _each(rows: list[tuple[str, dict[str, Any]]], key: str) -> str:
-    """Returns a figure of each slice, such as "30.9 ms on v5e-16 and 13.1 ms on v6e-8"."""
+    """Returns a figure for each slice, such as "30.9 ms on v5e-16 and 13.1 ms on v6e-8"."""
     return " and ".join(f"{1e3 * row[key]:.1f} ms on {name}" for name, row in rows)
 
 
 def _of_ours(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns our step's figures as those of JAX's are called."""
+    """Returns our step's figures under the names of JAX's."""
     return row | {"schedule": sum(row["seconds"].values()), "waits": sum(row["waits"].values())}
 
 
