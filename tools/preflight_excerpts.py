@@ -41,7 +41,7 @@ def write(page: pathlib.Path, marks: Marks, text: str) -> None:
 
 def overview(rows: Rows) -> str:
     """Returns Markdown: microbatch, peak and times without and with rematerialization."""
-    lines = [f"| on a {OVERVIEW_SLICE} | optimizer | without rematerialisation | with |", "|---|---|---|---|"]
+    lines = [f"| on a {OVERVIEW_SLICE} | optimizer | without rematerialization | with |", "|---|---|---|---|"]
     for model, optimizer in OVERVIEW:
         variants = [rows.get((model, OVERVIEW_SLICE, optimizer, remat)) for remat in ("none", "full")]
         if any(variants):
