@@ -46,18 +46,18 @@ HEAD = """# What fits where
 
 Made by `python -m tools.preflight_table --output=docs/preflight.md`: each model's training step, bfloat16, context
 1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of 4, 2
-and 1 sequences per core that fits. *Peak*: peak HBM per core. "needs" means that not even one sequence fits, "needs
-over" that weights and slots alone exceed the core's memory (these are not compiled). *Bound*: the step's roofline, with
-arithmetic and memory fully overlapping. *Estimate*: the compiler's, with every op at its own roofline, corrected for
-loops; "-" where it cannot be true, as everywhere on v4, v5e and v6e. *Cycles*: the cycles that the compiler expects
-with one instruction after another, at the generation's clock. *Attention*: fused kernels or plain TensorFlow ops, as
-`train.attention = 'auto'` chooses. Plain rows of v4 and later predate the kernels; fused is faster there
-([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless a row says otherwise. Missing rows were not compiled.
-Adafactor's rows for gpt2-small and algpt2-base without rematerialization show today's step. The others were compiled
-earlier, with an absolute learning rate, when a step of gpt2-small on a v3-128 took 119 ms of cycles, not 110. If memory
-is short, the compiler itself rematerializes, so "none" may include some of it, as for gpt2-xl. Gradients take less than
-a copy of the weights: where it can, the compiler itself shards the update over the replicas
-(Xu et al. 2020, https://arxiv.org/abs/2004.13336), with reduce-scatters in place of all-reduces.
+and 1 sequences per core that fits. *Peak*: peak HBM per core; "needs" is the peak at one sequence if even that does not
+fit, "needs over" means that weights and slots alone exceed the core's memory (these are not compiled). *Bound*: the
+step's roofline, with arithmetic and memory fully overlapping. *Estimate*: the compiler's, with every op at its own
+roofline, corrected for loops; "-" where it cannot be true, as everywhere on v4, v5e and v6e. *Cycles*: the cycles that
+the compiler expects with one instruction after another, at the generation's clock. *Attention*: fused kernels or plain
+TensorFlow ops, as `train.attention = 'auto'` chooses. Plain rows of v4 and later predate the kernels; fused is faster
+there ([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless a row says otherwise. Missing rows were not
+compiled. Adafactor's rows for gpt2-small and algpt2-base without rematerialization show today's step. The others were
+compiled earlier, with an absolute learning rate, when a step of gpt2-small on a v3-128 took 119 ms of cycles, not 110.
+If memory is short, the compiler itself rematerializes, so "none" may include some of it, as for gpt2-xl. Gradients take
+less than a copy of the weights: where it can, the compiler itself shards the update over the replicas (Xu et al. 2020,
+https://arxiv.org/abs/2004.13336), with reduce-scatters in place of all-reduces.
 
 """
 NAMES = (
