@@ -1,4 +1,4 @@
-# The pipeline on a CPU, with what users run:
+# The pipeline on a CPU:
 #
 #   docker build --tag=gpt2-tpu-pipeline .
 #   docker run --rm --volume="$PWD:/work" gpt2-tpu-pipeline pipeline.shard \
@@ -6,7 +6,7 @@
 FROM python:3.11-slim-bookworm
 
 WORKDIR /pipeline
-# Before the code, so that a change of the code does not install everything anew.
+# Before the code, so that a code change does not reinstall everything.
 COPY requirements.txt constraints.txt ./
 RUN pip install --no-cache-dir --requirement=requirements.txt
 

@@ -1,13 +1,13 @@
-# Every target builds the environment it needs: .venv holds requirements.txt, and what the target adds to it.
-# The first of these that starts: a version manager puts names of Pythons on the path that it does not have on.
+# Every target builds the environment it needs: .venv holds requirements.txt plus what the target adds.
+# The first of these that starts: a version manager puts Pythons on the path that it does not have.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	    $$name -c '' 2>/dev/null && command -v $$name && break; done)
 PYTHONS ?= python3.12 python3.13
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
-# Modules are compiled when they are first imported, and most never are: half of pip's time. TensorFlow's are at once,
-# since where PYTHONDONTWRITEBYTECODE is set, as in many containers, each command would compile them anew: 7 s.
+# --no-compile halves pip's time: Python compiles modules on first import, and most are never imported. TensorFlow's
+# are compiled at once: with PYTHONDONTWRITEBYTECODE, set in many containers, each command would recompile them: 7 s.
 PIP     = -m pip install --quiet --disable-pip-version-check --no-compile
 INSTALL = $(RUN) $(PIP)
 
@@ -25,7 +25,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 setup: $(VENV)/.runtime  ## .venv with what users run
-setup-dev: $(VENV)/.dev  ## .venv with tests, linters and reference implementations too
+setup-dev: $(VENV)/.dev  ## .venv with tests, linters and reference implementations
 
 $(VENV)/.runtime: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -40,39 +40,39 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-preflight.txt r
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
-setup-beam: build/beam/.ready  ## build/beam: an environment with Apache Beam (docs/beam.md)
+setup-beam: build/beam/.ready  ## build/beam, an environment with Apache Beam (docs/beam.md)
 
 build/beam/.ready: requirements-beam.txt
 	$(PYTHON) -m venv build/beam
 	build/beam/bin/python $(PIP) -r requirements-beam.txt
 	@touch $@
 
-test-beam: $(VENV)/.dev build/beam/.ready  ## Beam's shards against the local engine's
+test-beam: $(VENV)/.dev build/beam/.ready  ## compare Beam's shards with the local engine's
 	$(RUN) -m pytest tests/pipeline/data/sharding/test_beam.py
 
-test-pythons: $(VENV)/.dev  ## what users run, on PYTHONS (python3.12 python3.13); minutes
+test-pythons: $(VENV)/.dev  ## what users run, under PYTHONS (python3.12 python3.13); minutes
 	TEST_PYTHONS="$(PYTHONS)" $(RUN) -m pytest tests/test_pythons.py
 
 test-cluster: $(VENV)/.dev  ## training on TensorFlow servers, one lost in each phase; minutes
 	TEST_CLUSTER=1 $(RUN) -m pytest tests/pipeline/training/test_cluster.py
 
-tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries, from the embedded corpus
+tokenizer: $(VENV)/.runtime  ## a byte-level BPE of 8,192 entries from the embedded corpus
 	$(RUN) -m pipeline.tokenizer --output=data/tokenizers/cpython-8192.json --size=8192
 
-shards: $(VENV)/.runtime  ## shards of DATASET (default cpython), from SOURCE into OUTPUT
+shards: $(VENV)/.runtime  ## shards of DATASET (default cpython) from SOURCE in OUTPUT
 	$(RUN) -m pipeline.shard --gin_file=datasets/$(DATASET).gin --output="$(OUTPUT)" \
 	  $(if $(SOURCE),--source="$(SOURCE)") $(if $(WORKERS),--workers=$(WORKERS)) \
 	  $(if $(TOKENIZER),--gin_param=shard.tokenizer=$(TOKENIZER))
 
-quickstart: $(VENV)/.runtime  ## corpus, tokenizer, shards, a trained ALGPT2, in a few minutes
+quickstart: $(VENV)/.runtime  ## tokenizer, shards and a trained ALGPT2 in a few minutes
 	$(RUN) -m tools.quickstart
 
-# Three at a time on two cores: some tests wait for processes and for the network of this machine.
-test: $(VENV)/.dev  ## all tests, a quarter of an hour on two cores
+# Three at a time on two cores: some tests wait for processes and this machine's network.
+test: $(VENV)/.dev  ## all tests; a quarter of an hour on two cores
 	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)
 
 quick: TESTS = --quick -q -rfE
-quick: lint types test  ## format, lint, types, tests that need no TensorFlow; a minute
+quick: lint types test  ## lint, types and tests without TensorFlow; a minute
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -81,28 +81,28 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-check: lint types test  ## what CI runs: format, lint, types and all tests
+check: lint types test  ## what CI runs: lint, types and all tests
 
-format: $(VENV)/.dev  ## rewrite the files as ruff formats them
+format: $(VENV)/.dev  ## format the files with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## ratios against the usual tools, measured in one run
+bench: $(VENV)/.dev  ## compare with the usual tools in one run
 	$(RUN) -m tools.bench
 
-preflight-table: $(VENV)/.dev  ## docs/preflight.md, by the real TPU compiler; hours
+preflight-table: $(VENV)/.dev  ## docs/preflight.md from the real TPU compiler; hours
 	$(RUN) -m tools.preflight_table --output=docs/preflight.md --readme=README.md --pods=docs/pods.md
 
-study: $(VENV)/.runtime  ## docs/study.md, from KERNEL=FOLDER and WIKITEXT=GLOB; 9 hours
+study: $(VENV)/.runtime  ## docs/study.md from KERNEL=FOLDER and WIKITEXT=GLOB; 9 hours
 	$(INSTALL) -r requirements-plots.txt
 	$(RUN) -m tools.study.run --run_dir=runs/study --page=docs/study.md $(if $(KERNEL),--kernel='$(KERNEL)') $(if $(WIKITEXT),--wikitext='$(WIKITEXT)')
 
-docs: $(VENV)/.runtime  ## the pages as a site, in build/site; a dead link is an error
+docs: $(VENV)/.runtime  ## the pages as a site in build/site; dead links are errors
 	$(INSTALL) -r requirements-docs.txt
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
 	@echo "wrote build/site/index.html"
 
-tpu-check: $(VENV)/.runtime  ## the step's ops against the TPU's own kernels; two minutes
+tpu-check: $(VENV)/.runtime  ## check that the TPU takes the step's ops; two minutes
 	$(RUN) -m tools.tpu_check
 
 clean:  ## remove .venv and caches; data/ and runs/ stay

@@ -1,4 +1,4 @@
-"""Command lines that inspect, prove and measure; users may live without them."""
+"""Commands that inspect, prove and measure; the pipeline works without them."""
 
 import importlib.util
 import sys

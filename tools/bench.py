@@ -4,7 +4,7 @@ r"""Benchmarks: ratios against the usual tools, measured in one run on this mach
         [--only=shard,archives,read,step,evaluate,accumulation,generate]
     python -m tools.bench --only=recipe
 
-Without --only all run but recipe, which takes an hour and a half.
+Without --only, all run except recipe, which takes an hour and a half.
 """
 
 import importlib
@@ -24,26 +24,26 @@ from pipeline.errors import UserError, nearest, pip_install
 FLAGS = flags.FLAGS
 # tools/benchmarks/NAME.py, each with run() -> {figure: number}
 BENCHMARKS = ("shard", "archives", "read", "step", "evaluate", "accumulation", "generate")
-LONG = ("recipe",)  # run only where they are named
-# What they compare with, of requirements-dev.txt; a package that is missing must not end a run of the others half-way.
+LONG = ("recipe",)  # run only if named
+# The packages of requirements-dev.txt that they compare with; a missing one must not stop the others half-way.
 REFERENCES = {"shard": ("datasets", "tiktoken"), "step": ("keras-hub",), "generate": ("keras-hub",)}
 HEAD = """# Benchmarks
 
 Written by `python -m tools.bench --page=docs/benchmarks.md`, which is `make bench` with a page; `--only=NAME` measures
-one and leaves the others. Ratios come from one run on one machine, where all contenders take turns; times of different
-machines, or of another hour, do not compare.
+one and leaves the others. Ratios come from one run on one machine, where all contenders take turns; times from
+different machines or hours are not comparable.
 """
 
 
 def machine() -> str:
-    """Returns one line that says what the figures were measured on."""
+    """Returns one line on what the figures were measured on."""
     named = stated("/proc/cpuinfo", r"model name\s*:(.*)$").strip()
     model = named or platform.processor() or platform.machine()
     return f"{model}, {os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"
 
 
 def stated(file: str, pattern: str) -> str:
-    """Returns what a line of one of the kernel's files says; nothing if it has no such line."""
+    """Returns what a line in a kernel file says; nothing if it has no such line."""
     try:
         match = re.search(f"^{pattern}", pathlib.Path(file).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
@@ -52,7 +52,7 @@ def stated(file: str, pattern: str) -> str:
 
 
 def main() -> None:
-    """Runs the benchmarks, prints them, and writes what was asked for."""
+    """Runs the benchmarks, prints their figures, and writes the requested files."""
     stop_signals.exit_on_sigterm()
     names = FLAGS.only or BENCHMARKS
     check(names)
@@ -61,7 +61,7 @@ def main() -> None:
     for name in names:
         print(f"\n{name}")
         results[name] = importlib.import_module(f"tools.benchmarks.{name}").run()
-        if FLAGS.json:  # after each: the next one may fail, or be interrupted
+        if FLAGS.json:  # after each: the next may fail or be interrupted
             text = json.dumps({"machine": machine(), **results}, indent=2) + "\n"
             storage.replace_bytes(text.encode(), FLAGS.json)
         if FLAGS.page:
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises UserError, before minutes of measuring, for what cannot be measured or written."""
+    """Raises UserError, before minutes of measuring, if something cannot be measured or written."""
     for name in names:
         if name not in (known := (*BENCHMARKS, *LONG)):
             raise UserError(f"--only={name}: expected one of {', '.join(known)}{nearest(name, known)}")
@@ -81,7 +81,7 @@ def check(names: Sequence[str]) -> None:
 
 
 def write_page(path: pathlib.Path, results: Mapping[str, Mapping[str, object]], measured_on: str) -> None:
-    """Writes the sections of the benchmarks that were run, and keeps the page's others."""
+    """Writes the sections of the benchmarks that ran, and keeps the page's others."""
     sections = _sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
     sections |= {name: _section(name, figures, measured_on) for name, figures in results.items()}
     path.write_text("\n".join([HEAD, *(sections[name] for name in sorted(sections))]), encoding="utf-8")
@@ -108,8 +108,8 @@ def _number(value: object) -> str:
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_list("only", None, "Some of: " + ", ".join((*BENCHMARKS, *LONG)))
-    cli.define_path("json", None, "Write the figures to this file too.")
-    cli.define_path("page", None, "Write them into this Markdown page too; what it says of others stays.")
+    cli.define_path("json", None, "Also write the figures to this file.")
+    cli.define_path("page", None, "Also write them into this Markdown page; its other sections stay.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-r"""Shows how the size of activations changes with the width of a model, at the start and after some updates.
+r"""Shows how the size of activations changes with a model's width, at the start and after some updates.
 
     python -m tools.coordinate_check --gin_file=quickstart.gin \
         --data=data/quickstart [--widths=128,256,512] [--steps=4]
 
-Trains the model of the gin files at each width, its heads as wide as they say, for a few updates at the peak learning
-rate, on the same batches. A learning rate carries over from a narrow model to a wide one if no part's change grows with
-the width or vanishes (Yang et al., "Tensor Programs V", 2022, https://arxiv.org/abs/2203.03466, appendix D.1). An
-exponent p says that the size is proportional to width ** p; above 0.25, the part limits the rate of wider models.
+Trains the gin files' model at each width, with the heads' width unchanged, for a few updates at the peak learning rate,
+on the same batches. A learning rate transfers from a narrow model to a wide one if no part's change grows with the
+width or vanishes (Yang et al., "Tensor Programs V", 2022, https://arxiv.org/abs/2203.03466, appendix D.1). An exponent
+p means that the size is proportional to width ** p; above 0.25, the part limits the rate of wider models.
 """
 
 # Shapes: B batch, T context, D width.
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from pipeline.optimizers.config import OptimizerConfig
 
 FLAGS = flags.FLAGS
-LIMIT = 0.25  # of an exponent, for a part that neither grows nor vanishes
+LIMIT = 0.25  # exponents of a part that neither grows nor vanishes
 Sizes = dict[str, float]  # root mean square by part
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the gin files say of a run, as far as it matters here."""
+    """The settings of a run that matter here, from the gin files."""
 
     settings: "TrainConfig"
     model: "GPT2Config"
     optimizer: "OptimizerConfig"
 
     def at_width(self, width: int) -> "Run":
-        """Returns the run with a model of this width, whose heads stay as wide as they were."""
+        """Returns the run with a model of this width and unchanged head width."""
         model = dataclasses.replace(self.model, width=width, heads=width // self.model.head_width)
         return dataclasses.replace(self, model=model)
 
@@ -75,14 +75,14 @@ def _run() -> Run:
 
 
 def measure(run: Run, batches: "Sequence[np.ndarray]") -> tuple[Sizes, Sizes]:
-    """Trains on all batches but the first, and looks at the first before and after.
+    """Trains on all batches but the first, and measures the first before and after.
 
     Args:
         run: its model, optimizer and clipping are used.
         batches: int32 [B, T + 1] each.
 
     Returns:
-        The root mean square of each part's activations before the first update, and of their change since.
+        The root mean square of each part's activations before the first update, and of their change by the updates.
     """
     import tensorflow as tf
 
@@ -116,7 +116,7 @@ def measure(run: Run, batches: "Sequence[np.ndarray]") -> tuple[Sizes, Sizes]:
 
 
 def activations(model: Any, tokens: Any) -> dict[str, Any]:
-    """Returns what each part of a GPT-2 or ALGPT2 adds to the residual stream, and what it ends in.
+    """Returns what each part of a GPT-2 or ALGPT2 adds to the residual stream, and its outputs.
 
     Args:
         model: from ``models.build``.
@@ -143,7 +143,7 @@ def activations(model: Any, tokens: Any) -> dict[str, Any]:
 
 
 def exponent(sizes: Mapping[int, float]) -> float:
-    """Returns p of the best fit size = c · width ** p; not a number if a size is 0."""
+    """Returns p of the best fit size = c · width ** p; NaN if a size is 0."""
     if min(sizes.values()) <= 0:
         return math.nan
     x, y = [math.log(width) for width in sizes], [math.log(size) for size in sizes.values()]
@@ -152,7 +152,7 @@ def exponent(sizes: Mapping[int, float]) -> float:
 
 
 def table(measured: Mapping[int, tuple[Sizes, Sizes]]) -> str:
-    """Returns the sizes at the start and of the change, a column per width, with exponents and what stands out."""
+    """Returns initial sizes and sizes of the change, a column per width, with exponents and outliers."""
     lines, growing = [], []
     for moment, title in enumerate(("at the start", f"change after {FLAGS.steps} updates")):
         lines += [f"{title:<26}" + "".join(f"{width:>10}" for width in measured) + "  exponent"]
@@ -184,7 +184,7 @@ def _widths(model: "GPT2Config") -> list[int]:
 
 
 def _batches(run: Run, data: "Manifest") -> "list[np.ndarray]":
-    """Returns one batch to look at and one for each update, int32 [B, T + 1], of one microbatch of rows."""
+    """Returns one batch to measure and one for each update, int32 [B, T + 1], of microbatch size."""
     from pipeline.data.reading import record_order
 
     record_order.check_context(data.record.context, run.model.context)

@@ -1,4 +1,4 @@
-r"""Checks this machine before a run: one line per check, ok, warning or fault, and what to do about it.
+r"""Checks this machine before a run: one line per check: ok, warning or fault, and what to do about it.
 
     python -m tools.doctor [--path=runs] [--bucket=gs://BUCKET/FOLDER] \
         [--zone=us-central1-a]
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OK, WARNING, FAULT = "ok", "warning", "fault"
-PYTHONS = (3, 11), (3, 13)  # the oldest and the newest that requirements.txt installs on; make test-pythons tries them
+PYTHONS = (3, 11), (3, 13)  # the oldest and newest that requirements.txt supports; make test-pythons tests them
 TIMEOUT_SECONDS = 5
 LEAST_DISK, LEAST_MEMORY = 20e9, 4e9  # bytes: checkpoints of GPT-2 small and its shards; tracing and compiling it
 CPU_FEATURES = {"avx": FAULT, "avx2": WARNING, "fma": WARNING}  # TensorFlow's wheels abort without AVX
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def python() -> Iterator[Finding]:
-    """Checks the interpreter: the pins have wheels for some versions."""
+    """Checks the interpreter: the pins have wheels only for some versions."""
     version = platform.python_version()
     oldest, newest = PYTHONS
     if oldest <= sys.version_info[:2] <= newest:
@@ -77,12 +77,12 @@ def python() -> Iterator[Finding]:
 
 
 def pins(file: pathlib.Path) -> dict[str, str]:
-    """Returns the versions that a requirements file pins, without those of the files that it includes."""
+    """Returns the versions that a requirements file pins, without the files that it includes."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def packages() -> Iterator[Finding]:
-    """Checks the installed packages against the requirements file; a TPU VM has a separate one."""
+    """Compares the installed packages with the requirements file; a TPU VM has a separate one."""
     file = "requirements-tpu.txt" if wheels.installed("tensorflow-tpu") else "requirements.txt"
     pinned = pins(ROOT / file)
     versions = {name: wheels.installed(name) for name in pinned}
@@ -169,7 +169,7 @@ def bucket(path: str | None, zone: str | None) -> Iterator[Finding]:
 
 
 def region(location: "Location | None", zone: str) -> Finding:
-    """Compares a bucket's location, None if it is not known, with the zone of the machine that will read it."""
+    """Compares a bucket's location, None if unknown, with the zone of the machine that will read it."""
     if location is None:
         return Finding(OK, "can be written to; this account may not see its location (storage.buckets.get)")
     if not zone:
@@ -188,7 +188,7 @@ def wandb_login() -> Iterator[Finding]:
 
 
 def one_step() -> Iterator[Finding]:
-    """Trains a tiny model on one batch with the step of every run, and expects its loss to fall."""
+    """Trains a tiny model on one batch with the real training step; its loss must fall."""
     try:
         wheels.check_wheels()
     except UserError:
@@ -222,7 +222,7 @@ def define_flags() -> None:
     """Defines the flags."""
     cli.define_path("path", "runs", "Where runs and unfinished work will be written.")
     cli.define_path("bucket", None, "A bucket, or a folder in one, that runs will use.")
-    flags.DEFINE_string("zone", None, "The TPU's zone; asked of the metadata server on a Google Cloud machine.")
+    flags.DEFINE_string("zone", None, "The TPU's zone; on Google Cloud the default comes from the metadata server.")
 
 
 if __name__ == "__main__":

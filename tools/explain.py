@@ -4,7 +4,7 @@
     python -m tools.explain Adafactor          # one surface, setting by setting
     python -m tools.explain --gin_file=gpt2.gin train.steps
 
-With --gin_file each setting is also shown with its value in that file and the line that sets it.
+With --gin_file it also shows each setting's value in that file and the line that sets it.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def summary(kind: type) -> str:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """Returns what the docstrings of a surface and of those it extends say of each setting."""
+    """Returns each setting's meaning, from the docstrings of a surface and those it extends."""
     found: dict[str, str] = {}
     for ancestor in reversed(kind.__mro__):
         text = inspect.cleandoc(ancestor.__doc__ or "")

@@ -1,4 +1,4 @@
-"""Figures that take hours to measure, in a JSON file: a broken one is refused in time, and it is written whole."""
+"""Figures that take hours to measure, in a JSON file: a broken file is rejected early, and writing is atomic."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from pipeline.errors import UserError
 
 
 def load(file: pathlib.Path) -> dict[str, Any]:
-    """Returns the figures of a file, none if it does not exist.
+    """Returns a file's figures, none if it does not exist.
 
     Raises:
-        UserError: it does not hold a JSON object, or could not be written to later.
+        UserError: it is not a JSON object, or could not be written later.
     """
     storage.check_file(os.fspath(file))
     try:
@@ -26,7 +26,7 @@ def load(file: pathlib.Path) -> dict[str, Any]:
 
 
 def require_model(figures: dict[str, Any], file: pathlib.Path, model: str) -> None:
-    """Raises UserError, before hours of measuring, if the figures, by slice and attention, are of another model."""
+    """Raises UserError, before hours of measuring, if the figures, by slice and attention, have another model."""
     for name, of_slice in figures.items():
         for attention, row in of_slice.items():
             if row["model"] != model:
@@ -36,5 +36,5 @@ def require_model(figures: dict[str, Any], file: pathlib.Path, model: str) -> No
 
 
 def save(file: pathlib.Path, figures: dict[str, Any]) -> None:
-    """Writes the figures over the file in one step: a kill leaves the old ones or the new ones."""
+    """Replaces the file in one step: a kill leaves the old figures or the new ones."""
     storage.replace_bytes((json.dumps(figures, indent=1, sort_keys=True) + "\n").encode(), os.fspath(file))

@@ -37,13 +37,13 @@ def main() -> None:
 
 
 def page() -> str:
-    """Returns the page; WorkFailedError if a docstring leaves a setting out."""
+    """Returns the page; WorkFailedError if a docstring omits a setting."""
     pipelines = {name: surface for name, surface in SURFACES.items() if not surface.__module__.startswith("tools.")}
     return HEAD + "".join(section(name, surface) for name, surface in pipelines.items())
 
 
 def section(name: str, surface: Any) -> str:
-    """Returns the table of one surface's settings; WorkFailedError if its docstring leaves one out."""
+    """Returns the table of one surface's settings; WorkFailedError if its docstring omits one."""
     summary = _text(inspect.cleandoc(surface.__doc__).partition("\n\n")[0])
     fields, meanings, hints = explain.fields(surface), explain.meanings(surface), typing.get_type_hints(surface)
     missing = [key for key in fields if key not in meanings]

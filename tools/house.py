@@ -1,9 +1,9 @@
-"""Measures the house: files and lines of each room, the longest files and functions, and the direction of imports.
+"""Measures the code: files and lines of each room, the longest files and functions, and the direction of imports.
 
     python -m tools.house
 
-Exit code 1 if a file or a function is longer than its limit, or an import, or a program started by a module's name,
-leads up or in a circle.
+Exit code 1 if a file or a function exceeds its limit, or an import, or a program started by a module's name, goes up
+or in a circle.
 """
 
 import ast
@@ -21,7 +21,7 @@ from pipeline.progress import counted
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROOMS = ("models", "pipeline", "tools", "tests")
 FILE_LINES, FUNCTION_LINES = 300, 60  # at most
-# From the bottom up, a line a storey: a room may use those below it and its neighbours on the same line.
+# From the bottom up, one storey per line: a room may use those below it and those on the same line.
 STOREYS = """
 models
 pipeline.errors pipeline.help_text pipeline.paths pipeline.progress pipeline.stop_signals pipeline.streams
@@ -37,11 +37,11 @@ pipeline.preflight
 pipeline.shard pipeline.tokenizer pipeline.train pipeline.evaluate pipeline.generate pipeline.export
 tools
 """
-Graph = dict[str, set[str]]  # a module's name: those that it uses
+Graph = dict[str, set[str]]  # module: the modules that it uses
 
 
 def main() -> None:
-    """Prints the counts; WorkFailedError if a limit is broken."""
+    """Prints the counts; WorkFailedError if a limit is exceeded."""
     files, functions, graph = file_lines(ROOT), function_lines(ROOT), graph_of(ROOT)
     print("room      files   lines  median")
     for room in ROOMS:
@@ -64,7 +64,7 @@ def file_lines(root: pathlib.Path) -> dict[str, int]:
 
 
 def function_lines(root: pathlib.Path) -> dict[str, int]:
-    """Returns the number of lines of each function, those of functions in it included, by its place and name."""
+    """Returns the number of lines of each function, with its inner functions, by its place and name."""
     return {
         f"{file}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
         for file in file_lines(root)
@@ -84,18 +84,18 @@ def too_long(files: Mapping[str, int], functions: Mapping[str, int]) -> list[str
 
 
 def graph_of(root: pathlib.Path, *, started: bool = True) -> Graph:
-    """Returns what each module of the project imports and, unless told otherwise, starts as ``python -m NAME``."""
+    """Returns what each module imports and, unless told otherwise, starts as ``python -m NAME``."""
     files = [file for file in file_lines(root) if not file.startswith("tests/")]
     modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): root / file for file in files}
     return {
         name: _used_by(path.read_text(encoding="utf-8"), modules, started=started) - {name}
         for name, path in modules.items()
-        if name not in ("pipeline", "pipeline.data")  # which hold rooms, and no code
+        if name not in ("pipeline", "pipeline.data")  # contain rooms, no code
     }
 
 
 def _used_by(text: str, modules: Collection[str], *, started: bool) -> set[str]:
-    """Returns the modules that a module's text uses, in functions too, but not for its types alone."""
+    """Returns the modules that a module's text uses, also in functions, except only for types."""
     used: set[str] = set()
     pending: list[ast.AST] = [ast.parse(text)]
     while pending:
@@ -138,7 +138,7 @@ def circle_in(graph: Graph) -> list[str] | None:
 
 
 def between_rooms(graph: Graph) -> Graph:
-    """Returns the same arrows from room to room; a module outside a room's folder is a room of its own."""
+    """Returns the same arrows between rooms; a module outside any room's folder is its own room."""
     folders = {name.rpartition(".")[0] for name in graph} - {"", "pipeline", "tools"}
 
     def room(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of committed pages and of reports: SVG of text and CSS, the same bytes for the same figures."""
+"""Pictures for committed pages and reports: SVG with text and CSS, the same bytes for the same figures."""
 
 import io
 import pathlib
@@ -10,7 +10,7 @@ from absl import flags
 from pipeline import cli
 from pipeline.errors import UserError, pip_install
 
-# Of a reader who prefers dark colours: matplotlib writes each colour into the element itself, black text not at all.
+# For readers who prefer dark colors: matplotlib writes each color into its element, except black text.
 DARK = """<style>@media (prefers-color-scheme: dark) {
  text { fill: #e3e8ec } [style*="fill: #ffffff"] { fill: #14181c !important }
  [style*="stroke: #000000"] { stroke: #97a3ae !important } [style*="stroke: #dddddd"] { stroke: #333c44 !important }
@@ -20,10 +20,10 @@ GRID = "#dddddd"  # of lines that DARK darkens
 
 
 def page_of(flag: str) -> pathlib.Path:
-    """Returns the page that a flag names, before hours of work for it.
+    """Returns the page that a flag names, before hours of work on it.
 
     Raises:
-        UserError: it is no Markdown file that can be written, or matplotlib, for its pictures, is not installed.
+        UserError: it is not a writable Markdown file, or matplotlib, for its pictures, is not installed.
     """
     name = flags.FLAGS[flag].value or ""
     if not name.endswith(".md"):
@@ -35,7 +35,7 @@ def page_of(flag: str) -> pathlib.Path:
 
 
 def svg_pyplot(page: str) -> ModuleType:
-    """Returns matplotlib.pyplot, set to draw the SVG of a page; UserError if matplotlib is not installed."""
+    """Returns matplotlib.pyplot, set up to draw a page's SVG; UserError if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -52,7 +52,7 @@ def svg_pyplot(page: str) -> ModuleType:
 
 
 def save_svg(figure: Any, file: pathlib.Path) -> None:
-    """Writes a figure of ``svg_pyplot``, which is dark for a reader who prefers that."""
+    """Writes a figure of ``svg_pyplot``, dark for readers who prefer that."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     file.write_text(drawn.getvalue().replace("<defs>", f"{DARK}<defs>", 1), encoding="utf-8")

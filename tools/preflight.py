@@ -1,10 +1,10 @@
-r"""Compiles the exact step that would run, for the exact slice, with the real TPU compiler; no TPU is needed.
+r"""Compiles the exact step for the exact slice with the real TPU compiler; needs no TPU.
 
     python -m tools.preflight --gin_file=algpt2.gin --tpu=pod-128 \
         [--search | --schedule] [--json=FILE]
 
-Prints whether it fits, where the memory goes, FLOPs, HBM traffic and a bound of the step's time. Exit code 1 when it
-does not fit. Needs requirements-preflight.txt (jax and libtpu), and one to nine minutes per program.
+Prints whether it fits, where the memory goes, FLOPs, HBM traffic and a bound on the step's time. The exit code is 1 if
+it does not fit. Needs requirements-preflight.txt (jax and libtpu), and one to nine minutes per program.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def search(settings: TrainConfig, model: GPT2Config, optimizer: OptimizerConfig, piece: slices.Slice) -> int:
-    """Finds the largest microbatch that fits, with and without rematerialisation, and recommends the faster plan."""
+    """Finds the largest microbatch that fits, with and without rematerialization, and recommends the faster plan."""
     if settings.global_batch % piece.cores:
         batch_plan.plan(global_batch=settings.global_batch, replicas=piece.cores, microbatch=1, context=model.context)
     share = settings.global_batch // piece.cores
@@ -107,7 +107,7 @@ def define_flags() -> None:
     cli.define_tpu_flag("The slice to compile for, such as pod-128 or v3-8.")
     cli.define_path("json", None, "Also write the figures here.")
     cli.define_path("program", None, "Also write the compiled program's text (HLO) here.")
-    flags.DEFINE_bool("search", False, "Find the largest microbatch that fits, with and without rematerialisation.")
+    flags.DEFINE_bool("search", False, "Find the largest microbatch that fits, with and without rematerialization.")
     flags.DEFINE_bool("schedule", False, "Also read the schedule: the bundles of every kernel, by part of the model.")
     flags.DEFINE_bool("evaluation", True, "Compile the evaluation step too.")
 

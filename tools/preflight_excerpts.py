@@ -1,4 +1,4 @@
-"""What other pages take from the table of what fits where: a few rows, and the hours of a whole schedule."""
+"""Excerpts of the preflight table for other pages: a few rows, and the hours of a whole schedule."""
 
 import pathlib
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ UNKNOWN = "?"
 
 
 class Marks(NamedTuple):
-    """The lines of a page between which an excerpt stands."""
+    """The lines of a page that enclose an excerpt."""
 
     begin: str
     end: str
@@ -33,15 +33,15 @@ HOURS_MARKS = Marks("<!-- hours by the preflight -->", "<!-- end of hours -->")
 
 
 def write(page: pathlib.Path, marks: Marks, text: str) -> None:
-    """Replaces what stands between the marks of a page."""
+    """Replaces the text between a page's marks."""
     before, _, rest = page.read_text(encoding="utf-8").partition(marks.begin)
     _, mark, after = rest.partition(marks.end)
     page.write_text(f"{before}{marks.begin}\n{text}{marks.end}{after if mark else rest}", encoding="utf-8")
 
 
 def overview(rows: Rows) -> str:
-    """Returns Markdown: microbatch, peak and times without and with rematerialisation."""
-    lines = [f"| on a {OVERVIEW_SLICE} | optimizer | without rematerialisation | with |", "|---|---|---|---|"]
+    """Returns Markdown: microbatch, peak and times without and with rematerialization."""
+    lines = [f"| on a {OVERVIEW_SLICE} | optimizer | without rematerialization | with |", "|---|---|---|---|"]
     for model, optimizer in OVERVIEW:
         variants = [rows.get((model, OVERVIEW_SLICE, optimizer, remat)) for remat in ("none", "full")]
         if any(variants):
@@ -75,7 +75,7 @@ def _hours(rows: Rows, file: str, piece: slices.Slice) -> tuple[str, str]:
     if line is None:
         return "not compiled yet", "-"
     _, microbatch, _, _, bound, _, cycles, _ = _cells(line)
-    # The update and the all-reduce count once more with each microbatch here than they do in the run.
+    # Here the update and the all-reduce count with every microbatch, unlike in the run.
     microsteps = settings.steps * settings.global_batch / (piece.cores * int(microbatch))
     least, most = (microsteps * float(milliseconds) / 3.6e6 for milliseconds in (bound, cycles))
     return _span(least, most), _span(piece.chips * least, piece.chips * most)
@@ -86,5 +86,5 @@ def _span(least: float, most: float) -> str:
 
 
 def _cells(line: str) -> list[str]:
-    """Returns the columns after model, slice, optimizer and rematerialisation."""
+    """Returns the columns after model, slice, optimizer and rematerialization."""
     return [cell.strip() for cell in line.strip("| ").split("|")[4:]]

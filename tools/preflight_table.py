@@ -1,11 +1,11 @@
-r"""Writes the preflight of every model on the usual slices as a table: what fits, at which microbatch, how fast.
+r"""Writes a table of every model's preflight on the usual slices: what fits, at which microbatch, how fast.
 
     python -m tools.preflight_table --output=docs/preflight.md \
         --readme=README.md --pods=docs/pods.md
 
-A program takes the compiler one to nine minutes, and there are 528. Programs that are compiled already are read from
-the cache, so an interrupted table continues where it stopped; --missing keeps the rows that the output has, so that
-another machine can continue. --models, --slices, --optimizers and --remat choose rows; the others stay.
+The compiler needs one to nine minutes per program, and there are 528. Programs that are already compiled come from the
+cache, so an interrupted table resumes where it stopped. --missing keeps the rows that the output has, so that another
+machine can continue. --models, --slices, --optimizers and --remat choose rows; the others stay.
 """
 
 import dataclasses
@@ -44,20 +44,20 @@ AXES = {"models": tuple(MODELS), "slices": SLICES, "optimizers": OPTIMIZERS, "re
 MICROBATCHES = (4, 2, 1)  # the first that fits is shown
 HEAD = """# What fits where
 
-Made by `python -m tools.preflight_table --output=docs/preflight.md`: the training step of each model, bfloat16,
-context 1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of
-4, 2 and 1 sequences per core that fits. *Peak*: peak HBM per core; "needs" where nothing fits, at one sequence,
-and "needs over" where weights and slots alone are more than the core has (these are not compiled). *Bound*: the
-roofline of the step, arithmetic and memory overlapping fully. *Estimate*: the compiler's, every op at its own roofline,
-corrected for loops; "-" where it cannot be true, as everywhere on v4, v5e and v6e. *Cycles*: what the compiler expects
-of each instruction, one after another at the generation's clock. *Attention*: fused kernels or plain TensorFlow ops, as
-`train.attention = 'auto'` chooses; plain rows of v4 and later are from before the kernels, and fused is faster there
-([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless a row says otherwise. What has no row was not compiled.
-Adafactor's rows of gpt2-small and algpt2-base without rematerialisation are of today's step. The others were compiled
-earlier, with an absolute learning rate, when a step of gpt2-small on a v3-128 took 119 ms of cycles, not 110.
-Where memory is short the compiler rematerialises by itself, so that "none" may hold some of it, as for gpt2-xl.
-Gradients take less than a copy of the weights: the compiler itself shards the update over the replicas where it can
-(Xu et al. 2020, https://arxiv.org/abs/2004.13336), by reduce-scatters in place of all-reduces.
+Made by `python -m tools.preflight_table --output=docs/preflight.md`: each model's training step, bfloat16, context
+1,024, without accumulation, compiled by libtpu for the slice, with its all-reduce. *Microbatch*: the largest of 4, 2
+and 1 sequences per core that fits. *Peak*: peak HBM per core; "needs" is the peak at one sequence if even that does not
+fit, "needs over" means that weights and slots alone exceed the core's memory (these are not compiled). *Bound*: the
+step's roofline, with arithmetic and memory fully overlapping. *Estimate*: the compiler's, with every op at its own
+roofline, corrected for loops; "-" where it cannot be true, as everywhere on v4, v5e and v6e. *Cycles*: the cycles that
+the compiler expects with one instruction after another, at the generation's clock. *Attention*: fused kernels or plain
+TensorFlow ops, as `train.attention = 'auto'` chooses. Plain rows of v4 and later predate the kernels; fused is faster
+there ([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless a row says otherwise. Missing rows were not
+compiled. Adafactor's rows for gpt2-small and algpt2-base without rematerialization show today's step. The others were
+compiled earlier, with an absolute learning rate, when a step of gpt2-small on a v3-128 took 119 ms of cycles, not 110.
+If memory is short, the compiler itself rematerializes, so "none" may include some of it, as for gpt2-xl. Gradients take
+less than a copy of the weights: where it can, the compiler itself shards the update over the replicas (Xu et al. 2020,
+https://arxiv.org/abs/2004.13336), with reduce-scatters in place of all-reduces.
 
 """
 NAMES = (
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def write_excerpts(rows: dict[tuple[str, ...], str]) -> None:
-    """Writes what other pages take from the table."""
+    """Writes the other pages' excerpts of the table."""
     if FLAGS.readme:
         preflight_excerpts.write(pathlib.Path(FLAGS.readme), OVERVIEW_MARKS, preflight_excerpts.overview(rows))
     if FLAGS.pods:
@@ -101,7 +101,7 @@ def write_excerpts(rows: dict[tuple[str, ...], str]) -> None:
 
 
 def choice(flag: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the names that a comma-separated flag chooses; all known ones when the flag is empty."""
+    """Returns the names that a comma-separated flag chooses; all known ones if it is empty."""
     chosen = tuple(part for part in getattr(FLAGS, flag) if part)
     for name in chosen:
         if flag == "slices" and not slices.is_known(name):
@@ -112,13 +112,13 @@ def choice(flag: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> str:
-    """Compiles one combination at falling microbatches until it fits; returns its line of the table."""
+    """Compiles one combination at decreasing microbatches until it fits; returns its table row."""
     piece = slices.find(slice_name)
     columns: list[str] = []
     for microbatch in MICROBATCHES:
         settings, model, optimizer = configure(model_name, optimizer_name, remat, piece, microbatch)
         state = state_bytes(model, optimizer, piece.cores)
-        if state > piece.specs.usable_hbm_gib * GIB:  # the compiler need not be asked
+        if state > piece.specs.usable_hbm_gib * GIB:  # no need to compile
             columns = misfit(f"needs over {state / GIB:.2f}", piece.specs.usable_hbm_gib)
             break
         checked = compile_step.check(settings, model, optimizer, piece)
@@ -129,7 +129,7 @@ def row(model_name: str, slice_name: str, optimizer_name: str, remat: str) -> st
 
 
 def state_bytes(model: GPT2Config, optimizer: OptimizerConfig, replicas: int) -> int:
-    """Returns the bytes of the weights and the slots that every core holds."""
+    """Returns the bytes of weights and slots on each core."""
     shapes = {name: variable.shape for name, variable in weight_specs(model).items()}
     return 4 * model.parameters() + optimizer.slot_bytes(shapes, replicas)
 
@@ -158,7 +158,7 @@ def _milliseconds(seconds: float) -> str:
 def configure(
     model_name: str, optimizer_name: str, remat: str, piece: slices.Slice, microbatch: int
 ) -> tuple[TrainConfig, Any, Any]:
-    """Returns the run of gpt2.gin or algpt2.gin with another size, optimizer, rematerialisation and batch."""
+    """Returns the run of gpt2.gin or algpt2.gin with another size, optimizer, rematerialization and batch."""
     kind, (size, _, embedding) = MODELS[model_name], model_name.partition(" E=")
     params = [f"ALGPT2.embedding={embedding.title()}"] if embedding else []
     configuration = gin_reader.load([f"{kind}.gin", f"models/{size}.gin"], ["AdamW.learning_rate=1e-4", *params])
@@ -190,7 +190,7 @@ def write_rows(output: pathlib.Path, rows: dict[tuple[str, ...], str]) -> None:
 
     output.parent.mkdir(parents=True, exist_ok=True)
     text = HEAD + "".join(f"{rows[key]}\n" for key in sorted(rows, key=place))
-    storage.replace_bytes(text.encode(), str(output))  # whole: a row takes minutes
+    storage.replace_bytes(text.encode(), str(output))  # atomic: a row takes minutes
 
 
 def define_flags() -> None:
@@ -199,7 +199,7 @@ def define_flags() -> None:
     cli.define_path("readme", None, "A page that gets an excerpt between its two marks, such as README.md.")
     cli.define_path("pods", None, "A page that gets hours and chip-hours between its two marks, such as docs/pods.md.")
     flags.DEFINE_list("models", [], "Models, comma-separated; none means all.")
-    flags.DEFINE_list("slices", [], "Slices, comma-separated; none means those of the table.")
+    flags.DEFINE_list("slices", [], "Slices, comma-separated; none means the table's.")
     flags.DEFINE_list("optimizers", [], "adafactor, adamw.")
     flags.DEFINE_list("remat", [], "none, full.")
     flags.DEFINE_bool("missing", False, "Keep the complete rows that the output has.")

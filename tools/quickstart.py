@@ -2,8 +2,8 @@
 
     make quickstart            # python -m tools.quickstart
 
-The baselines, on the same text: a model that knows only how often each token occurs, bz2, and ``xz -9e``. A killed run
-resumes when the command is repeated; a finished one says that it is done.
+The baselines, on the same text: a model that knows only token frequencies, bz2, and ``xz -9e``. If the run is killed,
+repeat the command to resume it; a finished run says that it is done.
 """
 
 import bz2
@@ -35,7 +35,7 @@ COMMANDS = (
 
 
 def unigram_nats_per_token(counts: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the loss on ``labels`` of the training frequencies ``counts`` [V], each raised by one."""
+    """Returns the loss on ``labels`` of the training frequencies ``counts`` [V], plus one each."""
     probabilities = (counts + 1) / (counts.sum() + len(counts))
     return float(-np.log(probabilities[labels]).mean())
 
@@ -67,7 +67,7 @@ def _stream(data: manifest.Manifest, part: manifest.Part) -> np.ndarray:
 def table(summary: dict) -> str:
     """Returns the closing table."""
     train, validation, baseline = summary["train"], summary["validation"], summary["baseline"]
-    mfu = train["mfu"] if "mfu" in train else train["share_of_matmul_peak"]  # as older runs called it
+    mfu = train["mfu"] if "mfu" in train else train["share_of_matmul_peak"]  # older runs' name
     better = 1 - validation["nats_per_token"] / baseline["unigram_nats_per_token"]
     rows = [
         ("parameters", f"{summary['parameters']:,}"),
@@ -93,10 +93,10 @@ def main() -> int:
         if code:
             return code
     path = pathlib.Path(RUN, "summary.json")
-    if not path.exists():  # the run was stopped by a signal, and said so
+    if not path.exists():  # a signal stopped the run, which said so
         return 0
     summary = json.loads(path.read_text(encoding="utf-8"))
-    if "xz_bits_per_byte" not in summary.get("baseline", {}):  # older runs have no figure of xz
+    if "xz_bits_per_byte" not in summary.get("baseline", {}):  # older runs have no xz figure
         summary["baseline"] = baselines()
         storage.replace_bytes((json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode(), str(path))
     print(f"\n{table(summary)}\n\nsample:\n{summary['sample']}\n\nrun directory: {RUN}")

@@ -3,8 +3,8 @@ r"""Runs pipeline.train, records a hash of every row of tokens that it reads, an
     python -m tools.recorded_train --rows_file=FILE [--kill_at=STEP] \
         <flags of pipeline.train>
 
-For tools.resume_proof and the tests. Elements are numbered as they leave the input pipeline, from the step that the run
-says it starts at, so a start that is off by one shows, whatever index the elements themselves carry.
+For tools.resume_proof and the tests. Elements are numbered as they leave the input pipeline, from the step at which the
+run says it starts. So an off-by-one start shows, whatever index the elements themselves carry.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 
 
 def record_rows(path: str) -> None:
-    """Makes train_dataset append a line per element to ``path``: its step and a digest of each of its rows."""
+    """Makes train_dataset append a line per element to ``path``: its step and a digest of each row."""
     import tensorflow as tf
 
     from pipeline.data.reading import datasets
@@ -73,7 +73,7 @@ def kill_at(step: int) -> None:
 
 
 def main() -> int:
-    """Trains as pipeline.train does, recorded."""
+    """Trains as pipeline.train does, and records."""
     rows_file = cli.required("rows_file", "a file for the digests")
     cli.import_tensorflow()
     record_rows(rows_file)
@@ -85,7 +85,7 @@ def main() -> int:
 def define_flags() -> None:
     """Defines the flags."""
     train.define_flags()
-    cli.define_path("rows_file", None, "Where the digests go.")
+    cli.define_path("rows_file", None, "The file for the digests.")
     flags.DEFINE_integer("kill_at", None, "The step at which the process kills itself.")
 
 

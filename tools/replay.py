@@ -2,8 +2,8 @@
 
     python -m tools.replay --run_dir=… --data=… [--incident=STEP]
 
-Reads exactly those records again, each by one seek, checks them, and prints their place and their text. The default is
-the newest incident.
+Rereads exactly those records, with one seek each, checks them, and prints their position and text. The default is the
+newest incident.
 """
 
 from collections.abc import Iterator

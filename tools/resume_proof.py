@@ -1,13 +1,13 @@
-r"""Proves that a run which was killed and resumed equals the unbroken one, on this topology and on others.
+r"""Proves that a killed and resumed run equals an uninterrupted one, on this topology and on others.
 
     python -m tools.resume_proof --gin_file=quickstart.gin --data=… \
         [--steps=6] [--more=6] [--tpu=virtual-2]
 
-Trains steps + more unbroken. Trains again, kills that run with SIGKILL amid the second part, and resumes three copies
-of its directory: on the same topology, on another number of replicas, and with another accumulation. Compares, step by
-step, the hash of all token ids consumed, the losses, and the final weights and optimizer slots. Prints a table, and
-exits with 1 on a difference: on the same topology everything has to be equal to the bit; on others, the tokens to the
-bit and the losses within 1e-5 in float32.
+Trains steps + more without interruption. Trains again, kills that run with SIGKILL during the second part, and resumes
+three copies of its directory: on the same topology, with another number of replicas, and with another accumulation.
+Compares, step by step, the hash of all token ids consumed and the losses, and the final weights and optimizer slots.
+Prints a table, and exits with 1 on a difference. On the same topology everything must be bit-identical; on others, the
+tokens bit-identical and the losses within 1e-5 in float32.
 """
 
 import hashlib
@@ -31,43 +31,43 @@ LOSS_TOLERANCE = 1e-5  # relative, float32
 
 @dataclass(frozen=True)
 class Topology:
-    """Where a run resumes: ``--tpu``, and a microbatch in place of the gin file's, or None."""
+    """Where a run resumes: ``--tpu``, and a microbatch to replace the gin file's, or None."""
 
     name: str
     tpu: str
     microbatch: int | None = None
 
     def flags(self) -> list[str]:
-        """Returns it as flags of pipeline.train."""
+        """Returns this topology as pipeline.train flags."""
         changed = [] if self.microbatch is None else [f"--gin_param=train.microbatch={self.microbatch}"]
         return [f"--tpu={self.tpu}", *changed]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The comparison of a resumed run with the unbroken one."""
+    """The comparison of a resumed run with the uninterrupted one."""
 
     topology: Topology
     steps: int
-    tokens: int  # steps whose token ids are the same
+    tokens: int  # steps with the same token ids
     loss_difference: float  # the largest, relative
     weight_difference: float  # the largest over weights and slots, absolute
-    equal_bits: bool  # all weights and slots are the same to the bit
+    equal_bits: bool  # all weights and slots are bit-identical
 
     def holds(self, exact: bool) -> bool:
-        """Whether the tokens and, within the tolerance, the losses are equal; if ``exact``, all to the bit."""
+        """Whether the tokens and, within the tolerance, the losses are equal; if ``exact``, bit-identical."""
         if self.tokens != self.steps or not self.loss_difference <= LOSS_TOLERANCE:
             return False
         return not exact or (self.equal_bits and self.loss_difference == 0)
 
 
 def prove(run_flags: list[str], steps: int, more: int, home: Topology, others: list[Topology]) -> list[Outcome]:
-    """Runs ``run_flags`` unbroken at home, and killed there and resumed on each topology; compares the outcomes.
+    """Runs ``run_flags`` uninterrupted at home, then killed there and resumed on each topology; compares the outcomes.
 
-    The killed run leaves a checkpoint after ``steps`` steps; the whole is ``steps + more``.
+    The killed run leaves a checkpoint after ``steps`` steps, of ``steps + more`` in all.
 
     Raises:
-        WorkFailedError: a run failed that should not have.
+        WorkFailedError: a run failed unexpectedly.
     """
     settings = {"compute_dtype": "float32", "steps": steps + more, "checkpoint_every": steps, "steps_per_loop": 1}
     settings |= {"evaluate_every": 0, "sample_prompt": "", "wandb": "off"}
@@ -111,7 +111,7 @@ def _compare(unbroken: str, resumed: str, topology: Topology, steps: int) -> Out
 
 
 def _token_hashes(run_dir: str) -> dict[int, str]:
-    """Returns, for each step, the hash of its global batch, as the last process that read it saw it."""
+    """Returns, for each step, the hash of its global batch, as the last process read it."""
     rows: dict[int, tuple[int, list[str]]] = {}
     with open(f"{run_dir}/rows.jsonl", encoding="utf-8") as file:
         for line in file:
@@ -149,7 +149,7 @@ def _weight_difference(unbroken: str, resumed: str, steps: int) -> tuple[float, 
 
 
 def report(outcomes: list[Outcome]) -> bool:
-    """Prints the table; returns whether everything holds. The first outcome is of the same topology."""
+    """Prints the table; returns whether everything holds. The first outcome is on the same topology."""
     print(f"{'resumed on':<34} {'token hashes':>14} {'loss, relative':>16} {'weights and slots':>22}")
     good = True
     for number, outcome in enumerate(outcomes):
@@ -163,7 +163,7 @@ def report(outcomes: list[Outcome]) -> bool:
 
 
 def main() -> int:
-    """Proves it on three topologies; returns 1 on a difference."""
+    """Compares runs on three topologies; returns 1 on a difference."""
     cli.required("data", "a directory of shards with a manifest")
     gin_files = cli.required("gin_file", "a run such as quickstart.gin")
     if FLAGS.steps < 1 or FLAGS.more < 2:
@@ -171,7 +171,7 @@ def main() -> int:
     from pipeline.config.batch_plan import divisors
     from pipeline.config.run_config import load_run_config, note_overridden_slice
 
-    run = load_run_config(gin_files, FLAGS.gin_param, FLAGS.tpu)  # refuses here what each of the trainings would refuse
+    run = load_run_config(gin_files, FLAGS.gin_param, FLAGS.tpu)  # rejects here what each training would reject
     settings = run.settings
     note_overridden_slice(run.configuration, FLAGS.tpu)
     smaller = (1, *divisors(settings.microbatch))[-2]
@@ -182,7 +182,7 @@ def main() -> int:
     ]
     run_flags = [f"--gin_file={name}" for name in FLAGS.gin_file]
     run_flags += [f"--gin_param={parameter}" for parameter in FLAGS.gin_param] + [f"--data={FLAGS.data}"]
-    warmup = min(settings.warmup_steps, FLAGS.steps + FLAGS.more)  # of a run that is much longer
+    warmup = min(settings.warmup_steps, FLAGS.steps + FLAGS.more)  # of a much longer run
     run_flags.append(f"--gin_param=train.warmup_steps={warmup}")
     cli.import_tensorflow()
     outcomes = prove(run_flags, FLAGS.steps, FLAGS.more, home, others)
@@ -194,9 +194,9 @@ def define_flags() -> None:
     """Defines the flags."""
     cli.define_gin_flags()
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
-    flags.DEFINE_integer("steps", 6, "Steps before the checkpoint from which the killed run resumes.")
-    flags.DEFINE_integer("more", 6, "Steps after it.")
-    flags.DEFINE_string("tpu", "virtual-2", "Topology of the unbroken run.")
+    flags.DEFINE_integer("steps", 6, "Steps before the checkpoint that the killed run resumes from.")
+    flags.DEFINE_integer("more", 6, "Steps after the checkpoint.")
+    flags.DEFINE_string("tpu", "virtual-2", "Topology of the uninterrupted run.")
     flags.DEFINE_string("other_tpu", "virtual-1", "Another number of replicas.")
 
 

@@ -1,7 +1,7 @@
-"""Hooks of mkdocs (mkdocs.yml): the pages outside docs/ join the site, and links to other files work there.
+"""Hooks for mkdocs (mkdocs.yml): add pages outside docs/ to the site, and make links to other files work.
 
-README.md becomes the first page. A file that a page links to, such as a test, is copied to files/ of the site; a link
-to a folder becomes its name.
+README.md becomes the first page. A file that a page links to, such as a test, is copied to the site's files/; a link to
+a folder becomes its name.
 """
 
 import functools
@@ -20,7 +20,7 @@ FENCE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages outside docs/, and the files that any page links to."""
+    """Adds the pages outside docs/ and the files that pages link to."""
     for name in OUTER_PAGES:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     for page in [*files.documentation_pages()]:
@@ -33,7 +33,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Rewrites the links of a page that leave docs/, outside of blocks of code."""
+    """Rewrites a page's links that leave docs/, except in code blocks."""
     parts = FENCE.split(markdown)
     rewrite = functools.partial(_rewritten, page.file.src_uri)
     return "".join(part if part.startswith("```") else LINK.sub(rewrite, part) for part in parts)

@@ -1,12 +1,12 @@
-"""Writes where a step's time goes on each generation of TPU, by the schedule that its compiler made; no TPU is needed.
+"""Writes where a step's time goes on each TPU generation, by the compiler's schedule; needs no TPU.
 
     python -m tools.step_on_tpu --slices=v5e-8,v6e-8   # some minutes a slice
     python -m tools.step_on_tpu --slices=              # only the page
 
-What is measured stands beside the page, as JSON; slices that are not chosen keep their figures, as do those of plain
-attention (--gin_param="train.attention='plain'") when the fused kernels are measured, and the other way round. If
-step_in_jax.json stands there too, from tools.benchmarks.jax_step, and is of the same model, the page compares both
-steps. Needs requirements-preflight.txt and, for the picture, requirements-plots.txt.
+The figures are stored beside the page, as JSON. Slices that are not chosen keep their figures; so does plain attention
+(--gin_param="train.attention='plain'") when the fused kernels are measured, and vice versa. If step_in_jax.json of
+tools.benchmarks.jax_step is there too and has the same model, the page compares both steps. Needs
+requirements-preflight.txt and, for the picture, requirements-plots.txt.
 """
 
 import dataclasses
@@ -42,28 +42,27 @@ Written by `python -m tools.step_on_tpu`: the training step of {model},
 `python -m tools.preflight --schedule` prints the same for any run and slice.
 
 *Schedule*: the compiler turns each fusion, and each Mosaic kernel, into bundles of instructions for all units of a
-core, of which one issues in about one cycle. Its dump lists them once; here they count as often as they run: over the
-blocks that a fusion goes over, a kernel's grid, a loop's trips. A kernel with fewer bundles than its FLOPs take at the
-peak, as some products of v5e have, counts as those. *Cycles*: what the compiler itself expected of each
-fusion before it wrote the bundles; for the attention kernels, their FLOPs at the peak, of which heads
-64 wide reach a half, and on v6e a quarter.
-*Roofline*: arithmetic or memory alone at their peak, whichever takes longer. *Attention*: plain TensorFlow ops, or the
-fused kernels, which v4 and later take by default.
+core; one bundle issues in about one cycle. Its dump lists them once; here they count as often as they run: for each
+block of a fusion, each point of a kernel's grid, each trip of a loop. A kernel with fewer bundles than its FLOPs take
+at the peak, as some products on v5e have, counts as the latter. *Cycles*: what the compiler itself expected of each
+fusion before it wrote the bundles; for the attention kernels, their FLOPs at the peak, of which heads 64 wide reach a
+half, and on v6e a quarter. *Roofline*: arithmetic or memory alone at their peak, whichever takes longer. *Attention*:
+plain TensorFlow ops, or the fused kernels, the default on v4 and later.
 
 What the schedule leaves out, and how it is bounded:
 
-- waits for memory. A bundle that waits for data takes longer than a cycle. *Waits* is by how much each kernel's traffic
-  takes longer than its bundles, at the full bandwidth, added up, copies in the background included: a step's kernels
-  take at least the schedule, or the roofline if that is longer, and about schedule and waits together if no copy
-  overlaps another kernel's work.
-- the network. Of a collective, only the bundles that issue it count; waiting for other cores is not among them.
-- loops whose length is not written down (copies, and updates row by row) count once; what stands under a condition
-  counts at every step, as in the attention kernels of contexts above 1,024.
+- waits for memory. A bundle that waits for data takes longer than a cycle. *Waits* adds up how much longer each
+  kernel's traffic takes, at full bandwidth, than its bundles, including background copies. A step's kernels take at
+  least the schedule, or the roofline if that is longer, and about schedule plus waits if no copy overlaps another
+  kernel's work.
+- the network. For a collective, only the bundles that issue it count, not the wait for other cores.
+- loops of unknown length (copies, and updates row by row) count once; code under a condition counts at every step, as
+  in the attention kernels for contexts above 1,024.
 
-*Agreement*: bundles over the compiler's cycles, over the kernels whose cycles are at most 4/3 of what their FLOPs take
-at the peak, products of matrices alone: in brackets the least and the greatest of one kernel. Where its cycles hold
-elementwise work, the compiler expects more than it then emits, up to four times as much, and for each fusion that reads
-HBM a latency of about 2,000 cycles.
+*Agreement*: bundles over the compiler's cycles, for kernels whose cycles are at most 4/3 of what their FLOPs take at
+the peak (products of matrices alone), with the range over single kernels in brackets. For elementwise work, the
+compiler expects up to four times as many cycles as it then emits, and for each fusion that reads HBM a latency of about
+2,000 cycles.
 
 """
 TABLE = (
@@ -100,7 +99,7 @@ def main() -> int:
 
 
 def chosen() -> tuple[TrainConfig, GPT2Config, OptimizerConfig]:
-    """Returns the run of the flags, but for its batch."""
+    """Returns the flags' run, except its batch."""
     configuration = gin_reader.load(FLAGS.gin_file or ["gpt2.gin"], FLAGS.gin_param)
     settings = configuration.get(TrainConfig)
     for parameter in ("microbatch", "global_batch"):
@@ -115,12 +114,12 @@ def chosen() -> tuple[TrainConfig, GPT2Config, OptimizerConfig]:
 
 
 def model_name(settings: TrainConfig, model: GPT2Config, _: OptimizerConfig) -> str:
-    """Returns the run as the page calls it."""
+    """Returns the page's name for the run."""
     return f"{settings.model} ({model.parameters():,} parameters, {settings.optimizer})"
 
 
 def measure(name: str) -> tuple[str, dict[str, Any]]:
-    """Compiles the run's step for a slice, and returns attention's path and the figures that the page holds."""
+    """Compiles the run's step for a slice; returns attention's path and the page's figures."""
     piece, (settings, model, optimizer) = slices.find(name), chosen()
     settings = dataclasses.replace(settings, microbatch=MICROBATCH, global_batch=MICROBATCH * piece.cores)
     found = compile_step.check(settings, model, optimizer, piece, with_schedule=True)
@@ -149,7 +148,7 @@ def rows(measured: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def text(measured: dict[str, Any], picture: str) -> str:
-    """Returns the page; UserError if what is measured is not of one run."""
+    """Returns the page; UserError if the figures are not from one run."""
     all_rows = rows(measured)
     first = all_rows[0][2]
     for name, path, row in all_rows:
@@ -205,7 +204,7 @@ def define_flags() -> None:
     """Defines the flags."""
     cli.define_gin_flags()
     cli.define_path("output", "docs/step_on_tpu.md", "The page to write.")
-    flags.DEFINE_list("slices", list(SLICES), "Slices to compile for; none only writes the page anew.")
+    flags.DEFINE_list("slices", list(SLICES), "Slices to compile for; none only rewrites the page.")
 
 
 if __name__ == "__main__":

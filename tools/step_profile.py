@@ -2,8 +2,8 @@
 
     python -m tools.step_profile --output=docs/step_profile.md
 
-Traces some steps of tools/benchmarks/step.py with TensorFlow's profiler. Each moment of a step is shared evenly among
-the instructions that run then, on whatever threads, so that the parts add up to the step's time.
+Traces some steps of tools/benchmarks/step.py with TensorFlow's profiler. The instructions that run at one moment, on
+any threads, share it evenly, so the parts add up to the step's time.
 """
 
 import glob
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _spans(folder: str, instructions: dict[str, program.Instruction]) -> list[tuple[int, int, str]]:
-    """Returns (begin, end, instruction) of all that ran, in picoseconds."""
+    """Returns (begin, end, instruction) of everything that ran, in picoseconds."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     (path,) = glob.glob(f"{folder}/plugins/profile/*/*.xplane.pb")
@@ -76,7 +76,7 @@ def _spans(folder: str, instructions: dict[str, program.Instruction]) -> list[tu
 
 
 def shared_time(spans: list[tuple[int, int, str]]) -> dict[str, float]:
-    """Returns seconds by name: at each moment, those that run share it evenly."""
+    """Returns seconds by name; what runs at one moment shares it evenly."""
     edges = sorted([(begin, 1, name) for begin, _, name in spans] + [(end, -1, name) for _, end, name in spans])
     running: Counter[str] = Counter()
     shares: dict[str, float] = defaultdict(float)
@@ -149,9 +149,9 @@ Written by `python -m tools.step_profile --output=docs/step_profile.md`: the ste
 Other programs on the machine lengthen all of this; the share of the peak
 comes from the best of several turns.
 
-XLA hands a product that contracts both operands' first axes, which is the gradient of a kernel or of the
-table, to its threads and returns: the trace has the launch only. Its time is in the part that names it,
-or under what runs meanwhile, which is why a product beside it looks slower than it is alone.
+If a product contracts both operands' first axes (the gradient of a kernel or of the table), XLA passes it to
+its threads and returns: the trace has only the launch. Its time is in the part that names it, or in what
+runs meanwhile, so a product beside it looks slower than it is alone.
 
 The {LARGEST} instructions that take longest:
 

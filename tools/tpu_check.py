@@ -1,12 +1,12 @@
-"""Checks every op of the step against the TPU's own kernels, with the TPU build of TensorFlow, without a TPU.
+"""Checks that the TPU has a kernel for every op of the step, with TensorFlow's TPU build, without a TPU.
 
     python -m tools.tpu_check            # make tpu-check
 
-TensorFlow's TPU wheel lowers a function for the platform "TPU" on any machine, and refuses ops for which the TPU has no
-kernel ("No registered 'AsString' OpKernel for XLA_TPU_JIT"). The attention kernels, which it does not look into, are
-compiled by that environment's jax and libtpu for each generation. It cannot share an environment with the other wheels,
-so this command builds another under build/, a gigabyte, at its first run. Weights go in as arguments: functions that
-hold variables are refused.
+TensorFlow's TPU wheel lowers a function for the platform "TPU" on any machine, and rejects ops for which the TPU has no
+kernel ("No registered 'AsString' OpKernel for XLA_TPU_JIT"). It does not check the attention kernels; that
+environment's jax and libtpu compile them for each generation. The wheel cannot share an environment with the others,
+so this command builds another under build/, a gigabyte, on its first run. Weights are passed as arguments: TensorFlow
+rejects functions that hold variables.
 """
 
 import os
@@ -26,16 +26,16 @@ from pipeline.preflight.libtpu_process import ENVIRONMENT as ENVIRONMENT_OF_LIBT
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "tpu-environment"
-# Of requirements-tpu.txt, what lowering a step needs: no data, no bucket, no report.
+# The part of requirements-tpu.txt that lowering a step needs: no data, bucket or report.
 NEEDED = ("tensorflow-tpu", "libtpu", "jax", "jaxlib", "tensorboard", "keras", "numpy", "gin-config", "absl-py")
-PRETENDED = ENVIRONMENT_OF_LIBTPU | {"TPU_ACCELERATOR_TYPE": "v3-8"}  # takes this machine for a host of a v3-8
-TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2")  # of generations with attention kernels
+PRETENDED = ENVIRONMENT_OF_LIBTPU | {"TPU_ACCELERATOR_TYPE": "v3-8"}  # poses as a host of a v3-8
+TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2")  # generations with attention kernels
 REPLICAS, ROWS, CONTEXT = 8, 4, 256
 SIZE: dict[str, Any] = {"layers": 2, "heads": 2, "width": 256, "context": CONTEXT, "vocabulary_size": 1000}
 
 
 def main() -> int:
-    """Starts the check in the TPU environment; returns 1 if an op is refused."""
+    """Starts the check in the TPU environment; returns 1 if an op is rejected."""
     python = environment()
     done = subprocess.run(
         [str(python), "-m", "tools.tpu_check", "inside"], cwd=ROOT, env={**os.environ, **PRETENDED}, check=False
@@ -59,10 +59,10 @@ def environment() -> pathlib.Path:
 
 
 def inside() -> int:
-    """Runs in the TPU environment: lowers every variant of the step, and prints one line for each."""
+    """Runs in the TPU environment: lowers every variant of the step and prints one line each."""
     import tensorflow as tf
 
-    from tools import tpu_check  # not as __main__: another process looks its function up by the module's name
+    from tools import tpu_check  # not as __main__: another process looks up its function by the module's name
 
     assert LAST_LIBTPU_FOR, "this import shows that the wheels did not abort"
     print(f"tensorflow {tf.__version__} with the TPU's kernels")
@@ -100,12 +100,12 @@ def inside() -> int:
 
 
 def compile_kernels(topology: str) -> None:
-    """Compiles both attention kernels by this environment's jax and libtpu; for a process of its own."""
+    """Compiles both attention kernels with this environment's jax and libtpu; needs a separate process."""
     os.environ.update(ENVIRONMENT_OF_LIBTPU, TPU_ACCELERATOR_TYPE="v4-8")
     import jax
     from jax.experimental import topologies
 
-    from models import attention_kernels as kernels  # before jax: it keeps jax off a TPU
+    from models import attention_kernels as kernels  # before jax: keeps jax off a TPU
 
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     where = jax.sharding.SingleDeviceSharding(device)
@@ -121,7 +121,7 @@ def _say(name: str, problem: str | None) -> bool:
 
 
 def check_evaluation(model_config: GPT2Config) -> str | None:
-    """Lowers the evaluation step with weights as arguments; returns what the TPU refuses, or None."""
+    """Lowers the evaluation step with weights as arguments; returns what the TPU rejects, or None."""
     import keras
     import tensorflow as tf
 
@@ -144,7 +144,7 @@ def check_evaluation(model_config: GPT2Config) -> str | None:
 def check(
     model_config: GPT2Config, optimizer_config: OptimizerConfig, accumulation: int, attention: str = "plain"
 ) -> str | None:
-    """Lowers one optimizer step with weights and slots as arguments; returns what the TPU refuses, or None."""
+    """Lowers one optimizer step with weights and slots as arguments; returns what the TPU rejects, or None."""
     import keras
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -186,13 +186,13 @@ def check(
 
 
 def lower(function: Any, specs: list[Any]) -> str | None:
-    """Lowers a function for the TPU; returns the first line of the refusal, or None."""
+    """Lowers a function for the TPU; returns the first line of the rejection, or None."""
     import tensorflow as tf
 
     try:
         lowered = tf.function(function, jit_compile=True, autograph=False).experimental_get_compiler_ir(*specs)
         lowered(stage="hlo", platform_name="TPU")
-    except Exception as error:  # TensorFlow raises a different class at every stage of lowering
+    except Exception as error:  # TensorFlow raises a different class at each stage of lowering
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
         return f"{type(error).__name__}: {lines[-1 if isinstance(error, TypeError) else 0].strip()[:300]}"
     return None

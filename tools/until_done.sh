@@ -1,17 +1,17 @@
 #!/bin/sh
-# Restarts a command as long as it ends because a machine went away: with code 75, or killed by a signal (above 128).
+# Restarts a command whenever it ends because a machine was lost: with code 75, or killed by a signal (above 128).
 #
 #     tools/until_done.sh python -m pipeline.train --gin_file=algpt2.gin --tpu=v3-8 --data=gs://… --run_dir=gs://…
 #
-# Ends with the command's code otherwise: 0 done (or stopped by SIGTERM, its state saved), 1 failed, 2 wrong input.
-# RESTART_SECONDS (30) is the pause before each new start. SIGTERM, SIGINT, SIGHUP (a lost session) and SIGUSR1 (SLURM's
+# Otherwise ends with the command's code: 0 done (or stopped by SIGTERM, with its state saved), 1 failed, 2 wrong input.
+# RESTART_SECONDS (30) is the pause before each restart. SIGTERM, SIGINT, SIGHUP (a lost session) and SIGUSR1 (SLURM's
 # warning) are passed on as SIGTERM, and end the loop.
 [ $# -gt 0 ] || { echo "usage: tools/until_done.sh COMMAND …" >&2; exit 2; }
 pause=${RESTART_SECONDS:-30}
 stopped=
 child=
 signalled=
-pass_on() { # once to each child; a signal that came before the child's id was known is passed on after
+pass_on() { # once to each child; a signal from before the child's id was known is passed on later
   if [ -n "$stopped" ] && [ "$child" != "$signalled" ]; then
     signalled=$child
     kill -TERM "$child" 2>/dev/null

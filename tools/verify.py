@@ -2,7 +2,7 @@
 
     python -m tools.verify --data=data/wikitext-2 [--workers=N]
 
-Exit code 0 if there is no fault, otherwise 1, with the file, record and byte offset of the first fault of each kind.
+Exit code 0 if there is no fault. Otherwise 1, with the file, record and byte offset of the first fault of each kind.
 """
 
 import os
@@ -75,7 +75,7 @@ DETAILS = {
 
 
 def check_totals(manifest: Manifest) -> Iterator[Fault]:
-    """Yields faults where a part's totals contradict each other; loading checks the manifest's own consistency."""
+    """Yields faults if a part's totals contradict each other; loading checks the manifest's consistency."""
     from pipeline.data.sharding.packing import Packing
 
     packing = Packing(context=manifest.record.context, kind=manifest.record.packing)

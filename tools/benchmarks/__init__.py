@@ -1,1 +1,1 @@
-"""One module a benchmark, each with run() -> figures; tools/bench.py runs them."""
+"""One module per benchmark, each with run() -> figures; tools/bench.py runs them."""

@@ -1,7 +1,7 @@
 """Accumulation: a step of 8 microbatches of 4 sequences against one of 1 microbatch of 32, the same global batch.
 
-The 30M model and optimizer of step.py, sequences of 256 tokens, float32, on this machine's devices. The two take turns,
-and the best turn of each counts: other work on the machine can only slow a turn down.
+Uses step.py's 30M model and optimizer, sequences of 256 tokens, float32 and this machine's devices. The two take turns,
+and each one's best turn counts: other work on the machine can only slow a turn down.
 """
 
 from tools.benchmarks.step import best_seconds, ours, random_tokens

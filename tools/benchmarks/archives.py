@@ -1,12 +1,12 @@
 """Sharding OpenWebText's archives: their speed, the share of decompression, and the bytes after a kill.
 
-Text of this machine is packed as OpenWebText is published: tars of 390 `.txt` files, each compressed by xz, in one
-`openwebtext.tar.xz`. It is the half of the documents that zlib compresses least, in random order: OpenWebText has 3.1
-bytes of text per byte of its archives, and decompression takes longer the fewer they are. Sharding is timed as a user
-would time it, from the start of the process to committed, synced shards, in turns with Parquet of the same text; the
-best turn of each counts. CPU seconds are those of all its processes: where other work shares the cores, as a load
-average above 3 says, text per CPU second tells more than text per second. At last a run is killed half-way and
-repeated, and its manifest, which has each shard's checksum, is compared with the others'.
+Packs this machine's text as OpenWebText is published: tars of 390 `.txt` files, each compressed by xz, in one
+`openwebtext.tar.xz`. The text is the half of the documents that zlib compresses least, in random order: OpenWebText has
+3.1 bytes of text per byte of its archives, and the lower this ratio, the longer decompression takes. Sharding is timed
+as a user would time it, from the start of the process to committed, synced shards, in turns with Parquet of the same
+text; each one's best turn counts. CPU seconds cover all its processes. If other work shares the cores (a load average
+above 3), text per CPU second tells more than text per second. Finally a run is killed half-way and repeated, and its
+manifest, which has each shard's checksum, is compared with the others'.
 """
 
 import io
@@ -31,7 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from tools.benchmarks import shard, text
 
 TEXT_BYTES = 400_000_000  # the start takes a second, and a corpus takes an hour
-PAGES = 390  # in one of OpenWebText's archives, on average
+PAGES = 390  # per OpenWebText archive, on average
 TURNS = 3  # other work can only slow a turn down: the best counts
 
 
@@ -71,7 +71,7 @@ def run() -> dict[str, object]:
 
 
 def dense(documents: list[str]) -> list[str]:
-    """Returns the half of the documents that zlib compresses least, in random order: neighbours are unrelated pages."""
+    """Returns the half of the documents that zlib compresses least, in random order: neighbors are unrelated pages."""
     shares = [len(zlib.compress(document.encode())) / len(document.encode()) for document in documents]
     least = statistics.median(shares)
     chosen = [document for document, share in zip(documents, shares, strict=True) if share >= least]
@@ -111,7 +111,7 @@ def _cpu_seconds() -> float:
 
 
 def _same_after_a_kill(archive: pathlib.Path, folder: pathlib.Path, seconds: float) -> None:
-    """Kills a run after so many seconds, repeats it, and compares the shards' checksums with the first run's."""
+    """Kills a run after some seconds, repeats it, and compares the shards' checksums with the first run's."""
     output = folder / "killed"
     process = subprocess.Popen(
         shard.command_line("openwebtext", archive, output),

@@ -1,9 +1,9 @@
 """Evaluation speed: tokens scored per second against the forward share of a training step.
 
-The 30M model and the batch of step.py. A forward pass is a third of a training step's FLOPs, so evaluation should go
-through at least three times as many tokens per second as training does; a ratio of 1 is just that. Sliding windows of
-half the context score half of the tokens that they read, and are counted by what they read. Both take turns, and the
-best turn of each counts.
+Uses step.py's 30M model and batch. A forward pass is a third of a training step's FLOPs, so evaluation should process
+at least three times as many tokens per second as training; a ratio of 1 means exactly that. Sliding windows of half the
+context score half of the tokens that they read, and count what they read. Both take turns, and each one's best turn
+counts.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from pipeline.evaluation.windows import windows
 from tools.benchmarks import step as training
 
 FORWARD_SHARE = 1 / 3
-BATCHES = 3  # of evaluation per turn, so that a turn is about as long as a step
+BATCHES = 3  # of evaluation per turn, which then takes about as long as a step
 
 
 def run() -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Generation: our compiled loop over a key/value cache against keras-hub's `generate`, on one small GPT-2.
 
-The 30M model of step.py with random weights and room for 1,024 tokens, prompts of 64 tokens, float32, greedy, no stop.
-Both are compiled by XLA beforehand; they take turns, and the best turn of each counts. The ratio without a name is that
-of 32 prompts. A single prompt's tokens cost one reading of all weights each, at the memory's speed in both.
+Uses step.py's 30M model with random weights and room for 1,024 tokens, prompts of 64 tokens, float32, greedy decoding,
+no stop. XLA compiles both beforehand; they take turns, and each one's best turn counts. The unnamed ratio is for 32
+prompts. With a single prompt, each token reads all weights once, at memory speed in both.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from tools.benchmarks import step
 
 CONFIG = dataclasses.replace(step.CONFIG, context=1024)
 PROMPT, TURNS = 64, 3
-SETTINGS = {  # prompts, and new tokens of each
+SETTINGS = {  # prompts, new tokens per prompt
     "one_prompt": (1, 128),
     "8_prompts": (8, 128),
     "8_prompts_long": (8, 512),
     "32_prompts": (32, 128),
 }
-NO_STOP = CONFIG.known_vocabulary - 1  # never the likeliest token here, which run() checks
+NO_STOP = CONFIG.known_vocabulary - 1  # never the likeliest token here; run() checks this
 
 
 def run() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The usual preparation, to compare with: Hugging Face datasets and tiktoken to one uint16 memmap, as in nanoGPT."""
+"""The usual preparation, for comparison: Hugging Face datasets and tiktoken to one uint16 memmap, as in nanoGPT."""
 
 import pathlib
 import tempfile
@@ -26,7 +26,7 @@ def process(example: dict) -> dict:
 
 
 def prepare(source: pathlib.Path, output: pathlib.Path, processes: int) -> float:
-    """Maps, then writes the memmap in 1,024 batches; returns the seconds of both, imports not among them."""
+    """Maps, then writes the memmap in 1,024 batches; returns the seconds of both, without imports."""
     began = time.perf_counter()
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:

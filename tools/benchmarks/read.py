@@ -1,7 +1,7 @@
 """Reading speed: this pipeline, nanoGPT's memmap sampling and int64 TFRecords, in turns on the same machine.
 
-All contenders make batches of 512 sequences of 1,025 tokens, ready for the step, out of 2 GB in the page cache.
-They take turns, and the best turn of each counts: other work on the machine can only slow a turn down.
+All contenders make batches of 512 sequences of 1,025 tokens, ready for the step, from 2 GB in the page cache. They take
+turns, and each one's best turn counts: other work on the machine can only slow a turn down.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ from pipeline.data.reading import datasets
 
 BATCH, CONTEXT, VOCABULARY = 512, 1024, 50_257
 SHARDS, RECORDS = 256, 3_908  # per shard: 2.09 GB in all
-INT64_RECORDS = 20_480  # the usual format takes 3 to 6 KB per sequence; read over and over
+INT64_RECORDS = 20_480  # the usual format takes 3 to 6 KB per sequence; read repeatedly
 TURNS, TURN_SECONDS = 5, 2.5
 
 
@@ -67,7 +67,7 @@ def _speeds(contenders: dict[str, Callable[[], Iterator[Any]]]) -> tuple[dict[st
     speed, processor = dict.fromkeys(contenders, 0.0), dict.fromkeys(contenders, float("inf"))
     for _ in range(TURNS):
         for name, batches in running.items():
-            next(batches)  # what was read ahead while others ran
+            next(batches)  # data read ahead while others ran
             start, busy, count = time.perf_counter(), time.process_time(), 0
             while time.perf_counter() - start < TURN_SECONDS:
                 next(batches)
@@ -79,7 +79,7 @@ def _speeds(contenders: dict[str, Callable[[], Iterator[Any]]]) -> tuple[dict[st
 
 
 def _crc32c_microseconds() -> float:
-    """Returns the processor time for the crc32c of one record, by the processor's instruction; the best of five."""
+    """Returns the processor time for one record's crc32c, by the processor's instruction; the best of five."""
     record, turns = bytes(records.record_bytes(CONTEXT)), []
     for _ in range(5):
         start = time.process_time()
@@ -90,7 +90,7 @@ def _crc32c_microseconds() -> float:
 
 
 def _seconds_to_first_batch(directory: pathlib.Path, manifest: Manifest) -> tuple[float, float]:
-    """Returns the medians at step 0 and at the last whole batch of the first pass, measured in turns."""
+    """Returns the medians at step 0 and at the first pass's last full batch, measured in turns."""
     seconds: dict[int, list[float]] = {0: [], SHARDS * RECORDS // BATCH - 1: []}
     for _ in range(7):
         for step, measured in seconds.items():
@@ -130,7 +130,7 @@ def _int64(path: pathlib.Path, parallel: int | None) -> tf.data.Dataset:
 
 
 def _write(directory: pathlib.Path) -> Manifest:
-    """Writes the same random tokens in our format and in nanoGPT's, and fewer of them as int64 TFRecords."""
+    """Writes the same random tokens in our format and nanoGPT's, and fewer as int64 TFRecords."""
     generator = np.random.default_rng(0)
     shards = []
     with open(directory / "train.bin", "wb") as flat:

@@ -1,14 +1,15 @@
 """Recipes: the defaults against nanoGPT's AdamW, Muon and the 2020 study's Adafactor, at equal tokens.
 
-GPT-2 of 2 layers and width 128, contexts of 128, 16 sequences a step, 2,048,000 tokens of CPython's documentation and
-library, all in our training step, so that only the recipe differs. Each recipe's learning rate is tuned on a grid of
-factors of 2, one seed each, until the best is not at its edge; then it gets three seeds. *ours* is the optimizer of
-gpt2.gin. *nanogpt* is AdamW with betas of 0.9 and 0.95, weight decay 0.1, clipping at 1 and a cosine to a tenth of the
-rate. *muon* is ours on the matrices with AdamW for the rest. *seed* is Adafactor as the study of 2020 ran it, its decay
-frozen by a bug. Nats per token on all of the validation part; the deviation is over the seeds. *tokens to nanogpt* is
-the share of the tokens with which ours, its whole schedule in that share, reaches nanoGPT's final loss.
+Trains a GPT-2 of 2 layers and width 128 at context 128, 16 sequences per step, on 2,048,000 tokens of CPython's
+documentation and library. All use our training step, so only the recipe differs. Each recipe's learning rate is tuned
+on a grid of factors of 2, one seed each, until the best is not at its edge; then it gets three seeds. *ours* is the
+optimizer of gpt2.gin. *nanogpt* is AdamW with betas of 0.9 and 0.95, weight decay 0.1, clipping at 1 and a cosine to a
+tenth of the rate. *muon* is our Muon on the matrices with AdamW for the rest. *seed* is Adafactor as the study of 2020
+ran it, with its decay frozen by a bug. Losses are nats per token on the whole validation part; the deviation is over
+the seeds. *tokens to nanogpt* is the share of the tokens that ours needs, with its whole schedule in that share, to
+reach nanoGPT's final loss.
 
-About an hour and a half on two cores. It is kept in runs/recipe: if killed, the same command goes on.
+Takes about an hour and a half on two cores. Results stay in runs/recipe: if killed, the same command resumes.
 """
 
 import itertools
@@ -56,14 +57,14 @@ def run(folder: pathlib.Path = FOLDER, base: Cell = BASE) -> dict[str, float]:
 
 
 def share_of_tokens(curve: dict[float, float], target: float) -> float:
-    """Returns the share of the tokens at which a loss is reached, by straight lines over the share's logarithm.
+    """Returns the share of tokens that reaches a loss, interpolated linearly over the share's logarithm.
 
     Args:
-        curve: final loss (nats per token) of whole runs, by their share of the tokens.
+        curve: final loss (nats per token) of complete runs, by their share of the tokens.
         target: the loss to reach.
 
     Returns:
-        The smallest share if that is below the target already, and infinity if none is.
+        The smallest share if it is already below the target, infinity if none is.
     """
     points = sorted(curve.items())
     if points[0][1] <= target:

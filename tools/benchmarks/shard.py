@@ -1,8 +1,8 @@
 """Sharding speed and memory: this pipeline, a nanoGPT-style preparation and the bare engine on the same text.
 
-Ours is timed as a user would: from the start of the process to committed, synced shards. The baseline is timed without
-its imports. Memory is the sum, over the processes that live at one time, of each one's peak resident size: pages that
-processes share count in each, so this is an upper bound.
+Ours is timed as a user would, from the start of the process to committed, synced shards; the baseline without its
+imports. Memory is the sum of the peak resident sizes of all processes that live at one time. Shared pages count in each
+process, so this is an upper bound.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ from tools.bench import stated
 from tools.benchmarks import text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SPEED_BYTES = 1_000_000_000  # the start takes a second, and a corpus takes hours
+SPEED_BYTES = 1_000_000_000  # startup takes a second, a corpus takes hours
 MEMORY_BYTES = (60_000_000, 6_000_000_000)
 ENGINE_BATCH = 2_000  # documents: large enough for every core, small enough for the memory
 TURNS = 3  # other work can only slow a turn down: the best counts
@@ -85,7 +85,7 @@ def _in_new_process(measure: Callable[..., float], *arguments: object) -> float:
 
 
 def _bare_engine(source: pathlib.Path) -> float:
-    """Returns the seconds of ``fastokens.encode_batch_flat`` on all cores, its documents already in memory."""
+    """Returns the seconds of ``fastokens.encode_batch_flat`` on all cores, with documents already in memory."""
     engine = tokenizer.load("gpt2")._engine
     documents = pq.read_table(source)["text"].to_pylist()
     began = time.perf_counter()
@@ -95,7 +95,7 @@ def _bare_engine(source: pathlib.Path) -> float:
 
 
 def command_line(dataset: str, source: pathlib.Path, output: pathlib.Path) -> list[str]:
-    """Returns the command that shards a source as gin/datasets/``dataset``.gin says, into 8 shards."""
+    """Returns the command that shards a source with gin/datasets/``dataset``.gin, into 8 shards."""
     words = [sys.executable, "-m", "pipeline.shard", f"--gin_file=datasets/{dataset}.gin", f"--source={source}"]
     return [*words, f"--output={output}", "--gin_param=shard.shards=8"]
 
@@ -119,7 +119,7 @@ def shard(dataset: str, source: pathlib.Path, output: pathlib.Path) -> tuple[flo
 def _watch(process: subprocess.Popen, peak: list[int]) -> None:
     while process.poll() is None:
         peaks = [stated(f"/proc/{pid}/status", r"VmHWM:\s+(\d+) kB") for pid in _family(process.pid)]
-        peak[0] = max(peak[0], 1024 * sum(int(kib or 0) for kib in peaks))  # none of those that have ended meanwhile
+        peak[0] = max(peak[0], 1024 * sum(int(kib or 0) for kib in peaks))  # without those that have ended
         time.sleep(0.02)
 
 
@@ -133,7 +133,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _same_length(ours: pathlib.Path, usual: pathlib.Path) -> None:
-    """Refuses to compare speeds if the two did not make the same number of tokens."""
+    """Refuses to compare speeds if the two made different numbers of tokens."""
     tokens = sum(part.tokens for part in manifest.load(str(ours)).parts.values())
     if tokens != usual.stat().st_size // 2:
         raise RuntimeError(f"{tokens} tokens here, {usual.stat().st_size // 2} in the nanoGPT-style file")

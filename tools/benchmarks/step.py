@@ -1,9 +1,9 @@
 """Training speed: our compiled step, keras-hub's `fit` and, where torch is, Hugging Face's model under torch.compile.
 
-One model for all, a 30M GPT-2 (6 layers, width 384, vocabulary 50,257), 8 sequences of 256 tokens, float32, AdamW, on
-whatever devices this machine has. Contenders take turns with a float32 matrix multiply, whose best is the peak, and the
-best turn of each counts: other work on the machine can only slow a turn down. FLOPs are the model's, 6 per
-weight and token plus the full attention square, for all contenders alike.
+All train one model, a 30M GPT-2 (6 layers, width 384, vocabulary 50,257), on 8 sequences of 256 tokens, in float32 with
+AdamW, on this machine's devices. Contenders take turns with a float32 matrix multiply, whose best turn is the peak.
+Each one's best turn counts: other work on the machine can only slow a turn down. FLOPs are the model's, 6 per weight
+and token plus the full attention square, for all contenders alike.
 """
 
 import importlib.util
@@ -46,7 +46,7 @@ def run() -> dict[str, float]:
 
 
 def best_seconds(contenders: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Calls each contender once, which compiles it, and then in turns; returns the seconds of each one's best turn."""
+    """Calls each contender once, to compile it, and then in turns; returns each one's best seconds."""
     for contender in contenders.values():
         contender()
     best = dict.fromkeys(contenders, float("inf"))
@@ -59,7 +59,7 @@ def best_seconds(contenders: Mapping[str, Callable[[], object]], turns: int) -> 
 
 
 def best_seconds_and_peak(contenders: dict[str, Step], turns: int) -> tuple[dict[str, float], float]:
-    """Returns the best seconds of each contender, and the FLOP/s of the best matrix multiply between their turns."""
+    """Returns each contender's best seconds, and the FLOP/s of the best matrix multiply between their turns."""
     peaks: list[float] = []
     multiply = {"matrix multiply": lambda: peaks.append(matmul_peak.measure())}
     seconds = best_seconds({**contenders, **multiply}, turns)
@@ -77,7 +77,7 @@ def flops() -> float:
 
 
 def ours(tokens: np.ndarray, *, accumulation: int = 1) -> Step:
-    """Returns our compiled step on this batch, cut into ``accumulation`` microbatches."""
+    """Returns our compiled step on this batch, split into ``accumulation`` microbatches."""
     compiled, batch = compiled_step(CONFIG, tokens, accumulation=accumulation)
     return lambda: float(compiled(batch)["loss"])
 
@@ -90,7 +90,7 @@ def compiled_step(
     learning_rate: float = LEARNING_RATE,
     jit_compile: bool = True,
 ) -> tuple[Any, dict[str, tf.Tensor]]:
-    """Returns the step of every run, with AdamW on one device, and its batch of ``tokens``, int32 [B, context + 1]."""
+    """Returns the training step, with AdamW on one device, and its batch of ``tokens``, int32 [B, context + 1]."""
     rows = len(tokens)
     model = models.build(config)
     optimizer = build(AdamWConfig(learning_rate=learning_rate), Schedule(kind="constant", steps=1000, warmup_steps=0))

@@ -1,4 +1,4 @@
-"""Text for the benchmarks: gathered from this machine's own files, and repeated with changes up to any size."""
+"""Text for the benchmarks: gathered from this machine's files, and repeated with changes up to any size."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pipeline import texts
 
 ENDINGS = (".py", ".pyi", ".txt", ".md", ".rst", ".html", ".pm", ".pod", ".h", ".c")
-DOCUMENT_CHARACTERS = 6_000  # longer files are cut: OpenWebText's documents have 5,000 bytes on average
+DOCUMENT_CHARACTERS = 6_000  # longer files are truncated: OpenWebText's documents have 5,000 bytes on average
 LEAST_BYTES = 60_000_000
 
 
@@ -55,7 +55,7 @@ def gather(most_bytes: int) -> tuple[list[str], int]:
 
 
 def varied(documents: list[str], total_bytes: int) -> Iterator[str]:
-    """Yields the documents, then copies whose lines are in another order and whose digits are others."""
+    """Yields the documents, then copies with reordered lines and different digits."""
     dice = random.Random(1)
     written = copy = 0
     while True:

@@ -1,11 +1,11 @@
-r"""A TPU slice at Google Cloud, from the grant to the first step: creates it, sets it up, trains on it, watches it.
+r"""Manages a TPU slice on Google Cloud: creates it, sets it up, trains on it, watches it and deletes it.
 
     python -m tools.pod create|setup|run|status|logs|stop|restart|delete \
         --name=NAME --tpu=SLICE --zone=ZONE
     python -m tools.pod run --name=NAME --tpu=SLICE --zone=ZONE -- \
         --gin_file=… --data=gs://… --run_dir=gs://…
 
-It runs gcloud, as its user would; --print prints those commands instead. docs/pods.md leads through all of it.
+It runs gcloud, as its user would; --print prints those commands instead. docs/pods.md explains every step.
 """
 
 import shlex
@@ -25,7 +25,7 @@ Verb = tuple[Callable[[Request], list[Command]], Callable[[Request], int | None]
 
 
 def main(verb: str = "", *arguments: str) -> int:
-    """Does what the verb says, or prints its commands; returns the exit code."""
+    """Runs the subcommand, or prints its commands; returns the exit code."""
     verbs = _verbs(arguments)
     if verb not in verbs:
         raise UserError(f"{verb!r} is not one of {', '.join(verbs)}{nearest(verb, verbs)}")
@@ -88,28 +88,28 @@ def _request() -> Request:
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("name", None, "The slice's name, which its queued resource and its TPU have.")
+    flags.DEFINE_string("name", None, "The name of the slice's queued resource and TPU.")
     cli.define_tpu_flag("A slice, such as v3-8, pod-128 (a v3-128) or v5e-16.")
     flags.DEFINE_string("zone", None, "Its zone, such as europe-west4-a.")
-    flags.DEFINE_bool("unlisted_zone", False, "Take the zone although no page of Google's lists it for this slice.")
-    flags.DEFINE_string("project", None, "Its project; default: that of gcloud's configuration.")
-    flags.DEFINE_bool("print", False, "Print the commands, one a line, and run none.")
+    flags.DEFINE_bool("unlisted_zone", False, "Accept the zone even if no Google page lists it for this slice.")
+    flags.DEFINE_string("project", None, "Its project; default: the one in gcloud's configuration.")
+    flags.DEFINE_bool("print", False, "Print the commands, one per line, and run none.")
     flags.DEFINE_bool("spot", False, "create: a slice that may be preempted at any time.")
     flags.DEFINE_bool("reserved", False, "create: from the project's reservation.")
-    flags.DEFINE_string("service_account", None, "create: the e-mail address that the hosts work as.")
+    flags.DEFINE_string("service_account", None, "create: the e-mail address that the hosts run as.")
     flags.DEFINE_string("network", None, "create: the VPC network.")
     flags.DEFINE_string("subnetwork", None, "create: the subnetwork.")
     flags.DEFINE_list("labels", [], "create: KEY=VALUE,KEY=VALUE, for the bill.")
     flags.DEFINE_string("valid_until_duration", None, "create: how long the request may wait, such as 6h.")
-    flags.DEFINE_float("poll_seconds", 15, "create, run --keep: seconds between two looks.", lower_bound=0)
+    flags.DEFINE_float("poll_seconds", 15, "create, run --keep: seconds between polls.", lower_bound=0)
     cli.define_path("bucket", None, "setup: check that the hosts can write to this bucket, or folder in one.")
-    flags.DEFINE_bool("keep", False, "run: stay, and bring a preempted slice back with its run.")
-    flags.DEFINE_bool("follow", False, "logs: go on as lines come.")
+    flags.DEFINE_bool("keep", False, "run: stay, and recreate a preempted slice with its run.")
+    flags.DEFINE_bool("follow", False, "logs: keep printing new lines.")
     flags.DEFINE_string("host", "0", "logs: a host's index, or all.")
     flags.DEFINE_integer("lines", 50, "logs: the newest lines of each host.", lower_bound=1)
-    flags.DEFINE_bool("yes", False, "delete: without the question.")
+    flags.DEFINE_bool("yes", False, "delete: do not ask.")
 
 
 if __name__ == "__main__":
-    cli.FLAGS.set_gnu_getopt(True)  # the verb comes before the flags
+    cli.FLAGS.set_gnu_getopt(True)  # the subcommand comes before the flags
     cli.run(main, define_flags)

@@ -1,10 +1,10 @@
-"""The commands of gcloud for a slice: pure functions from a request to words; nothing runs here."""
+"""The gcloud commands for a slice: pure functions from a request to arguments; nothing runs here."""
 
 from tools.pod import offers
 from tools.pod.request import Request
 
 Command = list[str]
-# A host that is down costs seconds at each of gcloud's ten tries, and one that hangs does not hold a command for ever.
+# A host that is down costs seconds in each of gcloud's ten tries; one that hangs does not block a command forever.
 SSH = ("-oConnectTimeout=10", "-oServerAliveInterval=15")
 QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
 TPU = ["gcloud", "compute", "tpus", "tpu-vm"]
@@ -15,7 +15,7 @@ def _place(request: Request) -> Command:
 
 
 def create(request: Request) -> Command:
-    """Asks for the slice; it comes when there is room for it."""
+    """Requests the slice; it starts when there is capacity."""
     options = {
         "service-account": request.service_account,
         "network": request.network,
@@ -35,12 +35,12 @@ def create(request: Request) -> Command:
 
 
 def describe_request(request: Request) -> Command:
-    """Asks for the state of the queued resource."""
+    """Queries the queued resource's state."""
     return [*QUEUE, "describe", request.name, *_place(request), "--format=json"]
 
 
 def describe_tpu(request: Request) -> Command:
-    """Asks for the state, the health and the hosts' addresses of the TPU."""
+    """Queries the TPU's state, health and host addresses."""
     return [*TPU, "describe", request.name, *_place(request), "--format=json"]
 
 
@@ -52,7 +52,7 @@ def delete(request: Request) -> Command:
 def ssh(request: Request, host: int, command: str) -> Command:
     """Runs a shell command on one host.
 
-    One command a host, rather than --worker=all: the exit codes stay apart, and no ssh-agent is needed.
+    One command per host, not --worker=all: exit codes stay separate, and no ssh-agent is needed.
     """
     return [
         *TPU,
@@ -67,7 +67,7 @@ def ssh(request: Request, host: int, command: str) -> Command:
 
 
 def upload(request: Request, host: int, file: str, to: str) -> Command:
-    """Copies a file to one host, to a path below its user's home."""
+    """Copies a file to one host, to a path in its user's home."""
     return [*TPU, "scp", file, f"{request.name}:{to}", *_place(request), f"--worker={host}", *_flags("scp"), "--quiet"]
 
 

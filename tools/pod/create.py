@@ -1,4 +1,4 @@
-"""``create``: asks for a slice and waits until it is there; ``delete`` gives it back."""
+"""``create``: requests a slice and waits until it is active; ``delete`` deletes it."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from tools.pod.request import Request
 
 WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 ENDED = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
-LOST = ("PREEMPTED", "TERMINATED", "STOPPED", "DELETING")  # states of a TPU that does not come back by itself
+LOST = ("PREEMPTED", "TERMINATED", "STOPPED", "DELETING")  # states of a TPU that does not recover by itself
 
 
 def plan(request: Request) -> list[Command]:
@@ -20,7 +20,7 @@ def plan(request: Request) -> list[Command]:
 
 
 def state_of(answer: dict) -> tuple[str, str]:
-    """Returns the state in the description of a queued resource, and the reason that it gives, if any."""
+    """Returns the state in a queued resource's description, and its reason, if any."""
     state = answer.get("state", {})
     reason = state.get("failedData", {}).get("error", {}).get("message", "")
     initiator = state.get("stateInitiator", "")
@@ -28,11 +28,11 @@ def state_of(answer: dict) -> tuple[str, str]:
 
 
 def create(request: Request, poll_seconds: float) -> None:
-    """Asks for the slice, or goes on waiting for it if it was asked for, until it is ACTIVE.
+    """Requests the slice, unless it is already requested, and waits until it is ACTIVE.
 
     Raises:
         WorkFailedError: The request ended in another state.
-        UserError: gcloud, the account or the project is not in order.
+        UserError: gcloud, the account or the project is not set up correctly.
     """
     code, output = gcloud.lines(commands.create(request))
     text = "\n".join(output)
@@ -51,7 +51,7 @@ def create(request: Request, poll_seconds: float) -> None:
 
 
 def wait(request: Request, poll_seconds: float) -> None:
-    """Waits, with one line of progress, until the slice is ACTIVE; WorkFailedError if it will not be."""
+    """Waits, with one progress line, until the slice is ACTIVE; WorkFailedError if it will not be."""
     progress, began, shown = Progress(1.0), time.monotonic(), ""
     while True:
         answer = gcloud.answer(commands.describe_request(request), request)
@@ -64,7 +64,7 @@ def wait(request: Request, poll_seconds: float) -> None:
         if state in ENDED:
             progress.finish()
             raise _ended(request, state, reason)
-        if progress.on_terminal or state != shown:  # elsewhere a line for each state is enough
+        if progress.on_terminal or state != shown:  # elsewhere one line per state is enough
             progress.show(f"{request.name}: {state}, {duration(time.monotonic() - began)}")
         shown = state
         time.sleep(poll_seconds)
@@ -77,7 +77,7 @@ def _ended(request: Request, state: str, reason: str) -> Exception:
 
 
 def delete(request: Request, *, yes: bool) -> None:
-    """Deletes the queued resource and its TPU, after a question on the terminal; buckets are not touched."""
+    """Asks on the terminal, then deletes the queued resource and its TPU, but no bucket."""
     if not yes:
         if not sys.stdin.isatty():
             raise UserError("delete asks on a terminal, and this is none; expected --yes")

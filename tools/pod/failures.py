@@ -1,6 +1,6 @@
-"""The known failures of gcloud, each as one sentence that says what to do.
+"""Known gcloud failures, each as one sentence that says what to do.
 
-Messages are those of gcloud 528 and of the Cloud TPU API: https://cloud.google.com/tpu/docs/troubleshooting,
+Messages are from gcloud 528 and the Cloud TPU API: https://cloud.google.com/tpu/docs/troubleshooting,
 https://cloud.google.com/tpu/docs/quota, https://cloud.google.com/tpu/docs/setup-gcp-account (roles, API).
 """
 
@@ -76,13 +76,13 @@ FAILED = (
     (r"has state \"", "the TPU is not ready yet; wait for ACTIVE (create), then try again"),
     (r"maintenance event", "the TPU is in a maintenance event; try again when it is over"),
 )
-UNKNOWN = "gcloud: "  # begins the error of a message that is none of these
+UNKNOWN = "gcloud: "  # begins the error for any other message
 MISSING = re.compile(r"NOT_FOUND.*/(queuedResources|nodes)/|/(queuedResources|nodes)/\S+ was not found")
 EXISTS = re.compile(r"ALREADY_EXISTS|already exists|\b409\b")
 
 
 def explain(text: str, request: Request) -> Exception:
-    """Returns the error that tells what gcloud's message means; its own first line where it is an unknown one."""
+    """Returns an error that explains gcloud's message; for an unknown message, its first line."""
     words = {
         "name": request.name,
         "zone": request.zone,

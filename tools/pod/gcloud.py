@@ -1,4 +1,4 @@
-"""Runs gcloud: an answer in JSON, or the lines of a command on a host as they come."""
+"""Runs gcloud: returns an answer in JSON, or streams the lines of a command on a host."""
 
 import json
 import subprocess
@@ -14,10 +14,10 @@ LINES_KEPT = 200
 
 
 def answer(command: Command, request: Request) -> dict[str, Any] | None:
-    """Returns what a command answers in JSON, None if what it asks for does not exist.
+    """Returns a command's JSON answer, None if what it asks for does not exist.
 
     Raises:
-        UserError: The input or the project is not in order; one sentence.
+        UserError: The input or the project is wrong; one sentence.
         WorkFailedError: Google Cloud could not do it; one sentence.
     """
     done = _started(command, capture_output=True)
@@ -30,7 +30,7 @@ def answer(command: Command, request: Request) -> dict[str, Any] | None:
 
 
 def lines(command: Command, on_line: Callable[[str], None] = lambda line: None) -> tuple[int, list[str]]:
-    """Runs a command to its end; returns its exit code and its last lines, standard error among them."""
+    """Runs a command to completion; returns its exit code and its last lines, with standard error."""
     process = _started(command, capture_output=False)
     kept: list[str] = []
     assert process.stdout

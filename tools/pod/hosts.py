@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from tools.pod import commands, gcloud
 from tools.pod.request import Request
 
-Hear = Callable[[int, str], None]  # is told a host and a line of its
+Hear = Callable[[int, str], None]  # gets a host and one of its lines
 AT_ONCE = 16  # each gcloud is a Python process of some 100 MB
 
 
 @dataclass
 class Outcome:
-    """What a command did on a host: its exit code and its last lines."""
+    """The result of a command on a host: its exit code and its last lines."""
 
     host: int
     code: int
@@ -26,7 +26,7 @@ class Outcome:
 
 
 def each(hosts: Iterable[int], work: Callable[[int], Outcome]) -> list[Outcome]:
-    """Does the same for each host, in parallel."""
+    """Calls a function for each host, in parallel."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(work, hosts))
 
@@ -42,5 +42,5 @@ def ssh(request: Request, hosts: Iterable[int], command: str, hear: Hear = lambd
 
 
 def greet(request: Request) -> Outcome:
-    """Connects to host 0 alone: the first connection makes an ssh key, which sixteen at once would make sixteen of."""
+    """Connects to host 0 alone: the first connection makes an ssh key; sixteen at once would make sixteen."""
     return one(request, 0, "true")

@@ -1,4 +1,4 @@
-"""``run --keep``: watches a run from here, and brings a slice that was preempted back, with its run."""
+"""``run --keep``: watches a run from here, and recreates a preempted slice with its run."""
 
 import sys
 import time
@@ -9,16 +9,16 @@ from pipeline.progress import OF_STEPS, Progress
 from tools.pod import commands, create, gcloud, run, setup, status
 from tools.pod.request import Request
 
-SILENT = 3  # times that there is no answer before it is said
-TRIES = 3  # of setup, on a slice that is new
+SILENT = 3  # failed polls before a message
+TRIES = 3  # of setup, on a new slice
 
 
 def keep(request: Request, arguments: Sequence[str], bucket: str | None, poll_seconds: float) -> int:
-    """Starts the run, or finds it running, and stays with it to its end; returns its exit code.
+    """Starts the run, or finds it running, and watches it until it ends; returns its exit code.
 
     Raises:
         UserError: Another run is active.
-        WorkFailedError: The slice cannot be had again.
+        WorkFailedError: The slice cannot be recreated.
     """
     watch = _Watch(request, arguments, bucket, poll_seconds)
     try:
@@ -34,17 +34,17 @@ def keep(request: Request, arguments: Sequence[str], bucket: str | None, poll_se
 
 
 class _Watch:
-    """What is known of the run that is watched."""
+    """The state of the watched run."""
 
     def __init__(self, request: Request, arguments: Sequence[str], bucket: str | None, poll_seconds: float):
         self.request, self.arguments, self.bucket, self.poll_seconds = request, list(arguments), bucket, poll_seconds
         self.progress, self.silent, self.started, self.line = Progress(1.0), 0, False, ""
 
     def look(self) -> int | None:
-        """Looks once, and does what has to be done; returns the run's exit code when it has one."""
+        """Polls once, and does what is needed; returns the run's exit code when it has one."""
         try:
             why = self._gone()
-        except WorkFailedError as error:  # the network here is gone for a while, or there is no room yet
+        except WorkFailedError as error:  # the network here is down for a while, or there is no capacity yet
             self._unheard(error)
             return None
         if why:
@@ -77,7 +77,7 @@ class _Watch:
             self.progress.note(f"{self.request.name} does not answer ({error}); if a host hangs: restart")
 
     def _gone(self) -> str:
-        """Returns why the slice does not work any more, or an empty string."""
+        """Returns why the slice no longer works, or an empty string."""
         asked = gcloud.answer(commands.describe_request(self.request), self.request)
         if asked is None:
             return "is gone"

@@ -1,4 +1,4 @@
-"""``logs``: what the units of the hosts wrote, each line with its host."""
+"""``logs``: the log lines of the hosts' units, each with its host."""
 
 import re
 import threading
@@ -26,9 +26,9 @@ def plan(request: Request, host: str, lines: int, *, follow: bool) -> list[Comma
 
 
 def logs(request: Request, host: str, lines: int, *, follow: bool) -> None:
-    """Prints the lines: those of all hosts in the order of their times, or as they come with --follow."""
+    """Prints the lines of all hosts in time order, or as they arrive with --follow."""
     lock = threading.Lock()
-    heard: list[tuple[int, str]] = []  # not Outcome.lines, which are the last ones only
+    heard: list[tuple[int, str]] = []  # not Outcome.lines, which has only the last ones
 
     def hear(number: int, line: str) -> None:
         if STAMPED.match(line):

@@ -2,9 +2,9 @@
 
 Sources, as read in November 2026:
 zones: https://cloud.google.com/tpu/docs/regions-zones; us-central1-f, for v2-8 and v3-8, is on its versions of 2024.
-accelerator types: https://cloud.google.com/tpu/docs/v5e and its neighbours; v5e is called v5litepod there.
-images: https://cloud.google.com/tpu/docs/runtimes. Those are the plain ones: the images with TensorFlow inside
-(tpu-vm-tf-…) hold another TensorFlow than requirements-tpu.txt. Their Python is Ubuntu 22.04's 3.10; setup brings 3.11.
+accelerator types: https://cloud.google.com/tpu/docs/v5e and similar pages, which call v5e v5litepod.
+images: https://cloud.google.com/tpu/docs/runtimes. We use the plain ones: images with TensorFlow (tpu-vm-tf-…) have a
+version other than requirements-tpu.txt's. Their Python is Ubuntu 22.04's 3.10; setup installs 3.11.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from pipeline.errors import UserError, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """One generation at Google Cloud.
+    """One generation on Google Cloud.
 
     Args:
-        prefix: What its accelerator types begin with.
-        image: The runtime version (software image) to ask for.
+        prefix: The start of its accelerator types.
+        image: The runtime version (software image) to request.
         zones: Where slices of any size are offered.
-        small_zones: Where slices of one host are offered besides.
+        small_zones: Where only slices of one host are offered.
     """
 
     prefix: str
@@ -75,7 +75,7 @@ def zones(piece: Slice) -> list[str]:
 
 
 def check_zone(piece: Slice, zone: str) -> None:
-    """Raises UserError, with the zones that have it, where a slice is not offered."""
+    """Raises UserError, with the zones that have the slice, if this one does not."""
     offered = zones(piece)
     if zone in offered:
         return

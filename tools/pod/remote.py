@@ -1,4 +1,4 @@
-"""The shell commands that run on a slice's hosts, and what they answer."""
+"""The shell commands that run on a slice's hosts, and their answers."""
 
 import json
 import shlex
@@ -8,7 +8,7 @@ from typing import Any
 from tools.pod.on_host import units
 
 ARCHIVE = "pod/source.tar.gz"  # below the user's home
-# What a host says that was never set up: it has no program to ask.
+# The answer of a host without setup: it has no program to ask.
 FRESH = 'echo \'pod: {"stamp": ""}\''
 
 
@@ -25,12 +25,12 @@ def install(stamp: str) -> str:
 
 
 def on_host(*words: str) -> str:
-    """Runs tools.pod.on_host on a host that was set up."""
+    """Runs tools.pod.on_host on a host after setup."""
     return f"cd pod/checkout && ../venv/bin/python -m tools.pod.on_host {shlex.join(words)}"
 
 
 def state() -> str:
-    """Tells what a host does; also one that was not set up."""
+    """Reports what a host is doing, even without setup."""
     return f"if [ -f pod/stamp ]; then {on_host('state')}; else {FRESH}; fi"
 
 
@@ -41,7 +41,7 @@ def logs(lines: int, *, follow: bool) -> str:
 
 
 def told(lines: Iterable[str]) -> dict[str, Any]:
-    """Returns what a host's program has answered, all its answers together."""
+    """Returns all answers of a host's program, combined."""
     answer: dict[str, Any] = {}
     for line in lines:
         if line.startswith(units.ANSWER):

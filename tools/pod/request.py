@@ -1,4 +1,4 @@
-"""What the flags say of a slice: its name, size and place, and how it is asked for."""
+"""The flags for a slice: its name, size and place, and how to request it."""
 
 import re
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ DURATION = re.compile(r"\d+[smhd]")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A slice at Google Cloud, existing or to be.
+    """A slice on Google Cloud, existing or planned.
 
     Args:
         name: Of the queued resource and of its TPU.
         piece: The slice.
         zone: Where it is.
-        project: Whose it is; None: that of gcloud's configuration.
-        spot: May be preempted at any time; takes preemptible quota.
+        project: Its project; None: the one in gcloud's configuration.
+        spot: May be preempted at any time; uses preemptible quota.
         reserved: From the project's reservation.
-        service_account: The e-mail address that its hosts work as; None: the project's default one.
+        service_account: The e-mail address that its hosts run as; None: the project's default one.
         network: VPC network; None: "default".
         subnetwork: Its subnetwork in the zone's region; None: the network's.
         labels: KEY=VALUE each, for the bill.
-        valid_until_duration: How long the request waits at most, such as "6h"; None: without end.
+        valid_until_duration: How long the request may wait, such as "6h"; None: forever.
 
     Raises:
-        UserError: Google Cloud would refuse it.
+        UserError: Google Cloud would reject it.
     """
 
     name: str
@@ -67,14 +67,14 @@ class Request:
 
 
 def find_slice(name: str) -> Slice:
-    """Returns the slice of --tpu; UserError if it names no slice, or an address: this command finds that itself."""
+    """Returns the slice of --tpu; UserError if it names no slice, or an address, which this command finds itself."""
     if "@" in name:
         raise UserError(f"--tpu={name}: expected a slice alone, such as {name.partition('@')[0]}; its address is found")
     return slices.find(name)
 
 
 def check_place(piece: Slice, zone: str, *, unlisted: bool) -> None:
-    """Raises UserError if the zone does not have the slice, unless told that it has."""
+    """Raises UserError if the zone does not have the slice, unless --unlisted_zone."""
     if not re.fullmatch(r"[a-z]+-[a-z]+\d+-[a-z]\w*", zone):
         raise UserError(f"--zone={zone}: expected a zone such as {offers.zones(piece)[0]}")
     if not unlisted:

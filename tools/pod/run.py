@@ -1,4 +1,4 @@
-"""``run``: starts the training on host 0, with a TensorFlow server on each host where there are several."""
+"""``run``: starts the training on host 0, with a TensorFlow server on each host if there are several."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ GRACE_SECONDS = 60  # for a run to save before `restart` kills it
 
 
 def plan(request: Request, arguments: Sequence[str]) -> list[Command]:
-    """Returns the commands of ``run``, with names in place of addresses that are not known yet."""
+    """Returns the commands of ``run``, with names in place of unknown addresses."""
     addresses = [f"HOST{host}:{status.SERVER_PORT}" for host in request.hosts]
     return [
         commands.describe_tpu(request),
@@ -27,7 +27,7 @@ def plan(request: Request, arguments: Sequence[str]) -> list[Command]:
 
 
 def check(request: Request, arguments: Sequence[str]) -> None:
-    """Raises UserError, before anything is started, if ``pipeline.train`` would refuse its arguments."""
+    """Raises UserError, before anything starts, if ``pipeline.train`` would reject its arguments."""
     wrong = next((word for word in arguments if re.match(r"--?tpu\b", word)), None)
     if wrong:
         raise UserError(f"{wrong} after --: the slice is that of --tpu before it")
@@ -58,7 +58,7 @@ def run(request: Request, arguments: Sequence[str]) -> None:
 
 
 def state(request: Request) -> dict[str, Any]:
-    """Returns what host 0 says of itself; UserError if it was not set up."""
+    """Returns host 0's state; UserError if it is not set up."""
     outcome = hosts.one(request, 0, remote.state())
     if outcome.code:
         raise failures.explain(outcome.text, request)
@@ -75,7 +75,7 @@ def start(request: Request, addresses: Sequence[str], arguments: Sequence[str]) 
 
 
 def serve(request: Request, addresses: Sequence[str], *, fresh: bool = False) -> None:
-    """Starts a TensorFlow server on each host of several, and waits until all answer."""
+    """Starts a TensorFlow server on each of several hosts, and waits until all respond."""
     if request.piece.hosts > 1:
         words = _server(request, addresses, fresh=fresh)
         outcomes = hosts.each(request.hosts, lambda host: hosts.one(request, host, words(host)))
@@ -84,7 +84,7 @@ def serve(request: Request, addresses: Sequence[str], *, fresh: bool = False) ->
 
 
 def restart(request: Request) -> None:
-    """Ends the run, by force if it hangs, starts every host's server anew, then the same run."""
+    """Ends the run, by force if it hangs, restarts every host's server, then the same run."""
     addresses = status.addresses(request)
     state(request)
     for command in ("stop", f"--grace={GRACE_SECONDS}"), ("start",):
@@ -107,7 +107,7 @@ def restart_plan(request: Request) -> list[Command]:
 
 
 def stop(request: Request) -> None:
-    """Ends the run: it saves, and the slice stays."""
+    """Stops the run, which saves; the slice stays."""
     _on_host_0(request, remote.on_host("stop"))
     print(f"{request.name}: the run was stopped and has saved; the same `run` goes on")
 
@@ -124,7 +124,7 @@ def _on_host_0(request: Request, command: str) -> None:
 
 
 def failed(request: Request, lost: Sequence[Outcome]) -> Exception:
-    """Returns the error of hosts that failed: the program's own sentence, or what gcloud's message means."""
+    """Returns the error for failed hosts: the program's own sentence, or the meaning of gcloud's message."""
     host, lines = lost[0].host, [line for line in lost[0].lines if line.strip()]
     own = next((line for line in reversed(lines) if line.startswith(("error: ", "failed: "))), None)
     if own:

@@ -1,4 +1,4 @@
-"""``setup``: this checkout and its packages on every host, in parallel; what is there already is left alone."""
+"""``setup``: installs this checkout and its packages on every host, in parallel, unless they are there."""
 
 import pathlib
 import subprocess
@@ -16,8 +16,8 @@ from tools.pod.hosts import Outcome
 from tools.pod.request import Request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LINES_SHOWN = 5  # of a host that failed
-CLOCK_SECONDS = 10.0  # more is not the way there and back
+LINES_SHOWN = 5  # of a failed host
+CLOCK_SECONDS = 10.0  # more than a round trip explains
 
 
 def plan(request: Request, bucket: str | None, file: str = "/tmp/source.tar.gz") -> list[Command]:
@@ -40,11 +40,11 @@ def plan(request: Request, bucket: str | None, file: str = "/tmp/source.tar.gz")
 
 
 def setup(request: Request, bucket: str | None) -> None:
-    """Sets every host up and checks it.
+    """Sets up and checks every host.
 
     Raises:
-        WorkFailedError: Hosts failed; the others are done, and the same command does the rest.
-        UserError: This is no checkout of git, the bucket's name is none, or gcloud is not in order.
+        WorkFailedError: Hosts failed; the others are done. The same command does the rest.
+        UserError: This is not a git checkout, the bucket's name is invalid, or gcloud is not set up.
     """
     if bucket and not storage.is_remote(bucket):
         raise UserError(f"--bucket={bucket}: expected gs://BUCKET or gs://BUCKET/FOLDER")
@@ -68,7 +68,7 @@ def setup(request: Request, bucket: str | None) -> None:
 
 
 class _Bar:
-    """The progress of the hosts: a line for each that has ended, and on a terminal what one of them is doing."""
+    """The hosts' progress: a line for each finished host, and on a terminal what one of them is doing."""
 
     def __init__(self, total: int):
         self._progress, self._began = Progress(total), time.monotonic()
@@ -81,7 +81,7 @@ class _Bar:
                 self._progress.show(f"setup: {self._done} of {self._total} hosts; host {host}: {line.strip()}")
 
     def end(self, outcome: Outcome) -> None:
-        """Notes that a host has ended."""
+        """Records that a host has finished."""
         with self._lock:
             self._done += 1
             how = f"failed (exit code {outcome.code}) after" if outcome.code else "installed in"
@@ -106,7 +106,7 @@ def _install(request: Request, missing: list[int], stamp: str) -> list[Outcome]:
 
 
 def _checked(request: Request, ready: list[int], bucket: str | None) -> list[Outcome]:
-    """Checks the hosts, and prints what is not as it should be; returns the outcomes that failed."""
+    """Checks the hosts, and prints what is wrong; returns the outcomes that failed."""
     offsets: dict[int, float] = {}
 
     def hear(host: int, line: str) -> None:

@@ -1,4 +1,4 @@
-"""``status``: one table of a slice: its state, its hosts, what was installed there and what runs."""
+"""``status``: one table of a slice's state, its hosts, what is installed there and what runs."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tools.pod.request import Request
 
 COLUMNS = ("host", "set up", "server", "run", "newest line")
 LINE_WIDTH = 80
-# On the images without TensorFlow, a stand-in of Google's (tpu-runtime.service) holds the port that the API names.
+# On images without TensorFlow, a Google stand-in (tpu-runtime.service) uses the port that the API names.
 API_PORT, SERVER_PORT = 8470, 8490
 
 
@@ -41,13 +41,13 @@ def status(request: Request) -> None:
 
 
 def endpoints(tpu: dict[str, Any]) -> list[str]:
-    """Returns the ``HOST:PORT`` of each host's server in the description of a TPU, in the order of the hosts."""
+    """Returns the ``HOST:PORT`` of each host's server in a TPU's description, in host order."""
     found = tpu.get("networkEndpoints", [])
     return [f"{point['ipAddress']}:{point.get('port', API_PORT) + SERVER_PORT - API_PORT}" for point in found]
 
 
 def addresses(request: Request) -> list[str]:
-    """Returns the ``HOST:PORT`` of each host; an error if the TPU is not ready or not the slice."""
+    """Returns the ``HOST:PORT`` of each host; an error if the TPU is not ready or not this slice."""
     tpu = gcloud.answer(commands.describe_tpu(request), request)
     if tpu is None:
         raise UserError(f"{request.zone} has no TPU called {request.name!r} in this project; create makes it")
@@ -61,7 +61,7 @@ def addresses(request: Request) -> list[str]:
 
 
 def row(host: int, answer: dict[str, Any]) -> tuple[str, ...]:
-    """Returns the line of a host that has answered."""
+    """Returns the row of a host that responded."""
     stamp, ended = answer.get("stamp", ""), answer.get("exit_status", "")
     run = f"ended with {ended}" if ended else "-"
     if answer.get("run"):
@@ -72,13 +72,13 @@ def row(host: int, answer: dict[str, Any]) -> tuple[str, ...]:
 
 
 def unreachable(outcome: hosts.Outcome) -> tuple[str, ...]:
-    """Returns the line of a host that has not answered."""
+    """Returns the row of a host that did not respond."""
     last = next((line for line in reversed(outcome.lines) if line.strip()), "")
     return (str(outcome.host), "?", "?", "?", f"does not answer: {last}"[:LINE_WIDTH])
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Returns rows of text under their heads, each column as wide as it must be."""
+    """Returns rows of text under their headers, each column as wide as needed."""
     lines = [COLUMNS, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

@@ -1,12 +1,12 @@
-r"""Writes one HTML page about a run, about several to compare them, or about a sweep; it needs no network to be read.
+r"""Writes one HTML page about a run, several runs to compare, or a sweep; reading it needs no network.
 
     python -m tools.report --run_dir=runs/a [--run_dir=runs/b …] \
         --output=report.html [--png] [--svg]
     python -m tools.report --run_dir=runs/sweep --output=sweep.html
 
-A run that ends writes this page into its own directory, as ``report.html``. Long curves are thinned: of each stretch of
-records the lowest and the highest stay, so that no spike is lost.
-TensorFlow is not imported. Exit code 2 if a directory is neither a run nor a sweep.
+A run writes this page into its own directory when it ends, as ``report.html``. Long curves are thinned: each stretch of
+records keeps its lowest and its highest, so no spike is lost.
+It does not import TensorFlow. The exit code is 2 if a directory is neither a run nor a sweep.
 """
 
 import importlib.util
@@ -52,8 +52,8 @@ def define_flags() -> None:
     """Defines the flags."""
     cli.define_paths("run_dir", "A run directory or a sweep's, local or gs://.")
     cli.define_path("output", None, "The page, FILE.html.")
-    flags.DEFINE_bool("png", False, "Write each figure as FILE-NAME.png too, with matplotlib.")
-    flags.DEFINE_bool("svg", False, "Write each figure as FILE-NAME.svg too, with matplotlib.")
+    flags.DEFINE_bool("png", False, "Also write each figure as FILE-NAME.png, with matplotlib.")
+    flags.DEFINE_bool("svg", False, "Also write each figure as FILE-NAME.svg, with matplotlib.")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pipeline.report.charts import COLOURS, AxisFigure, Figure
 from pipeline.report.read import Run
 from tools import plots
 
-FEW = 60  # points of a curve, up to which each has a marker
-DASHES = ("-", "--", ":")  # by the time that the colours begin anew
-INSIDE = 4  # entries of a legend that is drawn over the curves; a longer one stands below them
-HALF = 50  # characters of an entry that takes half of the width
+FEW = 60  # curves with at most as many points have markers
+DASHES = ("-", "--", ":")  # when the colors repeat
+INSIDE = 4  # entries of a legend over the curves; a longer one goes below them
+HALF = 50  # characters of an entry that takes half the width
 NAMED = 12  # runs that a legend names
 SKIPPED = "#b5600a"  # a skipped update of a run alone
 

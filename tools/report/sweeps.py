@@ -1,4 +1,4 @@
-"""What a report says of a sweep: its table, the curves of its best cells, the loss over each setting that it varied."""
+"""A report's part on a sweep: its table, its best cells' curves, the loss over each setting that it varied."""
 
 import dataclasses
 import math
@@ -15,9 +15,9 @@ from tools.sweep.cells import shown
 from tools.sweep.ledger import DONE, Ledger
 from tools.sweep.table import SEED, names_of, rows
 
-DRAWN = 40  # cells whose curves are drawn, the best
-LINES = 10  # of a figure over a setting; more choices of the others become one line of the lowest losses
-LOGARITHMIC_FROM = 8.0  # the highest value by the lowest
+DRAWN = 40  # best cells whose curves are drawn
+LINES = 10  # in a figure over a setting; if there would be more, one line shows the lowest losses
+LOGARITHMIC_FROM = 8.0  # the highest value over the lowest
 
 Row = dict[str, Any]
 
@@ -37,7 +37,7 @@ def read_sweep(directories: Sequence[str]) -> Sweep | None:
     """Returns the sweep of these directories, or None if they are runs.
 
     Raises:
-        UserError: a sweep beside other directories, or none of its cells has taken a step.
+        UserError: a sweep is mixed with other directories, or none of its cells has taken a step.
     """
     sweeps = [directory for directory in directories if _entries(directory)]
     if not sweeps:
@@ -63,7 +63,7 @@ def _entries(directory: str) -> Mapping[str, Any]:
 
 
 def _loss(row: Row) -> float:
-    """Returns the validation loss, or the train loss without one; infinite while there is none."""
+    """Returns the validation loss, or else the train loss; infinite without either."""
     value = row["train_loss"] if row["validation"] is None else row["validation"]
     return float(value) if row["state"] == DONE and value is not None and math.isfinite(float(value)) else math.inf
 
@@ -99,7 +99,7 @@ def _table(cells: Sequence[Row], drawn: int) -> str:
 
 
 def _over(cells: Sequence[Row], name: str, varied: Sequence[str]) -> AxisFigure | None:
-    """Returns the losses over one setting, each the mean of its seeds; None if they do not vary."""
+    """Returns the losses over one setting, as means over seeds; None if they do not vary."""
     others = [other for other in varied if other not in (name, SEED)]
     groups: dict[str, dict[Any, list[float]]] = {}
     for row in cells:

@@ -1,4 +1,4 @@
-"""Serves a page to try a trained model on, and its JSON endpoints, on this machine only.
+"""Serves a page for trying a trained model, and JSON endpoints, on this machine only.
 
     python -m tools.serve --run_dir=… [--port=8000]
 
@@ -7,8 +7,8 @@
     POST /score     {"text": "…"} → tokens, negative_log_likelihood (nats),
                                     perplexity
 
-With "stream" the answer comes as server-sent events, one per token. Other machines can reach it only if --host says so;
-there is no encryption and no password. Needs requirements-serve.txt.
+With "stream" the answer comes as server-sent events, one per token. Other machines can reach it only with --host; there
+is no encryption and no password. Needs requirements-serve.txt.
 """
 
 import socket
@@ -19,7 +19,7 @@ from pipeline import cli
 from pipeline.errors import UserError, pip_install
 
 FLAGS = flags.FLAGS
-CONNECTIONS = 256  # at once, past which uvicorn answers 503
+CONNECTIONS = 256  # at once; above this uvicorn answers 503
 STOP_SECONDS = 5
 
 
@@ -66,12 +66,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best) is used, or else its newest.")
-    flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; any other than 127.0.0.1 is reachable.")
+    cli.define_path("run_dir", None, "The run; its best checkpoint (train.keep_best), or else its newest, is used.")
+    flags.DEFINE_string("host", "127.0.0.1", "The address to listen on; other machines can reach any but 127.0.0.1.")
     flags.DEFINE_integer("port", 8000, "The port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
-    flags.DEFINE_multi_string("allow_host", [], "Another name by which requests may call this server.")
-    flags.DEFINE_integer("max_tokens", 1024, "New tokens of a request at most.", lower_bound=1)
-    flags.DEFINE_integer("max_body", 1 << 16, "Bytes of a request's body at most.", lower_bound=1)
+    flags.DEFINE_multi_string("allow_host", [], "Another host name that requests may use for this server.")
+    flags.DEFINE_integer("max_tokens", 1024, "Most new tokens per request.", lower_bound=1)
+    flags.DEFINE_integer("max_body", 1 << 16, "Most bytes in a request's body.", lower_bound=1)
     flags.DEFINE_integer("waiting", 16, "Requests that may wait for the running one.", lower_bound=0)
 
 

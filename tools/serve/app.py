@@ -1,9 +1,9 @@
-"""The small server: a page to type into, POST /generate and POST /score, with limits on all that a client can send.
+"""The small server: a page to type into, POST /generate and POST /score, with limits on all client input.
 
-A refusal is JSON, {"error": "one sentence"}: 400 for a wrong value, 408 for a body that does not arrive, 413 for one
-that is too large, 415 for another content type (a form of a foreign page could send those unasked), 503 when too many
-wait. There are no CORS headers, and other Host names are refused, so that no foreign page can read from this server,
-not even by a name that it points to 127.0.0.1.
+Rejections are JSON, {"error": "one sentence"}: 400 for a wrong value, 408 for a body that does not arrive, 413 for one
+that is too large, 415 for another content type (a form on a foreign page could send those unasked), 503 if too many
+requests wait. There are no CORS headers, and other Host names are rejected, so no foreign page can read from this
+server, not even through a name that it points to 127.0.0.1.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ from tools.serve import request_parser
 from tools.serve.request_parser import BadRequestError
 from tools.serve.worker import BusyError, Job, Worker
 
-BODY_SECONDS = 10  # within which a request's body has to arrive
-POLL_SECONDS = 0.5  # between checks whether a waiting client is still connected
+BODY_SECONDS = 10  # for a request's body to arrive
+POLL_SECONDS = 0.5  # between checks that a waiting client is still connected
 RETRY_SECONDS = 5
 REPLACEMENT = "\ufffd"
 
@@ -44,8 +44,8 @@ REPLACEMENT = "\ufffd"
 class Server:
     """A trained run behind HTTP.
 
-    Requests may call this server by the names in ``hosts``, ask for ``most_tokens`` new tokens and send ``most_bytes``;
-    ``waiting`` of them may wait while one runs.
+    Requests may use the host names in ``hosts``, ask for ``most_tokens`` new tokens and send ``most_bytes``;
+    ``waiting`` requests may wait while one runs.
     """
 
     def __init__(self, run: TrainedModel, *, hosts: Sequence[str], most_tokens: int, most_bytes: int, waiting: int):
@@ -101,7 +101,7 @@ class Server:
         return JSONResponse({"text": text, "tokens": tokens, "end": steps[-1]["end"] if steps else "client"})
 
     def _steps(self, prompt: list[int], new_tokens: int, sampling: Sampling, seed: int) -> Iterator[dict[str, Any]]:
-        """Yields each token with the text that it completes, and last why there are no more."""
+        """Yields each token with the text that it completes, and finally why there are no more."""
         tokenizer, tokens, shown = self._run.tokenizer, list[int](), 0
         steps = self._stepper.steps(
             prompt, max_new_tokens=new_tokens, end_of_text=tokenizer.end_of_text, sampling=sampling, seed=seed
@@ -179,7 +179,7 @@ async def _events(steps: AsyncGenerator[Any, None]) -> AsyncIterator[str]:
 
 
 def _page(run: TrainedModel) -> tuple[str, str]:
-    """Returns the page and the Content-Security-Policy that lets only its own scripts and styles run in it."""
+    """Returns the page and the Content-Security-Policy that allows only its own scripts and styles."""
     text = (pathlib.Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     hashes = {
         part: " ".join(

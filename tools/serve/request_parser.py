@@ -1,4 +1,4 @@
-"""Parses a request's JSON: every value is checked, and a fault is one sentence."""
+"""Parses a request's JSON: checks every value; an error is one sentence."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ class BadRequestError(Exception):
 
 
 def parse(body: bytes, known: dict[str, Any]) -> dict[str, Any]:
-    """Reads a JSON object with the keys of ``known``, whose values are the defaults and give the types.
+    """Reads a JSON object with the keys of ``known``, whose values are the defaults and set the types.
 
     Raises:
         BadRequestError: not a JSON object, an unknown key, a value of another type, or a text that is not Unicode.

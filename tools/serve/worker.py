@@ -1,7 +1,7 @@
 """The single thread that runs requests, and the bounded queue before it.
 
-A model's operations use all cores already, so requests wait for one another; past ``waiting`` of them the next is
-refused at once. A request whose client has disconnected leaves the queue, or stops after the current token.
+A model's operations already use all cores, so requests run one at a time; if ``waiting`` of them wait, the next is
+rejected at once. If a client disconnects, its request leaves the queue, or stops after the current token.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Job:
         self._closed = threading.Event()
 
     def run(self) -> None:
-        """Does the work, on the worker's thread; an error is raised where the results are read."""
+        """Does the work on the worker's thread; errors are raised where the results are read."""
         failure = None
         try:
             results = iter(()) if self._closed.is_set() else self._work()
@@ -45,7 +45,7 @@ class Job:
             self._closed.set()
 
     def close(self) -> None:
-        """Leaves the queue, or stops the work after its next result. Closing again changes nothing."""
+        """Leaves the queue, or stops the work after its next result. Closing again does nothing."""
         self._closed.set()
         self._left(self)
 

@@ -1,1 +1,1 @@
-"""The study of 2020 re-run at a scale that two CPU cores bear: cells, their runner, and the page made of them."""
+"""The study of 2020 re-run at a scale for two CPU cores: cells, their runner, and the page of their results."""

@@ -1,4 +1,4 @@
-"""The cells of the study: every run is the base cell with a few things changed, and equal cells are one run.
+"""The cells of the study: every run is the base cell with a few changes, and equal cells share a run.
 
 Imports neither TensorFlow nor Keras.
 """
@@ -25,7 +25,7 @@ VOCABULARY = 4096
 HEAD_WIDTH = 64
 LAYERS, WIDTH = 2, 128
 LARGER_LAYERS, LARGER_WIDTH = 3, 192
-UNCHANGED = "unchanged"  # of the ablations' rows, that with which the others are compared
+UNCHANGED = "unchanged"  # the ablations' row that the others are compared with
 EMBEDDINGS = (24, 88, 0)  # of ALGPT2: a sixth and two thirds of the width, as 128 and 512 in the study of 2020; none
 
 
@@ -34,12 +34,12 @@ class StudyConfig:
     """The scale of every cell, bound by gin as ``study``, such as ``--gin_param=study.tokens=65536`` for less.
 
     Attributes:
-        tokens: tokens that a cell trains on.
-        grid_tokens: tokens of the ablations, and of the cells from which the base model's learning rates are chosen.
-        seeds: runs that differ in their seed only, of the cells on which our defaults depend; the others have one.
+        tokens: training tokens per cell.
+        grid_tokens: tokens of the ablations, and of the cells that choose the base model's learning rates.
+        seeds: runs with different seeds, for the cells that our defaults depend on; the others have one.
         batch: sequences per optimizer step of the base cell.
         context: tokens per sequence of the base cell; the contexts part halves and doubles it.
-        workers: cells that run side by side, each in a process of one thread.
+        workers: cells to run in parallel, each in a process with one thread.
     """
 
     tokens: int = 5_242_880
@@ -51,7 +51,7 @@ class StudyConfig:
 
     @property
     def contexts(self) -> list[int]:
-        """The contexts that are compared."""
+        """The contexts to compare."""
         return [self.context // 2, self.context, 2 * self.context]
 
     def __post_init__(self) -> None:
@@ -95,11 +95,11 @@ class Cell:
 
     @property
     def first_rates(self) -> tuple[float, ...]:
-        """The learning rates with which a grid of this cell begins."""
+        """The initial learning rates of this cell's grid."""
         return LARGER_RATES[self.optimizer] if self.width == LARGER_WIDTH else RECIPES[self.optimizer].rates
 
     def job(self, data: pathlib.Path) -> Job:
-        """Returns this cell as the sweep's runner runs it, given the folder of the data sets."""
+        """Returns this cell as a job for the sweep's runner, given the data sets' folder."""
         arguments = (*self.parameters(), f"--data={data}/{self.corpus}")
         return Job(key=self.name, label=self.name, overrides=self.overrides(), arguments=arguments)
 
@@ -108,7 +108,7 @@ class Cell:
         return [f"--gin_param={name}={value!r}" for name, value in self.overrides().items()]
 
     def overrides(self) -> dict[str, Any]:
-        """Returns the settings that make ``gin/study.gin`` this cell."""
+        """Returns the settings that turn ``gin/study.gin`` into this cell."""
         recipe = RECIPES[self.optimizer]
         surface, steps = recipe.surface, self.tokens // (self.batch * self.context)
         model = {"gpt2": "GPT2", "algpt2": "ALGPT2"}[self.model]
@@ -134,11 +134,11 @@ class Cell:
 
 
 def grid(study: StudyConfig) -> dict[str, Cell]:
-    """Returns a cell of each grid from which a learning rate is chosen: of each optimizer, model and size."""
+    """Returns a cell of each learning-rate grid: one for each optimizer, model and size."""
     base = Cell(tokens=study.grid_tokens, batch=study.batch, context=study.context)
     algpt2 = replace(base, model="algpt2", embedding=EMBEDDINGS[-1], optimizer="scaled")
     algpt2s = {"algpt2": algpt2, "algpt2_momentum": replace(algpt2, optimizer="momentum")}
-    # After few tokens 0.04 and 0.08 are equal for it, and after many 0.04 is better by more than a tenth of a nat.
+    # After few tokens its losses with 0.04 and 0.08 are equal; after many, 0.04 is better by over a tenth of a nat.
     larger = replace(base, layers=LARGER_LAYERS, width=LARGER_WIDTH, tokens=study.tokens)
     largers = {f"larger_{name}": replace(larger, optimizer=name) for name in LARGER_RATES}
     return {**{name: replace(base, optimizer=name) for name in OPTIMIZERS}, **algpt2s, **largers}
@@ -202,6 +202,6 @@ def parts(study: StudyConfig, best: Mapping[str, float]) -> dict[str, Rows]:
 
 
 def _decides(part: str, cell: Cell) -> bool:
-    """Returns whether our defaults depend on a row. The frozen Adafactor is a nat above all others: a seed suffices."""
+    """Returns whether our defaults depend on a row. Frozen Adafactor is a nat above all others: one seed suffices."""
     of_recipe = part in ("larger", "ablations") or (part == "optimizers" and cell.corpus == CORPORA[0])
     return of_recipe and cell.optimizer != "frozen"

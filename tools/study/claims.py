@@ -1,4 +1,4 @@
-"""The claims of the 2020 study and what our rows say to each; the claims are typed, the verdicts computed."""
+"""The claims of the 2020 study and our rows' verdict on each; the claims are typed, the verdicts computed."""
 
 import itertools
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Parts = Mapping[str, Mapping[str, Row | None]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of a part of the study, of which the claim says that the first has the higher loss."""
+    """Two rows of a part of the study; the claim says that the first has the higher loss."""
 
     where: str  # what distinguishes it from the claim's other pairs
     part: str
@@ -20,20 +20,20 @@ class Pair:
     lower: str
 
     def measured(self, parts: Parts, noise: Noise) -> Difference | None:
-        """Returns the first row's loss minus the second's, or None while one is not run."""
+        """Returns the first row's loss minus the second's, or None until both have run."""
         return difference(parts[self.part].get(self.higher), parts[self.part].get(self.lower), noise)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that of each pair of rows one has the higher loss, or that it has not."""
+    """A claim that in each pair of rows one has the higher loss, or that it does not."""
 
     text: str  # the study's claim with its figures, in our words
     pairs: tuple[Pair, ...]
     equal: bool = False  # the claim is that there is no difference
 
     def verdict(self, parts: Parts, noise: Noise) -> tuple[str, str]:
-        """Returns the verdict, which for each pair waits for all planned seeds, and what was measured."""
+        """Returns the verdict, which waits for all planned seeds of each pair, and the measurement."""
         measured = {pair: pair.measured(parts, noise) for pair in self.pairs}
         verdicts = {pair.where: self._of_one(difference) for pair, difference in measured.items()}
         figures = "; ".join(f"{pair.where}: {difference or '—'}" for pair, difference in measured.items())

@@ -13,11 +13,11 @@ from tools.study.cells import CORPORA
 from tools.study.recipes import LARGER_RATES, OPTIMIZERS
 
 Losses = Mapping[str, float]  # by learning rate
-Seeds = Mapping[int, float]  # losses of a row, by seed
+Seeds = Mapping[int, float]  # a row's losses, by seed
 LOSS = "validation loss, nats per token"
-AXES = {"contexts": "context, tokens"}  # of parts whose rows are named by a number alone
-NEIGHBOURS = 5  # points of a curve, on either side of one, that its running mean takes
-FAR = 1.0  # nats per token above the best at the end: not in the panel of curves
+AXES = {"contexts": "context, tokens"}  # of parts whose rows have only a number as a name
+NEIGHBOURS = 5  # points on either side in a curve's running mean
+FAR = 1.0  # nats per token above the best at the end: omitted from the curves' panel
 MEAN, SEED = COLOURS[0], COLOURS[1]
 GRIDS = {"algpt2": "scaled, ALGPT2", "algpt2_momentum": "momentum, ALGPT2"} | {
     f"larger_{name}": f"{name}, larger" for name in LARGER_RATES
@@ -30,13 +30,13 @@ def draw(
     curves: Mapping[str, Sequence[Sequence[float]]],
     folder: pathlib.Path,
 ) -> None:
-    """Draws each figure that there are losses for, and removes the others.
+    """Draws each figure that has losses, and removes the others.
 
     Args:
         grid: for each optimizer the loss by learning rate, of one seed; all losses are in nats per token.
         parts: for each part and row the loss by seed.
         curves: for each CORPUS: OPTIMIZER the train loss of the first seed, as (tokens, loss).
-        folder: where the SVG files are; it is made if it is missing.
+        folder: for the SVG files; created if missing.
     """
     pyplot = plots.svg_pyplot("study")
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +53,10 @@ def draw(
 
 
 def panels(rows: Mapping[str, Seeds]) -> dict[str, dict[str, Seeds]]:
-    """Splits rows by corpus into panels, whose losses compare.
+    """Splits rows by corpus into panels with comparable losses.
 
     Returns:
-        For each panel's title its rows, under labels that leave out what the title says.
+        For each panel's title its rows, under labels that omit the title's words.
     """
     split: dict[str, dict[str, Seeds]] = {}
     for label, row in rows.items():
@@ -66,7 +66,7 @@ def panels(rows: Mapping[str, Seeds]) -> dict[str, dict[str, Seeds]]:
 
 
 def _rows(pyplot: ModuleType, split: Mapping[str, Mapping[str, Seeds]], label: str) -> Any:
-    """Draws a panel with its own axis for each corpus: a row's mean and deviation above ticks, one a seed."""
+    """Draws a panel with its own axis per corpus: a row's mean and deviation above ticks, one per seed."""
     if not split:
         return None
     heights = [len(rows) for rows in split.values()]
@@ -96,7 +96,7 @@ def _rows(pyplot: ModuleType, split: Mapping[str, Mapping[str, Seeds]], label: s
 
 
 def _legend(pyplot: ModuleType, figure: Any, seeds: int) -> None:
-    """Says above all panels what the dot, its bar and the ticks are."""
+    """Explains above all panels the dot, its bar and the ticks."""
     if seeds > 1:
         bar = pyplot.errorbar([], [], xerr=[], fmt="o", markersize=5, color=MEAN, capsize=3)
         tick = pyplot.Line2D([], [], linestyle="", marker="|", markersize=7, markeredgewidth=1.5, color=SEED)
@@ -107,9 +107,9 @@ def _legend(pyplot: ModuleType, figure: Any, seeds: int) -> None:
 
 
 def _rates(pyplot: ModuleType, grid: Mapping[str, Losses]) -> Any:
-    """Draws the loss over the learning rate, a curve for each optimizer, and rings the rate that was chosen.
+    """Draws the loss over the learning rate, a curve per optimizer, and rings the chosen rate.
 
-    The grids of other models than the base one, whose losses do not compare with its, have a panel of their own.
+    Grids of models other than the base one, whose losses are not comparable, have their own panel.
     """
     drawn = {name: losses for name, losses in grid.items() if losses}
     split = [{name: drawn[name] for name in drawn if (name in OPTIMIZERS) is base} for base in (True, False)]
@@ -136,8 +136,8 @@ def _rates(pyplot: ModuleType, grid: Mapping[str, Losses]) -> Any:
 def _tokens(pyplot: ModuleType, curves: Mapping[str, Sequence[Sequence[float]]]) -> Any:
     """Draws the train loss over the tokens, a panel for each corpus and a curve for each optimizer.
 
-    All see the same batches, whose difficulty moves all curves alike: running means tell them apart. A panel leaves out
-    what is far above the best at the end; its name says so.
+    All see the same batches, whose difficulty moves all curves alike; running means separate them. A panel omits curves
+    far above the best at the end; its title says so.
     """
     corpora = list(dict.fromkeys(label.partition(": ")[0] for label in curves))
     if not corpora:
@@ -157,7 +157,7 @@ def _tokens(pyplot: ModuleType, curves: Mapping[str, Sequence[Sequence[float]]])
             line = plot.plot([count / 1e6 for count in tokens], losses, color=colours[name], label=label)[0]
             shown.setdefault(name, line)
         late = [loss for points in near.values() for tokens, loss in points if tokens > points[-1][0] / 8]
-        plot.set_ylim(min(late) - 0.05, max(late) + 0.05)  # all begin alike, far above what tells them apart
+        plot.set_ylim(min(late) - 0.05, max(late) + 0.05)  # all begin alike, far above where they differ
         plot.set_title(corpus, fontsize="medium", loc="left")
         plot.set_xlabel("tokens, millions")
         _grid(plot, "both")
@@ -175,7 +175,7 @@ def _optimizer(label: str) -> str:
 
 
 def _running_mean(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """Returns the mean of each point's loss and those of its neighbours; at the ends there are fewer."""
+    """Returns the mean of each point's loss and its neighbors'; at the ends there are fewer."""
     losses = [loss for _, loss in points]
     return [
         (tokens, statistics.mean(losses[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1]))

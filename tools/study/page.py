@@ -2,7 +2,7 @@
 
     python -m tools.study.page [--output=docs/study.md] [--run_dir=runs/study]
 
-Cells that have ended in the run directory since are added first, if there is such a directory.
+If there is a run directory, cells that have finished there are added first.
 """
 
 import pathlib
@@ -44,25 +44,25 @@ TITLES = {
 }
 NOTES = {
     "optimizers": "`frozen` is Adafactor with the 2020 study's bug ([train.py](../tools/study/train.py)), `scaled` is "
-    "Adafactor with parameter scaling, as gpt2.gin and algpt2.gin have it, and `momentum` that with a momentum of 0.9, "
-    "as quickstart.gin; `adafactor` and `frozen` take absolute rates. `nanogpt` is AdamW as nanoGPT has it: betas of "
-    "0.9 and 0.95, weight decay 0.1, a cosine to a tenth of the rate; all others have a linear schedule to 0. `muon` "
+    "Adafactor with parameter scaling, as in gpt2.gin and algpt2.gin, and `momentum` adds a momentum of 0.9, "
+    "as in quickstart.gin; `adafactor` and `frozen` use absolute rates. `nanogpt` is AdamW as in nanoGPT: betas of "
+    "0.9 and 0.95, weight decay 0.1, a cosine to a tenth of the rate; all others use a linear schedule to 0. `muon` "
     "is Muon on the matrices with AdamW for the rest.",
-    "larger": f"{LARGER_LAYERS} layers and width {LARGER_WIDTH}, 2.3 times the FLOPs, each optimizer at the best of "
-    "its rates for this model.",
-    "embeddings": "All with Adafactor with parameter scaling, GPT-2 and ALGPT2 each at its best learning rate, ALGPT2 "
+    "larger": f"{LARGER_LAYERS} layers and width {LARGER_WIDTH}, 2.3 times the FLOPs, each optimizer at its best rate "
+    "for this model.",
+    "embeddings": "All use Adafactor with parameter scaling, GPT-2 and ALGPT2 each at its best learning rate, ALGPT2 "
     "with momentum too.",
-    "contexts": "Sequences per step are halved where the context is doubled. Every model is scored at its own context.",
-    "dropout": "Corpora lists how often a cell passes over its text. ALGPT2 is without factorization.",
-    "ablations": "Each row changes one thing of Adafactor with parameter scaling, at its rate, in runs as short as "
-    "those of the learning rates. The numbers after `tables`, `norms` (their scales), `matrices` (of the blocks), "
-    "`linear` (ALGPT2's layers between table and blocks) and `biases` multiply the rate of these variables alone; "
-    "`sizes_of_the_start` takes their initial size, about, in place of the size that they have.",
+    "contexts": "When the context doubles, sequences per step halve. Each model is scored at its own context.",
+    "dropout": "Corpora lists how often a cell passes over its text. ALGPT2 has no factorization here.",
+    "ablations": "Each row changes one thing in Adafactor with parameter scaling, at its rate, in runs as short as "
+    "those for the learning rates. The numbers after `tables`, `norms` (their scales), `matrices` (of the blocks), "
+    "`linear` (ALGPT2's layers between table and blocks) and `biases` multiply only these variables' rate; "
+    "`sizes_of_the_start` uses, approximately, their initial size instead of their current size.",
 }
 
 
 def main() -> None:
-    """Adds what the run directory has finished since, and writes the page."""
+    """Adds newly finished cells from the run directory, and writes the page."""
     output, runs = plots.page_of("output"), pathlib.Path(FLAGS.run_dir or "-")
     store = Store.load(output.with_suffix(".json"))
     if "study" not in store.content:
@@ -107,24 +107,26 @@ def _head(study: StudyConfig, noise: Noise, missing: int) -> str:
 
 Written by `python -m tools.study.page` from the results of `make study`; nothing here is typed by hand.
 
-The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay was frozen by a bug. This
+The study trained GPT-2 and ALGPT2 on OpenWebText on a v3-128, with an Adafactor whose decay a bug had frozen. This
 page repeats what two CPU cores can answer: models of {LAYERS} layers, {WIDTH // HEAD_WIDTH} heads and width {WIDTH},
 {study.tokens:,} tokens per run, {study.batch} sequences of {study.context} tokens per step, gradients clipped to a
-global norm of 1. Rows on which our defaults depend have {study.seeds} seeds, the others one. Each corpus has its own
-byte-level BPE vocabulary of {VOCABULARY:,} entries, so perplexities can only be compared within this page.
+global norm of 1. Rows that our defaults depend on have {study.seeds} seeds, the others one. Each corpus has its own
+byte-level BPE vocabulary of {VOCABULARY:,} entries, so perplexities are only comparable within this page.
 
 Losses are means over the whole validation part. ± is the standard deviation over the seeds; for a difference it is the
-standard error over the seeds, taken in pairs. A difference of single seeds is judged by the deviation of all rows that
-have several{known}. Two rows differ clearly if Student's t separates the difference from 0 at 95 %: with three seeds,
-if it is beyond 4.3 standard errors.
+standard error over the seeds, in pairs. For single seeds, a difference is judged by the deviation of all rows with
+several seeds{known}. Two rows differ clearly if Student's t separates the difference from 0 at 95 %: with three seeds,
+if it exceeds 4.3 standard errors.
 {left}"""
 
 
 def _claims(rows: Parts, noise: Noise, study: StudyConfig) -> str:
     lines = [(claim.text, *claim.verdict(rows, noise)) for claim in testable(study.contexts)]
     lines += [(claim, "not testable at this scale", reason) for claim, reason in UNTESTABLE.items()]
-    heading = "## Claims\n\nThe 2020 study's, and ours where marked so. *Measured* is the loss of the row that the "
-    heading += "claim calls worse minus that of the other.\nA claim is confirmed by a clear difference of its sign, "
+    heading = (
+        "## Claims\n\nClaims of the 2020 study, and ours where marked. *Measured* is the loss of the row that the "
+    )
+    heading += "claim calls worse minus that of the other.\nA clear difference of the claimed sign confirms a claim, "
     heading += "whatever its size.\n\n"
     return heading + _table(("claim", "here", "measured"), lines)
 
@@ -142,7 +144,7 @@ def _corpora(store: Store, study: StudyConfig) -> str:
 
 `cpython` is the documentation and library of CPython {store.content.get("python", "")}, `kernel` the documentation of
 the Linux kernel, from Debian's package linux-doc-6.1 (version 6.1.176-1), and `wikitext` the articles of WikiText-2's
-validation and test parts, split anew.
+validation and test parts, split again.
 
 {_table(header, lines)}"""
 
@@ -154,8 +156,8 @@ def _grid(losses: Mapping[str, Mapping[str, float]], best: Mapping[str, float], 
         shown = figures.GRIDS.get(name, name)
         lines.append((shown, tried or "not run yet", f"{best[name]:g}" if name in best else "not known yet"))
     heading = f"## Learning rates\n\nValidation loss in nats per token on {CORPORA[0]} after {study.grid_tokens:,} "
-    heading += "tokens, of the larger model\n"
-    heading += f"after {study.tokens:,}, one seed. All cells of an optimizer, a model and a size take the best.\n\n"
+    heading += "tokens (larger model:\n"
+    heading += f"{study.tokens:,}), one seed. All cells with the same optimizer, model and size use the best.\n\n"
     picture = (
         f"\n![Learning rates: validation loss over the rate]({folder}/rates.svg)\n" if any(losses.values()) else ""
     )
@@ -181,7 +183,7 @@ def _row(row: Row) -> list[str]:
 
 
 def _more(label: str, rows: Mapping[str, Row | None], noise: Noise) -> str:
-    """Returns by how much an ablation's loss is above that of its panel's unchanged row, and whether that is clear."""
+    """Returns how far an ablation's loss is above that of its panel's unchanged row, and whether that is clear."""
     more = difference(rows[label], rows[f"{label.partition(': ')[0]}: {UNCHANGED}"], noise)
     if label.endswith(UNCHANGED) or more is None:
         return "—"
@@ -197,7 +199,7 @@ def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 def define_flags() -> None:
     """Defines the flags."""
     cli.define_path("run_dir", "runs/study", "The study's run directory, if it is there.")
-    cli.define_path("output", "docs/study.md", "The page to write; its results stand beside it, as JSON.")
+    cli.define_path("output", "docs/study.md", "The page to write; its results are beside it, as JSON.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The optimizers that the study and others compare, and what its ablations change of the default one.
+"""The optimizers that the study and others compare, and its ablations of the default one.
 
 Imports neither TensorFlow nor Keras.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """An optimizer, its settings, the grid from which its learning rate is chosen, and what it changes of the run."""
+    """An optimizer, its settings, its learning-rate grid, and its changes to the run."""
 
     surface: str  # gin's name
     settings: Mapping[str, Any]
@@ -48,22 +48,22 @@ OPTIMIZER_NAMES = {  # of the surfaces whose optimizer is not called as they are
     "FrozenAdafactor": "frozen_adafactor",
     "GroupedAdafactor": "grouped_adafactor",
 }
-ESSENTIAL = tuple(name for name in OPTIMIZERS if name not in ("adafactor", "momentum"))  # where a cell is dear
-LARGER_RATES = {"scaled": (4e-2, 8e-2), "nanogpt": (2e-3, 4e-3), "muon": (1e-2, 2e-2)}  # where the grids begin
+ESSENTIAL = tuple(name for name in OPTIMIZERS if name not in ("adafactor", "momentum"))  # where cells are expensive
+LARGER_RATES = {"scaled": (4e-2, 8e-2), "nanogpt": (2e-3, 4e-3), "muon": (1e-2, 2e-2)}  # where the grids start
 
 
 def _ablation(surface: str = "Adafactor", run: Mapping[str, Any] | None = None, **settings: Any) -> Recipe:
     return Recipe(surface=surface, settings={"scale_by_parameter": True} | settings, rates=(), run=run or {})
 
 
-# What one ablation changes of "scaled"; all have its rate. GroupedAdafactor's settings are factors of a group's rate.
+# What each ablation changes in "scaled"; all use its rate. GroupedAdafactor's settings multiply a group's rate.
 ABLATIONS = {
     "no_clipping": _ablation(clip_threshold=None),
     "decay_exponent_0.9": _ablation(decay_exponent=0.9),
     "weight_decay_0.01": _ablation(weight_decay=0.01),
     "warmup_0.02": _ablation(run={"train.warmup_fraction": 0.02}),
     "cosine_to_a_tenth": _ablation(run={"train.schedule": "cosine", "train.final_fraction": 0.1}),
-    # The size that each group's weights have at the start, in place of the size that they have.
+    # Each group's initial weight size, instead of the current size.
     "sizes_of_the_start": _ablation(
         "GroupedAdafactor", scale_by_parameter=False, tables=0.02, matrices=0.02, norms=1.0, biases=1e-3
     ),

@@ -1,4 +1,4 @@
-"""What a finished cell's run directory says, the figures of a row of cells, and the difference of two rows."""
+"""Figures from a finished cell's run directory, of a row of cells, and of the difference of two rows."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from models.config import from_description
 from pipeline.report import charts
 from tools.study.cells import Cell
 
-# Student's t at 95 %, two-sided, by the degrees of freedom. With three seeds, two standard errors prove nothing:
+# Student's t at 95 %, two-sided, by degrees of freedom. With three seeds, two standard errors prove nothing:
 # equal rows differ by that much one time in six.
 QUANTILES = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 20: 2.09, 60: 2.00}
 
@@ -26,7 +26,7 @@ class Row:
     rate: float
     parameters: int
     flops: float  # model FLOPs per token, forward and backward
-    seeds: int  # how many are planned
+    seeds: int  # planned number
     nats: dict[int, float]  # validation loss per token, by seed
     bits: dict[int, float]  # per byte, by seed
 
@@ -47,7 +47,7 @@ class Row:
 
 
 def read(folder: pathlib.Path, cell: Cell) -> dict[str, Any]:
-    """Returns a finished cell's figures as they are stored; the curve of the first seed only."""
+    """Returns a finished cell's figures for the store; a curve only for the first seed."""
     path = summary_path(folder, cell)
     summary, run = _json(path), _json(path.with_name("run.json"))
     figures = {
@@ -60,7 +60,7 @@ def read(folder: pathlib.Path, cell: Cell) -> dict[str, Any]:
 
 
 def train_curve(folder: pathlib.Path, cell: Cell) -> list[tuple[float, float]]:
-    """Returns (tokens, train loss in nats per token) of a cell, as means over stretches; [] where no step is kept."""
+    """Returns (tokens, train loss in nats per token) of a cell, as means over stretches; [] if no step is kept."""
     path = summary_path(folder, cell).with_name("metrics.jsonl")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     steps = [json.loads(line) for line in lines]
@@ -74,7 +74,7 @@ def _json(path: pathlib.Path) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What another seed changes, over all rows that have several."""
+    """The effect of the seed, over all rows with several seeds."""
 
     deviation: float  # of a row's loss, in nats per token; infinite while no row has several seeds
     freedom: int  # degrees of freedom
@@ -93,7 +93,7 @@ class Difference:
     """The loss of one row minus another's, seed by seed, in nats per token."""
 
     by_seed: tuple[float, ...]
-    noise: Noise  # says what a single seed's difference is worth
+    noise: Noise  # for judging a single seed's difference
     planned: int = 1  # seeds
 
     @property
@@ -103,7 +103,7 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean: of several seeds in pairs, of a single one by the noise of two rows."""
+        """Standard error of the mean: over seeds in pairs, or for a single seed from the noise of two rows."""
         count = len(self.by_seed)
         if count > 1:
             return statistics.stdev(self.by_seed) / math.sqrt(count)
@@ -116,19 +116,19 @@ class Difference:
 
     @property
     def is_decided(self) -> bool:
-        """True once all planned seeds are there, and what they are worth is known."""
+        """True once all planned seeds are there and can be judged."""
         return self.is_complete and math.isfinite(self.error)
 
     @property
     def is_clear(self) -> bool:
-        """True if Student's t tells the mean from 0 at 95 %."""
+        """True if Student's t separates the mean from 0 at 95 %."""
         freedom = len(self.by_seed) - 1 or self.noise.freedom
         quantile = QUANTILES[max((known for known in QUANTILES if known <= freedom), default=1)]
         return abs(self.mean) > quantile * self.error
 
     @property
     def nats(self) -> str:
-        """The mean and, where it is known, its standard error."""
+        """The mean and, if known, its standard error."""
         return f"{self.mean:+.3f}" + (f" ± {self.error:.3f}" if math.isfinite(self.error) else "")
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ class Difference:
 
 
 def difference(higher: Row | None, lower: Row | None, noise: Noise) -> Difference | None:
-    """Returns the first row's loss minus the second's, or None while they have no seed in common."""
+    """Returns the first row's loss minus the second's, or None if they have no common seed."""
     common = sorted({*higher.nats} & {*lower.nats}) if higher and lower else []
     if not common or higher is None or lower is None:
         return None
@@ -145,5 +145,5 @@ def difference(higher: Row | None, lower: Row | None, noise: Noise) -> Differenc
 
 
 def summary_path(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
-    """Where a cell's result stands once it is done."""
+    """The path of a finished cell's result."""
     return folder / "cells" / cell.name / "summary.json"

@@ -1,14 +1,15 @@
-r"""Runs the study cell by cell and writes its page. If killed, the same command continues with the missing cells.
+r"""Runs the study cell by cell and writes its page. If killed, the same command resumes with the missing cells.
 
     make study KERNEL=linux-doc/html/_sources \
         WIKITEXT='wikitext-2-raw/wiki.*.raw'
     python -m tools.study.run --kernel=DIRECTORY --wikitext=GLOB \
         [--run_dir=runs/study] [--page=docs/study.md]
 
-Results stand beside the page, as JSON, and what it holds is not run again. The first seed of all cells runs first. The
-corpora: CPython's documentation and library come with Python; the documentation of the Linux kernel is Debian's package
-linux-doc-6.1, version 6.1.176-1 (SHA-256 0d843674607703b9ef8c1db5e715c38ed52ff23574feabfe0d961d552126859f), unpacked
-by ``dpkg-deb -x``: its folder ``html/_sources``; WikiText-2's are the validation and test part.
+Results are stored beside the page, as JSON; stored cells do not run again. The first seed of all cells runs first. The
+corpora: CPython's documentation and library come with Python. The Linux kernel's documentation is the folder
+``html/_sources`` of Debian's package linux-doc-6.1, version 6.1.176-1
+(SHA-256 0d843674607703b9ef8c1db5e715c38ed52ff23574feabfe0d961d552126859f), unpacked by ``dpkg-deb -x``. WikiText-2's
+texts are its validation and test parts.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ gin_reader.SURFACES["study"] = StudyConfig
 
 def main() -> int:
     """Makes the data, runs what is missing and writes the page."""
-    stop_signals.exit_on_sigterm()  # as Ctrl-C: the cells are told to stop
+    stop_signals.exit_on_sigterm()  # as Ctrl-C: stops the cells
     study = gin_reader.load(["study.gin"], FLAGS.gin_param).get(StudyConfig)
     for parameter in FLAGS.gin_param:
         if not parameter.startswith("study."):
@@ -58,7 +59,7 @@ def main() -> int:
 
 
 def _claim(store: Store, study: StudyConfig) -> None:
-    """Stores the study's scale, or refuses a page with cells of another scale."""
+    """Stores the study's scale, or rejects a page with cells of another scale."""
     scale = {name: value for name, value in dataclasses.asdict(study).items() if name in SCALE}
     stored = store.content.setdefault("study", scale)
     differing = [f"{key} = {stored.get(key)}, not {scale[key]}" for key in SCALE if stored.get(key) != scale[key]]
@@ -67,7 +68,7 @@ def _claim(store: Store, study: StudyConfig) -> None:
 
 
 def _make_data(folder: pathlib.Path, store: Store, study: StudyConfig) -> None:
-    """Makes the data of the missing cells; UserError if that needs files that are not given."""
+    """Makes the missing cells' data; UserError if that needs files that are not given."""
     sources = {"cpython": None, "kernel": FLAGS.kernel, "wikitext": FLAGS.wikitext}
     missing = [name for name in CORPORA if name in {cell.corpus for cell in store.missing(planned(store, study))}]
     for corpus in missing:
@@ -82,8 +83,8 @@ def define_flags() -> None:
     cli.define_gin_param_flag()
     cli.define_path("kernel", None, "The Linux kernel's documentation: a folder of .txt files.")
     cli.define_path("wikitext", None, "WikiText's raw files: a path or a glob.")
-    cli.define_path("run_dir", "runs/study", "Where the cells' runs are kept.")
-    cli.define_path("page", "docs/study.md", "The page to write; its results stand beside it, as JSON.")
+    cli.define_path("run_dir", "runs/study", "The directory for the cells' runs.")
+    cli.define_path("page", "docs/study.md", "The page to write; its results are beside it, as JSON.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes the corpora of the study and runs its cells, some at a time; both go on where a killed one stopped."""
+"""Makes the study's corpora and runs its cells, some at a time; both resume after a kill."""
 
 import pathlib
 import subprocess
@@ -25,18 +25,18 @@ SOURCES = {
 
 
 def is_made(folder: pathlib.Path, name: str) -> bool:
-    """Returns whether a data set is there."""
+    """Returns whether a data set exists."""
     return (folder / name / "manifest.json").exists()
 
 
 def make_data(folder: pathlib.Path, corpus: str, context: int, source: str | None = None) -> None:
-    """Makes ``folder``/CORPUS and, if it is missing, the corpus's tokenizer, unless the data set is there.
+    """Makes ``folder``/CORPUS and, if missing, the corpus's tokenizer, unless the data set exists.
 
     Args:
         folder: holds the data sets and tokenizers.
         corpus: a key of ``SOURCES``.
-        context: tokens of a record.
-        source: the files of a corpus that this machine does not have by itself.
+        context: tokens per record.
+        source: the files of a corpus that does not come with this machine.
     """
     tokenizer = folder / f"{corpus}.json"
     if is_made(folder, corpus):
@@ -59,23 +59,23 @@ def module(name: str, *arguments: str) -> None:
 
 
 def run_cells(folder: pathlib.Path, cells: Iterable[Cell], workers: int) -> None:
-    """Runs the cells that have no result yet, some at a time, each in a process of one thread.
+    """Runs the cells without a result, some at a time, each in a process with one thread.
 
     Args:
         folder: the run directory; data sets are in ``data``, runs in ``cells``.
-        cells: in the order in which they start.
-        workers: cells that run side by side.
+        cells: in starting order.
+        workers: cells to run in parallel.
 
     Raises:
         SystemExit: a signal stopped it.
-        WorkFailedError: some cells failed; all others were run. The message names their logs.
+        WorkFailedError: some cells failed; all others ran. The message names their logs.
     """
     missing = [cell for cell in dict.fromkeys(cells) if not summary_path(folder, cell).exists()]
     runner = Runner(
         ["-m", "tools.study.train", "--gin_file=study.gin"],
         Ledger(str(folder / "ledger")),
         str(folder),
-        again=(DONE, FAILED),  # done: somebody has removed the result
+        again=(DONE, FAILED),  # done: someone removed the result
         parallel=workers,
         environment=ONE_THREAD,
     )

@@ -1,10 +1,10 @@
-"""Finished cells in a JSON file that is committed: what it holds is not run again, and pages are written from it.
+"""Finished cells in a committed JSON file: they do not run again, and pages are written from them.
 
     {"python": "3.11.7",
      "data": {CORPUS: {"fingerprint": …, PART: {"documents": 780, "tokens": 3291105, "utf8_bytes": …}}},
      "cells": {NAME: {"nats_per_token": …, "bits_per_byte": …, "parameters": …, "flops_per_token": …, "curve": …}}}
 
-Whoever stores more in it finds that kept.
+It keeps any other keys stored in it.
 """
 
 import json
@@ -30,8 +30,8 @@ class Store:
     """The finished cells of one measurement.
 
     Args:
-        path: the JSON file; it is written where something is added.
-        content: what it holds, as at the top of this file.
+        path: the JSON file; written when something is added.
+        content: its content, as at the top of this file.
     """
 
     path: pathlib.Path
@@ -39,12 +39,12 @@ class Store:
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Store":
-        """Returns what a file holds, or an empty store if there is none; UserError if it is broken or read-only."""
+        """Returns a file's store, or an empty one if there is none; UserError if it is broken or read-only."""
         return cls(path, figure_store.load(path))
 
     @property
     def cells(self) -> dict[str, dict[str, Any]]:
-        """Each finished cell's figures, by its name."""
+        """Each finished cell's figures, by name."""
         return self.content.setdefault("cells", {})
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
@@ -52,12 +52,12 @@ class Store:
         return [cell for cell in dict.fromkeys(cells) if cell.name not in self.cells]
 
     def loss(self, cell: Cell) -> float | None:
-        """Returns a cell's loss over the validation part (nats per token), or None before it is finished."""
+        """Returns a cell's loss over the validation part (nats per token), or None until it has finished."""
         found = self.cells.get(cell.name)
         return None if found is None else found["nats_per_token"]
 
     def row(self, cells: Sequence[Cell]) -> Row | None:
-        """Returns the figures of one cell per seed, or None while none is finished."""
+        """Returns the figures of one cell per seed, or None until one has finished."""
         found = {cell.seed: self.cells[cell.name] for cell in cells if cell.name in self.cells}
         if not found:
             return None
@@ -72,15 +72,15 @@ class Store:
         )
 
     def measure(self, folder: pathlib.Path, cells: Iterable[Cell], workers: int) -> None:
-        """Runs the missing cells and stores them, those that are done before a signal too.
+        """Runs the missing cells and stores them; after a signal, the finished ones.
 
         Args:
-            folder: of the runs; a run that has ended there is not run again. Data sets are in ``data``.
-            cells: in the order in which they start.
-            workers: cells that run side by side.
+            folder: of the runs; finished runs there do not run again. Data sets are in ``data``.
+            cells: in starting order.
+            workers: cells to run in parallel.
 
         Raises:
-            UserError: what is stored was measured on other texts.
+            UserError: the stored cells used other texts.
             WorkFailedError: some runs failed.
         """
         missing = self.missing(cells)
@@ -92,7 +92,7 @@ class Store:
             self.collect(folder, missing)
 
     def collect(self, folder: pathlib.Path, cells: Iterable[Cell]) -> int:
-        """Stores those of the cells whose runs have ended, and returns how many; UserError as ``measure``."""
+        """Stores the cells whose runs have finished, and returns how many; UserError as in ``measure``."""
         done = [cell for cell in self.missing(cells) if results.summary_path(folder, cell).exists()]
         for corpus in dict.fromkeys(cell.corpus for cell in done):
             self.note_data(folder, corpus)
@@ -102,7 +102,7 @@ class Store:
         return len(done)
 
     def note_data(self, folder: pathlib.Path, corpus: str) -> None:
-        """Stores on which texts the runs train; UserError if what is stored was measured on others."""
+        """Stores which texts the runs train on; UserError if the stored cells used others."""
         data = manifest.load(str(folder / "data" / corpus))
         found: dict[str, Any] = {"fingerprint": data.corpus.fingerprint}
         found |= {name: {key: getattr(part, key) for key in PART_FIGURES} for name, part in data.parts.items()}
@@ -118,7 +118,7 @@ class Store:
             )
 
     def write(self) -> None:
-        """Writes the file, a line for each cell, so that a change of it can be read."""
+        """Writes the file, one line per cell, so that diffs are readable."""
         head = {key: value for key, value in self.content.items() if key != "cells"}
         lines = [f"  {json.dumps(name)}: {json.dumps(figures)}" for name, figures in sorted(self.cells.items())]
         text = json.dumps(head | {"cells": {}}, indent=1).removesuffix("{}\n}")

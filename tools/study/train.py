@@ -1,11 +1,11 @@
-r"""Trains one cell of the study: ``pipeline.train`` with two more optimizers, which only a study has a use for.
+r"""Trains one cell of the study: ``pipeline.train`` with two more optimizers, which only a study needs.
 
     python -m tools.study.train --gin_file=study.gin --gin_param=… \
         --data=… --run_dir=…
 
 The study's TensorFlow version of Adafactor computed beta2 = 1 - t ** -0.8 once, in the constructor, where t is 1: its
-decay stayed at 0. So the second moment was never a running mean: every update was normalised by its own gradient alone.
-Our Adafactor has no such switch. GroupedAdafactor is ours with a factor for the rate of each group of variables.
+decay stayed at 0. So the second moment was never a running mean: only its own gradient normalized each update. Our
+Adafactor has no such switch. GroupedAdafactor is ours with a factor for the rate of each group of variables.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ class FrozenAdafactorConfig(AdafactorConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupedAdafactorConfig(AdafactorConfig):
-    """Adafactor's settings, and what multiplies the rate of each group of variables.
+    """Adafactor's settings, and factors for the rate of each group of variables.
 
     Args:
-        tables: the factor of the token and the position table.
-        norms: of the layer norms' scales.
-        matrices: of the blocks' matrices.
-        linear: of ALGPT2's matrices between the tables and the blocks.
-        biases: of all biases, the norms' too.
+        tables: the factor for the token and position tables.
+        norms: for the layer norms' scales.
+        matrices: for the blocks' matrices.
+        linear: for ALGPT2's matrices between the tables and the blocks.
+        biases: for all biases, including the norms'.
     """
 
     tables: float = 1.0
@@ -47,7 +47,7 @@ class GroupedAdafactorConfig(AdafactorConfig):
     biases: float = 1.0
 
     def rate_of(self, name: str, shape: Sequence[int]) -> float:
-        """Returns the rate of a variable, by the end of its name."""
+        """Returns a variable's rate, by the end of its name."""
         ends = {"table": "tables", "scale": "norms", "bias": "biases"}
         group = ends.get(name.rpartition("_")[2]) or ("matrices" if matrices_in(name) else "linear")
         return super().rate_of(name, shape) * float(getattr(self, group))
@@ -72,7 +72,7 @@ def frozen_adafactor() -> "type[Optimizer]":
     from pipeline.optimizers.adafactor import Adafactor
 
     class FrozenAdafactor(Adafactor):
-        """Counts every update as the first one."""
+        """Treats every update as the first."""
 
         config_class = FrozenAdafactorConfig
 
@@ -83,7 +83,7 @@ def frozen_adafactor() -> "type[Optimizer]":
 
 
 def main() -> int:
-    """Trains after letting gin choose the study's optimizers, in its own processes only."""
+    """Trains after letting gin choose the study's optimizers, only in its own processes."""
     for name, config, optimizer in (
         ("FrozenAdafactor", FrozenAdafactorConfig, frozen_adafactor),
         ("GroupedAdafactor", GroupedAdafactorConfig, grouped_adafactor),

@@ -1,4 +1,4 @@
-"""The best learning rate of a cell: from a grid of factors of 2 that grows until the best is inside of it."""
+"""The best learning rate of a cell: from a grid of factors of 2 that grows until the best is inside it."""
 
 import itertools
 import math
@@ -13,10 +13,10 @@ MAX_RATES = 8  # of one grid
 
 
 def rate_grid(store: Store, cell: Cell) -> list[Cell]:
-    """Returns the cells from which a rate is chosen: the first ones, and further ones while the best is at an edge.
+    """Returns the cells for choosing a rate: the first ones, and further ones while the best is at an edge.
 
     Args:
-        store: the results so far. What it lacks is to be run before the next call finds what is left.
+        store: the results so far. Run what it lacks before the next call.
         cell: any rate.
 
     Raises:
@@ -35,31 +35,31 @@ def rate_grid(store: Store, cell: Cell) -> list[Cell]:
 
 
 def chosen(store: Store, grids: Mapping[str, Cell]) -> dict[str, float]:
-    """Returns the best learning rate of each grid that is finished, given any cell of each."""
+    """Returns the best learning rate of each finished grid, given any cell of each."""
     tried = {name: rate_grid(store, cell) for name, cell in grids.items()}
     return {name: _best(store, cells) for name, cells in tried.items() if not store.missing(cells)}
 
 
 def tune(store: Store, grids: Mapping[str, Cell], measure: Callable[[list[Cell]], None]) -> dict[str, float]:
-    """Returns the best learning rate of each grid, measuring what they lack side by side."""
+    """Returns the best learning rate of each grid, after measuring what they lack in parallel."""
     while missing := [one for cell in grids.values() for one in store.missing(rate_grid(store, cell))]:
         measure(missing)
     return chosen(store, grids)
 
 
 def planned(store: Store, study: StudyConfig) -> list[Cell]:
-    """Returns all cells of the study, as far as its grids show; those of an unfinished grid have a rate of 0."""
+    """Returns all cells of the study known from its grids; those of an unfinished grid have a rate of 0."""
     grids = grid(study)
     best = dict.fromkeys(grids, 0.0) | chosen(store, grids)
     return [*itertools.chain(*(rate_grid(store, cell) for cell in grids.values())), *by_seed(study, best)]
 
 
 def by_seed(study: StudyConfig, best: Mapping[str, float]) -> list[Cell]:
-    """Returns the cells of all parts, the first seed of each before the second of any."""
+    """Returns the cells of all parts, with each one's first seed before any second seed."""
     rows = [row for part in parts(study, best).values() for row in part.values()]
     return sorted(dict.fromkeys(itertools.chain(*rows)), key=lambda cell: cell.seed)
 
 
 def _best(store: Store, cells: Sequence[Cell]) -> float:
-    """Returns the rate of the lowest loss, of finished cells."""
+    """Returns the rate with the lowest loss among finished cells."""
     return min((store.loss(cell) or math.inf, cell.rate) for cell in cells)[1]

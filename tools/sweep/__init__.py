@@ -1,1 +1,1 @@
-"""Sweeps: many runs from one command line, each trained once to its end, whichever processes are killed meanwhile."""
+"""Sweeps: many runs from one command line, each completed once, whichever processes are killed."""

@@ -1,4 +1,4 @@
-r"""Runs a sweep: every combination of lists, samples, grids and seeds, each trained once to its end.
+r"""Runs a sweep: every combination of lists, samples, grids and seeds, each completed once.
 
     python -m tools.sweep --gin_file=algpt2.gin --data=… \
         --run_dir=runs/sweep --seeds=3 --grid='model=[algpt2,gpt2]' \
@@ -7,8 +7,8 @@ r"""Runs a sweep: every combination of lists, samples, grids and seeds, each tra
         --sample='Adafactor.learning_rate=log(1e-2,1e-1)'
     python -m tools.sweep --run_dir=runs/sweep --table
 
-The same command continues where it was stopped: finished cells are skipped, unfinished ones resume. Ends with a table,
-best first, and ``sweep.csv``; exit code 1 if a cell failed, 128 plus the signal's number if a signal stopped it.
+The same command resumes a stopped sweep: finished cells are skipped, unfinished ones resume. It ends with a table, best
+first, and ``sweep.csv``. The exit code is 1 if a cell failed, 128 plus the signal's number if a signal stopped it.
 """
 
 import os
@@ -32,9 +32,9 @@ from tools.sweep.ledger import DONE, FAILED, MISFIT, Ledger
 from tools.sweep.runner import Runner
 
 FLAGS = flags.FLAGS
-MOST_SHOWN, FIRST_SHOWN = 200, 10  # cells of a dry run
-MANY = 500  # cells, whose check takes seconds
-SIGNALLED = 128  # plus the signal's number: the exit code of a command that a signal ended, as in shells
+MOST_SHOWN, FIRST_SHOWN = 200, 10  # cells in a dry run
+MANY = 500  # cells; checking them takes seconds
+SIGNALLED = 128  # plus the signal's number: the exit code of a command ended by a signal, as in shells
 
 
 def main(*overrides: str) -> int:
@@ -69,7 +69,7 @@ def main(*overrides: str) -> int:
         fitting.require_compiler()
     _claim_directory()
     if not overrides:
-        os.environ.pop("WANDB_RUN_ID", None)  # of a single run, which an agent of Weights & Biases starts
+        os.environ.pop("WANDB_RUN_ID", None)  # of a single run that a Weights & Biases agent starts
     print(f"{len(cells):,} cells")
     first = worker * len(cells) // workers
     cells = cells[first:] + cells[:first]
@@ -94,7 +94,7 @@ def _show(cells: list[Cell]) -> None:
 
 
 def _claim_directory() -> None:
-    """Refuses a directory that cannot be written to or that holds something else, before any work is done."""
+    """Rejects an unwritable directory or one that holds something else, before any work."""
     directory = FLAGS.run_dir
     if storage.is_remote(directory):
         storage.check_writable(directory)
@@ -149,7 +149,7 @@ def _cells(base: Base, overrides: tuple[str, ...]) -> list[Cell]:
 
 
 def _as_given(message: str, given: Mapping[str, Iterable[str]]) -> str:
-    """Names the flag by which the sweep was given a setting, not the one by which a cell passes it on."""
+    """Names the flag that gave the sweep a setting, not the one with which a cell passes it on."""
     for flag, names in given.items():
         for name in names:
             message = message.replace(f"--gin_param={name}=", f"--{flag}: {name}=")
@@ -187,17 +187,17 @@ def define_flags() -> None:
     flags.DEFINE_integer("random", 0, "The number of cells to draw from --sample.")
     flags.DEFINE_multi_string("sample", [], "NAME=log(LOW,HIGH), uniform(…), int(…) or [VALUE,VALUE].")
     flags.DEFINE_integer("sample_seed", 0, "Seed of the samples.")
-    flags.DEFINE_integer("seeds", 0, "Runs of each combination, with train.seed = 0, 1, …; 0 leaves the seed alone.")
+    flags.DEFINE_integer("seeds", 0, "Runs per combination, with train.seed = 0, 1, …; 0 leaves the seed alone.")
     cli.define_path("data", None, "Directory of shards with a manifest, local or gs://.")
     cli.define_tpu_flag("As for pipeline.train.")
     cli.define_path("run_dir", None, "The sweep's directory, local or gs://: ledger/, cells/, sweep.csv.")
     flags.DEFINE_string(
         "worker", "0/1", "I/N: the I-th of N workers on one run_dir; each takes cells that no other has."
     )
-    flags.DEFINE_bool("preflight", True, "Compile for the slice of --tpu first; what does not fit is not run.")
-    flags.DEFINE_bool("retry_failed", False, "Run cells that failed before once more.")
+    flags.DEFINE_bool("preflight", True, "First compile for the slice of --tpu; cells that do not fit do not run.")
+    flags.DEFINE_bool("retry_failed", False, "Rerun cells that failed before.")
     flags.DEFINE_bool("dry_run", False, "List the cells and stop.")
-    flags.DEFINE_bool("table", False, "Print the table of what has been run, and stop.")
+    flags.DEFINE_bool("table", False, "Print the table of what has run, and stop.")
     cli.define_path("wandb_sweep", None, "Write a file for `wandb sweep`, whose agents then run the cells.")
 
 

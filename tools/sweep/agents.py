@@ -1,4 +1,4 @@
-"""A sweep in the format of Weights & Biases, for users who let its agents choose the cells.
+"""A sweep in Weights & Biases' format, for users who let its agents choose the cells.
 
 Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys
 """
@@ -16,7 +16,7 @@ DISTRIBUTIONS = {"log": "log_uniform_values", "uniform": "uniform", "int": "int_
 
 
 def configuration(base: Base, directory: str, axes: Iterable[Axis], *, seeds: int) -> str:
-    """Returns the YAML file of ``wandb sweep``; its agents run tools.sweep with one cell each, and so keep its ledger.
+    """Returns the YAML file of ``wandb sweep``; its agents run tools.sweep with one cell each, so they use its ledger.
 
     UserError if nothing varies.
     """

@@ -1,4 +1,4 @@
-"""The settings that a sweep varies: lists, grids and random samples of values, as the command line writes them.
+"""The settings that a sweep varies: lists, grids and random samples of values, in the command line's syntax.
 
 Imports neither TensorFlow nor Keras.
 """
@@ -23,14 +23,14 @@ RANGE = re.compile(r"(log|uniform|int)\((.+),(.+)\)")
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high`` to draw from: evenly (``uniform``, ``int``) or evenly in their logarithm."""
+    """Numbers from ``low`` to ``high``, drawn uniformly (``uniform``, ``int``) or uniformly in the logarithm."""
 
     kind: str
     low: float
     high: float
 
     def draw(self, chance: random.Random) -> float | int:
-        """Returns a number, to six digits, so that it reads well and names the same cell everywhere."""
+        """Returns a number with six digits, so it is readable and names the same cell everywhere."""
         if self.kind == "int":
             return chance.randint(int(self.low), int(self.high))
         if self.kind == "uniform":
@@ -47,7 +47,7 @@ class Axis:
 
 
 def grid_axis(text: str) -> Axis:
-    """Reads ``NAME=[VALUE,VALUE]``, whose words need no quotes."""
+    """Reads ``NAME=[VALUE,VALUE]``; words need no quotes."""
     name, values = _split(text, "--grid", "NAME=[VALUE,VALUE]")
     return Axis(name, _values(values, f"--grid={text}"))
 
@@ -71,7 +71,7 @@ def sample_axis(text: str) -> Axis:
 
 
 def read_list(file: str) -> list[Overrides]:
-    """Reads a file of JSON lines, each an object {setting: value}: the overrides of one cell."""
+    """Reads a file of JSON lines, each an object {setting: value} with one cell's overrides."""
     lines = texts.lines(texts.read_file(file, "--list")[0])
     cells = []
     for number, line in enumerate(lines, 1):
@@ -90,7 +90,7 @@ def read_list(file: str) -> list[Overrides]:
 
 
 def fixed(text: str) -> Overrides:
-    """Reads ``NAME=VALUE``, as an agent of Weights & Biases passes it."""
+    """Reads ``NAME=VALUE``, as a Weights & Biases agent passes it."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UserError(f"{text!r} is neither a flag nor a setting; expected NAME=VALUE, or --name=value")
@@ -138,7 +138,7 @@ def _split(text: str, flag: str, expected: str) -> tuple[str, str]:
 
 
 def full_name(name: str) -> str:
-    """Returns a setting's full name: one without a part's name is the run's own, ``model`` as ``train.model``."""
+    """Returns a setting's full name: without a part's name it is the run's, such as ``train.model`` for ``model``."""
     return name if "." in name else f"train.{name}"
 
 
@@ -174,5 +174,5 @@ def literal(text: str) -> Any:
     """Reads a Python value; a bare word is a string."""
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: very many brackets
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: from very many brackets
         return text.strip()

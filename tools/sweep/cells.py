@@ -1,4 +1,4 @@
-"""The cells of a sweep: overrides resolved to the run that they describe, whose hash identifies the cell."""
+"""The cells of a sweep: overrides are resolved to a run, whose hash identifies the cell."""
 
 import hashlib
 import json
@@ -18,47 +18,47 @@ from tools.sweep.runner import Job
 
 MODEL, SEED = "train.model", "train.seed"
 USUAL_SIZE = {"gpt2": "gpt2-small", "algpt2": "algpt2-base"}
-# Settings that do not affect whether a program fits, so that cells which differ only in these share a preflight.
+# Settings that do not affect whether a program fits; cells that differ only in these share a preflight.
 NOT_IN_PROGRAM = {"seed", "steps", "schedule", "warmup_steps", "warmup_fraction", "final_fraction", "wandb"}
 NOT_IN_PROGRAM |= {"checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "evaluate_every", "sample_prompt"}
 NOT_IN_PROGRAM |= {"learning_rate", "profile_steps", "max_skipped_steps", "pretrained"}
-# Settings that may change on resuming, without those whose speed or best weights a sweep may compare.
+# Settings that may change on resuming, except those whose speed or best weights a sweep may compare.
 NOT_IN_KEY = RESUMABLE_CHANGES - {"microbatch", "steps_per_loop", "evaluate_every", "keep_best", "attention"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The command line of pipeline.train that all cells of a sweep have in common."""
+    """The pipeline.train command line that all cells of a sweep share."""
 
     gin_files: tuple[str, ...]
     gin_params: tuple[str, ...]
     data: str
     tpu: str | None
-    manifest: Manifest | None = None  # of ``data``; None if nothing is going to run and they need not exist
+    manifest: Manifest | None = None  # of ``data``; None if nothing will run, so they need not exist
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(Job):
     """One run of a sweep.
 
-    Its key is 12 hexadecimal digits of its whole configuration and of its data: equal runs have equal keys, however
-    they are written and wherever the data are. Its overrides are without those of models and optimizers that it does
-    not use.
+    Its key is 12 hexadecimal digits that hash its whole configuration and data: equal runs have equal keys, however
+    they are written and wherever the data are. Its overrides exclude those of models and optimizers that it does not
+    use.
     """
 
-    run: RunConfig  # checked, with what the data decide
-    program: str  # key of the settings that the compiler sees
+    run: RunConfig  # checked, with the settings that the data decide
+    program: str  # hash of the settings that the compiler sees
 
 
 def shown(value: Any) -> str:
-    """Writes a value as a person would."""
+    """Formats a value as a person would."""
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
-    """Returns the distinct cells of a sweep, after checking each one as pipeline.train checks a run.
+    """Returns a sweep's distinct cells, after checking each as pipeline.train checks a run.
 
-    An override of a model or an optimizer that a cell does not use is left out of that cell.
+    A cell omits overrides of models and optimizers that it does not use.
 
     Raises:
         UserError: a cell is wrong, or no cell uses an override.
@@ -66,7 +66,7 @@ def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
     cells: dict[str, Cell] = {}
     asked = dict.fromkeys(_name(param) for param in base.gin_params)
     used: set[str] = set()
-    same: set[str] = set()  # settings in which cells differ that are one
+    same: set[str] = set()  # settings in which equal cells differ
     before: _Resolved | None = None
     for overrides in combinations:
         asked |= dict.fromkeys(overrides)
@@ -91,13 +91,13 @@ def resolve(base: Base, combinations: Iterable[Overrides]) -> list[Cell]:
 
 
 def _by_setting(cell: Cell) -> dict[str, Any]:
-    """Returns a cell's overrides by the name of the setting alone, such as ``slots``."""
+    """Returns a cell's overrides by the setting's name alone, such as ``slots``."""
     return {name.rpartition(".")[2]: value for name, value in cell.overrides.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Resolved:
-    """A checked cell: ``asked`` are the overrides that the sweep gives it, ``overrides`` those that it uses."""
+    """A checked cell: ``asked`` are the overrides from the sweep, ``overrides`` those that it uses."""
 
     asked: Overrides
     files: list[str]
@@ -106,7 +106,7 @@ class _Resolved:
     run: RunConfig
 
     def with_seed_of(self, asked: Overrides) -> "_Resolved | None":
-        """Returns the cell of ``asked`` if only its seed differs, which needs no further check; otherwise None."""
+        """Returns the cell of ``asked`` if only its seed differs, so it needs no further check; otherwise None."""
         seed = asked.get(SEED)
         if type(seed) is not int or abs(seed) > INT64 or SEED not in self.asked or asked != self.asked | {SEED: seed}:
             return None
@@ -135,7 +135,7 @@ def _cell(base: Base, resolved: _Resolved) -> Cell:
     arguments = [f"--gin_file={file}" for file in resolved.files] + [f"--gin_param={value}" for value in parameters]
     known_by = _described(resolved.run, NOT_IN_KEY) | {"data": _identity(base.manifest)}
     if known_by["train"]["attention"] == "auto":
-        del known_by["train"]["attention"]  # so that sweeps of before the setting go on
+        del known_by["train"]["attention"]  # so that sweeps from before the setting resume
     return Cell(
         key=_hash(known_by),
         label="  ".join(f"{name}={shown(value)}" for name, value in resolved.overrides.items()) or "(no overrides)",
@@ -155,7 +155,7 @@ def _identity(data: Manifest | None) -> dict[str, Any]:
 
 
 def _sized(base: Base, overrides: Overrides) -> tuple[list[str], Overrides]:
-    """Returns the gin files with that of the model's size, where the sweep names a size or a model without one."""
+    """Returns the gin files, plus the model's size file if the sweep names a size, or a model without one."""
     files, model = list(base.gin_files), overrides.get(MODEL)
     sizes = sorted(path.stem for path in (gin_reader.ROOT / "models").glob("*.gin"))
     if model is None:
@@ -191,7 +191,7 @@ def _parameters(overrides: Overrides) -> list[str]:
 
 
 def _described(run: RunConfig, without: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Returns every setting of a run by part, without those of some names."""
+    """Returns every setting of a run by part, except those with some names."""
     parts: dict[str, Any] = {"train": run.settings, "model": run.model, "optimizer": run.optimizer}
     return {
         part: {"kind": type(values).__name__}

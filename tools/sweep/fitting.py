@@ -1,4 +1,4 @@
-"""The preflight of a sweep: every program of its cells is compiled for the slice before the first cell runs."""
+"""The preflight of a sweep: compiles every program of its cells for the slice before the first cell runs."""
 
 from collections.abc import Collection, Iterable
 
@@ -19,9 +19,9 @@ def require_compiler() -> None:
 
 
 def record_misfits(cells: Iterable[Cell], ledger: Ledger, piece: Slice, ended: Collection[str]) -> None:
-    """Compiles each program once; cells that do not fit are recorded as such, and so are not run.
+    """Compiles each program once, and records cells that do not fit, so they do not run.
 
-    Cells whose keys are among ``ended`` need no preflight any more.
+    Cells with keys in ``ended`` need no preflight.
 
     Raises:
         WorkFailedError: a program could not be compiled.

@@ -1,9 +1,9 @@
-"""The ledger of a sweep: which worker runs which cell, and its outcome; one small document per cell, claimed by one.
+"""The ledger of a sweep: which worker runs which cell, and its outcome; one small document per cell.
 
-A claim is a lock on a file of this machine, which the kernel releases when the worker and the run that it started have
-both ended. Under a local directory that is all. Under ``gs://`` machines do not see each other's locks: there the
-document itself is claimed, by its generation, and renewed while the cell runs; a claim of another machine has expired
-when it was not renewed for LEASE_SECONDS of this machine's own clock, so that clocks need not agree.
+A claim is a lock on a local file, which the kernel releases when the worker and the run that it started have both
+ended. In a local directory that is enough. Under ``gs://`` machines do not see each other's locks: there a worker also
+claims the document itself, by its generation, and renews the claim while the cell runs. Another machine's claim expires
+if it is not renewed for LEASE_SECONDS of this machine's own clock, so clocks need not agree.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from pipeline.errors import UnavailableError
 
 RUNNING, DONE, FAILED, MISFIT = "running", "done", "failed", "does not fit"
 ENDED = (DONE, FAILED, MISFIT)
-LEASE_SECONDS = 600.0  # longer than a run that is told to stop may take to save
+LEASE_SECONDS = 600.0  # longer than a stopping run may take to save
 RENEWALS = 6  # of a lease
 
 Entry = dict[str, Any]  # a cell's document
@@ -31,21 +31,21 @@ Entry = dict[str, Any]  # a cell's document
 
 @dataclass
 class Claim:
-    """The right to run the cell of this key, with the ledger's document of it."""
+    """The right to run the cell with this key, with its ledger document."""
 
     key: str
-    lock: int  # a descriptor that holds the claim; a run that inherits it holds it too
+    lock: int  # a descriptor that holds the claim; a run that inherits it also holds the claim
     entry: Entry
     version: int  # of the document
     renewed: float = field(default_factory=time.monotonic)  # for the last time
-    lost: bool = False  # to another machine, as by a worker that slept for longer than a lease
+    lost: bool = False  # to another machine, such as by sleeping longer than a lease
 
 
 class Ledger:
-    """The documents of a sweep, in a folder that is local or ``gs://``.
+    """The documents of a sweep, in a local or ``gs://`` folder.
 
-    A document's version is its object's generation on Cloud Storage, and a write is refused if that has changed. On a
-    local disk it means nothing: the writer holds the document's lock.
+    A document's version is its object's generation on Cloud Storage, which rejects a write if that has changed. On a
+    local disk it is unused: the writer holds the document's lock.
     """
 
     def __init__(self, folder: str):
@@ -57,7 +57,7 @@ class Ledger:
         self._seen: dict[str, tuple[int, float]] = {}  # another machine's claim: its version, and since when
 
     def entries(self) -> dict[str, Entry]:
-        """Returns all documents, by the cell's key."""
+        """Returns all documents by the cell's key."""
         files = [path.rpartition("/")[2] for path, _ in storage.list_files(self._folder, deep=False) or []]
         documents = {key: self.read(key) for key, ending in sorted(map(os.path.splitext, files)) if ending == ".json"}
         return {key: entry for key, entry in documents.items() if entry is not None}
@@ -67,10 +67,10 @@ class Ledger:
         return self._read(key)[0]
 
     def claim(self, key: str, facts: Entry, *, again: Collection[str] = ()) -> Claim | None:
-        """Returns the claim of a cell, or None if another worker runs it or it has ended.
+        """Claims a cell; returns the claim, or None if another worker runs it or it has ended.
 
-        The document gets ``facts``, such as the cell's overrides. A cell that has ended in one of the states ``again``,
-        such as FAILED, is run again all the same.
+        The document gets ``facts``, such as the cell's overrides. A cell that ended in one of the states ``again``,
+        such as FAILED, is claimed again.
         """
         lock = self._lock(key)
         if lock is None:
@@ -94,10 +94,10 @@ class Ledger:
         return None
 
     def renew(self, claim: Claim) -> bool:
-        """Renews the claim when it is due, for other machines to see; returns False if another has taken it over."""
+        """Renews the claim when due, for other machines to see; returns False if another has taken it over."""
         if self._remote and not claim.lost and time.monotonic() - claim.renewed >= LEASE_SECONDS / RENEWALS:
             claim.renewed = time.monotonic()
-            with contextlib.suppress(UnavailableError):  # no network: the next renewal tells who has the cell
+            with contextlib.suppress(UnavailableError):  # no network: the next renewal shows who has the cell
                 claim.lost = not self._replace(claim, claim.entry | {"renewal": claim.entry["renewal"] + 1})
         return not claim.lost
 
@@ -107,7 +107,7 @@ class Ledger:
         os.close(claim.lock)
 
     def release(self, claim: Claim) -> None:
-        """Releases a cell that has not ended, for any worker to take."""
+        """Releases an unfinished cell for any worker to take."""
         self._replace(claim, claim.entry | {"state": "stopped", "machine": ""})
         os.close(claim.lock)
 
@@ -128,7 +128,7 @@ class Ledger:
         return (None if data is None else json.loads(data)), generation
 
     def _swap(self, key: str, entry: Entry, version: int) -> int | None:
-        """Replaces a document of this version; returns the new version, or None if it has another one by now."""
+        """Replaces a document of this version; returns the new version, or None if the version has changed."""
         path, data = storage.join(self._folder, f"{key}.json"), json.dumps(entry).encode() + b"\n"
         if not self._remote:
             storage.replace_bytes(data, path)
@@ -148,7 +148,7 @@ class Ledger:
         return lock
 
     def _held_elsewhere(self, key: str, entry: Entry, version: int) -> bool:
-        """Returns whether a worker of another machine runs the cell; on this machine or disk its lock would be held."""
+        """Returns whether another machine's worker runs the cell; on this machine or disk it would hold the lock."""
         if not self._remote or entry.get("state") != RUNNING or entry["machine"] == self._machine:
             return False
         seen, since = self._seen.get(key, (None, 0.0))
@@ -159,7 +159,7 @@ class Ledger:
 
 
 def _identity(locks: pathlib.Path) -> str:
-    """Returns an id shared by all processes that see these locks; machines and containers differ in it."""
+    """Returns an id shared by all processes that see these locks; each machine or container has its own."""
     locks.mkdir(parents=True, exist_ok=True)
     path, partial = locks / "machine", locks / f".machine.{os.getpid()}"
     partial.write_text(os.urandom(8).hex())

@@ -1,7 +1,7 @@
-"""Runs the cells of a sweep, some at a time: each is a training in its own process, which resumes by itself.
+"""Runs the cells of a sweep, some at a time: each trains in its own process, which resumes by itself.
 
-A run is stopped when its worker is, and a killed worker's run is terminated too, so that no run is left unwatched. The
-run's output goes to a log; on a terminal its last line is shown.
+A worker that stops also stops its run, and a killed worker's run is terminated, so no run is left unwatched. The run's
+output goes to a log; a terminal shows its last line.
 """
 
 import ctypes
@@ -22,27 +22,27 @@ from pipeline import stop_signals, storage
 from pipeline.progress import OF_STEPS, Progress, duration
 from tools.sweep.ledger import DONE, ENDED, FAILED, Claim, Ledger
 
-RESTARTS = 10  # of a cell, after a machine went away or the run was killed
+RESTARTS = 10  # of a cell, after a lost machine or a killed run
 RESTART_SECONDS = float(os.environ.get("RESTART_SECONDS", "30"))
 POLL_SECONDS = 0.2  # of the runs
-WAIT_SECONDS = 5.0  # before cells that other workers run are checked again
+WAIT_SECONDS = 5.0  # between checks of cells that other workers run
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 STOPPED, TAKEN_OVER = "stopped", "taken over by another worker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker runs of a cell."""
+    """The run of a cell."""
 
-    key: str  # names the cell in the ledger and its run directory
-    label: str  # names it for people
+    key: str  # the cell's name in the ledger and for its run directory
+    label: str  # its name for people
     overrides: dict[str, Any]  # the settings that distinguish it, for the ledger
     arguments: tuple[str, ...]  # its own part of the command line
 
 
 @dataclass
 class _Run:
-    """A job that this worker has claimed; its process is None until it is started, again or for the first time."""
+    """A job that this worker has claimed; its process is None until the run starts or restarts."""
 
     job: Job
     claim: Claim
@@ -58,20 +58,20 @@ class _Run:
 class Runner:
     """One worker of a sweep."""
 
-    command: Sequence[str]  # arguments of Python that all jobs have in common: ``-m``, a module and its flags
+    command: Sequence[str]  # Python arguments that all jobs share: ``-m``, a module and its flags
     ledger: Ledger
     directory: str  # of the sweep; runs go to ``cells/``
-    again: Collection[str] = ()  # states of jobs that have ended and are run again, once, such as FAILED
-    parallel: int = 1  # jobs that run at a time
-    environment: Mapping[str, str] = field(default_factory=dict)  # variables that the runs get
+    again: Collection[str] = ()  # final states whose jobs are rerun, once, such as FAILED
+    parallel: int = 1  # jobs to run at a time
+    environment: Mapping[str, str] = field(default_factory=dict)  # environment variables for the runs
 
     def __post_init__(self) -> None:
         self._group = os.path.basename(self.directory.rstrip("/"))
         self._runs: list[_Run] = []
         self._progress = Progress(1.0)
         self._shown = ""
-        self._done_by_others = 0  # jobs, before this worker came to them
-        self.stopped = 0  # the signal that ended it before all jobs had ended
+        self._done_by_others = 0  # jobs, before this worker reached them
+        self.stopped = 0  # the signal that stopped it before all jobs had ended
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Runs the jobs that no worker has run or is running; blocks until all have ended or a signal stops it."""
@@ -113,7 +113,7 @@ class Runner:
         return True
 
     def _claim_one(self, left: list[Job], untried: set[str]) -> bool:
-        """Claims a job that no other worker has; removes it, and those that have ended meanwhile, from ``left``."""
+        """Claims a job that no other worker has; removes it, and jobs that have ended, from ``left``."""
         for job in list(left):
             again = self.again if job.key in untried else ()
             claim = self.ledger.claim(job.key, {"overrides": job.overrides}, again=again)
@@ -129,15 +129,15 @@ class Runner:
         return False
 
     def _outcome(self, run: _Run) -> str | None:
-        """Starts a run or looks after it; returns its outcome in a few words once it has one."""
+        """Starts or watches a run; returns its outcome in a few words once it has one."""
         if run.process is None and not self.stopped:
             if time.monotonic() >= run.start_at:
                 self._start(run)
             return None
         if run.process is not None and run.process.poll() is None:
-            if self.stopped and not run.told:  # the signal came while the run was being started
+            if self.stopped and not run.told:  # the signal came while the run was starting
                 self._tell(run, signal.SIGTERM)
-            if not self.ledger.renew(run.claim):  # this machine slept, and another took the cell over
+            if not self.ledger.renew(run.claim):  # this machine slept, and another took over the cell
                 run.process.kill()
             return None
         summary = self._summary(run.job)
@@ -171,8 +171,8 @@ class Runner:
                 stdout=output,
                 stderr=output,
                 env={**names, **os.environ, **self.environment},
-                pass_fds=(run.claim.lock,),  # held by the run too: the cell is free when both are gone
-                start_new_session=True,  # Ctrl-C reaches the worker alone, which passes it on
+                pass_fds=(run.claim.lock,),  # the run holds it too: the cell is free when both are gone
+                start_new_session=True,  # Ctrl-C reaches only the worker, which passes it on
                 preexec_fn=_die_with(os.getpid()),
             )
 
@@ -188,7 +188,7 @@ class Runner:
             run.process.send_signal(number)
 
     def _show(self) -> None:
-        """Shows on a terminal how far a run is."""
+        """Shows a run's progress on a terminal."""
         if self._progress.on_terminal and self._runs and self._runs[0].process:
             steps = last_line(self._runs[0].log, "step ") or "starting"
             if steps != self._shown:
@@ -202,7 +202,7 @@ class Runner:
         return storage.join(storage.join(self.directory, "cells"), job.key)
 
     def _log(self, job: Job) -> pathlib.Path:
-        """Returns a local file, beside the run if that is local too."""
+        """Returns a local file, beside the run if that is local."""
         folder = pathlib.Path(self.directory, "cells")
         if storage.is_remote(self.directory):
             folder = pathlib.Path(tempfile.gettempdir(), f"sweep-{os.getuid()}-{self._group}")
@@ -217,7 +217,7 @@ class Runner:
 
 
 def result_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """Returns the figures of a run's summary.json that a table of runs shows."""
+    """Returns the figures of a run's summary.json for a table of runs."""
     validation = summary.get("validation") or {}
     figures = {
         "validation": validation.get("nats_per_token"),
@@ -233,7 +233,7 @@ def result_of(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_line(log: pathlib.Path, begins: str = "") -> str:
-    """Returns the last line of a log that is not blank and begins so, without the prefix of an error."""
+    """Returns a log's last nonblank line that begins so, without the error prefix."""
     with open(log, "rb") as file:
         file.seek(max(0, os.path.getsize(log) - 4096))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
@@ -242,7 +242,7 @@ def last_line(log: pathlib.Path, begins: str = "") -> str:
 
 
 def _die_with(parent: int) -> Any:
-    """Returns a function for a child to call first, so that it gets SIGTERM when its parent dies, for any reason."""
+    """Returns a function that a child calls first, so that it gets SIGTERM when its parent dies for any reason."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def set_signal() -> None:

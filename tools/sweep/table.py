@@ -15,7 +15,7 @@ FIGURES = ("validation", "perplexity", "train_loss", "steps", "tokens", "paramet
 
 
 def rows(cells: Iterable[Cell], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """Returns one row per cell, those given and all others in the ledger, ordered by overrides."""
+    """Returns one row per cell, given or in the ledger, ordered by overrides."""
     merged = {key: dict(entry) for key, entry in entries.items()}
     for cell in cells:
         merged.setdefault(cell.key, {"overrides": cell.overrides, "state": "waiting"})
@@ -29,7 +29,7 @@ def rows(cells: Iterable[Cell], entries: Mapping[str, Entry]) -> list[dict[str, 
 
 
 def names_of(table_rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns every override that some row has, in the order of their first appearance."""
+    """Returns every override that some row has, in order of first appearance."""
     return list(dict.fromkeys(name for row in table_rows for name in row["overrides"]))
 
 
@@ -47,7 +47,7 @@ def as_csv(table_rows: list[dict[str, Any]]) -> str:
 
 
 def as_text(table_rows: list[dict[str, Any]]) -> str:
-    """Returns a table of the cells, those that differ only in their seed together, the lowest validation loss first."""
+    """Returns a table of the cells, grouped over seeds, the lowest validation loss first."""
     names = [name for name in names_of(table_rows) if name != SEED]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in table_rows:
@@ -73,7 +73,7 @@ def _rank(seeds: list[dict[str, Any]]) -> float:
 
 
 def _mean(done: list[dict[str, Any]], figure: str) -> str:
-    """Returns the mean over the seeds, with their standard deviation if there are several."""
+    """Returns the mean over the seeds, with the standard deviation if there are several."""
     values = [row[figure] for row in done if row[figure] is not None]
     if not values:
         return "-"

@@ -1,1 +1,1 @@
-"""Whether the learning rate that is best for a narrow model is best for a wide one: runs, stored figures and a page."""
+"""Is a narrow model's best learning rate also best for a wide model? Runs, stored figures and a page."""

@@ -1,12 +1,12 @@
-r"""Measures whether the best learning rate of a narrow model is that of a wide one, and writes the page about it.
+r"""Measures whether a narrow model's best learning rate is also a wide model's, and writes the page about it.
 
     python -m tools.transfer [--output=docs/transfer.md] \
         [--run_dir=runs/transfer] [--norun]
 
-Trains small GPT-2s at several learning rates, on CPython's documentation and library: of several widths, with and
-without ``Adafactor.base_width``, of several depths, with larger batches, and on more tokens. Losses are stored beside
-the page, as JSON, and only what is missing there is run: if nothing is there, two and a half hours on two cores. A
-killed command goes on. Needs requirements-plots.txt.
+Trains small GPT-2s at several learning rates, on CPython's documentation and library: at several widths, with and
+without ``Adafactor.base_width``, at several depths, with larger batches, and on more tokens. Losses are stored beside
+the page, as JSON, and only missing ones run: all of them take two and a half hours on two cores. If killed, the same
+command resumes. Needs requirements-plots.txt.
 """
 
 import os
@@ -41,16 +41,16 @@ def main() -> int:
 
 
 def planned_cells() -> list[Cell]:
-    """Returns all cells, the costliest first: two run at a time, and the last one should not run alone for long."""
+    """Returns all cells, the most expensive first: two run at a time, and the last should not run alone for long."""
     cells = dict.fromkeys(cell for part in parts() for curve in part.curves for cell in curve.cells)
     return sorted(cells, key=lambda cell: cell.tokens * cell.layers * cell.width**2, reverse=True)
 
 
 def define_flags() -> None:
     """Defines the flags."""
-    cli.define_path("output", "docs/transfer.md", "The page to write; its figures stand beside it, as JSON and SVG.")
+    cli.define_path("output", "docs/transfer.md", "The page to write; its figures are beside it, as JSON and SVG.")
     cli.define_path("run_dir", "runs/transfer", "The directory of the runs.")
-    flags.DEFINE_bool("run", True, "Run what is missing; --norun writes the page from what is done.")
+    flags.DEFINE_bool("run", True, "Run what is missing; --norun writes the page from stored results.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cells of the measurement, as curves of the loss over the learning rate, and what is read off a curve.
+"""The measurement's cells, as curves of the loss over the learning rate, and the optimum of a curve.
 
 Imports neither TensorFlow nor Keras.
 """
@@ -21,18 +21,18 @@ LOWEST, LOW, MIDDLE = (0.02, 0.04, 0.08), (0.04, 0.08, 0.16), (0.08, 0.11, 0.16)
 
 @dataclass(frozen=True)
 class Curve:
-    """Runs that differ in their learning rate only.
+    """Runs that differ only in their learning rate.
 
     Args:
-        value: of the setting in which it differs from the other curves of its part.
-        cells: one run for each learning rate.
+        value: of the setting that differs from the part's other curves.
+        cells: one run per learning rate.
     """
 
     value: int
     cells: tuple[Cell, ...]
 
     def points(self, store: Store) -> dict[float, float]:
-        """Returns the loss (nats per token) by rate; what was not run is left out."""
+        """Returns the loss (nats per token) by rate, without missing runs."""
         return {cell.rate: loss for cell in self.cells if (loss := store.loss(cell)) is not None}
 
 
@@ -42,9 +42,9 @@ class Part:
 
     Args:
         title: its heading.
-        setting: what the curves differ in.
-        curves: the first is the one whose best rate the others are compared with.
-        model: what all runs have in common, for the page; empty where that is as the page's head says.
+        setting: the one that differs between curves.
+        curves: the others are compared with the first one's best rate.
+        model: what all runs share, for the page; empty if it is as in the page's head.
     """
 
     title: str
@@ -79,12 +79,12 @@ def parts() -> list[Part]:
 
 @dataclass(frozen=True)
 class Parabola:
-    """The parabola through the three lowest losses of a curve, over the logarithm of the learning rate.
+    """The parabola through a curve's three lowest losses, over the logarithm of the learning rate.
 
     Args:
-        best_rate: where it is lowest.
+        best_rate: its minimum.
         lowest: the loss there (nats per token).
-        curvature: what a rate that is off by a factor of e costs (nats per token).
+        curvature: the cost of a rate that is off by a factor of e (nats per token).
     """
 
     best_rate: float
@@ -92,12 +92,12 @@ class Parabola:
     curvature: float
 
     def lost_at(self, rate: float) -> float:
-        """Returns by how much the loss at this rate is above the lowest (nats per token)."""
+        """Returns how far the loss at this rate is above the lowest (nats per token)."""
         return self.curvature * math.log(rate / self.best_rate) ** 2
 
 
 def parabola(points: Mapping[float, float]) -> Parabola | None:
-    """Returns the parabola of a curve, loss by rate; None if it is not lowest between the three rates.
+    """Returns the parabola of a curve (loss by rate); None if its minimum is not between the three rates.
 
     Example:
         >>> parabola({0.08: 4.5, 0.16: 4.4, 0.32: 4.5}).best_rate

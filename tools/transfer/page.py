@@ -16,23 +16,23 @@ HEAD = """# The learning rate of a wider model
 
 Written by `python -m tools.transfer`; nothing here is typed by hand.
 
-A learning rate is cheap to choose for a narrow model and a short run. Is it right for a wide model and a long run? With
-parameter scaling, Adafactor changes the matrices of a block in proportion to their initial size, which is the same at
-every width, and what a layer computes from more inputs changes by more. The rule: with `Adafactor.base_width =
-{width}`, the rate of these matrices is multiplied by {width} / width, as for Adam in muP ([Yang et al.
+It is cheap to tune a learning rate on a narrow model and a short run. Is it right for a wide model and a long run? With
+parameter scaling, Adafactor changes a block's matrices in proportion to their initial size, which is the same at every
+width; a layer's output changes more if it has more inputs. The rule: with `Adafactor.base_width = {width}`, the rate of
+these matrices is multiplied by {width} / width, as for Adam in muP ([Yang et al.
 2022](https://arxiv.org/abs/2203.03466)). Tables, norms and biases keep the rate.
 
-GPT-2 of {layers} layers, heads of width 64 and a vocabulary of {vocabulary:,}; {batch} sequences of {context} tokens a
-step, {tokens:,} tokens of the documentation and library of CPython {python}; the optimizer of `gpt2.gin`, Adafactor
-with parameter scaling and without momentum, a linear schedule with a tenth of warm-up, one seed: all of it unless a
-part below says otherwise. Losses are over the whole validation part, in nats per token. The best rate is where a
-parabola through the three lowest losses, over the rate's logarithm, is lowest. *Lost* is by how much the best rate of a
-table's first row ends above a row's own best, by that parabola.
+Unless a part below says otherwise, the model is a GPT-2 of {layers} layers, heads of width 64 and a vocabulary of
+{vocabulary:,}. It trains on {batch} sequences of {context} tokens per step, {tokens:,} tokens of the documentation and
+library of CPython {python}, with the optimizer of `gpt2.gin`, Adafactor with parameter scaling and without momentum, a
+linear schedule with a tenth of warm-up, and one seed. Losses are over the whole validation part, in nats per token. The
+best rate is the minimum of a parabola through the three lowest losses, over the rate's logarithm. *Lost* is how far,
+by that parabola, the best rate of a table's first row ends above a row's own best.
 
 """
 NOT_MEASURED = """## Not measured
 
-Widths above 512, ALGPT2, more than one seed, and any run on a pod. 90,000 steps of 524,288 tokens are far outside of
+Widths above 512, ALGPT2, more than one seed, and any run on a pod. 90,000 steps of 524,288 tokens are far outside
 what was measured here.
 """
 
@@ -43,14 +43,14 @@ def write(output: pathlib.Path, store: Store, missing: int) -> None:
     Args:
         output: the page.
         store: the results.
-        missing: runs that have no loss yet, of which the page says so.
+        missing: the number of runs without a loss, which the page states.
     """
     head = HEAD.format(
         width=BASE.width, layers=BASE.layers, vocabulary=VOCABULARY, batch=BASE.batch, context=BASE.context,
         tokens=BASE.tokens, python=store.content["python"],
     )  # fmt: skip
     picture = output.with_suffix(".svg")
-    text = [f"**{missing} runs are missing; `python -m tools.transfer` goes on with them.**\n"] if missing else []
+    text = [f"**{missing} runs are missing; `python -m tools.transfer` resumes with them.**\n"] if missing else []
     text.append(f"![Loss over the learning rate, a line for each width, depth, batch or length]({picture.name})\n")
     drawn = [part for part in parts() if sum(len(curve.points(store)) > 1 for curve in part.curves) > 1]
     if WITH not in {part.title for part in drawn}:
@@ -66,7 +66,7 @@ def _verdict(part: Part, store: Store) -> str:
     base, best = parabola(first.points(store)), parabola(last.points(store))
     value = f"{part.title}, {part.setting} {last.value:,}"
     if not (base and best):
-        return f"{value}: the best rate is not known, for it takes three rates around it."
+        return f"{value}: the best rate is unknown: it needs three rates around it."
     times, lost = best.best_rate / base.best_rate, best.lost_at(base.best_rate)
     return (
         f"{value}: the best rate is {times:.2f} times that of {first.value:,}, which costs {lost:.3f} nats per token "
@@ -91,7 +91,7 @@ def _section(part: Part, store: Store) -> str:
 
 
 def _draw(drawn: Sequence[Part], store: Store, file: pathlib.Path) -> None:
-    """Draws a panel for each part: a line for each curve, and a star at its best rate."""
+    """Draws a panel per part: a line per curve, and a star at its best rate."""
     pyplot = plots.svg_pyplot("transfer")
     rows = -(-len(drawn) // COLUMNS)
     figure, grid = pyplot.subplots(

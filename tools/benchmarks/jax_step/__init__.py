@@ -1,1 +1,1 @@
-"""The JAX step that ours is compared with: gpt2.py is the step, __main__.py measures it."""
+"""The JAX step that we compare ours with: gpt2.py is the step, __main__.py measures it."""

@@ -1,11 +1,11 @@
-r"""GPT-2's training step in JAX, compiled for a TPU slice and measured as our step is; no TPU is needed.
+r"""GPT-2's training step in JAX, compiled for a TPU slice and measured like our step; needs no TPU.
 
     python -m tools.benchmarks.jax_step --slice=v5e-16 --attention=splash \
         --json=docs/step_in_jax.json
 
 gpt2.py is the step: 124M parameters, 4 sequences of 1,024 tokens per core. Attention is JAX's splash kernel, or plain
-(jax.nn.dot_product_attention). The JSON file keeps what it holds of other slices and of the other attention;
-`python -m tools.step_on_tpu --slices=` writes the page of it. Development only: needs requirements-dev.txt.
+(jax.nn.dot_product_attention). The JSON file keeps its figures for other slices and the other attention;
+`python -m tools.step_on_tpu --slices=` writes the page from it. Development only: needs requirements-dev.txt.
 """
 
 import pathlib
@@ -55,12 +55,12 @@ def main() -> int:
 
 
 def model_name(config: GPT2Config) -> str:
-    """Returns the model as the file of figures calls it."""
+    """Returns the model's name in the file of figures."""
     return f"{config.layers} layers, {config.parameters():,} parameters"
 
 
 def check(piece: slices.Slice) -> None:
-    """Raises UserError, before minutes of compiling, for what cannot be measured."""
+    """Raises UserError, before minutes of compiling, if something cannot be measured."""
     if FLAGS.layers < 1:
         raise UserError(f"--layers={FLAGS.layers}: expected 1 or more")
     if FLAGS.attention == "splash" and piece.generation not in KERNEL_GENERATIONS:
@@ -72,7 +72,7 @@ def check(piece: slices.Slice) -> None:
 
 
 def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str, Any]:
-    """Returns the figures that the page holds.
+    """Returns the figures for the page.
 
     Raises:
         WorkFailedError: it does not fit, or could not be compiled.
@@ -84,7 +84,7 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
     found, specs = schedule_figures.figures(kernels, piece.specs), piece.specs
     splash = [kernel for kernel in kernels if splash_bundles.kind_of(kernel.name)]
     flops = sum(kernel.runs * kernel.flops for kernel in splash)
-    share = min(1.0, config.head_width / specs.matrix_unit)  # of it that a head fills, as for our kernels
+    share = min(1.0, config.head_width / specs.matrix_unit)  # that a head fills, as for our kernels
     return {
         "model": model_name(config),
         "context": config.context,
@@ -103,7 +103,7 @@ def measure(piece: slices.Slice, attention: str, config: GPT2Config) -> dict[str
 
 def costliest(kernels: Sequence[Kernel], specs: Generation) -> list[str]:
     """Returns lines that name the kernels with the longest schedule: milliseconds, runs, and the JAX operation."""
-    cycle = specs.clock_ghz * 1e6  # cycles of a millisecond
+    cycle = specs.clock_ghz * 1e6  # cycles per millisecond
     rows = [(k.runs * max(k.bundles, k.flops / specs.flops_per_cycle) / cycle, k.runs, k.op or k.name) for k in kernels]
     return [f"{time:8.2f} ms  {runs:4.0f} × {op}" for time, runs, op in sorted(rows, reverse=True)[:LISTED]]
 

@@ -1,9 +1,9 @@
-"""GPT-2's training step as a user of JAX writes it, to compare ours with; development only (requirements-dev.txt).
+"""GPT-2's training step as a JAX user would write it, for comparison; development only (requirements-dev.txt).
 
 jax.grad, optax, one mesh axis for data; weights float32, activations in the compute dtype, no remat, no dropout. The
-weights have our names and shapes, so that both models can be given the same. Imports no TensorFlow.
+weights have our names and shapes, so both models can use the same. Imports no TensorFlow.
 
-Shapes: B sequences of a device, T context, D width, H heads, K head width, V vocabulary (padded), N devices.
+Shapes: B sequences per device, T context, D width, H heads, K head width, V vocabulary (padded), N devices.
 """
 
 import functools
@@ -48,7 +48,7 @@ def splash_attention(heads: int, context: int, block: int, *, interpret: bool = 
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Normalises the last axis in float32."""
+    """Normalizes the last axis in float32."""
     wide = x.astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
     variance = jnp.square(wide - mean).mean(-1, keepdims=True)
@@ -61,7 +61,7 @@ def block(x: jax.Array, weights: Weights, heads: int, attention: Attention) -> j
     length, width = x.shape[1:]
     normal = layer_norm(x, weights["attention_norm_scale"], weights["attention_norm_bias"])
     together = normal @ w["query_key_value_kernel"] + w["query_key_value_bias"]
-    # Not one einsum to [3, B, H, T, K], which gives the same but, on a v5e, costs a layer 0.1 ms more.
+    # Not one einsum to [3, B, H, T, K], which gives the same but costs 0.1 ms more per layer on a v5e.
     parts = jnp.split(together, 3, axis=-1)
     q, k, v = (part.reshape(-1, length, heads, width // heads).swapaxes(1, 2) for part in parts)
     output = attention(q, k, v).swapaxes(1, 2).reshape(-1, length, width)
@@ -74,7 +74,7 @@ def block(x: jax.Array, weights: Weights, heads: int, attention: Attention) -> j
 def loss(weights: Weights, tokens: jax.Array, config: GPT2Config, dtype: Any, attention: Attention) -> jax.Array:
     """Returns the mean nats per token of tokens, int32 [B, T + 1], float32.
 
-    The cross entropy is not in chunks: XLA decides what of the float32 logits, [B, T, V], goes to HBM.
+    The cross entropy is not chunked: XLA decides which float32 logits, [B, T, V], go to HBM.
     """
     inputs, labels = tokens[:, :-1], tokens[:, 1:]
     x = (weights["token_table"][inputs] + weights["position_table"][: inputs.shape[1]]).astype(dtype)
@@ -87,7 +87,7 @@ def loss(weights: Weights, tokens: jax.Array, config: GPT2Config, dtype: Any, at
     logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
     rows = jnp.arange(table.shape[0])
     logits = jnp.where(rows < config.known_vocabulary, logits, -1e30)
-    # A masked sum, not a gather: the gradient of a gather would write a second array of the size of the logits.
+    # A masked sum, not a gather, whose gradient would write a second array as large as the logits.
     of_labels = jnp.where(rows == labels[..., None], logits, 0.0).sum(-1)
     return (jax.nn.logsumexp(logits, -1) - of_labels).mean()
 
@@ -108,7 +108,7 @@ def train_step(
 
 
 def lowered_step(config: GPT2Config, attention: Attention, sequences: int, devices: list[Any]) -> Any:
-    """Lowers the step for devices, which need not exist, with ``sequences`` on each; jit's ``Lowered``."""
+    """Lowers the step for devices, which need not exist, with ``sequences`` on each; returns jit's ``Lowered``."""
     mesh = Mesh(devices, (AXIS,))
     everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
 
@@ -126,6 +126,6 @@ def lowered_step(config: GPT2Config, attention: Attention, sequences: int, devic
         mesh=mesh,
         in_specs=(P(), P(), P(AXIS)),
         out_specs=(P(), P(), P()),
-        check_vma=False,  # gradients stay each device's own until pmean, which adds them once, in float32
+        check_vma=False,  # gradients stay local to each device until pmean, which adds them once, in float32
     )
     return jax.jit(step, donate_argnums=(0, 1)).lower(weights, state, tokens)

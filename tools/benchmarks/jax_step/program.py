@@ -14,15 +14,15 @@ from pipeline.preflight.compiled import Compiled, Kernel
 from tools.benchmarks.jax_step import splash_bundles
 
 SEQUENCES = 4  # a core
-BLOCK = 512  # queries, and keys, of a square of splash attention: on v5e and v6e fewer bundles than 256 and 1,024
+BLOCK = 512  # queries and keys per square of splash attention; on v5e and v6e fewer bundles than 256 and 1,024
 MODULE = "jit_train_step"  # JAX's name of the program
 
 
 def compile_step(piece: Slice, attention: str, config: GPT2Config) -> tuple[Compiled, tuple[Kernel, ...]]:
-    """Lowers, compiles and measures the step; to be called in a process of its own, which loads JAX and libtpu.
+    """Lowers, compiles and measures the step; call it in a separate process, which loads JAX and libtpu.
 
     Returns:
-        What pipeline.preflight measures of our step; and its kernels, without the masked squares of splash attention.
+        What pipeline.preflight measures for our step, and its kernels without splash attention's masked squares.
 
     Raises:
         WorkFailedError: the compiler failed.

@@ -1,8 +1,8 @@
-"""Counts the bundles that JAX's splash attention runs: less than the schedule's, where squares of scores are masked.
+"""Counts the bundles that JAX's splash attention runs: fewer than the schedule's if squares of scores are masked.
 
-A kernel goes over all squares, and has three conditions: it starts sums at the first square of a row or column, works
-where the mask leaves something, and writes the sums out at the last. pipeline.preflight.bundles counts what stands
-under a condition at every step of the grid. Imports neither TensorFlow nor JAX.
+A kernel visits all squares under three conditions: it starts sums at the first square of a row or column, works where
+the mask leaves something, and writes out the sums at the last. pipeline.preflight.bundles counts code under a condition
+at every step of the grid. Imports neither TensorFlow nor JAX.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ class Grid:
 
     @property
     def worked(self) -> float:
-        """Share of the squares that the mask does not cover whole."""
+        """Share of the squares that the mask does not cover completely."""
         rows, columns = self.context // self.block_q, self.context // self.block_kv
         seen = [min(columns, -(-(row + 1) * self.block_q // self.block_kv)) for row in range(rows)]
         return sum(seen) / (rows * columns)
 
 
 def counted(kernel: Kernel, dumped: Mapping[str, bundles.Files], grid: Grid, heads: int, head_width: int) -> Kernel:
-    """Returns a kernel of the schedule without the bundles that its conditions leave out, and with its FLOPs.
+    """Returns a schedule's kernel without the bundles that its conditions skip, and with its FLOPs.
 
     Args:
-        kernel: as schedule.kernels counts it; any other than splash attention's is returned as it is.
-        dumped: the program's dump; equal kernels are dumped once, under the name of any of them.
+        kernel: as schedule.kernels counts it; kernels other than splash attention's are returned unchanged.
+        dumped: the program's dump; equal kernels are dumped once, under one of their names.
         grid: its squares.
         heads: of all sequences together.
         head_width: of one head.
@@ -70,14 +70,14 @@ def counted(kernel: Kernel, dumped: Mapping[str, bundles.Files], grid: Grid, hea
 
 
 def kind_of(name: str) -> str | None:
-    """Returns which of splash attention's kernels has this name; None if it is another's."""
+    """Returns which of splash attention's kernels has this name; None if none has."""
     return next((kind for kind in PRODUCTS if name.startswith(kind)), None)
 
 
 def conditional(lines: Sequence[str]) -> list[int]:
-    """Returns the bundles under each condition of a kernel's step, in order; without those within a condition.
+    """Returns the bundles under each condition of a kernel's step, in order, without nested ones.
 
-    A step as a whole stands under a condition too, since the loop's first and last trips only move data.
+    A whole step is under a condition too, since the loop's first and last trips only move data.
     """
     opened: dict[str, tuple[int, int]] = {}  # by region: the bundle that jumps there, and the depth
     spans: list[tuple[int, int, int]] = []

@@ -16,11 +16,11 @@ from pipeline.errors import UserError, WorkFailedError, nearest
 from tools.pod.on_host import checks, units
 
 FLAGS = flags.FLAGS
-SERVER_SECONDS = 180  # in which the server must answer; importing TensorFlow takes most of them
+SERVER_SECONDS = 180  # for the server to respond; importing TensorFlow takes most of them
 
 
 def main(verb: str = "", *arguments: str) -> None:
-    """Does what the verb says."""
+    """Runs the subcommand."""
     verbs: dict[str, Callable[[Sequence[str]], None]] = {
         "state": lambda _: say(state()),
         "check": lambda _: check(),
@@ -55,7 +55,7 @@ def state() -> dict[str, Any]:
 
 
 def check() -> None:
-    """Tells the clock and the versions; WorkFailedError if something is not as it should be."""
+    """Reports the clock and the versions; WorkFailedError if something is wrong."""
     say({"clock": time.time()})
     found = list(checks.faults(FLAGS.bucket))
     say({"versions": checks.versions(), "faults": found})
@@ -64,9 +64,9 @@ def check() -> None:
 
 
 def worker() -> None:
-    """Starts the TensorFlow server of this host, unless the same one runs, and waits until it answers."""
+    """Starts this host's TensorFlow server, unless the same one runs, and waits until it responds."""
     if FLAGS.fresh and units.is_active(units.WORKER):
-        units.systemctl("kill", "--signal=SIGKILL", units.WORKER)  # a server that hangs does not listen to SIGTERM
+        units.systemctl("kill", "--signal=SIGKILL", units.WORKER)  # a hung server ignores SIGTERM
         units.systemctl("stop", units.WORKER)
     addresses = cli.required("hosts", "HOST:PORT of each host").split(",")
     command = [str(units.PYTHON), "-m", "tools.pod.on_host.tpu_worker", f"--tpu={FLAGS.tpu}", f"--index={FLAGS.index}"]
@@ -83,10 +83,10 @@ def worker() -> None:
 
 
 def await_servers() -> None:
-    """Waits until the servers of all hosts answer; WorkFailedError after a long while."""
+    """Waits until all hosts' servers respond; WorkFailedError after a long while."""
     deadline = time.monotonic() + FLAGS.seconds
     for address in cli.required("hosts", "HOST:PORT of each host").split(","):
-        while not responds(address, 1.0):  # one that hangs still takes connections
+        while not responds(address, 1.0):  # a hung server still accepts connections
             if time.monotonic() > deadline:
                 raise WorkFailedError(f"the server at {address} has not answered for {FLAGS.seconds:g} s")
             time.sleep(0.2)
@@ -107,7 +107,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def stop() -> None:
-    """Ends the run: it saves first if it can within --grace seconds, and is killed if it cannot, as on a hang."""
+    """Stops the run, which saves within --grace seconds; if it cannot, as on a hang, kills it."""
     units.systemctl("stop", "--no-block", units.TRAIN)
     deadline = time.monotonic() + FLAGS.grace
     while units.show(units.TRAIN).get("ActiveState") not in ("inactive", "failed", None):
@@ -119,7 +119,7 @@ def stop() -> None:
 
 
 def start() -> None:
-    """Starts the run that was here last once more; UserError if there was none."""
+    """Restarts this host's last run; UserError if there was none."""
     if not (units.HOME / "units" / units.TRAIN).exists():
         raise UserError("no run was started on this slice yet; expected run -- --gin_file=… first")
     units.EXIT_STATUS.unlink(missing_ok=True)
@@ -131,13 +131,13 @@ def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("tpu", None, "The slice; for train with its address.")
     flags.DEFINE_integer("index", 0, "This host's index.")
-    flags.DEFINE_string("hosts", None, "HOST:PORT of each host's server, with commas.")
-    flags.DEFINE_bool("fresh", False, "Start the server anew, even where the same one runs.")
+    flags.DEFINE_string("hosts", None, "HOST:PORT of each host's server, comma-separated.")
+    flags.DEFINE_bool("fresh", False, "Restart the server, even if the same one runs.")
     flags.DEFINE_float("seconds", 900, "How long to wait for the servers.")
     flags.DEFINE_float("grace", units.SAVING_SECONDS, "Seconds for a run to save before it is killed.")
     cli.define_path("bucket", None, "A bucket, or a folder in one, that must be writable.")
 
 
 if __name__ == "__main__":
-    cli.FLAGS.set_gnu_getopt(True)  # the verb comes before the flags
+    cli.FLAGS.set_gnu_getopt(True)  # the subcommand comes before the flags
     cli.run(main, define_flags)

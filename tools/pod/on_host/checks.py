@@ -1,4 +1,4 @@
-"""What was installed on a host: versions against requirements-tpu.txt, the clock, access to the bucket."""
+"""Checks of a host's installation: versions against requirements-tpu.txt, the clock, access to the bucket."""
 
 import platform
 import re
@@ -14,7 +14,7 @@ PYTHON = "3.11"
 
 
 def expected() -> dict[str, str]:
-    """Returns the versions that requirements-tpu.txt names, that of tensorflow-text in a comment among them."""
+    """Returns the versions in requirements-tpu.txt, including tensorflow-text's, which is in a comment."""
     file = ROOT / "requirements-tpu.txt"
     text = re.search(r"tensorflow-text==(\S+)", file.read_text(encoding="utf-8"))
     return pins(file) | ({"tensorflow-text": text[1]} if text else {})
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def faults(bucket: str | None) -> Iterator[str]:
-    """Yields a sentence for each thing that is not as it should be."""
+    """Yields a sentence for each thing that is wrong."""
     found, wanted = versions(), expected()
     if not found["Python"].startswith(f"{PYTHON}."):
         yield f"Python is {found['Python']}; expected {PYTHON}"

@@ -1,10 +1,10 @@
-"""The TensorFlow server of one host of a slice: with it, the program on host 0 reaches this host's chips.
+"""The TensorFlow server of one host of a slice: through it, the program on host 0 uses this host's chips.
 
     python -m tools.pod.on_host.tpu_worker --tpu=v3-128 --index=3 --hosts=10.0.0.2:8490,10.0.0.3:8490,…
 
-It takes the place of ``start_grpc_tpu_worker`` in the wheel tensorflow-tpu 2.20.0, and sets what that sets. That has no
-v6e in its table of slices, imports TensorFlow before it sets the environment, and starts beside a metadata server only;
-``start_grpc_tpu_service``, which installs it, writes a unit for ~/.local/bin that ends with the user's session.
+It replaces ``start_grpc_tpu_worker`` of the wheel tensorflow-tpu 2.20.0, and sets the same environment. That program
+has no v6e in its table of slices, imports TensorFlow before it sets the environment, and needs a metadata server. Its
+installer, ``start_grpc_tpu_service``, writes a unit for ~/.local/bin that ends with the user's session.
 """
 
 import os
@@ -30,7 +30,7 @@ def main() -> None:
     cli.import_tensorflow()
     import tensorflow as tf
 
-    # A cluster of its own, of one: the program on host 0 tells each server of the others when it connects.
+    # A cluster of one: when the program on host 0 connects, it tells each server of the others.
     port = addresses[FLAGS.index].rpartition(":")[2]
     cluster = tf.train.ClusterSpec({"worker": [f"localhost:{port}"]})
     server = tf.distribute.Server(cluster, job_name="worker", task_index=0)
@@ -42,7 +42,7 @@ def define_flags() -> None:
     """Defines the flags."""
     cli.define_tpu_flag("The slice that this host is part of.")
     flags.DEFINE_integer("index", 0, "This host's index.")
-    flags.DEFINE_string("hosts", None, "HOST:PORT of each host's server, with commas.")
+    flags.DEFINE_string("hosts", None, "HOST:PORT of each host's server, comma-separated.")
 
 
 if __name__ == "__main__":

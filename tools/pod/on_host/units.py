@@ -1,6 +1,6 @@
-"""The systemd units of a host: the training, and the TensorFlow server that serves the host's chips to it.
+"""A host's systemd units: the training, and the TensorFlow server through which it uses the host's chips.
 
-They are unit files, not transient units: a file can be read afterwards, and keeps its settings over a restart by hand.
+These are unit files, not transient units: a file can be read later and keeps its settings over a manual restart.
 """
 
 import getpass
@@ -10,37 +10,37 @@ from collections.abc import Sequence
 
 from pipeline.errors import WorkFailedError
 
-ANSWER = "pod: "  # how the line begins by which a host answers
+ANSWER = "pod: "  # start of the line with a host's answer
 TRAIN, WORKER = "gpt2-train.service", "gpt2-tpu-worker.service"
 HOME = pathlib.Path.home() / "pod"
 PYTHON = HOME / "venv" / "bin" / "python"
-EXIT_STATUS = HOME / "exit_status"  # of the run that ended last; absent while one runs, and after a host went down
+EXIT_STATUS = HOME / "exit_status"  # of the last run that ended; absent while one runs, and after a host went down
 RESTART_SECONDS = 30
-SAVING_SECONDS = 300  # what a stopped run may take to finish its loop of steps and save
-# On 75 a worker of the run went away, and the same command goes on; any other end is for a person to look at.
+SAVING_SECONDS = 300  # for a stopped run to finish its loop of steps and save
+# On 75 the run lost a worker, and the same command resumes; a person must look at any other exit.
 TRAINS = f"Restart=no\nRestartForceExitStatus=75\nRestartSec={RESTART_SECONDS}\nTimeoutStopSec={SAVING_SECONDS}"
 SERVES = "Restart=always\nRestartSec=5\nTimeoutStopSec=10"
-# Left over where a program was killed, perhaps one of root's. Google's own tests of TensorFlow remove it too.
+# Left by a killed program, perhaps one of root's. Google's own TensorFlow tests remove it too.
 UNLOCKS = "ExecStartPre=+/bin/rm -f /tmp/libtpu_lockfile"
 
 
 def train(command: Sequence[str], hosts: str) -> str:
-    """Returns the unit of a training command, whose exit code stays in EXIT_STATUS.
+    """Returns the unit of a training command; its exit code stays in EXIT_STATUS.
 
     Args:
         command: Words.
-        hosts: HOST:PORT of each host's server, with commas; empty for a run on this host's own chips.
+        hosts: HOST:PORT of each host's server, comma-separated; empty for a run on this host's own chips.
     """
-    # Not when the host goes down: the end of that run is not its own, and `run --keep` starts it again.
+    # Not when the host goes down: the run did not end by itself, and `run --keep` restarts it.
     record = f'[ "$(systemctl is-system-running)" = stopping ] || echo "$EXIT_STATUS" > {EXIT_STATUS}'
-    # A host that has rebooted takes minutes until its server answers, and a run that finds none ends with 2.
+    # After a reboot, a host's server takes minutes to respond, and a run that finds none ends with 2.
     waits = f"ExecStartPre={' '.join(map(quoted, on_host('await', f'--hosts={hosts}')))}\nTimeoutStartSec=infinity"
     service = f"{TRAINS}\nExecStopPost=/bin/sh -c {quoted(record)}\n{waits if hosts else UNLOCKS}"
     return _unit("GPT-2 training", command, service)
 
 
 def worker(command: Sequence[str]) -> str:
-    """Returns the unit of a host's TensorFlow server, which comes back after a boot."""
+    """Returns the unit of a host's TensorFlow server, which restarts after a reboot."""
     return _unit(
         "TensorFlow server of this host's TPU chips", command, SERVES, "[Install]\nWantedBy=multi-user.target\n"
     )
@@ -79,7 +79,7 @@ def quoted(word: str) -> str:
 
 
 def install(name: str, text: str) -> bool:
-    """Writes a unit and makes it known to systemd; returns whether it has changed."""
+    """Writes a unit and reloads systemd; returns whether it has changed."""
     path = HOME / "units" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     changed = not path.exists() or path.read_text(encoding="utf-8") != text
@@ -106,7 +106,7 @@ def show(name: str) -> dict[str, str]:
 
 
 def is_active(name: str) -> bool:
-    """Whether a unit runs, or waits to be started again."""
+    """Whether a unit runs or waits for a restart."""
     return show(name).get("ActiveState") in ("active", "activating", "reloading")
 
 
