@@ -71,10 +71,12 @@ ABLATIONS = {
     "tables_0.33": _ablation("GroupedAdafactor", tables=1 / 3),
     "norms_0.1": _ablation("GroupedAdafactor", norms=0.1),
     "matrices_0.5": _ablation("GroupedAdafactor", matrices=0.5),
-    "biases_20": _ablation("GroupedAdafactor", biases=20.0),
+    "matrices_0.25": _ablation("GroupedAdafactor", matrices=0.25),
+    "biases_0": _ablation("GroupedAdafactor", biases=0.0),
 }
 ALGPT2_ABLATIONS = {
     "matrices_0.5": ABLATIONS["matrices_0.5"],
+    "matrices_0.25": ABLATIONS["matrices_0.25"],
     "linear_0.5": _ablation("GroupedAdafactor", linear=0.5),
 }
 RECIPES = RECIPES | ABLATIONS | ALGPT2_ABLATIONS
