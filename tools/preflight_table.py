@@ -49,7 +49,7 @@ Made by `python -m tools.preflight_table --output=docs/preflight.md`: each model
 and 1 sequences per core that fits. *Peak*: peak HBM per core; "needs" is the peak at one sequence if even that does not
 fit, "needs over" means that weights and slots alone exceed the core's memory (these are not compiled). *Bound*: the
 step's roofline, with arithmetic and memory fully overlapping. *Estimate*: the compiler's, with every op at its own
-roofline, corrected for loops; "-" where it cannot be true, as everywhere on v4, v5e and v6e. *Cycles*: the cycles that
+roofline, corrected for loops; "-" where it is not between bound and cycles, as on v4, v5e and v6e. *Cycles*: those that
 the compiler expects with one instruction after another, at the generation's clock. *Attention*: fused kernels or plain
 TensorFlow ops, as `train.attention = 'auto'` chooses. Plain rows of v4 and later predate the kernels; fused is faster
 there ([step_on_tpu.md](step_on_tpu.md)). ALGPT2 has E = 128 unless a row says otherwise. Missing rows were not

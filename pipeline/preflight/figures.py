@@ -126,10 +126,12 @@ def figures(
 def step_time(compiler_seconds: float | None, roofline: float, cycles: float) -> tuple[float, str]:
     """Returns the step's estimated time and the source of the estimate.
 
-    The compiler's estimate can be negative (seen on v4 and v5e for whole models); one below the roofline is ignored.
+    The compiler's estimate can be negative (seen on v4 and v5e for whole models), or above the sum of its own cycles
+    (v5p). One that is not between the roofline and the cycles is ignored.
     """
-    if compiler_seconds is None or compiler_seconds < roofline:
-        return max(cycles, roofline), "cycles"
+    slowest = max(cycles, roofline)
+    if compiler_seconds is None or not roofline <= compiler_seconds <= slowest:
+        return slowest, "cycles"
     return compiler_seconds, "compiler"
 
 

@@ -35,6 +35,7 @@ def test_an_estimate_that_cannot_be_true_is_not_printed():
     assert preflight_figures.step_time(0.06, roofline=0.07, cycles=0.1) == (0.1, "cycles")
     assert preflight_figures.step_time(None, roofline=0.07, cycles=0.05) == (0.07, "cycles")
     assert preflight_figures.step_time(0.09, roofline=0.07, cycles=0.1) == (0.09, "compiler")
+    assert preflight_figures.step_time(0.12, roofline=0.07, cycles=0.1) == (0.1, "cycles")
 
 
 def test_memory_by_purpose_adds_up_to_the_peak():
